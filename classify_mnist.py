@@ -1,0 +1,170 @@
+"""Recognise digits with one generative network per class and Bayes' rule.
+
+    python classify_mnist.py trained/mnist --num-images 10000
+    python classify_mnist.py trained/mnist --image my_digit.png
+    python classify_mnist.py trained/digits --csv generated/digits.csv
+
+Each class's network says how likely it would be to draw the picture, p(picture | class); times the prior
+p(class) and divided by the sum over classes, that is p(class | picture). Nothing was trained to tell the
+classes apart. Likelihoods are added as logarithms: their product would be far below the smallest float.
+"""
+
+import argparse
+import concurrent.futures
+import csv
+import pathlib
+import sys
+import time
+
+import numpy as np
+
+import config
+
+tqdm = config.lazy_import("tqdm")
+util = config.lazy_import("util")
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", type=pathlib.Path, help="folder of models, as train_rnn.py writes it")
+    config.add_options(parser, config.Classify)
+    return parser.parse_args()
+
+
+def main():
+    arguments = parse_arguments()
+    options = config.collect(config.Classify, arguments)
+    if options.num_images is not None and options.num_images < 1:
+        raise config.InputError("--num-images must be at least 1")
+    meta = util.load_meta(arguments.models)
+    priors = class_priors(meta, options.priors)
+    if options.image:
+        picture = util.load_drawing(options.image, meta)
+    else:
+        output = pathlib.Path(options.output or f"generated/{arguments.models.name}_confusion.png")
+        for path in filter(None, (output, options.csv)):
+            util.refuse_to_overwrite(path, options.overwrite)
+        images, labels = test_set(meta, options)
+    classifier = Classifier(arguments.models, meta, priors, options)
+    if options.image:
+        print_posterior(classifier, picture)
+    else:
+        report(classifier, images, labels, options, output)
+
+
+def class_priors(meta, kind):
+    """Return the log prior of each class. Raises InputError where the training set's counts are not known."""
+    if len(meta["classes"]) < 2:
+        raise config.InputError(f"there is only a model of class {', '.join(meta['classes'])}; to classify takes two classes")
+    if kind == "uniform":
+        counts = np.ones(len(meta["classes"]))
+    else:
+        try:
+            counts = np.array([entry["pictures"] for entry in meta["classes"].values()], float)
+        except KeyError as error:
+            raise config.InputError("these models don't tell how many pictures each class had; use --priors uniform") from error
+    return np.log(counts / counts.sum())
+
+
+def test_set(meta, options):
+    """Load the test pictures of the classes that there are models of."""
+    _, _, images, labels = util.load_dataset(meta["source"], options.data)
+    known = np.isin(labels, [int(label) for label in meta["classes"]])
+    if not known.all() and not options.quiet:
+        print(f"note: {(~known).sum()} test pictures are of classes without a model, and left out", file=sys.stderr)
+    if not known.any():
+        raise config.InputError("no test picture is of a class that there is a model of")
+    return images[known][: options.num_images], labels[known][: options.num_images]
+
+
+class Classifier:
+    """The models of all classes. `classes` holds their labels, and the columns of all results follow it."""
+
+    def __init__(self, folder, meta, priors, options):
+        device = util.use_precision(options.precision)
+        if not options.quiet:
+            print(f"device: {device}", file=sys.stderr)
+        self.classes = np.array([int(label) for label in meta["classes"]])
+        self.recipe, self.priors, self.quiet = meta["recipe"], priors, options.quiet
+        self.models = [util.load_rnn(folder, label, meta) for label in self.classes]
+        self.score = util.make_scorer(self.models[0], self.recipe["context"])
+
+    def log_likelihoods(self, images):
+        """Return log p(image | class) of uint8 N x H x W images: float64 N x classes, in nats."""
+        sequences = util.to_sequences(images, self.recipe["size"], self.recipe["levels"])
+        disable = True if self.quiet else None
+        with (
+            tqdm.tqdm(total=len(self.models), unit="class", disable=disable) as bar,
+            concurrent.futures.ThreadPoolExecutor(util.cpu_count()) as pool,
+        ):
+
+            def score(model):
+                result = util.log_likelihoods(self.score, model, sequences)
+                bar.update()
+                return result
+
+            return np.stack(list(pool.map(score, self.models)), axis=1)
+
+    def posterior(self, log_likelihoods):
+        """Apply Bayes' rule: p(class | image), float64 N x classes."""
+        joint = log_likelihoods + self.priors
+        joint -= joint.max(axis=1, keepdims=True)
+        return np.exp(joint) / np.exp(joint).sum(axis=1, keepdims=True)
+
+
+def print_posterior(classifier, picture):
+    posterior = classifier.posterior(classifier.log_likelihoods(picture[None]))[0]
+    for column in np.argsort(-posterior):
+        print(f"{classifier.classes[column]}: {posterior[column]:.5f}")
+
+
+def report(classifier, images, labels, options, output):
+    """Classify images, print how well that went, and write the confusion matrix and the CSV."""
+    started = time.perf_counter()
+    log_likelihoods = classifier.log_likelihoods(images)
+    posterior = classifier.posterior(log_likelihoods)
+    predictions = classifier.classes[posterior.argmax(axis=1)]
+    seconds = time.perf_counter() - started
+    own = log_likelihoods[np.arange(len(labels)), np.searchsorted(classifier.classes, labels)].mean()
+    print(f"accuracy: {(predictions == labels).mean():.5f}")
+    print(f"images: {len(labels)}")
+    print(f"images_per_second: {len(labels) / seconds:.1f}")
+    print(f"log_likelihood: {own:.3f} nats")
+    print(f"bits_per_pixel: {-own / np.log(2) / classifier.recipe['size'] ** 2:.4f}")
+    plot_confusion(labels, predictions, classifier.classes, options.seed, output)
+    print(f"confusion_matrix: {output}")
+    if options.csv:
+        write_csv(options.csv, labels, predictions, posterior, classifier.classes)
+        print(f"csv: {options.csv}")
+
+
+def plot_confusion(labels, predictions, classes, seed, path):
+    """Draw how often each class (row) was taken for each other one (column)."""
+    from matplotlib.figure import Figure
+
+    counts = np.array([[((labels == row) & (predictions == column)).sum() for column in classes] for row in classes])
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    axes = figure.subplots()
+    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.argwhere(counts):
+        color = "white" if shares[row, column] > 0.4 else "black"
+        axes.text(column, row, counts[row, column], ha="center", va="center", fontsize="small", color=color)
+    title = f"accuracy {(labels == predictions).mean():.4f}"
+    axes.set(xlabel="predicted", ylabel="true class", title=title, xticks=range(len(classes)), yticks=range(len(classes)))
+    axes.set_xticklabels(classes)
+    axes.set_yticklabels(classes)
+    with util.whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=100, metadata=util.provenance(seed))
+
+
+def write_csv(path, labels, predictions, posterior, classes):
+    with util.whole_file(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["label", "prediction", *(f"p{label}" for label in classes)])
+        for label, prediction, row in zip(labels, predictions, posterior, strict=True):
+            writer.writerow([label, prediction, *(f"{p:.6g}" for p in row)])
+
+
+if __name__ == "__main__":
+    config.run(main)

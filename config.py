@@ -1,0 +1,185 @@
+"""Every default and preset, written once, and the command-line manners that the scripts share.
+
+A field of a dataclass below is an option: its name makes the flag (`batch_size` -> `--batch-size`), its
+annotation the type, its default the default, its metadata the help. Only the standard library is
+imported here, so that `--help` and a wrong flag are answered at once.
+"""
+
+import argparse
+import dataclasses
+import importlib.util
+import sys
+import typing
+
+
+def option(default, help, choices=None, metavar=None):
+    """Describe one option: its default, the sentence for --help and, where they are few, its values."""
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "metavar": metavar})
+
+
+@dataclasses.dataclass(frozen=True)
+class Common:
+    """What every script takes."""
+
+    overwrite: bool = option(False, "replace results that exist already")
+    seed: int = option(0, "the same seed gives the same result on the same machine")
+    precision: str = option(
+        "auto",
+        "arithmetic of the networks; auto takes bfloat16 where the hardware multiplies it natively",
+        choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
+    )
+    quiet: bool = option(False, "no progress bars and no notes")
+    debug: bool = option(False, "show the whole traceback of an error")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A next-pixel network and how it is trained; a preset is one of these."""
+
+    size: int = option(10, "pictures are resized to SIZE x SIZE pixels")
+    levels: int = option(7, "and quantized to this many grey levels (2 to 256)")
+    cell: str = option("gru", "recurrent cell", choices=("gru", "lstm"))
+    units: int = option(256, "units of a recurrent layer")
+    layers: int = option(1, "recurrent layers, one on top of the other")
+    dropout: float = option(0.0, "share of a recurrent layer's outputs dropped in training")
+    context: str = option(
+        "previous",
+        "what the network reads before each pixel: the previous pixel, or its neighbours to the left and above",
+        choices=("previous", "above"),
+    )
+    epochs: int = option(12, "passes over the training pictures")
+    batch_size: int = option(32, "pictures in one step of the optimizer")
+    learning_rate: float = option(1e-3, "Adam's learning rate (its peak, with a schedule)")
+    schedule: str = option(
+        "constant",
+        "learning rate over time: constant, or a short rise and then a cosine fall to zero",
+        choices=("constant", "cosine"),
+    )
+    shift: int = option(0, "train on pictures moved by up to this many of their original pixels, too")
+
+
+PRESETS = {
+    "tutorial": Recipe(),
+    "best": Recipe(),
+    "digits": Recipe(size=8, units=96, context="above", epochs=30, learning_rate=6e-3, schedule="cosine"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Train(Common):
+    """train_rnn.py: which pictures, and the course of the training. The recipe comes from --preset."""
+
+    output: str | None = option(None, "folder for the models (default: trained/SOURCE, or trained/SOURCE_PRESET)")
+    data: str | None = option(None, "an .npz as Keras keeps MNIST, or a folder with the four IDX files")
+    num_images: int | None = option(None, "use only the first NUM_IMAGES training pictures of each class")
+    validation_split: float = option(0.0, "share of each class's pictures kept out of training and scored")
+    patience: int | None = option(None, "stop a class after this many epochs without a better validation score")
+    resume: bool = option(False, "go on with a training that was interrupted")
+
+
+@dataclasses.dataclass(frozen=True)
+class Generate(Common):
+    """generate_rnn.py: what to draw."""
+
+    output: str | None = option(None, "the PNG to write (default: generated/MODELS_DIGIT.png)")
+    grid: int = option(5, "draw GRID x GRID pictures; with --all-digits a row of GRID for each class")
+    temperature: float = option(1.0, "below 1 bolder and more alike, above 1 wilder; 0 draws the likeliest pixel")
+    top_k: int | None = option(None, "draw only among the K likeliest levels")
+    complete: str | None = option(None, "a picture of which the first rows are kept", metavar="PICTURE")
+    rows: int = option(4, "rows kept of --complete")
+    gif: bool = option(False, "also write a GIF of the pictures being drawn")
+
+
+@dataclasses.dataclass(frozen=True)
+class Classify(Common):
+    """classify_mnist.py: what to classify."""
+
+    output: str | None = option(None, "the confusion matrix to write (default: generated/MODELS_confusion.png)")
+    data: str | None = Train.__dataclass_fields__["data"]
+    num_images: int | None = option(None, "classify only the first NUM_IMAGES test pictures (default: all)")
+    priors: str = option(
+        "uniform",
+        "how likely each class is before looking: all alike, or as often as in the training set",
+        choices=("uniform", "empirical"),
+    )
+    image: str | None = option(None, "classify this one picture and print the posterior", metavar="PICTURE")
+    csv: str | None = option(None, "also write each picture's label, prediction and posterior", metavar="FILE")
+
+
+class InputError(Exception):
+    """The command, or a file that it names, is wrong. The message says what, and what to do."""
+
+    status = 2
+
+
+class PartlyDone(InputError):
+    """Some of the work failed, and the rest of it is done."""
+
+    status = 1
+
+
+class Interrupted(InputError):
+    """Ctrl-C was pressed. The message says how to go on."""
+
+    status = 130
+
+
+def add_options(parser, options, default_help=True):
+    """Add one flag for each field of the dataclass `options`; a flag not given leaves no attribute."""
+    for item in dataclasses.fields(options):
+        kinds = [kind for kind in typing.get_args(item.type) or (item.type,) if kind is not type(None)]
+        text = item.metadata["help"].replace("%", "%%")
+        if default_help and item.default not in (None, False):
+            text += f" (default: {item.default})"
+        flag = "--" + item.name.replace("_", "-")
+        settings = {"default": argparse.SUPPRESS, "help": text}
+        if kinds == [bool]:
+            parser.add_argument(flag, action="store_true", **settings)
+        else:
+            choices, metavar = item.metadata["choices"], item.metadata["metavar"]
+            parser.add_argument(flag, type=kinds[0], choices=choices, metavar=metavar, **settings)
+
+
+def collect(options, arguments, base=None):
+    """Make an `options` dataclass of the flags that were given, over `base` or the defaults."""
+    names = {item.name for item in dataclasses.fields(options)}
+    given = {name: value for name, value in vars(arguments).items() if name in names}
+    return dataclasses.replace(base or options(), **given)
+
+
+def lazy_import(name):
+    """Import a module when it is first used: TensorFlow takes seconds, and a wrong flag should not wait for it."""
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.find_spec(name)
+    spec.loader = importlib.util.LazyLoader(spec.loader)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(main):
+    """Run a script's `main` and exit: 0 done, 1 partly done, 2 the command was wrong, 130 interrupted."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
+    except (InputError, OSError, MemoryError) as error:
+        if "--debug" in sys.argv:
+            raise
+        fail(describe(error), getattr(error, "status", 2))
+
+
+def describe(error):
+    """Put an error into one line."""
+    if isinstance(error, MemoryError):
+        return "not enough memory; try fewer or smaller pictures"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower() + (f": {error.filename}" if error.filename else "")
+    return " ".join(str(error).split())
+
+
+def fail(message, status):
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(status)
