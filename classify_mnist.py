@@ -55,14 +55,18 @@ def main():
 def class_priors(meta, kind):
     """Return the log prior of each class. Raises InputError where the training set's counts are not known."""
     if len(meta["classes"]) < 2:
-        raise config.InputError(f"there is only a model of class {', '.join(meta['classes'])}; to classify takes two classes")
+        raise config.InputError(
+            f"there is only a model of class {', '.join(meta['classes'])}; to classify takes two classes"
+        )
     if kind == "uniform":
         counts = np.ones(len(meta["classes"]))
     else:
         try:
             counts = np.array([entry["pictures"] for entry in meta["classes"].values()], float)
         except KeyError as error:
-            raise config.InputError("these models don't tell how many pictures each class had; use --priors uniform") from error
+            raise config.InputError(
+                "these models don't tell how many pictures each class had; use --priors uniform"
+            ) from error
     return np.log(counts / counts.sum())
 
 
@@ -151,7 +155,9 @@ def plot_confusion(labels, predictions, classes, seed, path):
         color = "white" if shares[row, column] > 0.4 else "black"
         axes.text(column, row, counts[row, column], ha="center", va="center", fontsize="small", color=color)
     title = f"accuracy {(labels == predictions).mean():.4f}"
-    axes.set(xlabel="predicted", ylabel="true class", title=title, xticks=range(len(classes)), yticks=range(len(classes)))
+    axes.set(
+        xlabel="predicted", ylabel="true class", title=title, xticks=range(len(classes)), yticks=range(len(classes))
+    )
     axes.set_xticklabels(classes)
     axes.set_yticklabels(classes)
     with util.whole_file(path) as temporary:

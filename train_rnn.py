@@ -32,7 +32,9 @@ util = config.lazy_import("util")
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", nargs="?", default="digits", help="digits, mnist, fashion_mnist, or a name for --data")
+    parser.add_argument(
+        "source", nargs="?", default="digits", help="digits, mnist, fashion_mnist, or a name for --data"
+    )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--digit", type=int, metavar="CLASS", help="train the model of this class")
     which.add_argument("--all-digits", action="store_true", help="train one model for each class")
@@ -175,7 +177,11 @@ class Training:
         earlier = util.load_meta(self.folder) if path.exists() else None
         if self.options.resume and earlier is None:
             raise config.InputError(f"{self.folder} holds no training to resume")
-        differing = [key for key in self.meta if earlier and key not in ("versions", "classes") and earlier.get(key) != self.meta[key]]
+        differing = [
+            key
+            for key in self.meta
+            if earlier and key not in ("versions", "classes") and earlier.get(key) != self.meta[key]
+        ]
         kept = earlier["classes"] if earlier else {}
         if differing:
             self.refuse_other_training(differing, earlier, classes)
@@ -195,14 +201,18 @@ class Training:
         if self.options.overwrite and not self.options.resume and set(map(int, earlier["classes"])) <= set(classes):
             return
         changes = "; ".join(difference(key, earlier.get(key), self.meta[key]) for key in differing)
-        raise config.InputError(f"{self.folder} holds another training ({changes}); give the same options, or another --output")
+        raise config.InputError(
+            f"{self.folder} holds another training ({changes}); give the same options, or another --output"
+        )
 
     def refuse_begun(self, kept, classes):
         for label in classes:
             if kept.get(str(label)):
                 raise config.InputError(f"{self.model_path(label)} exists already; pass --overwrite to replace it")
             if str(label) in kept:
-                raise config.InputError(f"{self.folder} holds an unfinished training; --resume goes on, --overwrite starts anew")
+                raise config.InputError(
+                    f"{self.folder} holds an unfinished training; --resume goes on, --overwrite starts anew"
+                )
 
     def model_path(self, label):
         return self.folder / f"model_{label}.keras"
@@ -244,10 +254,14 @@ class Training:
     def explain(self, error):
         """Raise what the user should read when the training ends early."""
         if isinstance(error, KeyboardInterrupt):
-            raise config.Interrupted("interrupted; the same command with --resume goes on from the last epoch") from error
+            raise config.Interrupted(
+                "interrupted; the same command with --resume goes on from the last epoch"
+            ) from error
         finished = sum(bool(entry) for entry in self.meta["classes"].values())
         if isinstance(error, OSError) and finished:
-            raise config.PartlyDone(f"{config.describe(error)}; {finished} classes are done, --resume goes on") from error
+            raise config.PartlyDone(
+                f"{config.describe(error)}; {finished} classes are done, --resume goes on"
+            ) from error
         raise error
 
     def first_progress(self, label):
@@ -256,7 +270,9 @@ class Training:
             try:
                 return Progress.load(self.checkpoint(label))
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-                raise config.InputError(f"{self.checkpoint(label)} is damaged; delete it to train class {label} anew") from error
+                raise config.InputError(
+                    f"{self.checkpoint(label)} is damaged; delete it to train class {label} anew"
+                ) from error
         keras.utils.set_random_seed(self.options.seed * 1000 + label)
         return Progress([variable.numpy() for variable in variables_of(build_trainer(self.recipe))], [], [])
 
@@ -298,7 +314,9 @@ class Training:
             real = min(size, count - batch * size)
             weight = (np.arange(size) < real) * np.float32(size / real)
             tokens = pictures[copy[chosen], chosen].astype("int32")
-            trainer.optimizer.learning_rate = learning_rate(self.recipe, epoch * batches + batch, self.recipe.epochs * batches)
+            trainer.optimizer.learning_rate = learning_rate(
+                self.recipe, epoch * batches + batch, self.recipe.epochs * batches
+            )
             trainer.reset_metrics()
             loss = float(trainer.train_on_batch(tokens, tokens, sample_weight=weight[:, None]))
             total += loss * real * length
@@ -318,7 +336,9 @@ class Training:
         entry = {"pictures": available, "trained_on": trained_on, "epochs": len(progress.losses)}
         entry["train_log_likelihood"] = -progress.losses[-1]
         if progress.validation_losses:
-            entry["validation_log_likelihood"] = -min(progress.validation_losses) if progress.best else -progress.validation_losses[-1]
+            entry["validation_log_likelihood"] = (
+                -min(progress.validation_losses) if progress.best else -progress.validation_losses[-1]
+            )
         entry["loss"] = [round(loss, 4) for loss in progress.losses]
         entry["validation_loss"] = [round(loss, 4) for loss in progress.validation_losses]
         with self.lock:

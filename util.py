@@ -99,7 +99,12 @@ def refuse_to_overwrite(path, overwrite):
 
 def versions():
     """Return the versions that a result depends on, as a dict."""
-    return {"python": platform.python_version(), "keras": keras.version(), "tensorflow": tf.__version__, "numpy": np.__version__}
+    return {
+        "python": platform.python_version(),
+        "keras": keras.version(),
+        "tensorflow": tf.__version__,
+        "numpy": np.__version__,
+    }
 
 
 def provenance(seed, **more):
@@ -224,7 +229,7 @@ def find_idx(folder, name):
 
 
 def read_idx(path, dimensions):
-    """Read an IDX file of unsigned bytes (LeCun's MNIST page): a magic number, the sizes, the bytes. Raises InputError."""
+    """Read an IDX file of unsigned bytes: a magic number, the sizes, the bytes (LeCun, MNIST). Raises InputError."""
     try:
         content = path.read_bytes()
         if content[:2] == b"\x1f\x8b":
@@ -269,7 +274,8 @@ def resize_images(images, size):
 
 def to_levels(images, levels):
     """Quantize uint8 0..255 to tokens 0..levels-1: divided by 256 / (levels - 1) and rounded, as the tutorial does."""
-    return np.round(images / (256 / (levels - 1))).astype("uint8")
+    span = 256 if levels <= 128 else 255  # with finer levels than that, 256 would leave the highest one unused
+    return np.round(images / (span / (levels - 1))).astype("uint8")
 
 
 def from_levels(tokens, levels):
@@ -394,7 +400,9 @@ class FusedGRU(keras.layers.GRU):
     def inner_loop(self, sequences, initial_state, mask=None, training=False):
         cell = self.cell
         x = ops.matmul(ops.transpose(sequences, (1, 0, 2)), cell.kernel) + cell.bias[0]
-        h = gru_states(x, ops.convert_to_tensor(cell.recurrent_kernel), ops.convert_to_tensor(cell.bias[1]))
+        # tf.identity: a custom gradient takes tensors, and Keras hands out variables outside compiled code.
+        kernel, bias = (tf.identity(ops.convert_to_tensor(v)) for v in (cell.recurrent_kernel, cell.bias[1]))
+        h = gru_states(x, kernel, bias)
         return h[-1], ops.transpose(h, (1, 0, 2)), [h[-1]]
 
 
@@ -564,7 +572,7 @@ def save_model(path, model):
 
 
 def load_meta(folder):
-    """Read a model folder's meta.json; a folder of the tutorial's own .h5 files has the tutorial's. Raises InputError."""
+    """Read a model folder's meta.json; for a folder of the tutorial's .h5 files, make it up. Raises InputError."""
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} does not exist; train_rnn.py makes such folders")
@@ -604,7 +612,9 @@ def load_rnn(folder, label, meta):
         raise InputError(f"{path} is not a next-pixel network") from error
     expected = (recipe["size"] ** 2, recipe["levels"])
     if found != expected:
-        raise InputError(f"{path} is for {found[0]} pixels of {found[1]} levels; meta.json says {expected[0]} of {expected[1]}")
+        raise InputError(
+            f"{path} is for {found[0]} pixels of {found[1]} levels; meta.json says {expected[0]} of {expected[1]}"
+        )
     return model
 
 

@@ -1,0 +1,38 @@
+# make demo   train, draw and classify scikit-learn's digits: pictures of your own in minutes
+# make test   the linter and the test suite
+# make bench  our speed beside its peers', in one run
+# Each makes .venv and installs what it needs. PYTHON=python3.12 make ... takes another Python (3.11 or later).
+
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := generated/demo
+
+.PHONY: demo test lint bench clean
+
+demo: .venv/installed
+	$(BIN)/python train_rnn.py digits --all-digits --output $(DEMO)/digits --overwrite
+	$(BIN)/python generate_rnn.py $(DEMO)/digits --all-digits --grid 10 --output $(DEMO)/digits.png --gif --overwrite
+	$(BIN)/python classify_mnist.py $(DEMO)/digits --output $(DEMO)/confusion.png --overwrite
+	@echo "Your pictures lie in $(DEMO):" && ls -1 $(DEMO)/*.png $(DEMO)/*.gif
+
+test: lint
+	$(BIN)/python -m pytest -q -n 2 tests
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: .venv/installed-dev
+	$(BIN)/python benchmarks/bench_digits.py
+
+clean:
+	rm -rf .venv $(DEMO)
+
+.venv/installed: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+.venv/installed-dev: requirements-dev.txt .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@

@@ -1,0 +1,98 @@
+"""Real data for the tests, tiny models trained by the real command, and the command line itself."""
+
+import gzip
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+sys.path.insert(0, str(ROOT))
+
+
+def run(script, *arguments, status=0, **options):
+    """Run a script as its user would; check the exit status and, on failure, that there is one line of error."""
+    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    options.setdefault("cwd", ROOT)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+    assert result.returncode == status, result.stderr + result.stdout
+    assert "Traceback" not in result.stderr
+    if status in (1, 2):
+        errors = [line for line in result.stderr.splitlines() if "error: " in line]
+        assert len(errors) == 1, result.stderr
+    return result
+
+
+def results(output):
+    """Read the `key: value` lines of a script's standard output."""
+    return dict(line.split(": ", 1) for line in output.splitlines())
+
+
+def write_idx(path, array):
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(side.to_bytes(4, "big") for side in array.shape)
+    path.write_bytes(gzip.compress(header + array.astype("uint8").tobytes()))
+
+
+def write_idx_folder(folder, x_train, y_train, x_test, y_test):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, array in (
+        ("train-images-idx3-ubyte.gz", x_train),
+        ("train-labels-idx1-ubyte.gz", y_train),
+        ("t10k-images-idx3-ubyte.gz", x_test),
+        ("t10k-labels-idx1-ubyte.gz", y_test),
+    ):
+        write_idx(folder / name, array)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """Real MNIST and the tutorial's models, where they are at hand."""
+    if not SHARED.is_dir():
+        pytest.skip("the shared data set is not beside the project")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """scikit-learn's digits as (x_train, y_train, x_test, y_test)."""
+    import util
+
+    return util.load_scikit_digits()
+
+
+TINY = ("--units", 16, "--epochs", 2, "--num-images", 40, "--batch-size", 16)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """Models of all ten classes of digits, trained for two epochs by the real command."""
+    folder = tmp_path_factory.mktemp("trained") / "tiny"
+    run("train_rnn.py", "digits", "--all-digits", *TINY, "--output", folder)
+    return folder
+
+
+@pytest.fixture
+def broken(tiny, tmp_path):
+    """A copy of the tiny models that a test may damage."""
+    import shutil
+
+    return pathlib.Path(shutil.copytree(tiny, tmp_path / "broken"))
+
+
+@pytest.fixture
+def picture(digits, tmp_path):
+    """One digit as a PNG."""
+    from PIL import Image
+
+    path = tmp_path / "digit.png"
+    Image.fromarray(np.kron(digits[2][0], np.ones((8, 8), "uint8"))).save(path)
+    return path
+
+
+def environment(**changes):
+    return os.environ | {key: str(value) for key, value in changes.items()}
