@@ -23,7 +23,7 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 
 bench: .venv/installed-dev
-	$(BIN)/python benchmarks/bench_digits.py
+	$(BIN)/python benchmarks/bench_digits.py $(if $(DATA),--data $(DATA))
 
 clean:
 	rm -rf .venv $(DEMO)

@@ -60,7 +60,17 @@ class Recipe:
 
 PRESETS = {
     "tutorial": Recipe(),
-    "best": Recipe(),
+    "best": Recipe(
+        size=14,
+        levels=4,
+        units=160,
+        context="above",
+        epochs=16,
+        batch_size=16,
+        learning_rate=3e-3,
+        schedule="cosine",
+        shift=1,
+    ),
     "digits": Recipe(size=8, units=96, context="above", epochs=30, learning_rate=6e-3, schedule="cosine"),
 }
 

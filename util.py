@@ -265,8 +265,8 @@ def check_dataset(x_train, y_train, x_test, y_test, name):
 
 def resize_images(images, size):
     """Resize uint8 N x H x W to uint8 N x size x size, anti-aliased, as scikit-image does each by itself."""
-    if images.shape[1:] == (size, size):
-        return images
+    if images.shape[1:] == (size, size) or len(images) == 0:
+        return images.reshape(-1, size, size)
     parts = [images[i : i + 1000] for i in range(0, len(images), 1000)]
     small = [resize(part, (len(part), size, size), anti_aliasing=True) for part in parts]
     return np.round(np.concatenate(small) * 255).astype("uint8")

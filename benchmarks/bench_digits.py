@@ -1,0 +1,281 @@
+"""Time the digit scripts beside their peers, in one run on one machine.
+
+    make bench                                          # MNIST from Keras's cache or download
+    make bench DATA=path/to/mnist                       # or from an .npz or a folder of IDX files
+    .venv/bin/python benchmarks/bench_digits.py --only drawing --repeats 5
+
+Every measurement is a process of its own. Ours and the peer's take turns, and the ratio is the median over
+the turns: on a shared machine single times mean little. The peers are written as people write them:
+
+- the tutorial's way: model.fit of a Keras GRU(256), batch 32, Adam, one digit after another; drawing with a
+  predict for each pixel on the growing picture; classifying with ten predict calls;
+- torch.nn.GRU: the same network and batch in PyTorch's usual training loop.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+LENGTH, LEVELS, UNITS, BATCH = 100, 7, 256, 32
+QUICK = ["--preset", "best", "--units", "128", "--epochs", "4"]  # enough for the published accuracy
+PUBLISHED = 0.9754
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="MNIST, as train_rnn.py takes it")
+    parser.add_argument("--only", choices=COMPARISONS, help="one comparison alone")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of each comparison (default: 3)")
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.part:
+        print(json.dumps(PARTS[arguments.part](arguments.data)))
+        return
+    print("| what | ours | peer | ratio | least .. most |\n| --- | --- | --- | --- | --- |", flush=True)
+    for name in [arguments.only] if arguments.only else COMPARISONS:
+        for row in COMPARISONS[name](arguments):
+            print("| " + " | ".join(row) + " |", flush=True)
+
+
+def measure(part, data):
+    """Run one part in a process of its own and return what it measured."""
+    command = [sys.executable, __file__, "--part", part, *(["--data", data] if data else [])]
+    result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def compare(what, ours, peer, arguments, unit, more_is_better=True):
+    """Let two parts take turns; return a row of the table with their medians and the ratio's."""
+    pairs = [(measure(ours, arguments.data), measure(peer, arguments.data)) for _ in range(arguments.repeats)]
+    ratios = [a / b if more_is_better else b / a for a, b in pairs]
+    a, b = (statistics.median(values) for values in zip(*pairs, strict=True))
+    spread = f"{min(ratios):.2f} .. {max(ratios):.2f}"
+    return what, f"{a:.4g} {unit}", f"{b:.4g} {unit}", f"{statistics.median(ratios):.2f}x", spread
+
+
+# --- The comparisons ---
+
+
+def compare_throughput(arguments):
+    what = f"training throughput, batch {BATCH}"
+    yield compare(f"{what}, beside torch.nn.GRU", "train_ours", "train_torch", arguments, "images/s")
+    yield compare(f"{what}, beside Keras fit", "train_ours", "train_keras", arguments, "images/s")
+
+
+def compare_time_to_accuracy(arguments):
+    """Ours is run whole; the tutorial's 12 epochs of 60,000 images are scaled from the throughput of Keras fit."""
+    seconds, accuracy = measure("train_to_accuracy", arguments.data)
+    peer = 12 * 60_000 / statistics.median(measure("train_keras", arguments.data) for _ in range(arguments.repeats))
+    ours = f"{seconds:.0f} s (accuracy {accuracy:.4f})"
+    verdict = f"{peer / seconds:.2f}x" if accuracy >= PUBLISHED else f"missed {PUBLISHED}"
+    yield f"time to accuracy {PUBLISHED}", ours, f"{peer:.0f} s (scaled)", verdict, "one run"
+
+
+def compare_drawing(arguments):
+    yield compare("drawing 25 digits", "draw_ours", "draw_tutorial", arguments, "s", more_is_better=False)
+
+
+def compare_classifying(arguments):
+    yield compare("classifying 10,000 images", "classify_ours", "classify_keras", arguments, "s", more_is_better=False)
+    yield "memory while classifying", f"{measure('classify_memory', arguments.data):.2f} GB", "limit 2 GB", "", ""
+
+
+# --- Training ---
+
+
+def timed(command):
+    started = time.perf_counter()
+    output = subprocess.run([sys.executable, *command, "--quiet"], cwd=ROOT, check=True, capture_output=True, text=True)
+    return time.perf_counter() - started, output.stdout
+
+
+def train_ours(data):
+    """All ten digits with the real command: the time of 6 epochs more, so that starting up does not count."""
+    images_of_each, seconds = 480, {}
+    for epochs in (1, 7):
+        with tempfile.TemporaryDirectory() as folder:
+            recipe = ["--preset", "tutorial", "--num-images", str(images_of_each), "--epochs", str(epochs)]
+            source = ["mnist", "--all-digits", "--output", folder, *(["--data", data] if data else [])]
+            seconds[epochs], _ = timed(["train_rnn.py", *source, *recipe])
+    return 6 * 10 * images_of_each / (seconds[7] - seconds[1])
+
+
+def one_hot_sequences(data, count):
+    import numpy as np
+
+    import util
+
+    images = util.load_dataset("mnist", data)[0][:count]
+    return np.eye(LEVELS, dtype="float32")[util.to_sequences(images, 10, LEVELS)]
+
+
+def shifted(sequences):
+    import numpy as np
+
+    return np.concatenate([np.zeros_like(sequences[:, :1]), sequences[:, :-1]], axis=1)
+
+
+def keras_network():
+    import keras
+
+    layers = [keras.layers.GRU(UNITS, return_sequences=True), keras.layers.Dense(LEVELS, activation="softmax")]
+    return keras.Sequential([keras.Input((None, LEVELS)), *layers])
+
+
+def train_keras(data):
+    sequences = one_hot_sequences(data, 50 * BATCH)
+    model = keras_network()
+    model.compile("adam", "categorical_crossentropy")
+    model.fit(shifted(sequences), sequences, batch_size=BATCH, verbose=0)
+    started = time.perf_counter()
+    model.fit(shifted(sequences), sequences, batch_size=BATCH, epochs=3, verbose=0)
+    return 3 * len(sequences) / (time.perf_counter() - started)
+
+
+def train_torch(data):
+    import torch
+
+    sequences = torch.from_numpy(one_hot_sequences(data, 50 * BATCH))
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gru = torch.nn.GRU(LEVELS, UNITS, batch_first=True)
+            self.head = torch.nn.Linear(UNITS, LEVELS)
+
+        def forward(self, x):
+            return self.head(self.gru(x)[0])
+
+    model = Network()
+    optimizer = torch.optim.Adam(model.parameters())
+    inputs, targets = torch.from_numpy(shifted(sequences.numpy())), sequences.argmax(-1)
+
+    def epoch():
+        for i in range(0, len(inputs), BATCH):
+            optimizer.zero_grad()
+            logits = model(inputs[i : i + BATCH])
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets[i : i + BATCH].flatten())
+            loss.backward()
+            optimizer.step()
+
+    epoch()
+    started = time.perf_counter()
+    for _ in range(3):
+        epoch()
+    return 3 * len(sequences) / (time.perf_counter() - started)
+
+
+def train_to_accuracy(data):
+    """The whole command, from its start to its end, and the accuracy on all 10,000 test images."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = ["--data", data] if data else []
+        seconds, _ = timed(["train_rnn.py", "mnist", "--all-digits", *QUICK, *source, "--output", folder])
+        _, output = timed(["classify_mnist.py", folder, *source, "--output", f"{folder}/confusion.png"])
+    return seconds, float(output.split("accuracy: ")[1].split()[0])
+
+
+# --- Drawing ---
+
+
+def draw_ours(data):
+    import numpy as np
+
+    import util
+
+    model = util.load_rnn("trained/mnist", 3, util.load_meta("trained/mnist"))
+    paint = util.make_painter(model, "previous")
+    rng = np.random.default_rng(0)
+    known = np.zeros((25, LENGTH), "int32")
+
+    def draw():
+        uniform = rng.random(known.shape, dtype="float32")
+        return np.asarray(paint(util.weights_of(model), known, uniform, np.int32(0)))
+
+    draw()
+    started = time.perf_counter()
+    for _ in range(10):
+        draw()
+    return (time.perf_counter() - started) / 10
+
+
+def draw_tutorial(data):
+    """One picture, and 25 times its time. The first picture, which traces a graph for each length, is not counted."""
+    import numpy as np
+
+    import util  # noqa: F401, for TensorFlow to start as it does for us
+
+    model = keras_network()
+
+    def draw():
+        sequence = np.zeros((1, 1, LEVELS), "float32")
+        for _ in range(LENGTH):
+            probabilities = model.predict(sequence, verbose=0)[0, -1].astype("float64")
+            pixel = np.random.choice(LEVELS, p=probabilities / probabilities.sum())
+            sequence = np.concatenate([sequence, np.eye(LEVELS, dtype="float32")[None, None, pixel]], axis=1)
+
+    draw()
+    started = time.perf_counter()
+    draw()
+    return 25 * (time.perf_counter() - started)
+
+
+# --- Classifying ---
+
+
+def classify_ours(data):
+    _, output = timed(["classify_mnist.py", "trained/mnist", *(["--data", data] if data else []), *scratch_output()])
+    return 10_000 / float(output.split("images_per_second: ")[1].split()[0])
+
+
+def scratch_output():
+    return ["--overwrite", "--output", os.path.join(tempfile.gettempdir(), "bench_confusion.png")]
+
+
+def classify_keras(data):
+    import numpy as np
+
+    import util
+
+    images = util.load_dataset("mnist", data)[2]
+    models = [keras_network() for _ in range(10)]
+    started = time.perf_counter()
+    tokens = util.to_sequences(images, 10, LEVELS)
+    sequences = np.eye(LEVELS, dtype="float32")[tokens]
+    inputs = shifted(sequences)
+    for model in models:
+        probabilities = model.predict(inputs, batch_size=1000, verbose=0)
+        np.log(np.take_along_axis(probabilities, tokens[..., None].astype(int), -1)).sum(1)
+    return time.perf_counter() - started
+
+
+def classify_memory(data):
+    classify_ours(data)
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024**2
+
+
+COMPARISONS = {
+    "throughput": compare_throughput,
+    "accuracy": compare_time_to_accuracy,
+    "drawing": compare_drawing,
+    "classifying": compare_classifying,
+}
+PARTS = {
+    function.__name__: function
+    for function in (
+        *(train_ours, train_keras, train_torch, train_to_accuracy),
+        *(draw_ours, draw_tutorial, classify_ours, classify_keras, classify_memory),
+    )
+}
+
+if __name__ == "__main__":
+    main()
