@@ -9,7 +9,6 @@ p(class) and divided by the sum over classes, that is p(class | picture). Nothin
 classes apart. Likelihoods are added as logarithms: their product would be far below the smallest float.
 """
 
-import argparse
 import concurrent.futures
 import csv
 import pathlib
@@ -25,7 +24,7 @@ util = config.lazy_import("util")
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = config.Parser(__doc__)
     parser.add_argument("models", type=pathlib.Path, help="folder of models, as train_rnn.py writes it")
     config.add_options(parser, config.Classify)
     return parser.parse_args()
@@ -42,6 +41,8 @@ def main():
         picture = util.load_drawing(options.image, meta)
     else:
         output = pathlib.Path(options.output or f"generated/{arguments.models.name}_confusion.png")
+        config.require_suffix(output, ".png")
+        config.require_suffix(options.csv, ".csv")
         for path in filter(None, (output, options.csv)):
             util.refuse_to_overwrite(path, options.overwrite)
         images, labels = test_set(meta, options)
@@ -85,7 +86,7 @@ class Classifier:
     """The models of all classes. `classes` holds their labels, and the columns of all results follow it."""
 
     def __init__(self, folder, meta, priors, options):
-        device = util.use_precision(options.precision)
+        device = util.use_precision(options.precision, batch_size=1000)
         if not options.quiet:
             print(f"device: {device}", file=sys.stderr)
         self.classes = np.array([int(label) for label in meta["classes"]])
@@ -135,11 +136,14 @@ def report(classifier, images, labels, options, output):
     print(f"images_per_second: {len(labels) / seconds:.1f}")
     print(f"log_likelihood: {own:.3f} nats")
     print(f"bits_per_pixel: {-own / np.log(2) / classifier.recipe['size'] ** 2:.4f}")
-    plot_confusion(labels, predictions, classifier.classes, options.seed, output)
-    print(f"confusion_matrix: {output}")
-    if options.csv:
-        write_csv(options.csv, labels, predictions, posterior, classifier.classes)
-        print(f"csv: {options.csv}")
+    try:
+        if options.csv:
+            write_csv(options.csv, labels, predictions, posterior, classifier.classes)
+            print(f"csv: {options.csv}")
+        plot_confusion(labels, predictions, classifier.classes, options.seed, output)
+        print(f"confusion_matrix: {output}")
+    except OSError as error:
+        raise config.PartlyDone(f"{config.describe(error)}; the figures above stand") from error
 
 
 def plot_confusion(labels, predictions, classes, seed, path):
@@ -161,7 +165,7 @@ def plot_confusion(labels, predictions, classes, seed, path):
     axes.set_xticklabels(classes)
     axes.set_yticklabels(classes)
     with util.whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=100, metadata=util.provenance(seed))
+        figure.savefig(temporary, format="png", dpi=100, metadata=util.provenance(seed))
 
 
 def write_csv(path, labels, predictions, posterior, classes):

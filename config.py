@@ -134,6 +134,23 @@ class Interrupted(InputError):
     status = 130
 
 
+class Parser(argparse.ArgumentParser):
+    """An argument parser that explains a script with its docstring and puts an error into one line."""
+
+    def __init__(self, description):
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
+
+    def error(self, message):
+        fail(f"{message} (--help lists the flags)", 2)
+
+
+def require_suffix(path, suffix):
+    """Raise InputError unless the file to be written ends in `suffix`: its content will be of that kind."""
+    if path is not None and not str(path).lower().endswith(suffix):
+        raise InputError(f"{path} should end in {suffix}")
+
+
 def add_options(parser, options, default_help=True):
     """Add one flag for each field of the dataclass `options`; a flag not given leaves no attribute."""
     for item in dataclasses.fields(options):
@@ -151,7 +168,9 @@ def add_options(parser, options, default_help=True):
 
 
 def collect(options, arguments, base=None):
-    """Make an `options` dataclass of the flags that were given, over `base` or the defaults."""
+    """Make an `options` dataclass of the flags that were given, over `base` or the defaults. Raises InputError."""
+    if not 0 <= getattr(arguments, "seed", 0) < 1_000_000:
+        raise InputError("--seed must be from 0 to 999999")
     names = {item.name for item in dataclasses.fields(options)}
     given = {name: value for name, value in vars(arguments).items() if name in names}
     return dataclasses.replace(base or options(), **given)
@@ -162,6 +181,8 @@ def lazy_import(name):
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.find_spec(name)
+    if spec is None:
+        fail(f"the package {name} is not installed; pip install -r requirements.txt", 2)
     spec.loader = importlib.util.LazyLoader(spec.loader)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
@@ -179,6 +200,10 @@ def run(main):
         if "--debug" in sys.argv:
             raise
         fail(describe(error), getattr(error, "status", 2))
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        fail(f"{type(error).__name__}: {describe(error)[:300]} (--debug shows where)", 2)
 
 
 def describe(error):

@@ -8,7 +8,6 @@ The network gives each pixel's probabilities from the pixels before it, a level 
 on to the last pixel. All pictures of a sheet are drawn at once, in one compiled call.
 """
 
-import argparse
 import pathlib
 import sys
 
@@ -20,7 +19,7 @@ util = config.lazy_import("util")
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = config.Parser(__doc__)
     parser.add_argument("models", type=pathlib.Path, help="folder of models, as train_rnn.py writes it")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--digit", type=int, metavar="CLASS", help="draw this class")
@@ -38,11 +37,12 @@ def main():
     classes = [arguments.digit] if arguments.digit is not None else [int(label) for label in meta["classes"]]
     name = "all" if arguments.digit is None else arguments.digit
     output = pathlib.Path(options.output or f"generated/{arguments.models.name}_{name}.png")
+    config.require_suffix(output, ".png")
     animation = output.with_suffix(".gif")
     for path in (output, animation) if options.gif else (output,):
         util.refuse_to_overwrite(path, options.overwrite)
 
-    device = util.use_precision(options.precision)
+    device = util.use_precision(options.precision, batch_size=options.grid**2)
     if not options.quiet:
         print(f"device: {device}", file=sys.stderr)
     known, kept = started_drawing(options, meta)
@@ -50,10 +50,14 @@ def main():
     each = options.grid if arguments.digit is None else options.grid**2
     tokens = draw(models, recipe, each, options, known, kept)
     pictures = util.from_levels(tokens, recipe["levels"]).reshape(-1, recipe["size"], recipe["size"])
-    util.save_png(output, util.contact_sheet(pictures, options.grid), util.provenance(options.seed))
+    about = util.provenance(options.seed, weights=str(arguments.models))
+    util.save_png(output, util.contact_sheet(pictures, options.grid), about)
     print(f"picture: {output}")
     if options.gif:
-        util.save_gif(animation, drawing_frames(pictures, options.grid, kept), seconds=4)
+        try:
+            util.save_gif(animation, drawing_frames(pictures, options.grid, kept), seconds=4)
+        except OSError as error:
+            raise config.PartlyDone(f"{config.describe(error)}; the picture is there, the animation is not") from error
         print(f"animation: {animation}")
 
 

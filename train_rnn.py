@@ -8,18 +8,20 @@ A picture is read row by row as a sequence of grey levels, and a recurrent netwo
 pixel from those before it: p(picture) is the product of its predictions. generate_rnn.py draws from it,
 and classify_mnist.py compares p(picture) under the models of all classes by Bayes' rule.
 
-Writes trained/SOURCE/model_<class>.keras, meta.json and loss.png. The classes are trained side by side,
-one on each core. After every epoch a checkpoint is written; --resume goes on from the last one.
+Writes model_<class>.keras, meta.json and loss.png into trained/SOURCE, or trained/SOURCE-2 and so on where
+other models lie there already. The classes are trained side by side, one on each core. After every epoch a
+checkpoint is written; the same command with --resume goes on from it.
 """
 
-import argparse
 import concurrent.futures
 import dataclasses
+import itertools
 import pathlib
 import queue
 import sys
 import threading
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -31,7 +33,7 @@ util = config.lazy_import("util")
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = config.Parser(__doc__)
     parser.add_argument(
         "source", nargs="?", default="digits", help="digits, mnist, fashion_mnist, or a name for --data"
     )
@@ -53,8 +55,8 @@ def main():
     options = config.collect(config.Train, arguments)
     check(recipe, options)
     suffix = "" if preset == default_preset else f"_{preset}"
-    folder = pathlib.Path(options.output or f"trained/{pathlib.Path(arguments.source).name}{suffix}")
-    train(arguments.source, arguments.digit, preset, recipe, options, folder)
+    name = f"{pathlib.Path(arguments.source).name}{suffix}"
+    train(arguments.source, arguments.digit, preset, recipe, options, name)
 
 
 def check(recipe, options):
@@ -82,32 +84,63 @@ def check(recipe, options):
         raise config.InputError("--patience must be at least 1 and needs --validation-split")
 
 
-def train(source, digit, preset, recipe, options, folder):
-    """Train one class, or all side by side, and write their models into `folder`."""
+def train(source, digit, preset, recipe, options, name):
+    """Train one class, or all side by side, and write their models into a folder, by default trained/`name`."""
     images, labels, _, _ = util.load_dataset(source, options.data)
     classes = [digit] if digit is not None else [int(label) for label in np.unique(labels)]
     for label in classes:
-        if not (labels == label).any():
-            raise config.InputError(f"there are no training pictures of class {label}")
-    device = util.use_precision(options.precision)
+        check_pictures(label, int((labels == label).sum()), options)
+    device = util.use_precision(options.precision, recipe.batch_size)
     if not options.quiet:
         print(f"device: {device}", file=sys.stderr)
 
-    training = Training(source, preset, recipe, options, folder)
-    for label in training.begin(classes):
+    about = {"source": source, "preset": preset, "recipe": dataclasses.asdict(recipe)}
+    about |= {name: getattr(options, name) for name in ("seed", "num_images", "validation_split", "patience")}
+    about |= {"precision": keras.config.dtype_policy().name, "data_crc32": zlib.crc32(labels, zlib.crc32(images))}
+    training, waiting = find_training(about, recipe, options, name, classes)
+    for label in waiting:
         own = images[labels == label]
         training.add(label, *prepare_pictures(own, recipe, options), available=len(own))
     training.execute()
-    print(f"models: {folder}")
-    print(f"loss_curve: {training.plot()}")
+    print(f"models: {training.folder}")
+    try:
+        print(f"loss_curve: {training.plot()}")
+    except OSError as error:
+        raise config.PartlyDone(f"{config.describe(error)}; the models are there, the loss curve is not") from error
+
+
+def check_pictures(label, count, options):
+    """Raise InputError where a class has no pictures to train on, or none to hold out."""
+    count = min(count, options.num_images or count)
+    if not count:
+        raise config.InputError(f"there are no training pictures of class {label}")
+    held_out = round(count * options.validation_split)
+    if options.validation_split and not 0 < held_out < count:
+        raise config.InputError(
+            f"--validation-split would hold out {held_out} of the {count} pictures of class {label}"
+        )
+
+
+def find_training(about, recipe, options, name, classes):
+    """Begin, or resume, the training in --output or else in the first of trained/name, name-2, ... that can take it."""
+    numbered = (pathlib.Path("trained") / (name if i == 1 else f"{name}-{i}") for i in itertools.count(1))
+    for folder in [pathlib.Path(options.output)] if options.output else numbered:
+        training = Training(about, recipe, options, folder)
+        try:
+            waiting = training.begin(classes)
+        except config.InputError:
+            if options.output or options.overwrite or not folder.exists():
+                raise
+            continue
+        if waiting or options.output:
+            return training, waiting
+    raise AssertionError("the numbers never end")
 
 
 def prepare_pictures(images, recipe, options):
     """Return one class's training sequences, uint8 V x N x T (V moved copies), and those held out, N x T."""
     images = np.random.default_rng(options.seed).permutation(images[: options.num_images])
     kept = len(images) - round(len(images) * options.validation_split)
-    if kept < 1 or (options.validation_split and kept == len(images)):
-        raise config.InputError(f"--validation-split leaves no picture on one side, of {len(images)}")
     copies = util.shifted_copies(images[:kept], recipe.shift)
     training = np.stack([util.to_sequences(copy, recipe.size, recipe.levels) for copy in copies])
     return training, util.to_sequences(images[kept:], recipe.size, recipe.levels)
@@ -160,10 +193,8 @@ class Training:
     until then checkpoint_<class>.npz holds its progress.
     """
 
-    def __init__(self, source, preset, recipe, options, folder):
+    def __init__(self, about, recipe, options, folder):
         self.recipe, self.options, self.folder = recipe, options, folder
-        about = {"source": source, "preset": preset, "recipe": dataclasses.asdict(recipe)}
-        about |= {name: getattr(options, name) for name in ("seed", "num_images", "validation_split", "patience")}
         self.meta = about | {"versions": util.versions(), "classes": {}}
         self.tasks = {}
         self.lock = threading.Lock()
@@ -189,11 +220,12 @@ class Training:
         if not (self.options.resume or self.options.overwrite):
             self.refuse_begun(kept, classes)
         waiting = [label for label in classes if not (self.options.resume and kept.get(str(label)))]
-        self.meta["classes"] = kept | {str(label): {} for label in waiting}
-        util.write_json(path, self.meta)
         if not self.options.resume:
             for label in waiting:
                 self.checkpoint(label).unlink(missing_ok=True)
+                self.model_path(label).unlink(missing_ok=True)
+        self.meta["classes"] = kept | {str(label): {} for label in waiting}
+        util.write_json(path, self.meta)
         return waiting
 
     def refuse_other_training(self, differing, earlier, classes):
@@ -286,6 +318,8 @@ class Training:
                 loss = self.train_epoch(trainer, pictures, label, len(progress.losses))
                 if self.stop.is_set():
                     return
+                if not np.isfinite(loss):
+                    raise config.InputError(f"the training of class {label} diverged; try a lower --learning-rate")
                 progress.variables = [variable.numpy() for variable in variables_of(trainer)]
                 progress.losses.append(loss)
                 if len(held_out):
@@ -330,7 +364,7 @@ class Training:
 
     def finish_class(self, label, trainer, progress, trained_on, available):
         """Write a class's model, enter it into meta.json and drop its checkpoint."""
-        model = util.build_rnn(**network_options(self.recipe))
+        model = util.build_rnn(**network_options(self.recipe), dtype="float32")
         model.set_weights(trainer.get_weights())
         util.save_model(self.model_path(label), model)
         entry = {"pictures": available, "trained_on": trained_on, "epochs": len(progress.losses)}
@@ -342,7 +376,8 @@ class Training:
         entry["loss"] = [round(loss, 4) for loss in progress.losses]
         entry["validation_loss"] = [round(loss, 4) for loss in progress.validation_losses]
         with self.lock:
-            self.meta["classes"][str(label)] = entry
+            # Another process may have finished a class of this folder in the meantime.
+            self.meta["classes"] |= util.load_meta(self.folder)["classes"] | {str(label): entry}
             util.write_json(self.folder / "meta.json", self.meta)
         self.checkpoint(label).unlink()
 
@@ -357,11 +392,12 @@ class Training:
             (line,) = axes.plot(epochs, entry.get("loss", []), label=f"class {label}")
             if entry.get("validation_loss"):
                 axes.plot(epochs, entry["validation_loss"], "--", color=line.get_color())
-        axes.set(xlabel="epoch", ylabel="loss in nats a picture (dashed: held out)", title=self.meta["source"])
+        dashed = " (dashed: held out)" if self.options.validation_split else ""
+        axes.set(xlabel="epoch", ylabel=f"loss in nats a picture{dashed}", title=self.meta["source"])
         axes.legend(fontsize="small", ncols=2)
         path = self.folder / "loss.png"
         with util.whole_file(path) as temporary:
-            figure.savefig(temporary, dpi=100, metadata=util.provenance(self.options.seed))
+            figure.savefig(temporary, format="png", dpi=100, metadata=util.provenance(self.options.seed))
         return path
 
 
@@ -373,8 +409,7 @@ def difference(key, before, now):
 
 
 def network_options(recipe):
-    """Return the part of a recipe that util.build_rnn takes."""
-    return {name: getattr(recipe, name) for name in ("size", "levels", "cell", "units", "layers", "dropout", "context")}
+    return util.network_options(dataclasses.asdict(recipe))
 
 
 def build_trainer(recipe):

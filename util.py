@@ -13,9 +13,9 @@ import json
 import os
 import pathlib
 import platform
+import shlex
 import sys
 import tempfile
-import zipfile
 import zlib
 
 import h5py
@@ -73,6 +73,8 @@ def whole_file(path):
     os.close(handle)
     try:
         yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~current_umask())
         os.replace(temporary, path)
     finally:
@@ -109,7 +111,7 @@ def versions():
 
 def provenance(seed, **more):
     """Return what a PNG's text chunks should tell of how it was made, as a dict of strings."""
-    command = " ".join(["python", *sys.argv])
+    command = shlex.join(["python", *sys.argv])
     about = {"Software": "keras-atelier", "command": command, "seed": seed, "versions": versions(), **more}
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
 
@@ -150,9 +152,10 @@ def save_gif(path, frames, seconds):
         pictures[0].save(temporary, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
 
 
-def contact_sheet(pictures, columns, enlarge=8, gap=1):
-    """Lay uint8 N x H x W pictures out on a grid: uint8, each pixel enlarged, dark grey lines between."""
+def contact_sheet(pictures, columns, gap=1):
+    """Lay uint8 N x H x W pictures out on a grid: uint8, each pixel up to 8 times enlarged, dark grey lines between."""
     count, height, width = pictures.shape
+    enlarge = int(np.clip(1500 // (columns * (width + gap)), 1, 8))
     rows = -(-count // columns)
     sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap), 64, "uint8")
     for i, picture in enumerate(pictures):
@@ -210,7 +213,7 @@ def load_npz(path):
             return tuple(archive[name] for name in NPZ_ARRAYS)
     except KeyError as error:
         raise InputError(f"{path} lacks an array; it must hold {', '.join(NPZ_ARRAYS)}") from error
-    except (ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # NumPy and zipfile raise whatever their parsers do
         raise InputError(f"{path} is not a readable .npz: {error}") from error
 
 
@@ -254,6 +257,8 @@ def check_dataset(x_train, y_train, x_test, y_test, name):
             raise InputError(f"{name}: {part} images are {images.dtype} {images.shape}, not 8-bit N x H x W")
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
             raise InputError(f"{name}: {part} labels are {labels.dtype} {labels.shape}, not one integer an image")
+        if len(labels) and labels.min() < 0:
+            raise InputError(f"{name}: there is a negative label among the {part} labels")
         if len(images) != len(labels):
             raise InputError(f"{name}: {len(images)} {part} images but {len(labels)} labels")
         if len(images) == 0 or 0 in images.shape:
@@ -319,9 +324,11 @@ def load_drawing(path, meta):
 
 def center_ink(gray, path):
     """Fit the ink of float32 H x W (0..255, white on black) into 20 x 20 and centre its mass in uint8 28 x 28."""
-    inked = gray > gray.min() + 0.25 * (gray.max() - gray.min())
-    if gray.max() - gray.min() < 16 or not inked.any():
+    ground = np.median(np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]]))
+    if gray.max() - ground < 16:
         raise InputError(f"{path} shows nothing but a plain ground")
+    gray = np.clip((gray - ground) * (255 / (gray.max() - ground)), 0, 255)
+    inked = gray > 64
     rows, columns = np.flatnonzero(inked.any(1)), np.flatnonzero(inked.any(0))
     ink = gray[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     scale = 20 / max(ink.shape)
@@ -514,10 +521,11 @@ def make_painter(model, context, temperature=1.0, top_k=None):
     def choose(log_probabilities, uniform):
         if temperature == 0:
             return ops.argmax(log_probabilities, axis=1)
+        scaled = (log_probabilities - ops.max(log_probabilities, axis=1, keepdims=True)) / temperature
         if top_k and top_k < levels:
             least = ops.top_k(log_probabilities, top_k)[0][:, -1:]
-            log_probabilities = ops.where(log_probabilities < least, -1e9, log_probabilities)
-        below = ops.cumsum(ops.softmax(log_probabilities / temperature), axis=1)
+            scaled = ops.where(log_probabilities < least, -1e9, scaled)
+        below = ops.cumsum(ops.softmax(scaled), axis=1)
         return ops.sum(below[:, :-1] <= uniform[:, None] * below[:, -1:], axis=1)
 
     def paint(weights, known, uniform, kept):
@@ -585,45 +593,61 @@ def load_meta(folder):
         return {"source": "mnist", "recipe": recipe, "classes": {str(label): {} for label in classes}}
     try:
         meta = json.loads(path.read_text())
-        recipe = meta["recipe"]
-        if not meta["classes"] or not all(label.isdigit() for label in meta["classes"]):
+        recipe, source = meta["recipe"], meta["source"]
+        if not isinstance(source, str) or recipe["context"] not in ("previous", "above"):
+            raise ValueError("its source or context is none")
+        if not all(isinstance(recipe[key], int) for key in ("size", "levels", "units", "layers")):
+            raise ValueError("size, levels, units and layers must be whole numbers")
+        classes = sorted((int(label), dict(entry)) for label, entry in meta["classes"].items())
+        if not classes:
             raise ValueError("it lists no classes")
-        if not (isinstance(recipe["size"], int) and isinstance(recipe["levels"], int)):
-            raise ValueError("size and levels must be whole numbers")
-        return meta | {"recipe": recipe | {"context": recipe["context"]}}
+        return meta | {"classes": {str(label): entry for label, entry in classes}}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is damaged: {error}") from error
 
 
+def network_options(recipe):
+    """Return the part of a recipe, a dict, that build_rnn takes."""
+    return {name: recipe[name] for name in NETWORK_OPTIONS if name in recipe}
+
+
 def load_rnn(folder, label, meta):
-    """Load the model of one class, model_<label>.keras or the tutorial's model_<label>.h5. Raises InputError."""
-    folder, recipe = pathlib.Path(folder), meta["recipe"]
+    """Load the model of one class, model_<label>.keras or the tutorial's model_<label>.h5. Raises InputError.
+
+    The network is built anew from meta.json, in the precision of the day, and takes the file's weights.
+    """
+    folder = pathlib.Path(folder)
     path = folder / f"model_{label}.keras"
     if path.exists():
-        model = load_keras_file(path)
+        weights, options = load_keras_weights(path, meta["recipe"]), {}
     elif path.with_suffix(".h5").exists():
         path = path.with_suffix(".h5")
-        model = load_tutorial_model(path)
+        weights, options = load_tutorial_weights(path), TUTORIAL_OPTIONS
     else:
-        raise InputError(f"{path} is missing; train it with --digit {label}")
-    try:
-        found = (model.input_shape[1], model.get_layer("logits").units)
-    except (ValueError, AttributeError, TypeError, IndexError) as error:
-        raise InputError(f"{path} is not a next-pixel network") from error
-    expected = (recipe["size"] ** 2, recipe["levels"])
-    if found != expected:
+        unfinished = meta["classes"].get(str(label)) == {} and (folder / "meta.json").exists()
         raise InputError(
-            f"{path} is for {found[0]} pixels of {found[1]} levels; meta.json says {expected[0]} of {expected[1]}"
+            f"{path} is missing; " + ("finish the training with --resume" if unfinished else "is it trained?")
         )
+    model = build_rnn(**network_options(meta["recipe"]), **options)
+    try:
+        model.set_weights(weights)
+    except ValueError as error:
+        raise InputError(f"{path} is not the network that meta.json describes: {error}") from error
     return model
 
 
-def load_keras_file(path):
+def load_keras_weights(path, recipe):
     try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        found = (model.input_shape[1], model.get_layer("logits").units)
     except Exception as error:  # Keras raises whatever its parsers do
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
         raise InputError(f"{path} can't be loaded: {reason}") from error
+    expected = (recipe["size"] ** 2, recipe["levels"])
+    if found != expected:
+        what = "{} pixels of {} levels"
+        raise InputError(f"{path} is for {what.format(*found)}; meta.json says {what.format(*expected)}")
+    return model.get_weights()
 
 
 @keras.saving.register_keras_serializable("keras_atelier")
@@ -632,6 +656,8 @@ def keras2_hard_sigmoid(x):
     return ops.clip(0.2 * x + 0.5, 0.0, 1.0)
 
 
+NETWORK_OPTIONS = ("size", "levels", "cell", "units", "layers", "dropout", "context")
+TUTORIAL_OPTIONS = {"reset_after": False, "recurrent_activation": keras2_hard_sigmoid}
 TUTORIAL_LAYERS = ["GRU", "TimeDistributed", "Activation"]
 TUTORIAL_GRU = {
     "activation": "tanh",
@@ -643,7 +669,7 @@ TUTORIAL_GRU = {
 }
 
 
-def load_tutorial_model(path):
+def load_tutorial_weights(path):
     """Read a model that the MNIST tutorial's own code saved (Keras 2 HDF5): only its arrays, no code.
 
     Raises InputError where the file's config is not that of the tutorial's network.
@@ -651,20 +677,12 @@ def load_tutorial_model(path):
     try:
         with h5py.File(path) as file:
             layers = json.loads(file.attrs["model_config"])["config"]
-            layers = layers["layers"] if isinstance(layers, dict) else layers
-            names = check_tutorial_config(layers)
-            groups = [file["model_weights"][name][name] for name in names]
-            gru = [groups[0][key][()] for key in ("kernel:0", "recurrent_kernel:0", "bias:0")]
-            dense = [groups[1][key][()] for key in ("kernel:0", "bias:0")]
-    except (OSError, KeyError, TypeError, IndexError, ValueError) as error:
+            names = check_tutorial_config(layers["layers"] if isinstance(layers, dict) else layers)
+            gru, dense = (file["model_weights"][name][name] for name in names)
+            arrays = [gru[key][()] for key in ("kernel:0", "recurrent_kernel:0", "bias:0")]
+            return arrays + [dense[key][()] for key in ("kernel:0", "bias:0")]
+    except (OSError, KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
         raise InputError(f"{path} is not a model of the MNIST tutorial: {error}") from error
-    size, levels = 10, dense[1].shape[0]
-    model = build_rnn(size, levels, units=gru[1].shape[0], reset_after=False, recurrent_activation=keras2_hard_sigmoid)
-    try:
-        model.set_weights(gru + dense)
-    except ValueError as error:
-        raise InputError(f"{path} has weights of the wrong shapes: {error}") from error
-    return model
 
 
 def check_tutorial_config(layers):
@@ -687,14 +705,18 @@ def check_tutorial_config(layers):
 # --- Hardware ----------------------------------------------------------------------------------
 
 
-def use_precision(precision):
-    """Set the arithmetic of all networks built from now on; return "device, precision" for people to read."""
+def use_precision(precision, batch_size):
+    """Set the arithmetic of all networks built from now on; return "device, precision" for people to read.
+
+    On a processor bfloat16 is worth its conversions from batches of about 128 on, so `auto` takes it there.
+    """
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         with contextlib.suppress(RuntimeError):
             tf.config.experimental.set_memory_growth(gpu, True)
     if precision == "auto":
-        precision = "mixed_bfloat16" if multiplies_bfloat16(gpus) else "float32"
+        worth_it = multiplies_bfloat16(gpus) and (gpus or batch_size >= 128)
+        precision = "mixed_bfloat16" if worth_it else "float32"
     keras.config.set_dtype_policy(precision)
     return f"{f'{len(gpus)} GPU' if gpus else f'CPU, {cpu_count()} cores'}, {precision}"
 

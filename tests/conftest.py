@@ -1,10 +1,15 @@
 """Real data for the tests, tiny models trained by the real command, and the command line itself."""
 
+import contextlib
 import gzip
+import importlib
+import io
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import unittest.mock
 
 import numpy as np
 import pytest
@@ -13,12 +18,38 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 sys.path.insert(0, str(ROOT))
 
+import config
+import util
 
-def run(script, *arguments, status=0, **options):
-    """Run a script as its user would; check the exit status and, on failure, that there is one line of error."""
+
+def run(script, *arguments, status=0):
+    """Run a script's command line in this process, which saves TensorFlow's start: same output, same exit status."""
+    module = importlib.import_module(script.removesuffix(".py"))
+    output, errors = io.StringIO(), io.StringIO()
+    command = [script, *map(str, arguments)]
+    with (
+        contextlib.chdir(ROOT),
+        unittest.mock.patch.object(sys, "argv", command),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+    ):
+        try:
+            config.run(module.main)
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+    return check(subprocess.CompletedProcess(command, code, output.getvalue(), errors.getvalue()), status)
+
+
+def run_process(script, *arguments, status=0, **options):
+    """Run a script as its user does, in a process of its own."""
     command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-    options.setdefault("cwd", ROOT)
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, **options)
+    return check(result, status)
+
+
+def check(result, status):
+    """Check the exit status and, where the command failed, that it said so in one line."""
     assert result.returncode == status, result.stderr + result.stdout
     assert "Traceback" not in result.stderr
     if status in (1, 2):
@@ -49,6 +80,12 @@ def write_idx_folder(folder, x_train, y_train, x_test, y_test):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def exact():
+    """Each test starts in float32, whatever the one before it chose."""
+    util.use_precision("float32", 1)
+
+
 @pytest.fixture(scope="session")
 def shared():
     """Real MNIST and the tutorial's models, where they are at hand."""
@@ -60,27 +97,23 @@ def shared():
 @pytest.fixture(scope="session")
 def digits():
     """scikit-learn's digits as (x_train, y_train, x_test, y_test)."""
-    import util
-
     return util.load_scikit_digits()
 
 
-TINY = ("--units", 16, "--epochs", 2, "--num-images", 40, "--batch-size", 16)
+TINY = ("--units", 16, "--epochs", 6, "--num-images", 80, "--batch-size", 16)
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """Models of all ten classes of digits, trained for two epochs by the real command."""
+    """Models of all ten classes of digits, trained for six epochs by the real command."""
     folder = tmp_path_factory.mktemp("trained") / "tiny"
-    run("train_rnn.py", "digits", "--all-digits", *TINY, "--output", folder)
+    run_process("train_rnn.py", "digits", "--all-digits", *TINY, "--output", folder)
     return folder
 
 
 @pytest.fixture
 def broken(tiny, tmp_path):
     """A copy of the tiny models that a test may damage."""
-    import shutil
-
     return pathlib.Path(shutil.copytree(tiny, tmp_path / "broken"))
 
 
@@ -90,7 +123,7 @@ def picture(digits, tmp_path):
     from PIL import Image
 
     path = tmp_path / "digit.png"
-    Image.fromarray(np.kron(digits[2][0], np.ones((8, 8), "uint8"))).save(path)
+    Image.fromarray(digits[2][0]).save(path)
     return path
 
 

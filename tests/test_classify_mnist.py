@@ -6,7 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from conftest import results, run
+from conftest import results, run, run_process
 from PIL import Image
 
 import config
@@ -16,7 +16,9 @@ import util
 @pytest.fixture(scope="session")
 def classified(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("classified")
-    output = run("classify_mnist.py", tiny, "--csv", folder / "all.csv", "--output", folder / "confusion.png").stdout
+    output = run_process(
+        "classify_mnist.py", tiny, "--csv", folder / "all.csv", "--output", folder / "confusion.png"
+    ).stdout
     with open(folder / "all.csv", newline="") as file:
         return results(output), list(csv.DictReader(file)), folder
 
@@ -26,7 +28,7 @@ def test_the_figures_agree_with_the_csv(classified, tiny, digits):
     assert len(rows) == 360 == int(figures["images"])
     right = np.mean([row["label"] == row["prediction"] for row in rows])
     assert figures["accuracy"] == f"{right:.5f}"
-    assert right > 0.2
+    assert right > 0.3
     for row in rows:
         posterior = np.array([float(row[f"p{digit}"]) for digit in range(10)])
         assert posterior.sum() == pytest.approx(1, abs=1e-4)
@@ -74,15 +76,14 @@ def test_one_picture_gets_a_posterior(tiny, picture, classified):
 
 def test_the_shipped_tutorial_models_reach_the_published_accuracy(shared):
     """On the first 2,000 test pictures; classify_mnist.py with all 10,000 gives the README's figure."""
-    flags = ("--data", shared / "mnist", "--num-images", 2000, "--overwrite", "--output", "/dev/null")
-    import classify_mnist  # in this process: the command is tried elsewhere
+    import classify_mnist
 
     meta = util.load_meta("trained/mnist")
     options = config.Classify(data=str(shared / "mnist"), num_images=2000, quiet=True)
     images, labels = classify_mnist.test_set(meta, options)
     classifier = classify_mnist.Classifier("trained/mnist", meta, classify_mnist.class_priors(meta, "uniform"), options)
     predictions = classifier.log_likelihoods(images).argmax(1)
-    assert (predictions == labels).mean() > 0.955, flags
+    assert (predictions == labels).mean() > 0.955
 
 
 def test_the_shipped_digits_models_classify_held_out_digits(tmp_path):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import run
+from conftest import run, run_process
 from PIL import Image
 
 import util
@@ -20,7 +20,7 @@ def cells(path, columns):
 
 def test_a_grid_tells_how_it_was_made_and_one_seed_draws_it_again(tiny, tmp_path):
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
-        result = run(
+        result = run_process(
             "generate_rnn.py", tiny, "--digit", 3, "--grid", 4, "--seed", seed, "--output", tmp_path / f"{name}.png"
         )
         assert result.stdout == f"picture: {tmp_path / f'{name}.png'}\n"

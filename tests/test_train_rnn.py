@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, TINY, environment, run, write_idx, write_idx_folder
+from conftest import ROOT, TINY, environment, run, run_process, write_idx, write_idx_folder
 from PIL import Image
 
 ONE = ("digits", "--digit", 3, *TINY)
@@ -25,7 +25,7 @@ def test_a_training_leaves_models_a_record_and_a_curve(tiny):
     meta = meta_of(tiny)
     assert meta["recipe"]["units"] == 16 and meta["recipe"]["size"] == 8 and meta["preset"] == "digits"
     for entry in meta["classes"].values():
-        assert entry["trained_on"] == 40 < entry["pictures"] and entry["epochs"] == 2
+        assert entry["trained_on"] == 80 < entry["pictures"] and entry["epochs"] == 6
         assert entry["loss"][1] < entry["loss"][0] and entry["train_log_likelihood"] < 0
     picture = Image.open(tiny / "loss.png")
     assert "train_rnn.py digits" in picture.text["command"]
@@ -58,7 +58,7 @@ def wait_for(condition, seconds=120):
 
 @pytest.mark.parametrize(("signal_sent", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
 def test_a_training_that_was_stopped_goes_on_exactly(tmp_path, signal_sent, status):
-    arguments = ["digits", "--digit", "3", *map(str, TINY), "--epochs", "40", "--dropout", "0.2"]
+    arguments = ["digits", "--digit", "3", *map(str, TINY), "--epochs", "60", "--dropout", "0.2"]
     run("train_rnn.py", *arguments, "--output", tmp_path / "whole")
     folder = tmp_path / "stopped"
     command = [sys.executable, str(ROOT / "train_rnn.py"), *arguments, "--output", str(folder)]
@@ -82,7 +82,7 @@ def test_validation_and_early_stopping_keep_the_best_epoch(tmp_path):
     flags = ("--validation-split", 0.5, "--patience", 2, "--epochs", 200, "--learning-rate", 0.03)
     run("train_rnn.py", *ONE, *flags, "--schedule", "constant", "--output", folder)
     entry = meta_of(folder)["classes"]["3"]
-    assert entry["epochs"] < 200 and entry["trained_on"] == 20
+    assert entry["epochs"] < 200 and entry["trained_on"] == 40
     assert len(entry["validation_loss"]) == entry["epochs"] == int(np.argmin(entry["validation_loss"])) + 3
     assert -entry["validation_log_likelihood"] == pytest.approx(min(entry["validation_loss"]), abs=1e-3)
 
@@ -213,7 +213,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
 def test_a_full_disk_is_one_line_and_no_half_file(tmp_path):
     limit = 12_000  # bytes a file: less than a model, more than meta.json
     set_limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # noqa: E731
-    result = run("train_rnn.py", *ONE, "--output", tmp_path / "m", status=2, preexec_fn=set_limit)
+    result = run_process("train_rnn.py", *ONE, "--output", tmp_path / "m", status=2, preexec_fn=set_limit)
     assert "file too large" in result.stderr
     assert {path.name for path in (tmp_path / "m").iterdir()} == {"meta.json"}
     run("train_rnn.py", *ONE, "--output", tmp_path / "m", "--resume")
@@ -227,5 +227,5 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
 
 def test_mnist_that_is_neither_cached_nor_reachable_is_one_line(tmp_path):
     hidden = environment(KERAS_HOME=tmp_path, https_proxy="http://127.0.0.1:9", HTTPS_PROXY="http://127.0.0.1:9")
-    result = run("train_rnn.py", "mnist", "--digit", 0, "--output", tmp_path / "m", status=2, env=hidden)
+    result = run_process("train_rnn.py", "mnist", "--digit", 0, "--output", tmp_path / "m", status=2, env=hidden)
     assert "--data" in result.stderr

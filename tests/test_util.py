@@ -310,7 +310,7 @@ def test_an_h5_file_that_asks_for_anything_else_is_refused(shared, tmp_path, cha
         change(model_config["config"]["layers"])
         file.attrs["model_config"] = json.dumps(model_config).encode()
     with pytest.raises(InputError, match=complaint):
-        util.load_tutorial_model(path)
+        util.load_tutorial_weights(path)
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -326,13 +326,13 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
 
 def test_precision_is_chosen_and_can_be_forced():
     try:
-        assert util.use_precision("mixed_bfloat16").endswith("mixed_bfloat16")
+        assert util.use_precision("mixed_bfloat16", 1).endswith("mixed_bfloat16")
         model, _ = small_rnn()
         assert model.compute_dtype == "bfloat16"
         tokens = random_tokens(6, 4, 3)
         low = util.log_likelihoods(util.make_scorer(model, "previous"), model, tokens)
     finally:
-        util.use_precision("float32")
+        util.use_precision("float32", 1)
     exact, _ = small_rnn()
     exact.set_weights(model.get_weights())
     np.testing.assert_allclose(low, util.log_likelihoods(util.make_scorer(exact, "previous"), exact, tokens), rtol=0.02)
