@@ -11,14 +11,15 @@ DEMO := generated/demo
 
 demo: .venv/installed
 	$(BIN)/python train_rnn.py digits --all-digits --output $(DEMO)/digits --overwrite
-	$(BIN)/python generate_rnn.py $(DEMO)/digits --all-digits --grid 10 --output $(DEMO)/digits.png --gif --overwrite
+	$(BIN)/python generate_rnn.py $(DEMO)/digits --all-digits --grid 10 --temperature 0.8 --output $(DEMO)/digits.png --gif --overwrite
+	$(BIN)/python generate_rnn.py trained/mnist_best --all-digits --grid 10 --temperature 0.8 --output $(DEMO)/mnist.png --overwrite
 	$(BIN)/python classify_mnist.py $(DEMO)/digits --output $(DEMO)/confusion.png --overwrite
 	@echo "Your pictures lie in $(DEMO):" && ls -1 $(DEMO)/*.png $(DEMO)/*.gif
 
 test: lint
 	$(BIN)/python -m pytest -q -n 2 tests
 
-lint: .venv/installed-dev
+lint: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
@@ -29,10 +30,15 @@ clean:
 	rm -rf .venv $(DEMO)
 
 .venv/installed: requirements.txt
-	$(PYTHON) -m venv .venv
+	@echo "Installing into .venv, which takes a minute or two ..."
+	@$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-.venv/installed-dev: requirements-dev.txt .venv/installed
+.venv/installed-test: requirements-test.txt .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	touch $@
+
+.venv/installed-dev: requirements-dev.txt .venv/installed-test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@

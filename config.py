@@ -71,7 +71,16 @@ PRESETS = {
         schedule="cosine",
         shift=1,
     ),
-    "digits": Recipe(size=8, units=96, context="above", epochs=30, learning_rate=6e-3, schedule="cosine"),
+    "digits": Recipe(
+        size=8,
+        units=96,
+        dropout=0.3,
+        context="above",
+        epochs=20,
+        batch_size=8,
+        learning_rate=4e-3,
+        schedule="cosine",
+    ),
 }
 
 

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import unittest.mock
 
-import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -100,7 +99,7 @@ def digits():
     return util.load_scikit_digits()
 
 
-TINY = ("--units", 16, "--epochs", 6, "--num-images", 80, "--batch-size", 16)
+TINY = ("--units", 16, "--epochs", 6, "--num-images", 80, "--batch-size", 8)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """train_rnn.py through the real command line: what it writes, resuming, and bad input."""
 
+import functools
 import json
 import resource
 import signal
@@ -62,7 +63,9 @@ def test_a_training_that_was_stopped_goes_on_exactly(tmp_path, signal_sent, stat
     run("train_rnn.py", *arguments, "--output", tmp_path / "whole")
     folder = tmp_path / "stopped"
     command = [sys.executable, str(ROOT / "train_rnn.py"), *arguments, "--output", str(folder)]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    # Where the tests themselves run in the background, Ctrl-C would be ignored in what they start.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     wait_for((folder / "checkpoint_3.npz").exists)
     process.send_signal(signal_sent)
     _, errors = process.communicate(timeout=60)
