@@ -15,7 +15,6 @@ checkpoint is written; the same command with --resume goes on from it.
 
 import concurrent.futures
 import dataclasses
-import itertools
 import pathlib
 import queue
 import sys
@@ -95,8 +94,8 @@ def train(source, digit, preset, recipe, options, name):
         print(f"device: {device}", file=sys.stderr)
 
     about = {"source": source, "preset": preset, "recipe": dataclasses.asdict(recipe)}
-    about |= {name: getattr(options, name) for name in ("seed", "num_images", "validation_split", "patience")}
-    about |= {"precision": keras.config.dtype_policy().name, "data_crc32": zlib.crc32(labels, zlib.crc32(images))}
+    about |= {flag: getattr(options, flag) for flag in ("seed", "num_images", "validation_split", "patience")}
+    about |= {"precision": keras.config.dtype_policy().name, "data_crc32": fingerprint(images, labels)}
     training, waiting = find_training(about, recipe, options, name, classes)
     for label in waiting:
         own = images[labels == label]
@@ -107,6 +106,11 @@ def train(source, digit, preset, recipe, options, name):
         print(f"loss_curve: {training.plot()}")
     except OSError as error:
         raise config.PartlyDone(f"{config.describe(error)}; the models are there, the loss curve is not") from error
+
+
+def fingerprint(images, labels):
+    """Return a checksum of the training set, so that a training is not resumed with another one."""
+    return zlib.crc32(labels.astype("int64").tobytes(), zlib.crc32(images.tobytes()))
 
 
 def check_pictures(label, count, options):
@@ -123,18 +127,22 @@ def check_pictures(label, count, options):
 
 def find_training(about, recipe, options, name, classes):
     """Begin, or resume, the training in --output or else in the first of trained/name, name-2, ... that can take it."""
-    numbered = (pathlib.Path("trained") / (name if i == 1 else f"{name}-{i}") for i in itertools.count(1))
-    for folder in [pathlib.Path(options.output)] if options.output else numbered:
+    if options.output or options.overwrite:
+        training = Training(about, recipe, options, pathlib.Path(options.output or f"trained/{name}"))
+        return training, training.begin(classes)
+    folder, number = pathlib.Path(f"trained/{name}"), 1
+    while True:
         training = Training(about, recipe, options, folder)
         try:
             waiting = training.begin(classes)
         except config.InputError:
-            if options.output or options.overwrite or not folder.exists():
+            if not folder.exists():
                 raise
-            continue
-        if waiting or options.output:
+            waiting = []
+        if waiting:
             return training, waiting
-    raise AssertionError("the numbers never end")
+        number += 1
+        folder = pathlib.Path(f"trained/{name}-{number}")
 
 
 def prepare_pictures(images, recipe, options):
