@@ -227,7 +227,9 @@ class Training:
             kept = {}
         if not (self.options.resume or self.options.overwrite):
             self.refuse_begun(kept, classes)
-        waiting = [label for label in classes if not (self.options.resume and kept.get(str(label)))]
+        if self.options.resume and not any(str(label) in kept for label in classes):
+            raise config.InputError(f"{self.folder} holds no training of class {classes[0]} to resume")
+        waiting = [label for label in classes if not self.options.resume or kept.get(str(label)) == {}]
         if not self.options.resume:
             for label in waiting:
                 self.checkpoint(label).unlink(missing_ok=True)

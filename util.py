@@ -77,6 +77,9 @@ def whole_file(path):
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~current_umask())
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = str(path)  # a full disk doesn't say which file it was about
+        raise
     finally:
         pathlib.Path(temporary).unlink(missing_ok=True)
 

@@ -98,6 +98,13 @@ def test_the_tutorials_own_models_classify(shared, tmp_path):
     assert "without a model" in result.stderr
 
 
+def test_classes_trained_in_any_order_are_told_apart(tmp_path):
+    for digit in (6, 0):
+        run("train_rnn.py", "digits", "--digit", digit, "--units", 32, "--epochs", 8, "--output", tmp_path / "two")
+    figures = results(run("classify_mnist.py", tmp_path / "two", "--output", tmp_path / "c.png").stdout)
+    assert float(figures["accuracy"]) > 0.9 and int(figures["images"]) < 100
+
+
 # --- Bad models ---
 
 

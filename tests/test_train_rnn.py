@@ -121,6 +121,16 @@ def test_each_option_of_the_recipe_changes_the_training(tiny, tmp_path, flags):
     assert losses != meta_of(tiny)["classes"]["3"]["loss"] and losses[1] < losses[0]
 
 
+def test_without_output_a_new_training_takes_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("conftest.ROOT", tmp_path)
+    few = ("--units", 4, "--epochs", 1, "--num-images", 8)
+    for expected, flags in (("digits", few), ("digits-2", few), ("digits-3", (*few, "--levels", 3))):
+        assert f"models: trained/{expected}\n" in run("train_rnn.py", "digits", "--digit", 1, *flags).stdout
+    assert "models: trained/digits\n" in run("train_rnn.py", "digits", "--digit", 2, *few).stdout
+    assert set(meta_of(tmp_path / "trained" / "digits")["classes"]) == {"1", "2"}
+    run("train_rnn.py", "digits", "--digit", 3, *few, "--resume", status=2)
+
+
 def test_data_from_files_is_trained_on_like_the_bundled(digits, tiny, tmp_path):
     write_idx_folder(tmp_path / "idx", *digits)
     np.savez(tmp_path / "set.npz", **dict(zip(("x_train", "y_train", "x_test", "y_test"), digits, strict=True)))
