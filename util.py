@@ -203,7 +203,8 @@ def load_scikit_digits():
 
 def load_with_keras(source):
     try:
-        (x_train, y_train), (x_test, y_test) = getattr(keras.datasets, source).load_data()
+        with contextlib.redirect_stdout(sys.stderr):  # Keras tells of its download on standard output
+            (x_train, y_train), (x_test, y_test) = getattr(keras.datasets, source).load_data()
     except Exception as error:
         message = f"{source} is not in Keras's cache and can't be downloaded; give its files with --data"
         raise InputError(message) from error
