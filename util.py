@@ -193,7 +193,7 @@ def load_dataset(source, data=None):
 
 
 def load_scikit_digits():
-    """The last 360 of scikit-learn's 1,797 digits are the test set: other writers than the first ones."""
+    """The last 360 of scikit-learn's 1,797 digits, in their own order, are the test set."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
