@@ -17,6 +17,11 @@ def option(default, help, choices=None, metavar=None):
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "metavar": metavar})
 
 
+def like(options, name, default):
+    """Describe an option as another dataclass does, with another default."""
+    return dataclasses.field(default=default, metadata=options.__dataclass_fields__[name].metadata)
+
+
 @dataclasses.dataclass(frozen=True)
 class Common:
     """What every script takes."""
@@ -34,33 +39,70 @@ class Common:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A next-pixel network and how it is trained; a preset is one of these."""
+    """A next-pixel network and how it is trained; a preset is one of the two kinds below."""
 
-    size: int = option(10, "pictures are resized to SIZE x SIZE pixels")
-    levels: int = option(7, "and quantized to this many grey levels (2 to 256)")
     cell: str = option("gru", "recurrent cell", choices=("gru", "lstm"))
     units: int = option(256, "units of a recurrent layer")
     layers: int = option(1, "recurrent layers, one on top of the other")
     dropout: float = option(0.0, "share of a recurrent layer's outputs dropped in training")
     context: str = option(
         "previous",
-        "what the network reads before each pixel: the previous pixel, or its neighbours to the left and above",
-        choices=("previous", "above"),
+        "what the network reads before each pixel: the previous pixel, or its neighbours to the left and above, "
+        "or (painters) these and the row and column it lies in",
+        choices=("previous", "above", "place"),
     )
     epochs: int = option(12, "passes over the training pictures")
-    batch_size: int = option(32, "pictures in one step of the optimizer")
-    learning_rate: float = option(1e-3, "Adam's learning rate (its peak, with a schedule)")
+    batch_size: int = option(32, "pictures, or windows of them, in one step of the optimizer")
+    learning_rate: float = option(1e-3, "the optimizer's learning rate (its peak, with a schedule)")
     schedule: str = option(
         "constant",
-        "learning rate over time: constant, or a short rise and then a cosine fall to zero",
-        choices=("constant", "cosine"),
+        "learning rate over time: constant, a short rise and then a cosine fall to zero, or (painters) a fall to a "
+        "tenth after two thirds of the epochs, or to a half whenever the loss has not fallen for three",
+        choices=("constant", "cosine", "late", "plateau"),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class DigitRecipe(Recipe):
+    """One network for each class of a set of small grey pictures."""
+
+    size: int = option(10, "pictures are resized to SIZE x SIZE pixels")
+    levels: int = option(7, "and quantized to this many grey levels (2 to 256)")
     shift: int = option(0, "train on pictures moved by up to this many of their original pixels, too")
 
 
+@dataclasses.dataclass(frozen=True)
+class PainterRecipe(Recipe):
+    """One network for a folder of pictures, in colours of a palette or in greys."""
+
+    cell: str = like(Recipe, "cell", "lstm")
+    units: int = like(Recipe, "units", 512)
+    layers: int = like(Recipe, "layers", 2)
+    dropout: float = like(Recipe, "dropout", 0.2)
+    context: str = like(Recipe, "context", "place")
+    epochs: int = like(Recipe, "epochs", 50)
+    batch_size: int = like(Recipe, "batch_size", 32)
+    learning_rate: float = like(Recipe, "learning_rate", 2e-3)
+    schedule: str = like(Recipe, "schedule", "cosine")
+    width: int = option(75, "pictures are cropped about their middle and resized to WIDTH x HEIGHT pixels")
+    height: int = option(75, "see --width")
+    colors: int = option(256, "colours of the palette, chosen by K-means (2 to 4096)")
+    gray: int | None = option(None, "grey levels instead of colours (2 to 256)", metavar="LEVELS")
+    embedding: int = option(32, "numbers by which the network knows a colour")
+    targets: str = option(
+        "all",
+        "learn to predict every pixel of a window, its state carried from window to window, or the last alone",
+        choices=("all", "last"),
+    )
+    window: int = option(75, "pixels the network reads before it learns from them")
+    stride: int = option(1, "with the targets last: pixels from one window to the next")
+    optimizer: str = option("adam", "adam or rmsprop", choices=("adam", "rmsprop"))
+    clip: float = option(1.0, "the gradient is scaled down to this norm where it is longer")
+
+
 PRESETS = {
-    "tutorial": Recipe(),
-    "best": Recipe(
+    "tutorial": DigitRecipe(),
+    "best": DigitRecipe(
         size=14,
         levels=4,
         units=160,
@@ -71,7 +113,7 @@ PRESETS = {
         schedule="cosine",
         shift=1,
     ),
-    "digits": Recipe(
+    "digits": DigitRecipe(
         size=8,
         units=96,
         dropout=0.3,
@@ -80,6 +122,31 @@ PRESETS = {
         batch_size=8,
         learning_rate=4e-3,
         schedule="cosine",
+    ),
+    "painter": PainterRecipe(),
+    "monet": PainterRecipe(
+        colors=1000,
+        embedding=64,
+        context="previous",
+        epochs=100,
+        batch_size=128,
+        learning_rate=1e-3,
+        schedule="constant",
+        stride=3,
+        optimizer="rmsprop",
+    ),
+    "sumi-e": PainterRecipe(
+        width=60,
+        height=90,
+        gray=256,
+        dropout=0.0,
+        context="previous",
+        epochs=60,
+        batch_size=450,
+        learning_rate=1e-3,
+        schedule="late",
+        window=60,
+        optimizer="rmsprop",
     ),
 }
 
@@ -90,9 +157,11 @@ class Train(Common):
 
     output: str | None = option(None, "folder for the models (default: trained/SOURCE, or trained/SOURCE_PRESET)")
     data: str | None = option(None, "an .npz as Keras keeps MNIST, or a folder with the four IDX files")
-    num_images: int | None = option(None, "use only the first NUM_IMAGES training pictures of each class")
-    validation_split: float = option(0.0, "share of each class's pictures kept out of training and scored")
-    patience: int | None = option(None, "stop a class after this many epochs without a better validation score")
+    num_images: int | None = option(None, "use only the first NUM_IMAGES training pictures (of each class)")
+    validation: str | None = option(None, "a folder of pictures to score after each epoch (painters)", metavar="FOLDER")
+    validation_split: float = option(0.0, "share of the pictures (of each class) kept out of training and scored")
+    patience: int | None = option(None, "stop after this many epochs without a better validation score")
+    sample_every: int = option(10, "draw a sheet of pictures after every so many epochs (painters)", metavar="EPOCHS")
     resume: bool = option(False, "go on with a training that was interrupted")
 
 
@@ -114,7 +183,7 @@ class Classify(Common):
     """classify_mnist.py: what to classify."""
 
     output: str | None = option(None, "the confusion matrix to write (default: generated/MODELS_confusion.png)")
-    data: str | None = Train.__dataclass_fields__["data"]
+    data: str | None = like(Train, "data", None)
     num_images: int | None = option(None, "classify only the first NUM_IMAGES test pictures (default: all)")
     priors: str = option(
         "uniform",
@@ -160,9 +229,12 @@ def require_suffix(path, suffix):
         raise InputError(f"{path} should end in {suffix}")
 
 
-def add_options(parser, options, default_help=True):
-    """Add one flag for each field of the dataclass `options`; a flag not given leaves no attribute."""
+def add_options(parser, options, default_help=True, without=None):
+    """Add a flag for each field of the dataclass `options` that `without` lacks; one not given leaves no attribute."""
+    known = {item.name for item in dataclasses.fields(without)} if without else ()
     for item in dataclasses.fields(options):
+        if item.name in known:
+            continue
         kinds = [kind for kind in typing.get_args(item.type) or (item.type,) if kind is not type(None)]
         text = item.metadata["help"].replace("%", "%%")
         if default_help and item.default not in (None, False):

@@ -14,11 +14,17 @@ checkpoint is written; the same command with --resume goes on from it.
 """
 
 import concurrent.futures
+import contextlib
+import csv
 import dataclasses
+import functools
+import math
 import pathlib
 import queue
+import signal
 import sys
 import threading
+import time
 import zipfile
 import zlib
 
@@ -34,28 +40,68 @@ util = config.lazy_import("util")
 def parse_arguments():
     parser = config.Parser(__doc__)
     parser.add_argument(
-        "source", nargs="?", default="digits", help="digits, mnist, fashion_mnist, or a name for --data"
+        "source",
+        nargs="?",
+        default="digits",
+        help="a folder of pictures; or digits, mnist, fashion_mnist, a --data set",
     )
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--digit", type=int, metavar="CLASS", help="train the model of this class")
-    which.add_argument("--all-digits", action="store_true", help="train one model for each class")
-    parser.add_argument("--preset", choices=config.PRESETS, help="recipe (default: digits for digits, else tutorial)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--digit", type=int, metavar="CLASS", help="train the model of this class of digits")
+    which.add_argument("--all-digits", action="store_true", help="train one model for each class of digits")
+    presets = (
+        f"recipe (default: {DIGITS_PRESET} for digits, {SET_PRESET} for other sets, {PAINTER_PRESET} for a folder)"
+    )
+    parser.add_argument("--preset", choices=config.PRESETS, help=presets)
     config.add_options(parser, config.Train)
     recipe = parser.add_argument_group("recipe", "each of these overrides the preset")
     config.add_options(recipe, config.Recipe, default_help=False)
+    for kind, title in ((config.DigitRecipe, "recipe of digits"), (config.PainterRecipe, "recipe of painters")):
+        config.add_options(parser.add_argument_group(title), kind, default_help=False, without=config.Recipe)
     return parser.parse_args()
+
+
+DIGITS_PRESET, SET_PRESET, PAINTER_PRESET = "digits", "tutorial", "painter"
+DIGITS_ONLY = ("digit", "all_digits", "data")
+PAINTERS_ONLY = ("validation", "sample_every")
 
 
 def main():
     arguments = parse_arguments()
-    default_preset = "digits" if arguments.source == "digits" else "tutorial"
+    paints = is_folder_of_pictures(arguments)
+    default_preset = PAINTER_PRESET if paints else DIGITS_PRESET if arguments.source == "digits" else SET_PRESET
     preset = arguments.preset or default_preset
-    recipe = config.collect(config.Recipe, arguments, config.PRESETS[preset])
+    check_kind(arguments, preset, paints)
+    recipe = config.collect(type(config.PRESETS[preset]), arguments, config.PRESETS[preset])
     options = config.collect(config.Train, arguments)
     check(recipe, options)
+    name = pathlib.Path(arguments.source).resolve().name
+    if paints:
+        train_painter(arguments.source, preset, recipe, options, name)
+        return
     suffix = "" if preset == default_preset else f"_{preset}"
-    name = f"{pathlib.Path(arguments.source).name}{suffix}"
-    train(arguments.source, arguments.digit, preset, recipe, options, name)
+    train(arguments.source, arguments.digit, preset, recipe, options, f"{name}{suffix}")
+
+
+def is_folder_of_pictures(arguments):
+    """Say whether the source is a folder to learn painting from; other sources are sets of digits."""
+    known = arguments.source in ("digits", "mnist", "fashion_mnist")
+    return not known and not getattr(arguments, "data", None) and pathlib.Path(arguments.source).is_dir()
+
+
+def check_kind(arguments, preset, paints):
+    """Raise InputError for a preset or a flag that is not for this kind of source."""
+    kind, other = (config.PainterRecipe, config.DigitRecipe) if paints else (config.DigitRecipe, config.PainterRecipe)
+    what = "sets of digits" if paints else "folders of pictures"
+    if not paints and arguments.digit is None and not arguments.all_digits:
+        raise config.InputError(
+            f"{arguments.source} is not a folder of pictures; for a set of digits, add --all-digits or --digit CLASS"
+        )
+    if not isinstance(config.PRESETS[preset], kind):
+        raise config.InputError(f"the preset {preset} is for {what}, which {arguments.source} is not")
+    fields = {item.name for item in dataclasses.fields(other)} - {item.name for item in dataclasses.fields(kind)}
+    for name in (*fields, *(DIGITS_ONLY if paints else PAINTERS_ONLY)):
+        if getattr(arguments, name, None) not in (None, False):
+            raise config.InputError(f"--{name.replace('_', '-')} is for {what}, which {arguments.source} is not")
 
 
 def check(recipe, options):
@@ -63,13 +109,20 @@ def check(recipe, options):
     for name, low, high in (
         ("size", 2, 256),
         ("levels", 2, 256),
+        ("width", 2, 1024),
+        ("height", 2, 1024),
+        ("colors", 2, 4096),
+        ("gray", 2, 256),
+        ("embedding", 1, 4096),
+        ("stride", 1, 100_000),
         ("units", 1, 8192),
         ("layers", 1, 16),
         ("epochs", 1, 100_000),
         ("batch_size", 1, 100_000),
         ("shift", 0, 8),
     ):
-        if not low <= getattr(recipe, name) <= high:
+        value = getattr(recipe, name, None)
+        if value is not None and not low <= value <= high:
             raise config.InputError(f"--{name.replace('_', '-')} must be from {low} to {high}")
     if not 0 <= recipe.dropout < 1:
         raise config.InputError("--dropout must be at least 0 and below 1")
@@ -79,8 +132,27 @@ def check(recipe, options):
         raise config.InputError("--validation-split must be at least 0 and below 1")
     if options.num_images is not None and options.num_images < 1:
         raise config.InputError("--num-images must be at least 1")
-    if options.patience is not None and (options.patience < 1 or not options.validation_split):
-        raise config.InputError("--patience must be at least 1 and needs --validation-split")
+    if options.patience is not None and (options.patience < 1 or not (options.validation_split or options.validation)):
+        raise config.InputError("--patience must be at least 1 and needs --validation-split or --validation")
+    if isinstance(recipe, config.PainterRecipe):
+        check_painter(recipe, options)
+    elif recipe.context == "place" or recipe.schedule in ("late", "plateau"):
+        raise config.InputError("--context place and --schedule late and plateau are for folders of pictures")
+
+
+def check_painter(recipe, options):
+    pixels = recipe.width * recipe.height
+    if not 1 <= recipe.window <= pixels:
+        raise config.InputError(f"--window must be from 1 to {pixels}, the pixels of a picture")
+    if recipe.clip <= 0:
+        raise config.InputError("--clip must be above 0")
+    if options.sample_every < 1:
+        raise config.InputError("--sample-every must be at least 1")
+    if options.validation and options.validation_split:
+        raise config.InputError("--validation and --validation-split exclude each other")
+
+
+# --- Digits ------------------------------------------------------------------------------------
 
 
 def train(source, digit, preset, recipe, options, name):
@@ -96,7 +168,9 @@ def train(source, digit, preset, recipe, options, name):
     about = {"source": source, "preset": preset, "recipe": dataclasses.asdict(recipe)}
     about |= {flag: getattr(options, flag) for flag in ("seed", "num_images", "validation_split", "patience")}
     about |= {"precision": keras.config.dtype_policy().name, "data_crc32": fingerprint(images, labels)}
-    training, waiting = find_training(about, recipe, options, name, classes)
+    training, waiting = find_folder(
+        lambda folder: begin_training(about, recipe, options, folder, classes), options, name
+    )
     for label in waiting:
         own = images[labels == label]
         training.add(label, *prepare_pictures(own, recipe, options), available=len(own))
@@ -125,24 +199,32 @@ def check_pictures(label, count, options):
         )
 
 
-def find_training(about, recipe, options, name, classes):
-    """Begin, or resume, the training in --output or else in the first of trained/name, name-2, ... that can take it."""
+def find_folder(begin, options, name):
+    """Begin, or resume, a training in --output or else in the first of trained/name, name-2, ... that can take it.
+
+    `begin` takes a folder, returns the training and raises InputError where it can't be begun there.
+    """
+    folder = pathlib.Path(options.output or f"trained/{name}")
     if options.output or options.overwrite:
-        training = Training(about, recipe, options, pathlib.Path(options.output or f"trained/{name}"))
-        return training, training.begin(classes)
-    folder, number = pathlib.Path(f"trained/{name}"), 1
+        return begin(folder)
+    number, first_refusal = 1, None
     while True:
-        training = Training(about, recipe, options, folder)
         try:
-            waiting = training.begin(classes)
-        except config.InputError:
+            return begin(folder)
+        except config.InputError as error:
             if not folder.exists():
-                raise
-            waiting = []
-        if waiting:
-            return training, waiting
+                raise first_refusal or error from error
+            first_refusal = first_refusal or error
         number += 1
         folder = pathlib.Path(f"trained/{name}-{number}")
+
+
+def begin_training(about, recipe, options, folder, classes):
+    training = Training(about, recipe, options, folder)
+    waiting = training.begin(classes)
+    if not waiting and not options.output:
+        raise config.InputError(f"{folder} holds these classes, trained to their end")
+    return training, waiting
 
 
 def prepare_pictures(images, recipe, options):
@@ -154,8 +236,16 @@ def prepare_pictures(images, recipe, options):
     return training, util.to_sequences(images[kept:], recipe.size, recipe.levels)
 
 
-def learning_rate(recipe, step, steps):
-    """The rate of one of `steps` optimizer steps: constant, or up over the first tenth and down along a cosine."""
+def learning_rate(recipe, step, steps, losses=()):
+    """The rate of one of `steps` optimizer steps, after epochs of these losses.
+
+    constant; up over the first tenth and down along a cosine; late, a tenth of it in the last third; plateau, half
+    of it for each time that three epochs in a row brought no better loss.
+    """
+    if recipe.schedule == "late":
+        return recipe.learning_rate * (0.1 if 3 * step >= 2 * steps else 1)
+    if recipe.schedule == "plateau":
+        return recipe.learning_rate * 0.5 ** plateaus(losses)
     if recipe.schedule == "constant":
         return recipe.learning_rate
     rise = max(1, steps // 10)
@@ -164,27 +254,49 @@ def learning_rate(recipe, step, steps):
     return recipe.learning_rate * (1 + np.cos(np.pi * (step - rise) / (steps - rise))) / 2
 
 
+def plateaus(losses, patience=3):
+    """Count how often `patience` losses in a row were no better than the best one before them."""
+    best, stale, count = float("inf"), 0, 0
+    for loss in losses:
+        stale = 0 if loss < best else stale + 1
+        best = min(best, loss)
+        if stale == patience:
+            stale, count = 0, count + 1
+    return count
+
+
 @dataclasses.dataclass
 class Progress:
-    """How far one class has come: all there is to know to go on exactly from the end of an epoch."""
+    """How far a training has come: all there is to know to go on exactly."""
 
     variables: list  # of the network and of its optimizer
-    losses: list  # nats a picture, one for each epoch
+    losses: list  # one for each epoch: nats a picture of digits, nats a pixel of a painter
     validation_losses: list
-    best: list | None = None  # the variables after the best epoch, where a validation score stops the training
+    best: list = ()  # the variables after the best epoch, where a validation score stops the training of a class
+    # A painter also goes on from the middle of an epoch:
+    step: int = 0
+    nats: float = 0.0
+    pixels: float = 0.0
+    states: list = ()
+
+    ARRAYS = ("variables", "best", "states")
 
     def save(self, path):
-        arrays = {f"variable_{i}": value for i, value in enumerate(self.variables)}
-        arrays |= {f"best_{i}": value for i, value in enumerate(self.best or [])}
+        values = dataclasses.asdict(self)
+        arrays = {f"{name}_{i}": value for name in self.ARRAYS for i, value in enumerate(values.pop(name))}
         with util.whole_file(path) as temporary:
-            np.savez(temporary, losses=self.losses, validation_losses=self.validation_losses, **arrays)
+            np.savez(temporary, **values, **arrays)
 
     @classmethod
     def load(cls, path):
-        with np.load(path) as file:
-            numbered = {kind: [name for name in file if name.startswith(kind)] for kind in ("variable_", "best_")}
-            variables, best = ([file[name] for name in numbered[kind]] for kind in ("variable_", "best_"))
-            return cls(variables, file["losses"].tolist(), file["validation_losses"].tolist(), best or None)
+        """Read what save wrote. Raises InputError where the file is damaged."""
+        try:
+            with np.load(path) as file:
+                arrays = {kind: [file[name] for name in file if name.startswith(f"{kind}_")] for kind in cls.ARRAYS}
+                values = {item.name: file[item.name].tolist() for item in dataclasses.fields(cls) if item.name in file}
+                return cls(**values, **arrays)
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise config.InputError(f"{path} is damaged") from error
 
     def is_over(self, epochs, patience):
         """Say whether all epochs are done, or the last `patience` of them brought nothing."""
@@ -216,11 +328,9 @@ class Training:
         earlier = util.load_meta(self.folder) if path.exists() else None
         if self.options.resume and earlier is None:
             raise config.InputError(f"{self.folder} holds no training to resume")
-        differing = [
-            key
-            for key in self.meta
-            if earlier and key not in ("versions", "classes") and earlier.get(key) != self.meta[key]
-        ]
+        if earlier and "classes" not in earlier:
+            raise config.InputError(f"{self.folder} holds a painter; give another --output")
+        differing = differing_keys(self.meta, earlier) if earlier else []
         kept = earlier["classes"] if earlier else {}
         if differing:
             self.refuse_other_training(differing, earlier, classes)
@@ -242,10 +352,7 @@ class Training:
         """Raise InputError unless every model of the earlier, different training is to be overwritten."""
         if self.options.overwrite and not self.options.resume and set(map(int, earlier["classes"])) <= set(classes):
             return
-        changes = "; ".join(difference(key, earlier.get(key), self.meta[key]) for key in differing)
-        raise config.InputError(
-            f"{self.folder} holds another training ({changes}); give the same options, or another --output"
-        )
+        raise other_training(self.folder, differing, earlier, self.meta)
 
     def refuse_begun(self, kept, classes):
         for label in classes:
@@ -311,10 +418,8 @@ class Training:
         if self.checkpoint(label).exists():
             try:
                 return Progress.load(self.checkpoint(label))
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-                raise config.InputError(
-                    f"{self.checkpoint(label)} is damaged; delete it to train class {label} anew"
-                ) from error
+            except config.InputError as error:
+                raise config.InputError(f"{error}; delete it to train class {label} anew") from error
         keras.utils.set_random_seed(self.options.seed * 1000 + label)
         return Progress([variable.numpy() for variable in variables_of(build_trainer(self.recipe))], [], [])
 
@@ -411,6 +516,17 @@ class Training:
         return path
 
 
+def differing_keys(meta, earlier):
+    """List what an earlier training's meta.json says of its options and data that is not so in this one's."""
+    return [key for key in meta if key not in ("versions", "classes") and earlier.get(key) != meta[key]]
+
+
+def other_training(folder, differing, earlier, meta):
+    """Make the InputError which says that the folder's training is another one, and how it differs."""
+    changes = "; ".join(difference(key, earlier.get(key), meta[key]) for key in differing)
+    return config.InputError(f"{folder} holds another training ({changes}); give the same options, or another --output")
+
+
 def difference(key, before, now):
     """Put into words what differs between two trainings."""
     if isinstance(before, dict) and isinstance(now, dict):
@@ -439,6 +555,309 @@ def variables_of(trainer):
 def put_variables(trainer, values):
     for variable, value in zip(variables_of(trainer), values, strict=True):
         variable.assign(value)
+
+
+# --- Painters ----------------------------------------------------------------------------------
+
+TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)  # of the pictures on a sample sheet
+SAVE_SECONDS = 300  # between checkpoints within an epoch
+STARTS = 64  # windows of the training pictures that are kept with the model, to start drawings from
+
+
+def train_painter(source, preset, recipe, options, name):
+    """Train one network on a folder of pictures and write it into a folder, by default trained/`name`."""
+    pictures, held_out, refused = load_paintings(source, recipe, options)
+    device = util.use_precision(options.precision, recipe.batch_size)
+    if not options.quiet:
+        for line in refused:
+            print(f"note: left out: {line}", file=sys.stderr)
+        print(f"device: {device}", file=sys.stderr)
+    about = {"source": source, "preset": preset, "recipe": dataclasses.asdict(recipe)}
+    about |= {
+        flag: getattr(options, flag) for flag in ("seed", "num_images", "validation", "validation_split", "patience")
+    }
+    about |= {"precision": keras.config.dtype_policy().name}
+    about |= {"pictures": len(pictures), "data_crc32": zlib.crc32(pictures.tobytes(), zlib.crc32(held_out.tobytes()))}
+    training = find_folder(lambda folder: PainterTraining(about, recipe, options, folder), options, name)
+    training.prepare(pictures, held_out)
+    training.execute()
+    for line in ("model.keras", "loss.png"):
+        print(f"{line.split('.')[0]}: {training.folder / line}")
+    if refused:
+        raise config.PartlyDone(f"{len(refused)} files in {source} are no pictures that could be used; the rest was")
+
+
+def load_paintings(source, recipe, options):
+    """Return the pictures to train on and those held out, uint8 N x H x W x 3, and why others were left out."""
+    read = functools.partial(util.load_pictures, width=recipe.width, height=recipe.height, gray=recipe.gray is not None)
+    pictures, refused = read(source)
+    pictures = pictures[: options.num_images]
+    if options.validation:
+        held_out, more_refused = read(options.validation)
+        return pictures, held_out, refused + more_refused
+    count = round(len(pictures) * options.validation_split)
+    if options.validation_split and not 0 < count < len(pictures):
+        raise config.InputError(f"--validation-split would hold out {count} of {len(pictures)} pictures")
+    order = np.random.default_rng(options.seed).permutation(len(pictures))
+    return pictures[np.sort(order[count:])], pictures[np.sort(order[:count])], refused
+
+
+class PainterTraining:
+    """One network trained on a folder of pictures, and the folder that holds what comes of it.
+
+    meta.json tells of the training and holds the palette; two checkpoints take turns, so that one is always whole.
+    """
+
+    def __init__(self, about, recipe, options, folder):
+        """Take a folder for a new training, or for the one that lies there. Raises InputError where it can't be."""
+        self.recipe, self.options, self.folder = recipe, options, folder
+        self.meta = about | {"versions": util.versions()}
+        earlier = util.load_meta(folder) if (folder / "meta.json").exists() else None
+        if options.resume:
+            if earlier is None:
+                raise config.InputError(f"{folder} holds no training to resume")
+            differing = differing_keys(about, earlier)
+            if differing:
+                raise other_training(folder, differing, earlier, about)
+            if earlier.get("finished"):
+                raise config.InputError(f"the training in {folder} is finished; --overwrite starts it anew")
+            self.meta = earlier
+        elif earlier and not options.overwrite:
+            state = "a finished" if earlier.get("finished") or "classes" in earlier else "an unfinished"
+            raise config.InputError(f"{folder} holds {state} training; --resume goes on, --overwrite starts anew")
+
+    def prepare(self, pictures, held_out):
+        """Choose the palette, write what the network will see, and cut the pictures into windows."""
+        if "palette" not in self.meta:
+            self.clear()
+            self.meta["palette"] = self.choose_palette(pictures)
+        self.palette = self.meta["palette"]
+        tokens = util.to_palette(pictures, self.palette)
+        quantized = util.from_palette(tokens, self.palette, self.recipe.height, self.recipe.width)
+        error = util.color_error(pictures[:100], quantized[:100])
+        kind = "colours" if self.recipe.gray is None else "greys"
+        print(f"palette: {len(self.palette)} {kind}, mean Delta E {error:.2f}", flush=True)
+        about = util.provenance(self.options.seed)
+        util.save_png(self.folder / "preview.png", util.contact_sheet(np.stack([pictures[0], quantized[0]]), 2), about)
+        util.save_png(self.folder / "starts.png", self.palette[self.choose_starts(tokens)], about)
+        self.write_meta()
+        self.windows = self.cut(tokens)
+        self.held_out = self.cut(util.to_palette(held_out, self.palette)) if len(held_out) else None
+
+    def clear(self):
+        """Remove what an earlier training has left in the folder."""
+        for pattern in ("checkpoint_*.npz", "model*.keras", "samples/epoch_*.png", "loss.*"):
+            for path in self.folder.glob(pattern):
+                path.unlink()
+
+    def choose_palette(self, pictures):
+        if self.recipe.gray is not None:
+            return util.gray_palette(self.recipe.gray)
+        palette = util.fit_palette(pictures, self.recipe.colors, self.options.seed)
+        if len(palette) < self.recipe.colors and not self.options.quiet:
+            print(f"note: the pictures need only {len(palette)} of {self.recipe.colors} colours", file=sys.stderr)
+        return palette
+
+    def choose_starts(self, tokens):
+        """Cut random windows out of the pictures, for drawings to start from: tokens STARTS x window."""
+        rng = np.random.default_rng(self.options.seed)
+        pictures = rng.integers(len(tokens), size=STARTS)
+        places = rng.integers(tokens.shape[1] - self.recipe.window + 1, size=STARTS)
+        return tokens[pictures[:, None], places[:, None] + np.arange(self.recipe.window)]
+
+    def cut(self, tokens):
+        recipe = self.recipe
+        settings = (recipe.window, recipe.stride, recipe.batch_size, recipe.targets)
+        return util.Windows(tokens, recipe.width, recipe.height, recipe.context, *settings)
+
+    def write_meta(self):
+        util.write_json(self.folder / "meta.json", self.meta | {"palette": util.write_palette(self.palette)})
+
+    # The work
+
+    def build(self, fused):
+        options = util.painter_options(dataclasses.asdict(self.recipe), self.palette)
+        return util.build_painter(**options, targets=self.recipe.targets, fused=fused)
+
+    def execute(self):
+        """Train to the end, from the last checkpoint where there is one. Raises Interrupted after Ctrl-C."""
+        recipe = self.recipe
+        keras.utils.set_random_seed(self.options.seed)
+        self.model = self.build(fused=not util.has_gpu())
+        util.show_colors(self.model, self.palette, self.options.seed)
+        kind = {"adam": keras.optimizers.Adam, "rmsprop": keras.optimizers.RMSprop}[recipe.optimizer]
+        self.model.optimizer = kind(recipe.learning_rate, global_clipnorm=recipe.clip)
+        self.model.optimizer.build(self.model.trainable_variables)
+        self.learn = util.make_learner(self.model, self.model.optimizer)
+        self.evaluate = util.make_evaluator(self.model)
+        self.paint = util.make_painter(self.model, recipe.context, (recipe.height, recipe.width))
+        progress = self.last_progress() or Progress([], [], [])
+        if progress.variables:
+            put_variables(self.model, progress.variables)
+        steps = self.windows.steps
+        disable = True if self.options.quiet else None
+        begun = len(progress.losses) * steps + progress.step
+        with (
+            heeded_interrupt() as self.stop,
+            tqdm.tqdm(total=recipe.epochs * steps, initial=begun, unit="step", disable=disable) as self.bar,
+        ):
+            while not progress.is_over(recipe.epochs, self.options.patience):
+                self.train_epoch(progress)
+                self.finish_epoch(progress)
+        self.meta["finished"] = True
+        self.write_meta()
+        for path in self.checkpoints():
+            path.unlink(missing_ok=True)
+
+    def train_epoch(self, progress):
+        """Run over the pictures once, from the step that `progress` has come to."""
+        steps, epoch = self.windows.steps, len(progress.losses)
+        states, saved = list(progress.states), time.monotonic()
+        while progress.step < steps:
+            inputs, targets, weight, first = self.windows.batch(self.options.seed, epoch, progress.step)
+            self.model.optimizer.learning_rate = learning_rate(
+                self.recipe,
+                epoch * steps + progress.step,
+                self.recipe.epochs * steps,
+                progress.validation_losses or progress.losses,
+            )
+            loss, states = self.learn(inputs | self.carry(states, first), targets, weight)
+            if not math.isfinite(loss):
+                raise config.InputError("the training diverged; try a lower --learning-rate")
+            progress.nats += float(loss) * float(weight.sum())
+            progress.pixels += float(weight.sum())
+            progress.step += 1
+            self.bar.update()
+            self.bar.set_postfix(loss=f"{progress.nats / progress.pixels:.3f} nats", refresh=False)
+            if self.stop.is_set() or time.monotonic() - saved > SAVE_SECONDS:
+                self.save_progress(progress, states)
+                saved = time.monotonic()
+                self.obey_interrupt()
+
+    def carry(self, states, first):
+        """Return the inputs that hand a batch the states of the one before it, zero where a window comes first."""
+        names = [name for name in self.model.input if name.startswith("state_")]
+        zero = np.zeros((len(first), self.recipe.units), "float32")
+        kept = (1 - first.astype("float32"))[:, None]
+        return {name: state * kept for name, state in zip(names, states or [zero] * len(names))}
+
+    def obey_interrupt(self):
+        if self.stop.is_set():
+            raise config.Interrupted("interrupted; the same command with --resume goes on from here")
+
+    def finish_epoch(self, progress):
+        """Score, save, draw and plot at the end of an epoch."""
+        progress.losses.append(progress.nats / progress.pixels)
+        progress.step, progress.nats, progress.pixels = 0, 0.0, 0.0
+        if self.held_out:
+            progress.validation_losses.append(self.validation_loss())
+        scores = progress.validation_losses or [0]
+        if scores[-1] == min(scores):
+            self.save_model("model.keras")
+        if progress.is_over(self.recipe.epochs, self.options.patience) and self.held_out:
+            self.save_model("model_last.keras")
+        epoch = len(progress.losses)
+        if epoch == 1 or epoch % self.options.sample_every == 0 or epoch == self.recipe.epochs:
+            self.draw_samples(epoch)
+        self.record(progress)
+        self.save_progress(progress, [])
+        self.obey_interrupt()
+
+    def validation_loss(self):
+        """Return the nats a pixel of the pictures held out."""
+        states, nats, pixels = [], 0.0, 0.0
+        for step in range(self.held_out.steps):
+            inputs, targets, weight, first = self.held_out.batch(0, 0, step)
+            loss, states = self.evaluate(inputs | self.carry(states, first), targets, weight)
+            nats += float(loss) * float(weight.sum())
+            pixels += float(weight.sum())
+        return nats / pixels
+
+    def save_model(self, name):
+        model = self.build(fused=False)
+        model.set_weights(self.model.get_weights())
+        util.save_model(self.folder / name, model)
+
+    def draw_samples(self, epoch):
+        """Draw a picture at each of TEMPERATURES, all from the same random numbers."""
+        pixels = self.recipe.width * self.recipe.height
+        uniform = np.random.default_rng(self.options.seed).random(pixels, dtype="float32")
+        known = np.zeros((len(TEMPERATURES), pixels), "int32")
+        temperatures = np.array(TEMPERATURES, "float32")
+        uniform = np.tile(uniform, (len(TEMPERATURES), 1))
+        tokens = self.paint(util.weights_of(self.model), known, uniform, np.int32(0), temperatures)
+        pictures = util.from_palette(tokens, self.palette, self.recipe.height, self.recipe.width)
+        about = util.provenance(self.options.seed, epoch=epoch)
+        sheet = util.contact_sheet(pictures, len(TEMPERATURES))
+        util.save_png(self.folder / "samples" / f"epoch_{epoch:04}.png", sheet, about)
+
+    def record(self, progress):
+        """Write the losses so far into loss.csv and loss.png, in nats and in bits a pixel."""
+        curves = {"loss": progress.losses, "validation": progress.validation_losses}
+        curves = {name: np.array(losses) for name, losses in curves.items() if losses}
+        with util.whole_file(self.folder / "loss.csv") as temporary, open(temporary, "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["epoch", *(f"{name}_{unit}" for name in curves for unit in ("nats", "bits"))])
+            for epoch in range(len(progress.losses)):
+                values = [f"{curve[epoch] / unit:.6f}" for curve in curves.values() for unit in (1, math.log(2))]
+                writer.writerow([epoch + 1, *values])
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(8, 5), layout="constrained")
+        axes = figure.subplots()
+        for name, curve in curves.items():
+            axes.plot(range(1, len(curve) + 1), curve, label=name)
+        axes.set(xlabel="epoch", ylabel="nats a pixel", title=self.meta["source"])
+        axes.secondary_yaxis("right", functions=(lambda x: x / math.log(2), lambda x: x * math.log(2))).set_ylabel(
+            "bits a pixel"
+        )
+        axes.legend()
+        with util.whole_file(self.folder / "loss.png") as temporary:
+            figure.savefig(temporary, format="png", dpi=100, metadata=util.provenance(self.options.seed))
+
+    # Checkpoints
+
+    def checkpoints(self):
+        return [self.folder / f"checkpoint_{name}.npz" for name in ("a", "b")]
+
+    def save_progress(self, progress, states):
+        """Write the checkpoint that is the older one; the other stays whole whatever happens."""
+        progress.variables = [variable.numpy() for variable in variables_of(self.model)]
+        progress.states = [np.asarray(state, "float32") for state in states]
+        paths = self.checkpoints()
+        paths.sort(key=lambda path: path.stat().st_mtime_ns if path.exists() else 0)
+        progress.save(paths[0])
+
+    def last_progress(self):
+        """Read the checkpoint that has come further; where that is damaged, say so and take the other."""
+        found, damaged = [], []
+        for path in filter(pathlib.Path.exists, self.checkpoints()):
+            try:
+                found.append(Progress.load(path))
+            except config.InputError as error:
+                damaged.append(str(error))
+        last = max(found, key=lambda progress: (len(progress.losses), progress.step), default=None)
+        if damaged:
+            come = f"epoch {len(last.losses) + 1}, step {last.step + 1}" if last else "the beginning"
+            print(f"note: {', '.join(damaged)}; going on from {come}", file=sys.stderr)
+        return last
+
+
+@contextlib.contextmanager
+def heeded_interrupt():
+    """Let Ctrl-C set the event that is yielded, so that a step is finished first; a second one interrupts at once."""
+    stop = threading.Event()
+
+    def heed(*_):
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    earlier = signal.signal(signal.SIGINT, heed)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, earlier)
 
 
 if __name__ == "__main__":

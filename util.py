@@ -9,18 +9,23 @@ import contextlib
 import ctypes
 import functools
 import gzip
+import io
 import json
+import math
 import os
 import pathlib
 import platform
 import shlex
 import sys
 import tempfile
+import warnings
 import zlib
 
 import h5py
 import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
+from scipy.spatial import KDTree
+from skimage.color import deltaE_ciede2000, lab2rgb, rgb2lab
 from skimage.transform import resize
 
 from config import InputError
@@ -124,18 +129,72 @@ def provenance(seed, **more):
 
 def load_image(path):
     """Read a picture upright and in RGB: float32 H x W x 3 in 0..255. Raises InputError where it can't be read."""
+    return np.asarray(open_picture(path), "float32")
+
+
+def open_picture(path, at_least=None):
+    """Open a picture upright and in sRGB, on white where it is transparent, as a Pillow RGB image.
+
+    Of an animation it is the first frame. `at_least` (width, height) lets a JPEG be decoded at a fraction of its
+    size, but no smaller than that. Raises InputError where it can't be read.
+    """
     try:
-        with Image.open(path) as picture:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:
+            if at_least:
+                picture.draft(None, at_least)
+            profile = picture.info.get("icc_profile")
             upright = ImageOps.exif_transpose(picture)
             if upright.has_transparency_data:
                 upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
+                upright = upright.convert("RGB")
             if upright.mode.startswith("I;16"):
                 upright = Image.fromarray((np.asarray(upright) >> 8).astype("uint8"))
-            return np.asarray(upright.convert("RGB"), "float32")
+            return to_srgb(upright, profile)
     except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise InputError(f"{path} is not a picture that can be read: {error}") from error
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror or error}") from error
+
+
+def to_srgb(picture, profile):
+    """Convert a Pillow image to RGB, by way of its ICC profile (bytes or None) where that can be understood."""
+    if profile:
+        with contextlib.suppress(ImageCms.PyCMSError, OSError):
+            srgb = ImageCms.createProfile("sRGB")
+            return ImageCms.profileToProfile(picture, io.BytesIO(profile), srgb, outputMode="RGB")
+    return picture.convert("RGB")
+
+
+def find_pictures(folder):
+    """List the pictures in a folder and the folders in it, in order, judged by their names' endings."""
+    endings = Image.registered_extensions()
+    found = (path for path in pathlib.Path(folder).rglob("*") if path.suffix.lower() in endings and path.is_file())
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
+def load_pictures(folder, width, height, gray=False):
+    """Read a folder of pictures, each cropped about its middle and resized: uint8 N x height x width x 3.
+
+    Returns the pictures and, for each file that could not be used, a line that says why. Raises InputError where
+    none can be used.
+    """
+    pictures, refused = [], []
+    for path in find_pictures(folder):
+        try:
+            picture = open_picture(path, at_least=(2 * width, 2 * height))
+            if min(picture.size) < SMALLEST_SIDE:
+                raise InputError(f"{path} is only {picture.width} x {picture.height} pixels")
+            fitted = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+            pictures.append(np.asarray(fitted.convert("L").convert("RGB") if gray else fitted))
+        except InputError as error:
+            refused.append(str(error))
+    if not pictures:
+        reason = f"; the first: {refused[0]}" if refused else ""
+        raise InputError(f"{folder} holds no picture that can be used{reason}")
+    return np.stack(pictures), refused
+
+
+SMALLEST_SIDE = 8  # pixels; less is an icon or a mistake, not something to learn painting from
 
 
 def save_png(path, pixels, about):
@@ -156,11 +215,11 @@ def save_gif(path, frames, seconds):
 
 
 def contact_sheet(pictures, columns, gap=1):
-    """Lay uint8 N x H x W pictures out on a grid: uint8, each pixel up to 8 times enlarged, dark grey lines between."""
-    count, height, width = pictures.shape
+    """Lay uint8 N x H x W (x 3) pictures out on a grid: each pixel up to 8 times enlarged, dark grey lines between."""
+    count, height, width = pictures.shape[:3]
     enlarge = int(np.clip(1500 // (columns * (width + gap)), 1, 8))
     rows = -(-count // columns)
-    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap), 64, "uint8")
+    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, *pictures.shape[3:]), 64, "uint8")
     for i, picture in enumerate(pictures):
         y, x = (i // columns) * (height + gap) + gap, (i % columns) * (width + gap) + gap
         sheet[y : y + height, x : x + width] = picture
@@ -306,6 +365,54 @@ def shifted_copies(images, shift):
     return np.stack([padded[:, shift + y : shift + y + height, shift + x : shift + x + width] for y, x in moves])
 
 
+def fit_palette(pictures, colors, seed):
+    """Choose at most `colors` colours for uint8 N x H x W x 3 by K-means in CIELAB: uint8 K x 3, dark to light.
+
+    Pictures of no more distinct colours than that keep them all. At most 200,000 pixels, picked at random, are
+    clustered: more of them move no colour by as much as one level.
+    """
+    from sklearn.cluster import MiniBatchKMeans
+
+    packed = pictures.astype("uint32") @ np.array([65536, 256, 1], "uint32")
+    distinct = np.unique(packed)
+    if len(distinct) > colors:
+        chosen = np.random.default_rng(seed).choice(packed.ravel(), min(packed.size, 200_000), replace=False)
+        points = rgb2lab(unpack_colors(chosen))
+        kmeans = MiniBatchKMeans(min(colors, len(points)), batch_size=4096, n_init=1, random_state=seed)
+        centers = lab2rgb(kmeans.fit(points).cluster_centers_)
+        distinct = np.unique(np.round(centers * 255).astype("uint32") @ np.array([65536, 256, 1], "uint32"))
+    palette = unpack_colors(distinct)
+    return palette[np.argsort(rgb2lab(palette)[:, 0], kind="stable")]
+
+
+def unpack_colors(packed):
+    """Turn numbers 0xRRGGBB into uint8 N x 3."""
+    return (packed[:, None] >> np.array([16, 8, 0], "uint32") & 255).astype("uint8")
+
+
+def gray_palette(levels):
+    """Return `levels` greys from black to white: uint8 levels x 3."""
+    return from_levels(np.arange(levels), levels)[:, None].repeat(3, 1)
+
+
+def to_palette(pictures, palette):
+    """Replace each pixel of uint8 N x H x W x 3 by the nearest colour in CIELAB: uint16 tokens N x (H * W)."""
+    tree = KDTree(rgb2lab(palette))
+    tokens = [tree.query(rgb2lab(picture).reshape(-1, 3))[1].astype("uint16") for picture in pictures]
+    return np.stack(tokens)
+
+
+def from_palette(tokens, palette, height, width):
+    """Turn integer tokens N x (H * W) back into pictures: uint8 N x H x W x 3."""
+    return palette[np.asarray(tokens)].reshape(-1, height, width, 3)
+
+
+def color_error(pictures, quantized):
+    """Return the mean CIEDE2000 colour difference between uint8 pictures; about 1 is just visible side by side."""
+    errors = [deltaE_ciede2000(rgb2lab(a), rgb2lab(b)).mean() for a, b in zip(pictures, quantized, strict=True)]
+    return float(np.mean(errors))
+
+
 def load_drawing(path, meta):
     """Read a picture of one digit, any size, and lay it out as the training set's are: uint8 H x W, white on black.
 
@@ -350,6 +457,8 @@ def center_ink(gray, path):
 
 # --- Recurrent networks ------------------------------------------------------------------------
 
+CONTEXTS = ("previous", "above", "place")
+
 # The pixels (row, column) that a context reads, relative to the one being drawn.
 ABOVE = [(0, -1), (0, -2), *((-1, dx) for dx in range(-2, 3)), *((-2, dx) for dx in range(-1, 2))]
 
@@ -359,7 +468,7 @@ def context_table(height, width, context):
 
     Returns int32 T x F, T = height * width: entry [t, f] is 1 + the position of an earlier pixel, or 0 for
     the start symbol. `previous` reads the one pixel before, in row order, as the MNIST tutorial does;
-    `above` reads ten neighbours in two dimensions, and the start symbol beyond the border.
+    `above` and `place` read ten neighbours in two dimensions, and the start symbol beyond the border.
     """
     if context == "previous":
         return np.arange(height * width, dtype="int32")[:, None]
@@ -387,18 +496,76 @@ def build_rnn(size, levels, cell="gru", units=256, layers=1, dropout=0.0, contex
 
     The logits of pixel t depend on pixels before t alone (the input is shifted right by one inside, with an
     all-zero vector as the start). `cell` is gru or lstm, `layers` of them with `units` each; `options` go to
-    the Keras layer. `fused` takes FusedGRU, which trains faster and has the same weights.
+    the Keras layer, `fused` to recurrent_layer.
     """
     table = context_table(size, size, context)
     tokens = keras.Input((size * size,), dtype="int32", name="tokens")
     x = read_context(ops.pad(tokens + 1, ((0, 0), (1, 0))), table, levels)
-    layer = {"gru": FusedGRU if fused else keras.layers.GRU, "lstm": keras.layers.LSTM}[cell]
     for i in range(layers):
-        x = layer(units, return_sequences=True, name=f"{cell}_{i}", **options)(x)
+        x = recurrent_layer(cell, fused)(units, return_sequences=True, name=f"{cell}_{i}", **options)(x)
         if dropout:
             x = keras.layers.Dropout(dropout, name=f"dropout_{i}")(x)
     logits = keras.layers.Dense(levels, dtype="float32", name="logits")(x)
     return keras.Model(tokens, logits, name="next_pixel")
+
+
+def build_painter(
+    colors, width, height, window, cell, units, layers, dropout, embedding, context, targets="all", fused=False
+):
+    """Build a next-pixel network that reads a window of a picture at a time, its state carried from window to window.
+
+    Inputs, by name: `neighbours` int N x window x F (0 for the start or 1 + token, see context_table); with the
+    context `place` also `row` and `column`, int N x window; and the state of each layer, N x units (two for an
+    lstm). Outputs: float32 logits N x window x colors, for the last pixel alone where `targets` is last, and the
+    new states. Each neighbour is looked up in one embedding of the palette.
+    """
+    count = context_table(height, width, context).shape[1]
+    inputs = {"neighbours": keras.Input((window, count), dtype="int32", name="neighbours")}
+    looked_up = keras.layers.Embedding(colors + 1, embedding, name="colors")(inputs["neighbours"])
+    x = keras.layers.Reshape((window, count * embedding))(looked_up)
+    if context == "place":
+        inputs |= {name: keras.Input((window,), dtype="int32", name=name) for name in ("row", "column")}
+        row = keras.layers.Embedding(height, PLACE_UNITS, name="rows")(inputs["row"])
+        column = keras.layers.Embedding(width, PLACE_UNITS, name="columns")(inputs["column"])
+        x = keras.layers.Concatenate()([x, row, column])
+    outputs = []
+    for i in range(layers):
+        names = [f"state_{i}_{part}" for part in range(2 if cell == "lstm" else 1)]
+        inputs |= {name: keras.Input((units,), name=name) for name in names}
+        run = recurrent_layer(cell, fused)(units, return_sequences=True, return_state=True, name=f"{cell}_{i}")
+        x, *states = run(x, initial_state=[inputs[name] for name in names])
+        outputs += states
+        if dropout:
+            x = keras.layers.Dropout(dropout, name=f"dropout_{i}")(x)
+    if targets == "last":
+        x = x[:, -1:]
+    logits = keras.layers.Dense(colors, dtype="float32", name="logits")(x)
+    return keras.Model(inputs, [logits, *outputs], name="painter")
+
+
+def show_colors(model, palette, seed):
+    """Set a new painter's first weights so that colours which look alike begin alike, going in and coming out.
+
+    They are random Fourier features of CIELAB (Rahimi and Recht 2007); training goes on from there.
+    """
+    rng = np.random.default_rng(seed)
+
+    def features(width):
+        lengths = rng.normal(size=(3, width)) / 30  # colours 30 Delta E apart have little in common
+        return np.cos(rgb2lab(palette) @ lengths + rng.uniform(0, 2 * np.pi, width))
+
+    embedding, head = model.get_layer("colors").embeddings, model.get_layer("logits").kernel
+    embedding.assign(np.pad(features(embedding.shape[1]) / 2, ((1, 0), (0, 0))))
+    head.assign(features(head.shape[0]).T / head.shape[0] ** 0.5)
+
+
+PLACE_UNITS = 32  # width of the embedding of a row's, and of a column's number
+
+
+def recurrent_layer(cell, fused):
+    """Return the Keras layer of a cell; `fused` takes the one that trains faster and has the same weights."""
+    plain, fast = {"gru": (keras.layers.GRU, FusedGRU), "lstm": (keras.layers.LSTM, FusedLSTM)}[cell]
+    return fast if fused else plain
 
 
 class FusedGRU(keras.layers.GRU):
@@ -411,25 +578,35 @@ class FusedGRU(keras.layers.GRU):
     def inner_loop(self, sequences, initial_state, mask=None, training=False):
         cell = self.cell
         x = ops.matmul(ops.transpose(sequences, (1, 0, 2)), cell.kernel) + cell.bias[0]
-        # tf.identity: a custom gradient takes tensors, and Keras hands out variables outside compiled code.
-        kernel, bias = (tf.identity(ops.convert_to_tensor(v)) for v in (cell.recurrent_kernel, cell.bias[1]))
-        h = gru_states(x, kernel, bias)
+        kernel, bias, first = as_tensors(cell.recurrent_kernel, cell.bias[1], keras.tree.flatten(initial_state)[0])
+        h = gru_states(x, kernel, bias, first)
         return h[-1], ops.transpose(h, (1, 0, 2)), [h[-1]]
 
 
+class FusedLSTM(keras.layers.LSTM):
+    """keras.layers.LSTM with a gradient like FusedGRU's."""
+
+    def inner_loop(self, sequences, initial_state, mask=None, training=False):
+        cell = self.cell
+        x = ops.matmul(ops.transpose(sequences, (1, 0, 2)), cell.kernel) + cell.bias
+        h, c = lstm_states(x, *as_tensors(cell.recurrent_kernel, *initial_state))
+        return h[-1], ops.transpose(h, (1, 0, 2)), [h[-1], c]
+
+
+def as_tensors(*values):
+    # A custom gradient takes tensors, and Keras hands out variables outside compiled code.
+    return [tf.identity(ops.convert_to_tensor(value)) for value in values]
+
+
 @tf.custom_gradient
-def gru_states(inputs, kernel, bias):
-    """Run a GRU (Cho et al. 2014, reset after the product) from zero: T x N x 3U inputs -> T x N x U states.
+def gru_states(inputs, kernel, bias, first):
+    """Run a GRU (Cho et al. 2014, reset after the product) from a state: T x N x 3U inputs -> T x N x U states.
 
     Gates stand in the order update, reset, candidate. The loop over time and its reverse are compiled.
     """
     steps, units = inputs.shape[0], inputs.shape[2] // 3
-
-    def stack(width):
-        return tf.TensorArray(inputs.dtype, steps, element_shape=[inputs.shape[1], width])
-
-    def loop(body, *state):
-        return tf.while_loop(lambda t, *_: t < steps, body, (0, *state), maximum_iterations=steps)[1:]
+    stack = functools.partial(stack_of, inputs)
+    loop = functools.partial(loop_over, steps)
 
     def forward(t, h, *stacks):
         xz, xr, xn = tf.split(inputs[t], 3, -1)
@@ -438,7 +615,7 @@ def gru_states(inputs, kernel, bias):
         n = tf.tanh(xn + r * an)
         return t + 1, n + z * (h - n), *(s.write(t, value) for s, value in zip(stacks, (h, z, r, n, an)))
 
-    last, *stacks = loop(forward, tf.zeros_like(inputs[0, :, :units]), *(stack(units) for _ in range(5)))
+    last, *stacks = loop(forward, first, *(stack(units) for _ in range(5)))
     h, z, r, n, an = (s.stack() for s in stacks)
 
     def gradient(dstates):
@@ -455,13 +632,68 @@ def gru_states(inputs, kernel, bias):
             dh = dh * z[t] + dproduct @ transposed
             return i + 1, dh, dproducts.write(t, dproduct), dcandidates.write(t, dn)
 
-        _, dproducts, dcandidates = loop(backward, tf.zeros_like(last), stack(3 * units), stack(units))
+        dfirst, dproducts, dcandidates = loop(backward, tf.zeros_like(last), stack(3 * units), stack(units))
         dproducts, dcandidates = dproducts.stack(), dcandidates.stack()
         flat = tf.reshape(dproducts, [-1, 3 * units])
         dkernel = tf.matmul(tf.transpose(tf.reshape(h, [-1, units])), flat)
-        return tf.concat([dproducts[..., : 2 * units], dcandidates], -1), dkernel, tf.reduce_sum(flat, 0)
+        return tf.concat([dproducts[..., : 2 * units], dcandidates], -1), dkernel, tf.reduce_sum(flat, 0), dfirst
 
     return tf.concat([h[1:], last[None]], 0), gradient
+
+
+@tf.custom_gradient
+def lstm_states(inputs, kernel, first_h, first_c):
+    """Run an LSTM (Hochreiter and Schmidhuber 1997) from a state: T x N x 4U inputs -> T x N x U, last cell N x U.
+
+    Gates stand in the order input, forget, candidate, output. The loop over time and its reverse are compiled.
+    """
+    steps, units = inputs.shape[0], inputs.shape[2] // 4
+    stack = functools.partial(stack_of, inputs)
+    loop = functools.partial(loop_over, steps)
+
+    def forward(t, h, c, *stacks):
+        i, f, g, o = tf.split(inputs[t] + h @ kernel, 4, -1)
+        i, f, g, o = sigmoid(i), sigmoid(f), tf.tanh(g), sigmoid(o)
+        c = f * c + i * g
+        h = o * tf.tanh(c)
+        gates = tf.concat([i, f, g, o], -1)
+        return t + 1, h, c, *(s.write(t, value) for s, value in zip(stacks, (h, c, gates)))
+
+    _, last_c, *stacks = loop(forward, first_h, first_c, stack(units), stack(units), stack(4 * units))
+    h, c, gates = (s.stack() for s in stacks)
+
+    def gradient(dstates, dlast_c):
+        h_before = tf.concat([first_h[None], h[:-1]], 0)
+        c_before = tf.concat([first_c[None], c[:-1]], 0)
+        transposed = tf.transpose(kernel)
+
+        def backward(k, dh, dc, dproducts):
+            t = steps - 1 - k
+            i, f, g, o = tf.split(gates[t], 4, -1)
+            squashed = tf.tanh(c[t])
+            dh += dstates[t]
+            dc += dh * o * (1 - squashed * squashed)
+            di, df, dg = dc * g * i * (1 - i), dc * c_before[t] * f * (1 - f), dc * i * (1 - g * g)
+            dproduct = tf.concat([di, df, dg, dh * squashed * o * (1 - o)], -1)
+            return k + 1, dproduct @ transposed, dc * f, dproducts.write(t, dproduct)
+
+        dh, dc, dproducts = loop(backward, tf.zeros_like(first_h), dlast_c, stack(4 * units))
+        dproducts = dproducts.stack()
+        flat = tf.reshape(dproducts, [-1, 4 * units])
+        dkernel = tf.matmul(tf.transpose(tf.reshape(h_before, [-1, units])), flat)
+        return dproducts, dkernel, dh, dc
+
+    return (h, last_c), gradient
+
+
+def stack_of(inputs, width):
+    """Return an empty stack of N x width tensors, one for each time step of T x N x ... inputs."""
+    return tf.TensorArray(inputs.dtype, inputs.shape[0], element_shape=[inputs.shape[1], width])
+
+
+def loop_over(steps, body, *state):
+    """Run body(t, *state) -> (t + 1, *state) for t = 0 .. steps - 1; return the last state."""
+    return tf.while_loop(lambda t, *_: t < steps, body, (0, *state), maximum_iterations=steps)[1:]
 
 
 def sigmoid(x):
@@ -472,6 +704,104 @@ def sigmoid(x):
 def compile_function(function):
     """Compile a function of tensors into one program. (Keras has no word for it; other backends have theirs.)"""
     return tf.function(function, jit_compile=True)
+
+
+def make_learner(model, optimizer):
+    """Compile a training step of a painter: f(inputs, targets, weight) -> (loss, new states).
+
+    `inputs` are build_painter's, targets int N x W and their weight float32 N x W; the loss is the weighted mean
+    of the nats a pixel.
+    """
+
+    def learn(inputs, targets, weight):
+        with tf.GradientTape() as tape:
+            loss, states = painter_loss(model, inputs, targets, weight, training=True)
+            scaled = optimizer.scale_loss(loss)
+        variables = model.trainable_variables
+        # XLA wants the gradient of an embedding dense.
+        gradients = [tf.convert_to_tensor(g) for g in tape.gradient(scaled, [v.value for v in variables])]
+        optimizer.apply(gradients, variables)
+        return loss, states
+
+    return compile_function(learn)
+
+
+def make_evaluator(model):
+    """Compile f(inputs, targets, weight) -> (loss, new states) without learning, as in make_learner."""
+    return compile_function(functools.partial(painter_loss, model, training=False))
+
+
+def painter_loss(model, inputs, targets, weight, training):
+    logits, *states = model(inputs, training=training)
+    nats = keras.losses.sparse_categorical_crossentropy(targets, logits, from_logits=True)
+    return ops.sum(nats * weight) / ops.sum(weight), states
+
+
+class Windows:
+    """Cut windows out of pictures as they are needed: nothing is kept but the tokens, two bytes a pixel.
+
+    `tokens` is uint16 N x T, T = height * width, row by row. With the targets `all` windows follow one another, in
+    `batch_size` streams side by side, and the network's state is carried along each; every pixel is a target once
+    an epoch. With `last` each window stands alone, before a pixel that is its only target, every `stride` pixels.
+    A batch depends on the seed, the epoch and the step alone, so that a training can go on from any step.
+    """
+
+    def __init__(self, tokens, width, height, context, window, stride, batch_size, targets):
+        count, length = tokens.shape
+        self.history = np.zeros((count, 1 + length), "uint16")
+        self.history[:, 1:] = tokens + np.uint16(1)
+        self.table = context_table(height, width, context)
+        self.width, self.window, self.stride, self.context, self.targets = width, window, stride, context, targets
+        self.each = -(-length // (window if targets == "all" else stride))  # windows of a picture
+        self.total = count * self.each
+        self.batch_size = min(batch_size, self.total)
+        self.steps = -(-self.total // self.batch_size)
+        self.pixels = count * (length if targets == "all" else self.each)
+
+    def batch(self, seed, epoch, step):
+        """Return (inputs without states, targets N x W, weight N x W, first N): where first, a state starts at zero."""
+        rng = np.random.default_rng([seed, epoch])
+        rows = np.arange(self.batch_size)
+        if self.targets == "all":
+            chosen = rows * self.steps + step
+            real = chosen < self.total
+            pictures = rng.permutation(len(self.history))[chosen % self.total // self.each]
+            start = chosen % self.each * self.window
+            pixels = start[:, None] + np.arange(self.window)
+            first = (start == 0) | (step == 0)
+        else:
+            index = rows + step * self.batch_size
+            real = index < self.total
+            chosen = (rng.integers(self.total) + index * coprime(rng, self.total)) % self.total
+            pictures = chosen // self.each
+            pixels = (chosen % self.each * self.stride)[:, None] + np.arange(1 - self.window, 1)
+            first = np.ones(self.batch_size, bool)
+        inputs, targets = self.look_up(pictures, pixels)
+        weight = real[:, None] & (pixels < len(self.table))
+        if self.targets == "last":
+            targets, weight = targets[:, -1:], weight[:, -1:]
+        return inputs, targets, weight.astype("float32"), first
+
+    def look_up(self, pictures, pixels):
+        """Return the inputs and targets for these pixels (int N x W) of these pictures (int N)."""
+        within = np.clip(pixels, 0, len(self.table) - 1)
+        neighbours = self.history[pictures[:, None, None], self.table[within]].astype("int32")
+        neighbours[pixels < 0] = 0  # before the picture there is nothing
+        inputs = {"neighbours": neighbours} | place_of(within, self.width, self.context)
+        return inputs, np.maximum(self.history[pictures[:, None], within + 1].astype("int32") - 1, 0)
+
+
+def coprime(rng, count):
+    """Draw a number that has no divisor in common with `count`: its multiples visit all of 0..count-1 in disorder."""
+    while True:
+        number = int(rng.integers(1, count + 1))
+        if math.gcd(number, count) == 1:
+            return number
+
+
+def place_of(pixels, width, context):
+    """Return the inputs that say where in the picture these pixels lie, for a context that reads them."""
+    return {"row": pixels // width, "column": pixels % width} if context == "place" else {}
 
 
 def weights_of(model):
@@ -512,33 +842,40 @@ def log_likelihoods(score, model, sequences, batch_size=1000):
     return np.concatenate([np.asarray(score(weights, batch), "float64") for batch in batches])[:count]
 
 
-def make_painter(model, context, temperature=1.0, top_k=None):
-    """Compile drawing for this architecture: f(weights, known, uniform, kept) -> int32 tokens N x T.
+def make_painter(model, context, shape=None, top_k=None, top_p=None):
+    """Compile drawing for this architecture: f(weights, known, uniform, kept, temperature) -> int32 tokens N x T.
 
     `known` is int N x T, of which the first `kept` tokens stand and the rest are drawn; `uniform` is float
-    N x T in 0..1, one random number for each pixel. The state is carried: one step a pixel for all pictures
-    at once. `temperature` 0 takes the likeliest level; `top_k` draws among the k likeliest alone.
+    N x T in 0..1, one random number for each pixel; `temperature` is float N, and 0 takes the likeliest token.
+    The state is carried: one step a pixel for all pictures at once. `top_k` draws among the k likeliest alone,
+    `top_p` among the likeliest that have this probability together (Holtzman et al. 2020).
     """
-    step = make_step(model, context)
+    step = make_step(model, context, shape)
     levels = model.get_layer("logits").units
 
-    def choose(log_probabilities, uniform):
-        if temperature == 0:
-            return ops.argmax(log_probabilities, axis=1)
-        scaled = (log_probabilities - ops.max(log_probabilities, axis=1, keepdims=True)) / temperature
+    def choose(log_probabilities, uniform, temperature):
+        highest = ops.max(log_probabilities, axis=1, keepdims=True)
+        scaled = (log_probabilities - highest) / ops.maximum(temperature, 1e-3)[:, None]
         if top_k and top_k < levels:
             least = ops.top_k(log_probabilities, top_k)[0][:, -1:]
             scaled = ops.where(log_probabilities < least, -1e9, scaled)
+        if top_p and top_p < 1:
+            probabilities = ops.softmax(scaled)
+            falling = -ops.sort(-probabilities, axis=1)
+            before = ops.cumsum(falling, axis=1) - falling
+            least = ops.min(ops.where(before < top_p, falling, 1.0), axis=1, keepdims=True)
+            scaled = ops.where(probabilities < least, -1e9, scaled)
         below = ops.cumsum(ops.softmax(scaled), axis=1)
-        return ops.sum(below[:, :-1] <= uniform[:, None] * below[:, -1:], axis=1)
+        drawn = ops.sum(below[:, :-1] <= uniform[:, None] * below[:, -1:], axis=1)
+        return ops.where(temperature == 0, ops.argmax(log_probabilities, axis=1), drawn)
 
-    def paint(weights, known, uniform, kept):
+    def paint(weights, known, uniform, kept, temperature):
         with keras.StatelessScope(zip(model.weights, weights)):
 
             def body(t, carried):
                 history, states = carried
                 log_probabilities, states = step(history, t, states)
-                drawn = ops.cast(choose(log_probabilities, ops.take(uniform, t, axis=1)), "int32")
+                drawn = ops.cast(choose(log_probabilities, ops.take(uniform, t, axis=1), temperature), "int32")
                 token = ops.where(t < kept, ops.take(known, t, axis=1), drawn)
                 return ops.slice_update(history, (0, t + 1), token[:, None] + 1), states
 
@@ -549,14 +886,27 @@ def make_painter(model, context, temperature=1.0, top_k=None):
     return compile_function(paint)
 
 
-def make_step(model, context):
-    """Return f(history N x 1+T, t, states) -> (log-probabilities N x levels of pixel t, new states)."""
+def make_step(model, context, shape=None):
+    """Return f(history N x 1+T, t, states) -> (log-probabilities N x levels of pixel t, new states).
+
+    `shape` is (height, width) of the pictures, and may be left out for build_rnn's, which are square.
+    """
     head = model.get_layer("logits")
-    size = round(model.inputs[0].shape[1] ** 0.5)
-    table = ops.convert_to_tensor(context_table(size, size, context))
+    height, width = shape or (round(model.inputs[0].shape[1] ** 0.5),) * 2
+    table = ops.convert_to_tensor(context_table(height, width, context))
+
+    def read(history, t):
+        if model.name == "next_pixel":
+            return read_context(history, table[t], head.units)
+        colors = model.get_layer("colors")(ops.take(history, table[t], axis=1))
+        parts = [ops.reshape(colors, (-1, colors.shape[1] * colors.shape[2]))]
+        for name, place in place_of(t, width, context).items():
+            part = model.get_layer(f"{name}s")(place)
+            parts.append(ops.broadcast_to(part, (parts[0].shape[0], *part.shape)))
+        return ops.concatenate(parts, axis=1)
 
     def step(history, t, states):
-        x = ops.cast(read_context(history, table[t], head.units), model.compute_dtype)
+        x = ops.cast(read(history, t), model.compute_dtype)
         new_states = []
         for cell, state in zip(cells_of(model), states):
             x, state = cell(x, state)
@@ -584,7 +934,10 @@ def save_model(path, model):
 
 
 def load_meta(folder):
-    """Read a model folder's meta.json; for a folder of the tutorial's .h5 files, make it up. Raises InputError."""
+    """Read a model folder's meta.json; for a folder of the tutorial's .h5 files, make it up. Raises InputError.
+
+    A folder of digit models lists its `classes`; a painter's has a `palette` instead, given as uint8 K x 3.
+    """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} does not exist; train_rnn.py makes such folders")
@@ -598,8 +951,10 @@ def load_meta(folder):
     try:
         meta = json.loads(path.read_text())
         recipe, source = meta["recipe"], meta["source"]
-        if not isinstance(source, str) or recipe["context"] not in ("previous", "above"):
+        if not isinstance(source, str) or recipe["context"] not in CONTEXTS:
             raise ValueError("its source or context is none")
+        if "palette" in meta:
+            return meta | {"palette": read_palette(meta["palette"], recipe)}
         if not all(isinstance(recipe[key], int) for key in ("size", "levels", "units", "layers")):
             raise ValueError("size, levels, units and layers must be whole numbers")
         classes = sorted((int(label), dict(entry)) for label, entry in meta["classes"].items())
@@ -610,9 +965,46 @@ def load_meta(folder):
         raise InputError(f"{path} is damaged: {error}") from error
 
 
+def read_palette(text, recipe):
+    """Turn a painter's palette "rrggbb rrggbb ..." into uint8 K x 3. Raises ValueError where the recipe is not one."""
+    if not all(isinstance(recipe[key], int) for key in PAINTER_OPTIONS if key not in ("cell", "context", "dropout")):
+        raise ValueError("width, height, window, units, layers and embedding must be whole numbers")
+    palette = unpack_colors(np.array([int(color, 16) for color in text.split()], "uint32"))
+    if not 2 <= len(palette) <= 4096:
+        raise ValueError(f"its palette has {len(palette)} colours")
+    return palette
+
+
+def write_palette(palette):
+    """Turn uint8 K x 3 into what read_palette reads."""
+    return " ".join(bytes(color).hex() for color in palette)
+
+
 def network_options(recipe):
     """Return the part of a recipe, a dict, that build_rnn takes."""
     return {name: recipe[name] for name in NETWORK_OPTIONS if name in recipe}
+
+
+def painter_options(recipe, palette):
+    """Return the part of a painter's recipe, a dict, that build_painter takes."""
+    return {"colors": len(palette)} | {name: recipe[name] for name in PAINTER_OPTIONS}
+
+
+def load_painter(folder, meta):
+    """Load a painter's model.keras, as load_rnn does. Raises InputError."""
+    path = pathlib.Path(folder) / "model.keras"
+    if not path.exists():
+        raise InputError(f"{path} is missing; is the first epoch of its training over?")
+    model = build_painter(**painter_options(meta["recipe"], meta["palette"]))
+    set_weights(model, load_keras_model(path).get_weights(), path)
+    return model
+
+
+def set_weights(model, weights, path):
+    try:
+        model.set_weights(weights)
+    except ValueError as error:
+        raise InputError(f"{path} is not the network that meta.json describes: {error}") from error
 
 
 def load_rnn(folder, label, meta):
@@ -633,20 +1025,24 @@ def load_rnn(folder, label, meta):
             f"{path} is missing; " + ("finish the training with --resume" if unfinished else "is it trained?")
         )
     model = build_rnn(**network_options(meta["recipe"]), **options)
-    try:
-        model.set_weights(weights)
-    except ValueError as error:
-        raise InputError(f"{path} is not the network that meta.json describes: {error}") from error
+    set_weights(model, weights, path)
     return model
 
 
-def load_keras_weights(path, recipe):
+def load_keras_model(path):
     try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
-        found = (model.input_shape[1], model.get_layer("logits").units)
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever its parsers do
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
         raise InputError(f"{path} can't be loaded: {reason}") from error
+
+
+def load_keras_weights(path, recipe):
+    model = load_keras_model(path)
+    try:
+        found = (model.input_shape[1], model.get_layer("logits").units)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{path} is not a network of train_rnn.py: {error}") from error
     expected = (recipe["size"] ** 2, recipe["levels"])
     if found != expected:
         what = "{} pixels of {} levels"
@@ -660,6 +1056,7 @@ def keras2_hard_sigmoid(x):
     return ops.clip(0.2 * x + 0.5, 0.0, 1.0)
 
 
+PAINTER_OPTIONS = ("width", "height", "window", "cell", "units", "layers", "dropout", "embedding", "context")
 NETWORK_OPTIONS = ("size", "levels", "cell", "units", "layers", "dropout", "context")
 TUTORIAL_OPTIONS = {"reset_after": False, "recurrent_activation": keras2_hard_sigmoid}
 TUTORIAL_LAYERS = ["GRU", "TimeDistributed", "Activation"]
