@@ -36,6 +36,8 @@ def main():
     if options.num_images is not None and options.num_images < 1:
         raise config.InputError("--num-images must be at least 1")
     meta = util.load_meta(arguments.models)
+    if "classes" not in meta:
+        raise config.InputError(f"{arguments.models} holds a painter, not one model for each class")
     priors = class_priors(meta, options.priors)
     if options.image:
         picture = util.load_drawing(options.image, meta)

@@ -169,13 +169,23 @@ class Train(Common):
 class Generate(Common):
     """generate_rnn.py: what to draw."""
 
-    output: str | None = option(None, "the PNG to write (default: generated/MODELS_DIGIT.png)")
-    grid: int = option(5, "draw GRID x GRID pictures; with --all-digits a row of GRID for each class")
+    output: str | None = option(
+        None, "the PNG to write (default: generated/MODELS.png, and what was drawn in its name)"
+    )
+    grid: int = option(5, "draw GRID x GRID digits; with --all-digits a row of GRID for each class")
+    count: int = option(6, "draw so many pictures with a painter")
     temperature: float = option(1.0, "below 1 bolder and more alike, above 1 wilder; 0 draws the likeliest pixel")
-    top_k: int | None = option(None, "draw only among the K likeliest levels")
+    top_k: int | None = option(None, "draw only among the K likeliest colours or greys")
+    top_p: float | None = option(None, "draw only among the likeliest that have probability P together")
+    start: str = option(
+        "nothing",
+        "begin a painter's pictures with nothing, or each with a random window of the pictures it was trained on",
+        choices=("nothing", "window"),
+    )
     complete: str | None = option(None, "a picture of which the first rows are kept", metavar="PICTURE")
-    rows: int = option(4, "rows kept of --complete")
+    rows: int | None = option(None, "rows kept of --complete (default: a third of them)")
     gif: bool = option(False, "also write a GIF of the pictures being drawn")
+    evolution: bool = option(False, "draw nothing: a sheet and a GIF of what a painter drew during its training")
 
 
 @dataclasses.dataclass(frozen=True)

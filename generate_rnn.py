@@ -1,13 +1,14 @@
-"""Draw digits pixel by pixel with a trained network, or finish a drawing that was begun.
+"""Draw pictures pixel by pixel with a trained network, or finish one that was begun.
 
-    python generate_rnn.py trained/mnist --digit 0 --grid 5
+    python generate_rnn.py trained/monet --count 6 --temperature 0.8 --gif
+    python generate_rnn.py trained/monet --complete painting.jpg --rows 25
     python generate_rnn.py trained/mnist --all-digits --output generated/digits.png
-    python generate_rnn.py trained/mnist --digit 2 --complete photo.png --rows 4
 
-The network gives each pixel's probabilities from the pixels before it, a level is drawn from them, and so
-on to the last pixel. All pictures of a sheet are drawn at once, in one compiled call.
+The network gives each pixel's probabilities from the pixels before it, a colour or grey is drawn from them, and
+so on to the last pixel. All pictures of a sheet are drawn at once, in one compiled call.
 """
 
+import math
 import pathlib
 import sys
 
@@ -21,11 +22,15 @@ util = config.lazy_import("util")
 def parse_arguments():
     parser = config.Parser(__doc__)
     parser.add_argument("models", type=pathlib.Path, help="folder of models, as train_rnn.py writes it")
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--digit", type=int, metavar="CLASS", help="draw this class")
-    which.add_argument("--all-digits", action="store_true", help="draw a row for each class")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--digit", type=int, metavar="CLASS", help="draw this class of digits")
+    which.add_argument("--all-digits", action="store_true", help="draw a row for each class of digits")
     config.add_options(parser, config.Generate)
     return parser.parse_args()
+
+
+DIGITS_ONLY = ("digit", "all_digits", "grid")
+PAINTERS_ONLY = ("count", "start", "evolution")
 
 
 def main():
@@ -33,42 +38,106 @@ def main():
     options = config.collect(config.Generate, arguments)
     check(options)
     meta = util.load_meta(arguments.models)
-    recipe = meta["recipe"]
-    classes = [arguments.digit] if arguments.digit is not None else [int(label) for label in meta["classes"]]
-    name = "all" if arguments.digit is None else arguments.digit
-    output = pathlib.Path(options.output or f"generated/{arguments.models.name}_{name}.png")
-    config.require_suffix(output, ".png")
-    animation = output.with_suffix(".gif")
-    for path in (output, animation) if options.gif else (output,):
-        util.refuse_to_overwrite(path, options.overwrite)
-
-    device = util.use_precision(options.precision, batch_size=options.grid**2)
-    if not options.quiet:
-        print(f"device: {device}", file=sys.stderr)
-    known, kept = started_drawing(options, meta)
-    models = [util.load_rnn(arguments.models, label, meta) for label in classes]
-    each = options.grid if arguments.digit is None else options.grid**2
-    tokens = draw(models, recipe, each, options, known, kept)
-    pictures = util.from_levels(tokens, recipe["levels"]).reshape(-1, recipe["size"], recipe["size"])
-    about = util.provenance(options.seed, weights=str(arguments.models))
-    util.save_png(output, util.contact_sheet(pictures, options.grid), about)
-    print(f"picture: {output}")
-    if options.gif:
-        try:
-            util.save_gif(animation, drawing_frames(pictures, options.grid, kept), seconds=4)
-        except OSError as error:
-            raise config.PartlyDone(f"{config.describe(error)}; the picture is there, the animation is not") from error
-        print(f"animation: {animation}")
+    paints = "palette" in meta
+    check_kind(arguments, paints)
+    if options.evolution:
+        show_evolution(arguments.models, options)
+    elif paints:
+        paint_pictures(arguments.models, meta, options)
+    else:
+        draw_digits(arguments, meta, options)
 
 
 def check(options):
     """Raise InputError for a number that makes no sense."""
     if not 1 <= options.grid <= 100:
         raise config.InputError("--grid must be from 1 to 100")
+    if not 1 <= options.count <= 1000:
+        raise config.InputError("--count must be from 1 to 1000")
     if not 0 <= options.temperature < float("inf"):
         raise config.InputError("--temperature must be 0 (the likeliest pixel) or above")
     if options.top_k is not None and options.top_k < 1:
         raise config.InputError("--top-k must be at least 1")
+    if options.top_p is not None and not 0 < options.top_p <= 1:
+        raise config.InputError("--top-p must be above 0 and at most 1")
+    if options.start != "nothing" and options.complete:
+        raise config.InputError("--start and --complete exclude each other")
+    config.require_suffix(options.output, ".png")
+
+
+def check_kind(arguments, paints):
+    """Raise InputError for a flag that is not for this kind of model."""
+    holds, other = ("a painter", "digits") if paints else ("models of digits", "painters")
+    for name in DIGITS_ONLY if paints else PAINTERS_ONLY:
+        if getattr(arguments, name, None) not in (None, False):
+            flag = name.replace("_", "-")
+            raise config.InputError(f"--{flag} is for {other}, and {arguments.models} holds {holds}")
+    if not paints and arguments.digit is None and not arguments.all_digits:
+        raise config.InputError(f"{arguments.models} holds models of digits; add --all-digits or --digit CLASS")
+
+
+def choose_output(options, name, animated):
+    """Return the paths of the picture and of the animation. Raises InputError where one may not be written."""
+    output = pathlib.Path(options.output or f"generated/{name}.png")
+    animation = output.with_suffix(".gif")
+    for path in (output, animation) if animated else (output,):
+        util.refuse_to_overwrite(path, options.overwrite)
+    return output, animation
+
+
+def report_device(options, batch_size):
+    device = util.use_precision(options.precision, batch_size)
+    if not options.quiet:
+        print(f"device: {device}", file=sys.stderr)
+
+
+def kept_rows(options, height):
+    """Return how many rows of --complete are kept."""
+    rows = -(-height // 3) if options.rows is None else options.rows
+    if not 0 <= rows <= height:
+        raise config.InputError(f"--rows must be from 0 to {height}, the height of these pictures")
+    return rows
+
+
+def write(options, output, sheet, weights, animation=None, frames=()):
+    """Write the sheet and, where there are frames, the animation; say where they are."""
+    util.save_png(output, sheet, util.provenance(options.seed, weights=str(weights)))
+    print(f"picture: {output}", flush=True)
+    if animation:
+        try:
+            util.save_gif(animation, frames, seconds=4)
+        except OSError as error:
+            raise config.PartlyDone(f"{config.describe(error)}; the picture is there, the animation is not") from error
+        print(f"animation: {animation}")
+
+
+def drawing_frames(pictures, kept, across, columns):
+    """Show the sheet as it is drawn, some pixels of every picture more in each frame."""
+    count, height, width = pictures.shape[:3]
+    order = np.arange(height * width).reshape(height, width, *[1] * (pictures.ndim - 3))
+    step = max(1, height * width // 100)
+    for shown in [*range(kept, height * width, step), height * width]:
+        yield util.contact_sheet(np.where(order < shown, pictures, 0).astype("uint8"), columns, across=across)
+
+
+# --- Digits ------------------------------------------------------------------------------------
+
+
+def draw_digits(arguments, meta, options):
+    """Draw a sheet of one class, or a row for each class."""
+    recipe = meta["recipe"]
+    classes = [arguments.digit] if arguments.digit is not None else [int(label) for label in meta["classes"]]
+    name = "all" if arguments.digit is None else arguments.digit
+    output, animation = choose_output(options, f"{arguments.models.name}_{name}", options.gif)
+    report_device(options, options.grid**2)
+    known, kept = started_drawing(options, meta)
+    models = [util.load_rnn(arguments.models, label, meta) for label in classes]
+    each = options.grid if arguments.digit is None else options.grid**2
+    tokens = draw(models, recipe, each, options, known, kept)
+    pictures = util.from_levels(tokens, recipe["levels"]).reshape(-1, recipe["size"], recipe["size"])
+    frames = drawing_frames(pictures, kept, 1500, options.grid)
+    sheet = util.contact_sheet(pictures, options.grid)
+    write(options, output, sheet, arguments.models, animation if options.gif else None, frames)
 
 
 def started_drawing(options, meta):
@@ -76,30 +145,76 @@ def started_drawing(options, meta):
     size, levels = meta["recipe"]["size"], meta["recipe"]["levels"]
     if not options.complete:
         return np.zeros(size * size, "uint8"), 0
-    if not 0 <= options.rows <= size:
-        raise config.InputError(f"--rows must be from 0 to {size}, the height of these pictures")
+    rows = kept_rows(options, size)
     picture = util.load_drawing(options.complete, meta)
-    return util.to_sequences(picture[None], size, levels)[0], options.rows * size
+    return util.to_sequences(picture[None], size, levels)[0], rows * size
 
 
 def draw(models, recipe, each, options, known, kept):
     """Draw `each` pictures with each model, after the first `kept` tokens of `known`: int N x T."""
-    paint = util.make_painter(models[0], recipe["context"], options.temperature, options.top_k)
+    paint = util.make_painter(models[0], recipe["context"], top_k=options.top_k, top_p=options.top_p)
     rng = np.random.default_rng(options.seed)
     start = np.tile(known.astype("int32"), (each, 1))
+    temperature = np.full(each, options.temperature, "float32")
     uniform = (rng.random(start.shape, dtype="float32") for _ in models)
-    drawn = [paint(util.weights_of(model), start, u, np.int32(kept)) for model, u in zip(models, uniform)]
+    drawn = [paint(util.weights_of(model), start, u, np.int32(kept), temperature) for model, u in zip(models, uniform)]
     return np.concatenate([np.asarray(tokens) for tokens in drawn])
 
 
-def drawing_frames(pictures, columns, kept):
-    """Show the sheet as it is drawn, one pixel of every picture more in each frame."""
-    count, height, width = pictures.shape
-    flat = pictures.reshape(count, height * width)
-    step = max(1, height * width // 100)
-    for shown in [*range(kept, height * width, step), height * width]:
-        visible = np.where(np.arange(height * width) < shown, flat, 0)
-        yield util.contact_sheet(visible.reshape(pictures.shape), columns)
+# --- Painters ----------------------------------------------------------------------------------
+
+
+def paint_pictures(folder, meta, options):
+    """Draw --count pictures with a painter, or finish one in --count ways."""
+    recipe, palette = meta["recipe"], meta["palette"]
+    height, width = recipe["height"], recipe["width"]
+    name = folder.resolve().name
+    if options.complete:
+        name += f"_{pathlib.Path(options.complete).stem}"
+    output, animation = choose_output(options, name, options.gif)
+    report_device(options, options.count)
+    known, kept = started_pictures(folder, meta, options)
+    model = util.load_painter(folder, meta)
+    paint = util.make_painter(model, recipe["context"], (height, width), options.top_k, options.top_p)
+    uniform = np.random.default_rng(options.seed).random(known.shape, dtype="float32")
+    temperature = np.full(options.count, options.temperature, "float32")
+    tokens = paint(util.weights_of(model), known, uniform, np.int32(kept), temperature)
+    pictures = util.from_palette(tokens, palette, height, width)
+    columns = math.ceil(options.count**0.5)
+    frames = drawing_frames(pictures, kept, 700, columns)
+    write(options, output, util.contact_sheet(pictures, columns), folder, animation if options.gif else None, frames)
+
+
+def started_pictures(folder, meta, options):
+    """Return the tokens that the pictures begin with, int32 count x T, and how many of them stand."""
+    recipe, palette = meta["recipe"], meta["palette"]
+    height, width = recipe["height"], recipe["width"]
+    known = np.zeros((options.count, height * width), "int32")
+    if options.complete:
+        rows = kept_rows(options, height)
+        picture = util.fit_picture(util.open_picture(options.complete), width, height, recipe["gray"] is not None)
+        known[:] = util.to_palette(picture[None], palette)
+        return known, rows * width
+    if options.start == "window":
+        windows = util.to_palette(np.asarray(util.open_picture(folder / "starts.png"))[None], palette)
+        windows = windows.reshape(-1, recipe["window"])
+        known[:, : recipe["window"]] = np.random.default_rng(options.seed).permutation(windows)[
+            np.arange(options.count) % len(windows)
+        ]
+        return known, recipe["window"]
+    return known, 0
+
+
+def show_evolution(folder, options):
+    """Put the sheets that were drawn during a painter's training into one picture and one animation."""
+    paths = sorted((folder / "samples").glob("epoch_*.png"))
+    if not paths:
+        raise config.InputError(f"{folder / 'samples'} holds no epoch_0001.png and so on; train_rnn.py draws them")
+    output, animation = choose_output(options, f"{folder.resolve().name}_evolution", animated=True)
+    titles = [f"epoch {int(path.stem.removeprefix('epoch_'))}" for path in paths]
+    sheets = [util.with_title(np.asarray(util.open_picture(path)), title) for path, title in zip(paths, titles)]
+    shown = np.unique(np.linspace(0, len(sheets) - 1, 8).round().astype(int))
+    write(options, output, np.concatenate([sheets[i] for i in shown]), folder, animation, sheets)
 
 
 if __name__ == "__main__":

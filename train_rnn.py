@@ -1,16 +1,18 @@
-"""Train a network to draw digits pixel by pixel: one for each class.
+"""Train a network to paint like a folder of pictures, or to draw digits: pixel by pixel.
 
+    python train_rnn.py images/monet
+    python train_rnn.py images/inks --preset sumi-e --validation other/folder
     python train_rnn.py digits --all-digits
-    python train_rnn.py mnist --digit 0 --num-images 100 --epochs 100
     python train_rnn.py mnist --all-digits --preset best
 
-A picture is read row by row as a sequence of grey levels, and a recurrent network learns to predict each
-pixel from those before it: p(picture) is the product of its predictions. generate_rnn.py draws from it,
-and classify_mnist.py compares p(picture) under the models of all classes by Bayes' rule.
+A picture is read row by row as a sequence of colours or grey levels, and a recurrent network learns to predict
+each pixel from those before it: p(picture) is the product of its predictions. generate_rnn.py draws from it, and
+classify_mnist.py compares p(picture) under the models of all classes of digits by Bayes' rule.
 
-Writes model_<class>.keras, meta.json and loss.png into trained/SOURCE, or trained/SOURCE-2 and so on where
-other models lie there already. The classes are trained side by side, one on each core. After every epoch a
-checkpoint is written; the same command with --resume goes on from it.
+Writes into trained/SOURCE, or trained/SOURCE-2 and so on where other models lie there already. Of a folder of
+pictures: model.keras, meta.json with the palette, preview.png (what the network sees), loss.csv and loss.png, and
+samples/, drawn as the training goes. Of digits: model_<class>.keras for each class, trained side by side, one on
+each core. Interrupt it when you like; the same command with --resume goes on.
 """
 
 import concurrent.futures
@@ -687,6 +689,8 @@ class PainterTraining:
         util.show_colors(self.model, self.palette, self.options.seed)
         kind = {"adam": keras.optimizers.Adam, "rmsprop": keras.optimizers.RMSprop}[recipe.optimizer]
         self.model.optimizer = kind(recipe.learning_rate, global_clipnorm=recipe.clip)
+        if keras.config.dtype_policy().name == "mixed_float16":
+            self.model.optimizer = keras.optimizers.LossScaleOptimizer(self.model.optimizer)
         self.model.optimizer.build(self.model.trainable_variables)
         self.learn = util.make_learner(self.model, self.model.optimizer)
         self.evaluate = util.make_evaluator(self.model)
@@ -694,6 +698,8 @@ class PainterTraining:
         progress = self.last_progress() or Progress([], [], [])
         if progress.variables:
             put_variables(self.model, progress.variables)
+        if progress.losses and not progress.step:
+            self.show(progress)  # a kill may have come between the checkpoint and this
         steps = self.windows.steps
         disable = True if self.options.quiet else None
         begun = len(progress.losses) * steps + progress.step
@@ -756,12 +762,18 @@ class PainterTraining:
             self.save_model("model.keras")
         if progress.is_over(self.recipe.epochs, self.options.patience) and self.held_out:
             self.save_model("model_last.keras")
-        epoch = len(progress.losses)
-        if epoch == 1 or epoch % self.options.sample_every == 0 or epoch == self.recipe.epochs:
-            self.draw_samples(epoch)
-        self.record(progress)
         self.save_progress(progress, [])
+        self.show(progress)
         self.obey_interrupt()
+
+    def show(self, progress):
+        """Draw the sample sheet where one is due and not there yet, and record the losses."""
+        epoch = len(progress.losses)
+        due = epoch == 1 or epoch % self.options.sample_every == 0 or epoch == self.recipe.epochs
+        path = self.folder / "samples" / f"epoch_{epoch:04}.png"
+        if due and not path.exists():
+            self.draw_samples(path)
+        self.record(progress)
 
     def validation_loss(self):
         """Return the nats a pixel of the pictures held out."""
@@ -778,7 +790,7 @@ class PainterTraining:
         model.set_weights(self.model.get_weights())
         util.save_model(self.folder / name, model)
 
-    def draw_samples(self, epoch):
+    def draw_samples(self, path):
         """Draw a picture at each of TEMPERATURES, all from the same random numbers."""
         pixels = self.recipe.width * self.recipe.height
         uniform = np.random.default_rng(self.options.seed).random(pixels, dtype="float32")
@@ -787,9 +799,8 @@ class PainterTraining:
         uniform = np.tile(uniform, (len(TEMPERATURES), 1))
         tokens = self.paint(util.weights_of(self.model), known, uniform, np.int32(0), temperatures)
         pictures = util.from_palette(tokens, self.palette, self.recipe.height, self.recipe.width)
-        about = util.provenance(self.options.seed, epoch=epoch)
-        sheet = util.contact_sheet(pictures, len(TEMPERATURES))
-        util.save_png(self.folder / "samples" / f"epoch_{epoch:04}.png", sheet, about)
+        about = util.provenance(self.options.seed, temperatures=TEMPERATURES)
+        util.save_png(path, util.contact_sheet(pictures, len(TEMPERATURES)), about)
 
     def record(self, progress):
         """Write the losses so far into loss.csv and loss.png, in nats and in bits a pixel."""

@@ -23,7 +23,7 @@ import zlib
 
 import h5py
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageDraw, ImageOps, PngImagePlugin, UnidentifiedImageError
 from scipy.spatial import KDTree
 from skimage.color import deltaE_ciede2000, lab2rgb, rgb2lab
 from skimage.transform import resize
@@ -184,14 +184,19 @@ def load_pictures(folder, width, height, gray=False):
             picture = open_picture(path, at_least=(2 * width, 2 * height))
             if min(picture.size) < SMALLEST_SIDE:
                 raise InputError(f"{path} is only {picture.width} x {picture.height} pixels")
-            fitted = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
-            pictures.append(np.asarray(fitted.convert("L").convert("RGB") if gray else fitted))
+            pictures.append(fit_picture(picture, width, height, gray))
         except InputError as error:
             refused.append(str(error))
     if not pictures:
         reason = f"; the first: {refused[0]}" if refused else ""
         raise InputError(f"{folder} holds no picture that can be used{reason}")
     return np.stack(pictures), refused
+
+
+def fit_picture(picture, width, height, gray):
+    """Crop a Pillow RGB image about its middle and resize it: uint8 height x width x 3, in greys if `gray`."""
+    fitted = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+    return np.asarray(fitted.convert("L").convert("RGB") if gray else fitted)
 
 
 SMALLEST_SIDE = 8  # pixels; less is an icon or a mistake, not something to learn painting from
@@ -207,23 +212,34 @@ def save_png(path, pixels, about):
 
 
 def save_gif(path, frames, seconds):
-    """Write uint8 H x W frames as a looping GIF of about `seconds`, with a pause on the last frame."""
+    """Write uint8 H x W (x 3) frames as a looping GIF of about `seconds`, with a pause on the last frame."""
     pictures = [Image.fromarray(frame) for frame in frames]
     durations = [max(20, round(1000 * seconds / len(pictures)))] * (len(pictures) - 1) + [1500]
     with whole_file(path) as temporary:
         pictures[0].save(temporary, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
 
 
-def contact_sheet(pictures, columns, gap=1):
-    """Lay uint8 N x H x W (x 3) pictures out on a grid: each pixel up to 8 times enlarged, dark grey lines between."""
+def contact_sheet(pictures, columns, gap=1, across=1500):
+    """Lay uint8 N x H x W (x 3) pictures out on a grid with dark grey lines, at most `across` pixels wide.
+
+    Each pixel is enlarged by a whole number, up to 8.
+    """
     count, height, width = pictures.shape[:3]
-    enlarge = int(np.clip(1500 // (columns * (width + gap)), 1, 8))
+    enlarge = int(np.clip(across // (columns * (width + gap)), 1, 8))
     rows = -(-count // columns)
     sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, *pictures.shape[3:]), 64, "uint8")
     for i, picture in enumerate(pictures):
         y, x = (i // columns) * (height + gap) + gap, (i % columns) * (width + gap) + gap
         sheet[y : y + height, x : x + width] = picture
     return sheet.repeat(enlarge, 0).repeat(enlarge, 1)
+
+
+def with_title(pixels, title):
+    """Put a line of text above a picture, uint8 H x W x 3."""
+    height = 20
+    strip = Image.new("RGB", (pixels.shape[1], height), (64, 64, 64))
+    ImageDraw.Draw(strip).text((6, 3), title, fill="white", font_size=12)
+    return np.concatenate([np.asarray(strip), pixels])
 
 
 # --- Data sets ---------------------------------------------------------------------------------
@@ -701,9 +717,9 @@ def sigmoid(x):
     return 0.5 + 0.5 * tf.tanh(0.5 * x)
 
 
-def compile_function(function):
+def compile_function(function, jit=True):
     """Compile a function of tensors into one program. (Keras has no word for it; other backends have theirs.)"""
-    return tf.function(function, jit_compile=True)
+    return tf.function(function, jit_compile=jit)
 
 
 def make_learner(model, optimizer):
@@ -723,12 +739,12 @@ def make_learner(model, optimizer):
         optimizer.apply(gradients, variables)
         return loss, states
 
-    return compile_function(learn)
+    return compile_function(learn, jit=not has_gpu())  # cuDNN's LSTM is no part of XLA
 
 
 def make_evaluator(model):
     """Compile f(inputs, targets, weight) -> (loss, new states) without learning, as in make_learner."""
-    return compile_function(functools.partial(painter_loss, model, training=False))
+    return compile_function(functools.partial(painter_loss, model, training=False), jit=not has_gpu())
 
 
 def painter_loss(model, inputs, targets, weight, training):

@@ -207,7 +207,7 @@ def draw_ours(data):
 
     def draw():
         uniform = rng.random(known.shape, dtype="float32")
-        return np.asarray(paint(util.weights_of(model), known, uniform, np.int32(0)))
+        return np.asarray(paint(util.weights_of(model), known, uniform, np.int32(0), np.ones(25, "float32")))
 
     draw()
     started = time.perf_counter()

@@ -119,8 +119,9 @@ def test_context_above_reads_neighbours_and_stops_at_the_border():
     assert set(table[1, 4]) == {0, 1 + 5 + 3, 1 + 5 + 2, 1 + 2, 1 + 3, 1 + 4}
 
 
-def test_the_fused_gru_equals_keras_own():
-    model, settings = small_rnn(units=8, layers=2)
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_the_fused_cells_equal_keras_own(cell):
+    model, settings = small_rnn(units=8, layers=2, cell=cell)
     fused = util.build_rnn(**settings, fused=True)
     fused.set_weights(model.get_weights())
     tokens = random_tokens(5, 4, 3)
@@ -136,14 +137,22 @@ def test_the_fused_gru_equals_keras_own():
         np.testing.assert_allclose(ours, theirs, atol=2e-6)
 
 
-def test_the_fused_grus_gradient_against_finite_differences():
+@pytest.mark.parametrize(
+    ("run", "shapes"),
+    [
+        (util.gru_states, [(5, 2, 9), (3, 9), (9,), (2, 3)]),
+        (util.lstm_states, [(5, 2, 12), (3, 12), (2, 3), (2, 3)]),
+    ],
+)
+def test_the_fused_cells_gradient_against_finite_differences(run, shapes):
     rng = np.random.default_rng(0)
-    shapes = (5, 2, 9), (3, 9), (9,)
     values = [tf.constant(rng.normal(size=shape)) for shape in shapes]  # float64
-    weights = rng.normal(size=(5, 2, 3))
+    weights = [rng.normal(size=(5, 2, 3)), rng.normal(size=(2, 3))]
 
     def loss(*arguments):
-        return tf.reduce_sum(util.gru_states(*arguments) * weights)
+        outputs = run(*arguments)
+        outputs = outputs if isinstance(outputs, (tuple, list)) else [outputs]
+        return sum(tf.reduce_sum(output * weight) for output, weight in zip(outputs, weights))
 
     with tf.GradientTape() as tape:
         tape.watch(values)
@@ -156,7 +165,7 @@ def test_the_fused_grus_gradient_against_finite_differences():
             moved[i] = values[i] + sign * 1e-5 * direction
             ends.append(float(loss(*moved)))
         numeric = (ends[0] - ends[1]) / 2e-5
-        np.testing.assert_allclose(np.sum(gradient * direction), numeric, rtol=1e-7)
+        np.testing.assert_allclose(np.sum(gradient * direction), numeric, rtol=1e-6)
 
 
 def test_dropout_acts_in_training_alone():
@@ -196,9 +205,9 @@ def paint(model, count, seed=0, known=None, kept=0, **options):
     length = model.inputs[0].shape[1]
     uniform = np.random.default_rng(seed).random((count, length), dtype="float32")
     known = np.zeros((count, length), "int32") if known is None else known.astype("int32")
-    return np.asarray(
-        util.make_painter(model, "previous", **options)(util.weights_of(model), known, uniform, np.int32(kept))
-    )
+    temperatures = np.full(count, options.pop("temperature", 1.0), "float32")
+    painter = util.make_painter(model, "previous", **options)
+    return np.asarray(painter(util.weights_of(model), known, uniform, np.int32(kept), temperatures))
 
 
 def test_pictures_are_drawn_as_often_as_their_probability_says():
