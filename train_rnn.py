@@ -2,7 +2,6 @@
 
     python train_rnn.py images/monet
     python train_rnn.py images/inks --preset sumi-e --validation other/folder
-    python train_rnn.py digits --all-digits
     python train_rnn.py mnist --all-digits --preset best
 
 A picture is read row by row as a sequence of colours or grey levels, and a recurrent network learns to predict
@@ -767,13 +766,17 @@ class PainterTraining:
         self.obey_interrupt()
 
     def show(self, progress):
-        """Draw the sample sheet where one is due and not there yet, and record the losses."""
+        """Write the losses, and where a sample sheet is due, draw it and their curve."""
         epoch = len(progress.losses)
         due = epoch == 1 or epoch % self.options.sample_every == 0 or epoch == self.recipe.epochs
         path = self.folder / "samples" / f"epoch_{epoch:04}.png"
+        curves = {"loss": progress.losses, "validation": progress.validation_losses}
+        curves = {name: np.array(losses) for name, losses in curves.items() if losses}
+        self.write_losses(curves)
         if due and not path.exists():
             self.draw_samples(path)
-        self.record(progress)
+        if due or progress.is_over(self.recipe.epochs, self.options.patience):
+            self.plot_losses(curves)
 
     def validation_loss(self):
         """Return the nats a pixel of the pictures held out."""
@@ -802,26 +805,25 @@ class PainterTraining:
         about = util.provenance(self.options.seed, temperatures=TEMPERATURES)
         util.save_png(path, util.contact_sheet(pictures, len(TEMPERATURES)), about)
 
-    def record(self, progress):
-        """Write the losses so far into loss.csv and loss.png, in nats and in bits a pixel."""
-        curves = {"loss": progress.losses, "validation": progress.validation_losses}
-        curves = {name: np.array(losses) for name, losses in curves.items() if losses}
+    def write_losses(self, curves):
+        """Write the loss of each epoch into loss.csv, in nats and in bits a pixel."""
         with util.whole_file(self.folder / "loss.csv") as temporary, open(temporary, "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["epoch", *(f"{name}_{unit}" for name in curves for unit in ("nats", "bits"))])
-            for epoch in range(len(progress.losses)):
-                values = [f"{curve[epoch] / unit:.6f}" for curve in curves.values() for unit in (1, math.log(2))]
-                writer.writerow([epoch + 1, *values])
+            for epoch, losses in enumerate(zip(*curves.values(), strict=True), 1):
+                writer.writerow([epoch, *(f"{loss / unit:.6f}" for loss in losses for unit in (1, math.log(2)))])
+
+    def plot_losses(self, curves):
+        """Draw the loss of each epoch into loss.png, in nats and in bits a pixel."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(8, 5), layout="constrained")
         axes = figure.subplots()
-        for name, curve in curves.items():
-            axes.plot(range(1, len(curve) + 1), curve, label=name)
+        for name, losses in curves.items():
+            axes.plot(range(1, len(losses) + 1), losses, label=name)
         axes.set(xlabel="epoch", ylabel="nats a pixel", title=self.meta["source"])
-        axes.secondary_yaxis("right", functions=(lambda x: x / math.log(2), lambda x: x * math.log(2))).set_ylabel(
-            "bits a pixel"
-        )
+        bits = axes.secondary_yaxis("right", functions=(lambda x: x / math.log(2), lambda x: x * math.log(2)))
+        bits.set_ylabel("bits a pixel")
         axes.legend()
         with util.whole_file(self.folder / "loss.png") as temporary:
             figure.savefig(temporary, format="png", dpi=100, metadata=util.provenance(self.options.seed))

@@ -150,7 +150,9 @@ def open_picture(path, at_least=None):
             if upright.mode.startswith("I;16"):
                 upright = Image.fromarray((np.asarray(upright) >> 8).astype("uint8"))
             return to_srgb(upright, profile)
-    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path} is not a picture that can be read") from error
+    except (Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise InputError(f"{path} is not a picture that can be read: {error}") from error
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror or error}") from error

@@ -126,5 +126,34 @@ def picture(digits, tmp_path):
     return path
 
 
+TINY_PAINTER = (
+    *("--width", 16, "--height", 12, "--window", 16, "--colors", 24, "--embedding", 8, "--units", 24),
+    *("--epochs", 4, "--batch-size", 8, "--sample-every", 2, "--validation-split", 0.25),
+)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """A folder of twelve small pictures, cut from a photograph that comes with scikit-learn."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_image
+
+    folder = tmp_path_factory.mktemp("pictures") / "china"
+    folder.mkdir()
+    photo = Image.fromarray(load_sample_image("china.jpg"))
+    for i in range(12):
+        left, top = i % 4 * 160, i // 4 * 142
+        photo.crop((left, top, left + 160, top + 142)).save(folder / f"tile_{i:02}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def painter(pictures, tmp_path_factory):
+    """A painter trained on them for four epochs by the real command."""
+    folder = tmp_path_factory.mktemp("trained") / "china"
+    run_process("train_rnn.py", pictures, *TINY_PAINTER, "--output", folder)
+    return folder
+
+
 def environment(**changes):
     return os.environ | {key: str(value) for key, value in changes.items()}

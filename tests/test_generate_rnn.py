@@ -100,3 +100,121 @@ def test_bad_flags_are_one_line(tiny, tmp_path, flags, complaint):
 def test_rows_beyond_the_picture_are_refused(tiny, picture, tmp_path):
     flags = ("--digit", 3, "--complete", picture, "--rows", 9, "--output", tmp_path / "no.png")
     assert "--rows" in run("generate_rnn.py", tiny, *flags, status=2).stderr
+
+
+# --- Painters ---
+
+
+def paint(painter, output, *flags, status=0):
+    result = run("generate_rnn.py", painter, *flags, "--output", output, status=status)
+    return result if status else painted(output)
+
+
+def painted(path, columns=3):
+    """Cut a sheet of pictures of 16 x 12 pixels, in three columns, each pixel enlarged 8 times."""
+    sheet = np.asarray(Image.open(path))[::8, ::8]
+    rows, wide = sheet.shape[0] // 13, sheet.shape[1] // 17
+    assert wide == columns
+    return np.array([sheet[1 + 13 * r :, 1 + 17 * c :][:12, :16] for r in range(rows) for c in range(columns)])
+
+
+def test_a_painter_draws_in_its_palette_and_one_seed_draws_it_again(painter, tmp_path):
+    pictures = paint(painter, tmp_path / "a.png", "--gif")
+    assert pictures.shape == (6, 12, 16, 3) and len(np.unique(pictures, axis=0)) == 6
+    palette = {tuple(color) for color in util.load_meta(painter)["palette"].tolist()}
+    assert {tuple(color) for color in pictures.reshape(-1, 3).tolist()} <= palette
+    np.testing.assert_array_equal(pictures, paint(painter, tmp_path / "b.png", "--seed", 0))
+    assert (pictures != paint(painter, tmp_path / "c.png", "--seed", 1)).any()
+    with Image.open(tmp_path / "a.gif") as animation:
+        assert animation.n_frames > 50
+
+
+def test_temperature_top_k_and_top_p_make_a_painter_bolder(painter, tmp_path):
+    def colors_of(*flags):
+        name = "_".join(map(str, flags)) or "plain"
+        return len(np.unique(paint(painter, tmp_path / f"{name}.png", *flags).reshape(-1, 3), axis=0))
+
+    plain = colors_of()
+    for flags in (("--temperature", 0.2), ("--top-k", 2), ("--top-p", 0.2)):
+        assert colors_of(*flags) < plain
+    certain = paint(painter, tmp_path / "certain.png", "--temperature", 0)
+    assert len(np.unique(certain, axis=0)) == 1
+    np.testing.assert_array_equal(certain, paint(painter, tmp_path / "k1.png", "--top-k", 1))
+    np.testing.assert_array_equal(certain, paint(painter, tmp_path / "p0.png", "--top-p", 1e-6))
+
+
+def test_a_painting_is_finished_below_the_rows_that_are_kept(painter, pictures, tmp_path):
+    begun = pictures / "tile_05.png"
+    finished = paint(painter, tmp_path / "f.png", "--complete", begun, "--rows", 7)
+    small = util.fit_picture(util.open_picture(begun), 16, 12, gray=False)
+    palette = util.load_meta(painter)["palette"]
+    quantized = util.from_palette(util.to_palette(small[None], palette), palette, 12, 16)[0]
+    for picture in finished:
+        np.testing.assert_array_equal(picture[:7], quantized[:7])
+    assert len(np.unique(finished[:, 7:], axis=0)) == 6
+
+
+def test_a_painting_can_start_with_a_window_of_the_training_pictures(painter, tmp_path):
+    windows = np.asarray(Image.open(painter / "starts.png")).tolist()
+    assert all(row.tolist() in windows for row in paint(painter, tmp_path / "s.png", "--start", "window")[:, 0])
+
+
+def test_the_evolution_shows_every_saved_epoch(painter, tmp_path):
+    run("generate_rnn.py", painter, "--evolution", "--output", tmp_path / "e.png")
+    sample = Image.open(painter / "samples" / "epoch_0001.png")
+    assert Image.open(tmp_path / "e.png").size == (sample.width, 3 * (sample.height + 20))
+    assert Image.open(tmp_path / "e.gif").n_frames == 3
+
+
+def test_the_shipped_painter_never_sticks_to_one_colour(tmp_path):
+    run("generate_rnn.py", "trained/monet", "--count", 20, "--output", tmp_path / "m.png")
+    sheet = np.asarray(Image.open(tmp_path / "m.png"))
+    cell = (sheet.shape[1] - 1) // 5
+    for i in range(20):
+        picture = sheet[i // 5 * cell :, i % 5 * cell :][:cell, :cell].reshape(-1, 3)
+        _, counts = np.unique(picture, axis=0, return_counts=True)
+        assert counts.max() < 0.5 * counts.sum()
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (("--digit", 3), "--digit is for digits"),
+        (("--grid", 3), "--grid is for digits"),
+        (("--count", 0), "--count must be"),
+        (("--top-p", 0), "--top-p must be"),
+        (("--complete", "nowhere.png"), "nowhere.png can't be read"),
+        (("--start", "window", "--complete", "x.png"), "exclude each other"),
+    ],
+)
+def test_wrong_flags_for_a_painter_are_refused(painter, tmp_path, flags, complaint):
+    assert complaint in paint(painter, tmp_path / "x.png", *flags, status=2).stderr
+
+
+def damage_model(folder):
+    (folder / "model.keras").write_bytes((folder / "model.keras").read_bytes()[:3000])
+    return "model.keras can't be loaded"
+
+
+def damage_no_model(folder):
+    (folder / "model.keras").unlink()
+    return "model.keras is missing"
+
+
+def damage_palette(folder):
+    (folder / "meta.json").write_text((folder / "meta.json").read_text().replace('"palette": "', '"palette": "zz '))
+    return "meta.json is damaged"
+
+
+def damage_other_palette(folder):
+    (folder / "meta.json").write_text((folder / "meta.json").read_text().replace('"palette": "', '"palette": "112233 '))
+    return "is not the network that meta.json describes"
+
+
+@pytest.mark.parametrize("damage", [value for name, value in sorted(globals().items()) if name.startswith("damage_")])
+def test_a_damaged_painter_is_one_line(painter, tmp_path, damage):
+    import shutil
+
+    folder = shutil.copytree(painter, tmp_path / "damaged")
+    assert damage(folder) in paint(folder, tmp_path / "x.png", status=2).stderr
+    assert not (tmp_path / "x.png").exists()

@@ -10,8 +10,12 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, TINY, environment, run, run_process, write_idx, write_idx_folder
+from conftest import ROOT, TINY, TINY_PAINTER, environment, results, run, run_process, write_idx, write_idx_folder
 from PIL import Image
+
+import util
+from config import PRESETS, PainterRecipe
+from train_rnn import learning_rate
 
 ONE = ("digits", "--digit", 3, *TINY)
 
@@ -139,7 +143,262 @@ def test_data_from_files_is_trained_on_like_the_bundled(digits, tiny, tmp_path):
         assert meta_of(tmp_path / f"m_{data}")["classes"]["3"] == meta_of(tiny)["classes"]["3"]
 
 
+# --- Painters ---
+
+
+def losses_of(folder):
+    lines = (folder / "loss.csv").read_text().splitlines()
+    return lines[0].split(","), np.array([line.split(",") for line in lines[1:]], float)
+
+
+def test_a_painter_leaves_a_model_its_palette_samples_and_its_losses(painter):
+    names = {str(path.relative_to(painter)) for path in painter.rglob("*") if path.is_file()}
+    samples = {f"samples/epoch_{epoch:04}.png" for epoch in (1, 2, 4)}
+    written = {"meta.json", "preview.png", "starts.png", "loss.csv", "loss.png", "model.keras", "model_last.keras"}
+    assert names == samples | written
+    meta = util.load_meta(painter)
+    assert meta["palette"].shape == (24, 3) and meta["pictures"] == 9 and meta["finished"]
+    header, rows = losses_of(painter)
+    assert header == ["epoch", "loss_nats", "loss_bits", "validation_nats", "validation_bits"]
+    np.testing.assert_allclose(rows[:, 2], rows[:, 1] / np.log(2), atol=2e-6)
+    assert rows[0, 1] < np.log(24) * 1.02 and rows[-1, 1] < rows[0, 1] and rows[-1, 3] < rows[0, 3]
+    assert "train_rnn.py" in Image.open(painter / "samples" / "epoch_0004.png").text["command"]
+
+
+def test_a_training_says_what_its_palette_costs(pictures, tmp_path):
+    few = (*TINY_PAINTER, "--epochs", 1, "--units", 4)
+    errors = []
+    for name, colors in (("few", 4), ("many", 200)):
+        result = run("train_rnn.py", pictures, *few, "--colors", colors, "--output", tmp_path / name)
+        told = results(result.stdout)["palette"]
+        assert told.startswith(f"{colors} colours")
+        errors.append(float(told.split()[-1]))
+    assert 8 < errors[0] < 25 and errors[1] < 4
+
+
+@pytest.fixture(scope="module")
+def unbroken(pictures, tmp_path_factory):
+    """The arguments of a longer training, and its losses."""
+    arguments = [str(pictures), *map(str, TINY_PAINTER), "--epochs", "20", "--batch-size", "4", "--sample-every", "20"]
+    folder = tmp_path_factory.mktemp("unbroken") / "m"
+    run("train_rnn.py", *arguments, "--output", folder)
+    return arguments, losses_of(folder)[1]
+
+
+@pytest.mark.parametrize(("signal_sent", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_a_painter_that_was_stopped_goes_on_exactly(unbroken, tmp_path, signal_sent, status):
+    arguments, losses = unbroken
+    folder = tmp_path / "stopped"
+    command = [sys.executable, str(ROOT / "train_rnn.py"), *arguments, "--output", str(folder)]
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
+    wait_for((folder / "checkpoint_b.npz").exists)
+    process.send_signal(signal_sent)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status and "Traceback" not in errors
+    if signal_sent == signal.SIGINT:
+        assert "--resume" in errors
+    assert "unfinished" in run("train_rnn.py", *arguments, "--output", folder, status=2).stderr
+    run("train_rnn.py", *arguments, "--output", folder, "--resume")
+    np.testing.assert_allclose(losses_of(folder)[1], losses, rtol=1e-6)
+    assert "finished" in run("train_rnn.py", *arguments, "--output", folder, "--resume", status=2).stderr
+
+
+def interrupt_after(monkeypatch, steps):
+    """Have the training find Ctrl-C pressed after so many steps."""
+    import train_rnn
+
+    class Pressed:
+        def __init__(self):
+            self.asked = 0
+
+        def is_set(self):
+            self.asked += 1
+            return self.asked > steps
+
+    @train_rnn.contextlib.contextmanager
+    def pressed():
+        yield Pressed()
+
+    monkeypatch.setattr(train_rnn, "heeded_interrupt", pressed)
+
+
+def test_an_interrupt_within_an_epoch_loses_no_step(pictures, painter, tmp_path, monkeypatch):
+    arguments = (pictures, *TINY_PAINTER, "--output", tmp_path / "m")
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 17)
+        run("train_rnn.py", *arguments, status=130)
+    checkpoint = max(np.load(path)["step"] for path in (tmp_path / "m").glob("checkpoint_*.npz"))
+    assert checkpoint > 0
+    run("train_rnn.py", *arguments, "--resume")
+    np.testing.assert_allclose(losses_of(tmp_path / "m")[1], losses_of(painter)[1], rtol=1e-6)
+
+
+def test_a_checkpoint_cut_short_gives_way_to_the_one_before(pictures, painter, tmp_path, monkeypatch):
+    arguments = (pictures, *TINY_PAINTER, "--output", tmp_path / "m")
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 40)
+        run("train_rnn.py", *arguments, status=130)
+    later = max((tmp_path / "m").glob("checkpoint_*.npz"), key=lambda path: path.stat().st_mtime_ns)
+    later.write_bytes(later.read_bytes()[:-500])
+    result = run("train_rnn.py", *arguments, "--resume")
+    assert f"{later} is damaged; going on from epoch" in result.stderr
+    np.testing.assert_allclose(losses_of(tmp_path / "m")[1], losses_of(painter)[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (("--width", 15), "width 16, not 15"),
+        (("--colors", 23), "colors 24, not 23"),
+        (("--cell", "gru"), "cell lstm, not gru"),
+        (("--num-images", 4), "num_images None, not 4"),
+    ],
+)
+def test_another_training_is_not_resumed(pictures, painter, flags, complaint):
+    result = run("train_rnn.py", pictures, *TINY_PAINTER, *flags, "--output", painter, "--resume", status=2)
+    assert complaint in result.stderr
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--targets", "last", "--stride", 5),
+        ("--context", "previous"),
+        ("--context", "above"),
+        ("--cell", "gru"),
+        ("--gray", 16),
+        ("--optimizer", "rmsprop"),
+        ("--clip", 0.01),
+        ("--schedule", "late"),
+        ("--precision", "mixed_bfloat16"),
+    ],
+)
+def test_each_option_of_a_painter_changes_the_training_and_draws(pictures, painter, tmp_path, flags):
+    run("train_rnn.py", pictures, *TINY_PAINTER, "--epochs", 3, *flags, "--output", tmp_path / "m")
+    losses, usual = losses_of(tmp_path / "m")[1], losses_of(painter)[1]
+    assert losses[-1, 1] < losses[0, 1] and (losses[:3, 1] != usual[:3, 1]).any()
+    run("generate_rnn.py", tmp_path / "m", "--count", 2, "--output", tmp_path / "drawn.png")
+
+
+def test_a_painters_validation_folder_and_patience(pictures, tmp_path):
+    flags = ("--validation", pictures, "--validation-split", 0, "--patience", 1, "--epochs", 50)
+    run("train_rnn.py", pictures, *TINY_PAINTER, *flags, "--learning-rate", 0.1, "--output", tmp_path / "m")
+    validation = losses_of(tmp_path / "m")[1][:, 3]
+    assert len(validation) < 50 and np.argmin(validation) == len(validation) - 2
+    best = util.load_painter(tmp_path / "m", util.load_meta(tmp_path / "m")).get_weights()
+    last = util.load_keras_model(tmp_path / "m" / "model_last.keras").get_weights()
+    assert any((a != b).any() for a, b in zip(best, last))
+
+
+def test_the_presets_are_the_published_painters():
+    monet, sumi = PRESETS["monet"], PRESETS["sumi-e"]
+    assert (monet.width, monet.height, monet.colors, monet.window, monet.stride) == (75, 75, 1000, 75, 3)
+    assert (sumi.width * sumi.height, sumi.gray, sumi.window, sumi.stride, sumi.batch_size) == (5400, 256, 60, 1, 450)
+    for preset in (monet, sumi):
+        assert (preset.cell, preset.layers, preset.units, preset.optimizer) == ("lstm", 2, 512, "rmsprop")
+    assert monet.dropout == 0.2
+
+
+def test_learning_rates_fall_as_their_schedules_say():
+    late = PainterRecipe(schedule="late", learning_rate=1.0)
+    assert [learning_rate(late, step, 9) for step in (0, 5, 6, 8)] == [1, 1, 0.1, 0.1]
+    plateau = PainterRecipe(schedule="plateau", learning_rate=1.0)
+    rates = [learning_rate(plateau, 0, 9, losses) for losses in ([], [3, 2, 2, 2], [3, 2, 2, 2, 2], [3, 2, *[2] * 6])]
+    assert rates == [1, 1, 0.5, 0.25]
+
+
 # --- Bad input ---
+
+
+def test_unusable_pictures_are_named_once_and_the_rest_is_used(pictures, tmp_path):
+    import shutil
+
+    folder = tmp_path / "mixed"
+    shutil.copytree(pictures, folder)
+    good = Image.open(folder / "tile_00.png")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more than this")
+    (folder / "cut.png").write_bytes((folder / "tile_00.png").read_bytes()[:3000])
+    (folder / "empty.png").touch()
+    (folder / "notes.txt").write_text("not a picture, and not meant to be one")
+    good.resize((1, 1)).save(folder / "one.png")
+    write_bomb(folder / "bomb.png")
+    good.convert("CMYK").save(folder / "cmyk.jpg")
+    good.convert("P").save(folder / "palette.gif", save_all=True, append_images=[good.rotate(90)])
+    good.convert("RGBA").save(folder / "transparent.webp")
+    Image.fromarray(np.asarray(good.convert("L")).astype("uint16") * 257).save(folder / "sixteen.png")
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
+    good.save(folder / "turned.jpg", exif=rotated)
+    flags = (*TINY_PAINTER, "--epochs", 1, "--units", 4, "--validation-split", 0)
+    result = run("train_rnn.py", folder, *flags, "--output", tmp_path / "m", status=1)
+    for name in ("broken.jpg", "cut.png", "empty.png", "one.png", "bomb.png"):
+        assert result.stderr.count(name) == 1
+    assert result.stderr.count("left out") == 5 and "notes.txt" not in result.stderr
+    assert util.load_meta(tmp_path / "m")["pictures"] == 12 + 5
+
+
+def write_bomb(path):
+    """Write a PNG of 50,000 x 50,000 pixels in a few bytes."""
+    import struct
+    import zlib
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 0, 0, 0, 0)
+    pixels = zlib.compress(bytes(1000))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (("--window", 193), "--window must be from 1 to 192"),
+        (("--colors", 1), "--colors must be from 2 to 4096"),
+        (("--colors", 5000), "--colors must be from 2 to 4096"),
+        (("--clip", 0), "--clip must be above 0"),
+        (("--validation-split", 0.99), "would hold out"),
+        (("--validation", "nowhere", "--validation-split", 0), "nowhere holds no picture"),
+        (("--preset", "best"), "the preset best is for sets of digits"),
+        (("--levels", 7), "--levels is for sets of digits"),
+        (("--all-digits",), "--all-digits is for sets of digits"),
+        (("--resume",), "no training to resume"),
+    ],
+)
+def test_flags_that_make_no_sense_for_a_painter_are_refused(pictures, tmp_path, flags, complaint):
+    result = run("train_rnn.py", pictures, *TINY_PAINTER, *flags, "--output", tmp_path / "out", status=2)
+    assert complaint in result.stderr and not (tmp_path / "out").exists()
+
+
+def test_what_is_no_folder_of_pictures_is_one_line(tmp_path):
+    assert "holds no picture" in run("train_rnn.py", tmp_path, "--output", tmp_path / "m", status=2).stderr
+    (tmp_path / "bad.png").write_text("no")
+    assert "bad.png is not a picture" in run("train_rnn.py", tmp_path, "--output", tmp_path / "m", status=2).stderr
+    assert "not a folder" in run("train_rnn.py", "nowhere", "--output", tmp_path / "m", status=2).stderr
+    assert "--colors is for folders" in run("train_rnn.py", *ONE, "--colors", 5, status=2).stderr
+    assert not (tmp_path / "m").exists()
+
+
+def test_fewer_colours_than_asked_for_are_enough(tmp_path):
+    folder = tmp_path / "flags"
+    folder.mkdir()
+    Image.new("RGB", (20, 20), "red").save(folder / "red.png")
+    Image.new("RGB", (20, 20), "blue").save(folder / "blue.png")
+    flags = (*TINY_PAINTER, "--epochs", 1, "--colors", 4000, "--validation-split", 0)
+    result = run("train_rnn.py", folder, *flags, "--output", tmp_path / "m")
+    assert "need only 2 of 4000 colours" in result.stderr
+    assert results(result.stdout)["palette"] == "2 colours, mean Delta E 0.00"
+
+
+def test_a_full_disk_stops_a_painter_in_one_line_and_it_can_go_on(pictures, tmp_path):
+    limit = 30_000  # bytes a file: less than a checkpoint, more than the sample sheets
+    set_limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # noqa: E731
+    arguments = ("train_rnn.py", pictures, *TINY_PAINTER, "--output", tmp_path / "m")
+    result = run_process(*arguments, status=2, preexec_fn=set_limit)
+    assert "file too large" in result.stderr
+    assert {path.name for path in (tmp_path / "m").iterdir()} == {"meta.json", "preview.png", "starts.png"}
+    run(*arguments, "--resume")
 
 
 def damage_nothing_like_it(folder):
