@@ -683,6 +683,7 @@ class PainterTraining:
     def execute(self):
         """Train to the end, from the last checkpoint where there is one. Raises Interrupted after Ctrl-C."""
         recipe = self.recipe
+        util.return_large_blocks()
         keras.utils.set_random_seed(self.options.seed)
         self.model = self.build(fused=not util.has_gpu())
         util.show_colors(self.model, self.palette, self.options.seed)

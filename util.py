@@ -31,18 +31,33 @@ from skimage.transform import resize
 from config import InputError
 
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8  # from glibc's malloc.h
+
+
+def tune_malloc(**parameters):
+    """Set parameters of glibc's malloc; other C libraries are left as they are."""
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        for name, value in parameters.items():
+            mallopt(globals()[name], value)
+
+
 def keep_freed_memory():
     """Have glibc keep freed memory instead of returning it to the system after each training step.
 
     A step's intermediate values are as large as the last step's; to map and clear them anew took a third
-    of the time. Other C libraries are left as they are.
+    of the time.
     """
-    m_mmap_max, m_arena_max, m_trim_threshold = -4, -8, -1
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-        mallopt(m_mmap_max, 0)
-        mallopt(m_arena_max, 1)
-        mallopt(m_trim_threshold, 2**31 - 1)
+    tune_malloc(M_MMAP_MAX=0, M_ARENA_MAX=1, M_TRIM_THRESHOLD=2**31 - 1)
+
+
+def return_large_blocks():
+    """Have glibc return blocks of 32 MB and more after all.
+
+    A painter's step asks for hundreds of megabytes at once. To clear them is 3% of its time; to keep them leaves
+    holes that the next step's do not fit into, and memory grew by half.
+    """
+    tune_malloc(M_MMAP_MAX=65536, M_MMAP_THRESHOLD=2**25)
 
 
 @contextlib.contextmanager
@@ -669,33 +684,34 @@ def lstm_states(inputs, kernel, first_h, first_c):
     stack = functools.partial(stack_of, inputs)
     loop = functools.partial(loop_over, steps)
 
-    def forward(t, h, c, *stacks):
-        i, f, g, o = tf.split(inputs[t] + h @ kernel, 4, -1)
+    # The gates take the place of the inputs, and their gradient that of the gates: these are the largest values.
+    def forward(t, h, c, gates, *stacks):
+        i, f, g, o = tf.split(gates.read(t) + h @ kernel, 4, -1)
         i, f, g, o = sigmoid(i), sigmoid(f), tf.tanh(g), sigmoid(o)
         c = f * c + i * g
         h = o * tf.tanh(c)
-        gates = tf.concat([i, f, g, o], -1)
-        return t + 1, h, c, *(s.write(t, value) for s, value in zip(stacks, (h, c, gates)))
+        gates = gates.write(t, tf.concat([i, f, g, o], -1))
+        return t + 1, h, c, gates, *(s.write(t, value) for s, value in zip(stacks, (h, c)))
 
-    _, last_c, *stacks = loop(forward, first_h, first_c, stack(units), stack(units), stack(4 * units))
-    h, c, gates = (s.stack() for s in stacks)
+    _, last_c, *stacks = loop(forward, first_h, first_c, stack(4 * units).unstack(inputs), stack(units), stack(units))
+    gates, h, c = (s.stack() for s in stacks)
 
     def gradient(dstates, dlast_c):
         h_before = tf.concat([first_h[None], h[:-1]], 0)
         c_before = tf.concat([first_c[None], c[:-1]], 0)
         transposed = tf.transpose(kernel)
 
-        def backward(k, dh, dc, dproducts):
+        def backward(k, dh, dc, gates):
             t = steps - 1 - k
-            i, f, g, o = tf.split(gates[t], 4, -1)
+            i, f, g, o = tf.split(gates.read(t), 4, -1)
             squashed = tf.tanh(c[t])
             dh += dstates[t]
             dc += dh * o * (1 - squashed * squashed)
             di, df, dg = dc * g * i * (1 - i), dc * c_before[t] * f * (1 - f), dc * i * (1 - g * g)
             dproduct = tf.concat([di, df, dg, dh * squashed * o * (1 - o)], -1)
-            return k + 1, dproduct @ transposed, dc * f, dproducts.write(t, dproduct)
+            return k + 1, dproduct @ transposed, dc * f, gates.write(t, dproduct)
 
-        dh, dc, dproducts = loop(backward, tf.zeros_like(first_h), dlast_c, stack(4 * units))
+        dh, dc, dproducts = loop(backward, tf.zeros_like(first_h), dlast_c, stack(4 * units).unstack(gates))
         dproducts = dproducts.stack()
         flat = tf.reshape(dproducts, [-1, 4 * units])
         dkernel = tf.matmul(tf.transpose(tf.reshape(h_before, [-1, units])), flat)
@@ -706,7 +722,8 @@ def lstm_states(inputs, kernel, first_h, first_c):
 
 def stack_of(inputs, width):
     """Return an empty stack of N x width tensors, one for each time step of T x N x ... inputs."""
-    return tf.TensorArray(inputs.dtype, inputs.shape[0], element_shape=[inputs.shape[1], width])
+    shape = [inputs.shape[1], width]
+    return tf.TensorArray(inputs.dtype, inputs.shape[0], element_shape=shape, clear_after_read=False)
 
 
 def loop_over(steps, body, *state):
