@@ -1,4 +1,4 @@
-# make demo   train, draw and classify scikit-learn's digits: pictures of your own in minutes
+# make demo   paint, then train, draw and classify scikit-learn's digits: pictures of your own in minutes
 # make test   the linter and the test suite
 # make bench  our speed beside its peers', in one run
 # Each makes .venv and installs what it needs. PYTHON=python3.12 make ... takes another Python (3.11 or later).
@@ -10,6 +10,7 @@ DEMO := generated/demo
 .PHONY: demo test lint bench clean
 
 demo: .venv/installed
+	$(BIN)/python generate_rnn.py trained/monet --count 6 --gif --output $(DEMO)/monet.png --overwrite
 	$(BIN)/python train_rnn.py digits --all-digits --output $(DEMO)/digits --overwrite
 	$(BIN)/python generate_rnn.py $(DEMO)/digits --all-digits --grid 10 --temperature 0.8 --output $(DEMO)/digits.png --gif --overwrite
 	$(BIN)/python generate_rnn.py trained/mnist_best --all-digits --grid 10 --temperature 0.8 --output $(DEMO)/mnist.png --overwrite
@@ -25,6 +26,7 @@ lint: .venv/installed-test
 
 bench: .venv/installed-dev
 	$(BIN)/python benchmarks/bench_digits.py $(if $(DATA),--data $(DATA))
+	$(BIN)/python benchmarks/bench_painters.py $(if $(PICTURES),--data $(PICTURES))
 
 clean:
 	rm -rf .venv $(DEMO)

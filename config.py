@@ -94,7 +94,7 @@ class PainterRecipe(Recipe):
         "learn to predict every pixel of a window, its state carried from window to window, or the last alone",
         choices=("all", "last"),
     )
-    window: int = option(75, "pixels the network reads before it learns from them")
+    window: int | None = option(None, "pixels the network reads before it learns from them (default: a row)")
     stride: int = option(1, "with the targets last: pixels from one window to the next")
     optimizer: str = option("adam", "adam or rmsprop", choices=("adam", "rmsprop"))
     clip: float = option(1.0, "the gradient is scaled down to this norm where it is longer")
@@ -145,7 +145,6 @@ PRESETS = {
         batch_size=450,
         learning_rate=1e-3,
         schedule="late",
-        window=60,
         optimizer="rmsprop",
     ),
 }
@@ -155,7 +154,9 @@ PRESETS = {
 class Train(Common):
     """train_rnn.py: which pictures, and the course of the training. The recipe comes from --preset."""
 
-    output: str | None = option(None, "folder for the models (default: trained/SOURCE, or trained/SOURCE_PRESET)")
+    output: str | None = option(
+        None, "folder for the models (default: trained/SOURCE; of digits with another preset, trained/SOURCE_PRESET)"
+    )
     data: str | None = option(None, "an .npz as Keras keeps MNIST, or a folder with the four IDX files")
     num_images: int | None = option(None, "use only the first NUM_IMAGES training pictures (of each class)")
     validation: str | None = option(None, "a folder of pictures to score after each epoch (painters)", metavar="FOLDER")
@@ -216,6 +217,10 @@ class PartlyDone(InputError):
     status = 1
 
 
+class Unfinished(InputError):
+    """This very training was begun and not finished, and --resume was not given."""
+
+
 class Interrupted(InputError):
     """Ctrl-C was pressed. The message says how to go on."""
 
@@ -265,6 +270,12 @@ def collect(options, arguments, base=None):
     names = {item.name for item in dataclasses.fields(options)}
     given = {name: value for name, value in vars(arguments).items() if name in names}
     return dataclasses.replace(base or options(), **given)
+
+
+def was_given(arguments, name):
+    """Say whether a flag was given: 0 is a value, and an absent or false one is none."""
+    value = getattr(arguments, name, None)
+    return value is not None and value is not False
 
 
 def lazy_import(name):

@@ -69,7 +69,7 @@ def check_kind(arguments, paints):
     """Raise InputError for a flag that is not for this kind of model."""
     holds, other = ("a painter", "digits") if paints else ("models of digits", "painters")
     for name in DIGITS_ONLY if paints else PAINTERS_ONLY:
-        if getattr(arguments, name, None) not in (None, False):
+        if config.was_given(arguments, name):
             flag = name.replace("_", "-")
             raise config.InputError(f"--{flag} is for {other}, and {arguments.models} holds {holds}")
     if not paints and arguments.digit is None and not arguments.all_digits:

@@ -77,7 +77,8 @@ def main():
     check(recipe, options)
     name = pathlib.Path(arguments.source).resolve().name
     if paints:
-        train_painter(arguments.source, preset, recipe, options, name)
+        recipe = dataclasses.replace(recipe, window=recipe.window or recipe.width)
+        train_painter(pathlib.Path(arguments.source), preset, recipe, options, name)
         return
     suffix = "" if preset == default_preset else f"_{preset}"
     train(arguments.source, arguments.digit, preset, recipe, options, f"{name}{suffix}")
@@ -101,7 +102,7 @@ def check_kind(arguments, preset, paints):
         raise config.InputError(f"the preset {preset} is for {what}, which {arguments.source} is not")
     fields = {item.name for item in dataclasses.fields(other)} - {item.name for item in dataclasses.fields(kind)}
     for name in (*fields, *(DIGITS_ONLY if paints else PAINTERS_ONLY)):
-        if getattr(arguments, name, None) not in (None, False):
+        if config.was_given(arguments, name):
             raise config.InputError(f"--{name.replace('_', '-')} is for {what}, which {arguments.source} is not")
 
 
@@ -142,8 +143,9 @@ def check(recipe, options):
 
 
 def check_painter(recipe, options):
+    """Raise InputError for a number that makes no sense to a painter."""
     pixels = recipe.width * recipe.height
-    if not 1 <= recipe.window <= pixels:
+    if recipe.window is not None and not 1 <= recipe.window <= pixels:
         raise config.InputError(f"--window must be from 1 to {pixels}, the pixels of a picture")
     if recipe.clip <= 0:
         raise config.InputError("--clip must be above 0")
@@ -212,6 +214,8 @@ def find_folder(begin, options, name):
     while True:
         try:
             return begin(folder)
+        except config.Unfinished:
+            raise
         except config.InputError as error:
             if not folder.exists():
                 raise first_refusal or error from error
@@ -360,9 +364,7 @@ class Training:
             if kept.get(str(label)):
                 raise config.InputError(f"{self.model_path(label)} exists already; pass --overwrite to replace it")
             if str(label) in kept:
-                raise config.InputError(
-                    f"{self.folder} holds an unfinished training; --resume goes on, --overwrite starts anew"
-                )
+                raise unfinished(self.folder)
 
     def model_path(self, label):
         return self.folder / f"model_{label}.keras"
@@ -528,6 +530,10 @@ def other_training(folder, differing, earlier, meta):
     return config.InputError(f"{folder} holds another training ({changes}); give the same options, or another --output")
 
 
+def unfinished(folder):
+    return config.Unfinished(f"{folder} holds an unfinished training; --resume goes on, --overwrite starts anew")
+
+
 def difference(key, before, now):
     """Put into words what differs between two trainings."""
     if isinstance(before, dict) and isinstance(now, dict):
@@ -562,30 +568,42 @@ def put_variables(trainer, values):
 
 TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)  # of the pictures on a sample sheet
 SAVE_SECONDS = 300  # between checkpoints within an epoch
+DIVERGED = "the training diverged; try a lower --learning-rate"
 STARTS = 64  # windows of the training pictures that are kept with the model, to start drawings from
 
 
 def train_painter(source, preset, recipe, options, name):
     """Train one network on a folder of pictures and write it into a folder, by default trained/`name`."""
+    check_apart(source, options.validation)
     pictures, held_out, refused = load_paintings(source, recipe, options)
     device = util.use_precision(options.precision, recipe.batch_size)
     if not options.quiet:
         for line in refused:
             print(f"note: left out: {line}", file=sys.stderr)
         print(f"device: {device}", file=sys.stderr)
-    about = {"source": source, "preset": preset, "recipe": dataclasses.asdict(recipe)}
-    about |= {
-        flag: getattr(options, flag) for flag in ("seed", "num_images", "validation", "validation_split", "patience")
-    }
+    about = {"source": str(source), "preset": preset, "recipe": dataclasses.asdict(recipe)}
+    about |= {flag: getattr(options, flag) for flag in ("seed", "num_images", "validation_split", "patience")}
     about |= {"precision": keras.config.dtype_policy().name}
     about |= {"pictures": len(pictures), "data_crc32": zlib.crc32(pictures.tobytes(), zlib.crc32(held_out.tobytes()))}
     training = find_folder(lambda folder: PainterTraining(about, recipe, options, folder), options, name)
+    print(f"folder: {training.folder}")
     training.prepare(pictures, held_out)
+    del pictures, held_out  # what is left of them is two bytes a pixel
     training.execute()
     for line in ("model.keras", "loss.png"):
         print(f"{line.split('.')[0]}: {training.folder / line}")
     if refused:
-        raise config.PartlyDone(f"{len(refused)} files in {source} are no pictures that could be used; the rest was")
+        raise config.PartlyDone(
+            f"{len(refused)} files could not be used as pictures, and are named above; the rest was"
+        )
+
+
+def check_apart(source, validation):
+    """Raise InputError where the pictures to score are among those to train on."""
+    if validation:
+        one, other = pathlib.Path(source).resolve(), pathlib.Path(validation).resolve()
+        if one == other or one in other.parents or other in one.parents:
+            raise config.InputError(f"{validation} and {source} must not lie in one another")
 
 
 def load_paintings(source, recipe, options):
@@ -623,9 +641,14 @@ class PainterTraining:
             if earlier.get("finished"):
                 raise config.InputError(f"the training in {folder} is finished; --overwrite starts it anew")
             self.meta = earlier
+        elif earlier and "classes" in earlier:
+            raise config.InputError(f"{folder} holds models of digits; give another --output")
         elif earlier and not options.overwrite:
-            state = "a finished" if earlier.get("finished") or "classes" in earlier else "an unfinished"
-            raise config.InputError(f"{folder} holds {state} training; --resume goes on, --overwrite starts anew")
+            if not earlier.get("finished") and not differing_keys(about, earlier):
+                raise unfinished(folder)
+            raise config.InputError(f"{folder} holds another training; give another --output, or --overwrite")
+        elif not options.overwrite and list(self.leftovers()):
+            raise config.InputError(f"{next(self.leftovers())} is in the way; give another --output, or --overwrite")
 
     def prepare(self, pictures, held_out):
         """Choose the palette, write what the network will see, and cut the pictures into windows."""
@@ -634,8 +657,8 @@ class PainterTraining:
             self.meta["palette"] = self.choose_palette(pictures)
         self.palette = self.meta["palette"]
         tokens = util.to_palette(pictures, self.palette)
-        quantized = util.from_palette(tokens, self.palette, self.recipe.height, self.recipe.width)
-        error = util.color_error(pictures[:100], quantized[:100])
+        quantized = util.from_palette(tokens[:100], self.palette, self.recipe.height, self.recipe.width)
+        error = util.color_error(pictures[:100], quantized)
         kind = "colours" if self.recipe.gray is None else "greys"
         print(f"palette: {len(self.palette)} {kind}, mean Delta E {error:.2f}", flush=True)
         about = util.provenance(self.options.seed)
@@ -643,20 +666,28 @@ class PainterTraining:
         util.save_png(self.folder / "starts.png", self.palette[self.choose_starts(tokens)], about)
         self.write_meta()
         self.windows = self.cut(tokens)
-        self.held_out = self.cut(util.to_palette(held_out, self.palette)) if len(held_out) else None
+        self.held_out = self.cut(util.to_palette(held_out, self.palette), whole=True) if len(held_out) else None
 
     def clear(self):
-        """Remove what an earlier training has left in the folder."""
-        for pattern in ("checkpoint_*.npz", "model*.keras", "samples/epoch_*.png", "loss.*"):
-            for path in self.folder.glob(pattern):
-                path.unlink()
+        """Remove what an earlier training has left in the folder: first of all what says that there was one."""
+        (self.folder / "meta.json").unlink(missing_ok=True)
+        for path in self.leftovers():
+            path.unlink()
+
+    def leftovers(self):
+        """Yield the files of an earlier training, also the hidden ones of a write that was killed."""
+        names = ("model.keras", "model_last.keras", "loss.csv", "loss.png", "samples/epoch_*.png")
+        for pattern in (*names, "checkpoint_[ab].npz", ".checkpoint_[ab]-*.npz", ".model*-*.keras"):
+            yield from self.folder.glob(pattern)
 
     def choose_palette(self, pictures):
         if self.recipe.gray is not None:
             return util.gray_palette(self.recipe.gray)
         palette = util.fit_palette(pictures, self.recipe.colors, self.options.seed)
+        if len(palette) < 2:
+            raise config.InputError("all pixels of these pictures have one colour; there is nothing to learn")
         if len(palette) < self.recipe.colors and not self.options.quiet:
-            print(f"note: the pictures need only {len(palette)} of {self.recipe.colors} colours", file=sys.stderr)
+            print(f"note: only {len(palette)} different colours of {self.recipe.colors} were found", file=sys.stderr)
         return palette
 
     def choose_starts(self, tokens):
@@ -666,9 +697,9 @@ class PainterTraining:
         places = rng.integers(tokens.shape[1] - self.recipe.window + 1, size=STARTS)
         return tokens[pictures[:, None], places[:, None] + np.arange(self.recipe.window)]
 
-    def cut(self, tokens):
+    def cut(self, tokens, whole=False):
         recipe = self.recipe
-        settings = (recipe.window, recipe.stride, recipe.batch_size, recipe.targets)
+        settings = (recipe.window, recipe.stride, recipe.batch_size, recipe.targets, whole)
         return util.Windows(tokens, recipe.width, recipe.height, recipe.context, *settings)
 
     def write_meta(self):
@@ -729,7 +760,7 @@ class PainterTraining:
             )
             loss, states = self.learn(inputs | self.carry(states, first), targets, weight)
             if not math.isfinite(loss):
-                raise config.InputError("the training diverged; try a lower --learning-rate")
+                raise config.InputError(DIVERGED)
             progress.nats += float(loss) * float(weight.sum())
             progress.pixels += float(weight.sum())
             progress.step += 1
@@ -749,7 +780,9 @@ class PainterTraining:
 
     def obey_interrupt(self):
         if self.stop.is_set():
-            raise config.Interrupted("interrupted; the same command with --resume goes on from here")
+            raise config.Interrupted(
+                f"interrupted; {self.folder} is kept, and the same command with --resume goes on from here"
+            )
 
     def finish_epoch(self, progress):
         """Score, save, draw and plot at the end of an epoch."""
@@ -758,7 +791,7 @@ class PainterTraining:
         if self.held_out:
             progress.validation_losses.append(self.validation_loss())
         scores = progress.validation_losses or [0]
-        if scores[-1] == min(scores):
+        if np.isfinite(scores[-1]) and scores[-1] == min(scores):
             self.save_model("model.keras")
         if progress.is_over(self.recipe.epochs, self.options.patience) and self.held_out:
             self.save_model("model_last.keras")
@@ -837,6 +870,8 @@ class PainterTraining:
     def save_progress(self, progress, states):
         """Write the checkpoint that is the older one; the other stays whole whatever happens."""
         progress.variables = [variable.numpy() for variable in variables_of(self.model)]
+        if not all(np.isfinite(variable).all() for variable in progress.variables):
+            raise config.InputError(DIVERGED)
         progress.states = [np.asarray(state, "float32") for state in states]
         paths = self.checkpoints()
         paths.sort(key=lambda path: path.stat().st_mtime_ns if path.exists() else 0)

@@ -30,7 +30,6 @@ from skimage.transform import resize
 
 from config import InputError
 
-
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8  # from glibc's malloc.h
 
 
@@ -167,10 +166,12 @@ def open_picture(path, at_least=None):
             return to_srgb(upright, profile)
     except UnidentifiedImageError as error:
         raise InputError(f"{path} is not a picture that can be read") from error
-    except (Image.DecompressionBombError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path} is not a picture that can be read: {error}") from error
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror or error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's parsers raise whatever a damaged file leads them to
+        raise InputError(f"{path} is not a picture that can be read: {error}") from error
 
 
 def to_srgb(picture, profile):
@@ -184,7 +185,8 @@ def to_srgb(picture, profile):
 
 def find_pictures(folder):
     """List the pictures in a folder and the folders in it, in order, judged by their names' endings."""
-    endings = Image.registered_extensions()
+    known = Image.registered_extensions().items()
+    endings = {ending for ending, kind in known if kind in Image.OPEN and kind not in NOT_PICTURES}
     found = (path for path in pathlib.Path(folder).rglob("*") if path.suffix.lower() in endings and path.is_file())
     return sorted(path for path in found if not path.name.startswith("."))
 
@@ -216,6 +218,7 @@ def fit_picture(picture, width, height, gray):
     return np.asarray(fitted.convert("L").convert("RGB") if gray else fitted)
 
 
+NOT_PICTURES = ("EPS", "HDF5", "MPEG", "GRIB", "BUFR")  # what Pillow opens, but can't show or not by itself
 SMALLEST_SIDE = 8  # pixels; less is an icon or a mistake, not something to learn painting from
 
 
@@ -237,9 +240,9 @@ def save_gif(path, frames, seconds):
 
 
 def contact_sheet(pictures, columns, gap=1, across=1500):
-    """Lay uint8 N x H x W (x 3) pictures out on a grid with dark grey lines, at most `across` pixels wide.
+    """Lay uint8 N x H x W (x 3) pictures out on a grid with dark grey lines.
 
-    Each pixel is enlarged by a whole number, up to 8.
+    Each pixel is enlarged by a whole number, up to 8, so that the sheet is about `across` pixels wide.
     """
     count, height, width = pictures.shape[:3]
     enlarge = int(np.clip(across // (columns * (width + gap)), 1, 8))
@@ -406,16 +409,23 @@ def fit_palette(pictures, colors, seed):
     """
     from sklearn.cluster import MiniBatchKMeans
 
-    packed = pictures.astype("uint32") @ np.array([65536, 256, 1], "uint32")
-    distinct = np.unique(packed)
+    pixels = pictures.reshape(-1, 3)
+    chosen = pixels[np.random.default_rng(seed).choice(len(pixels), min(len(pixels), 200_000), replace=False)]
+    distinct = np.unique(pack_colors(chosen))
+    if len(distinct) <= colors:
+        distinct = functools.reduce(np.union1d, (np.unique(pack_colors(picture)) for picture in pictures))
     if len(distinct) > colors:
-        chosen = np.random.default_rng(seed).choice(packed.ravel(), min(packed.size, 200_000), replace=False)
-        points = rgb2lab(unpack_colors(chosen))
-        kmeans = MiniBatchKMeans(min(colors, len(points)), batch_size=4096, n_init=1, random_state=seed)
-        centers = lab2rgb(kmeans.fit(points).cluster_centers_)
-        distinct = np.unique(np.round(centers * 255).astype("uint32") @ np.array([65536, 256, 1], "uint32"))
+        kmeans = MiniBatchKMeans(min(colors, len(chosen)), batch_size=4096, n_init=1, random_state=seed)
+        centers = lab2rgb(kmeans.fit(rgb2lab(chosen)).cluster_centers_)
+        distinct = np.unique(pack_colors(np.round(centers * 255)))
     palette = unpack_colors(distinct)
     return palette[np.argsort(rgb2lab(palette)[:, 0], kind="stable")]
+
+
+def pack_colors(pixels):
+    """Turn colours ... x 3 in 0..255 into numbers 0xRRGGBB."""
+    red, green, blue = np.moveaxis(pixels.astype("uint32"), -1, 0)
+    return red << 16 | green << 8 | blue
 
 
 def unpack_colors(packed):
@@ -776,12 +786,13 @@ class Windows:
     """Cut windows out of pictures as they are needed: nothing is kept but the tokens, two bytes a pixel.
 
     `tokens` is uint16 N x T, T = height * width, row by row. With the targets `all` windows follow one another, in
-    `batch_size` streams side by side, and the network's state is carried along each; every pixel is a target once
-    an epoch. With `last` each window stands alone, before a pixel that is its only target, every `stride` pixels.
+    at most `batch_size` streams side by side, and the network's state is carried along each; every pixel is a target
+    once an epoch. A stream goes on from picture to picture, and may begin within one unless all are to be `whole`.
+    With `last` each window stands alone, before a pixel that is its only target, every `stride` pixels.
     A batch depends on the seed, the epoch and the step alone, so that a training can go on from any step.
     """
 
-    def __init__(self, tokens, width, height, context, window, stride, batch_size, targets):
+    def __init__(self, tokens, width, height, context, window, stride, batch_size, targets, whole=False):
         count, length = tokens.shape
         self.history = np.zeros((count, 1 + length), "uint16")
         self.history[:, 1:] = tokens + np.uint16(1)
@@ -789,9 +800,12 @@ class Windows:
         self.width, self.window, self.stride, self.context, self.targets = width, window, stride, context, targets
         self.each = -(-length // (window if targets == "all" else stride))  # windows of a picture
         self.total = count * self.each
-        self.batch_size = min(batch_size, self.total)
+        self.batch_size = min(batch_size, count if targets == "all" else self.total)
         self.steps = -(-self.total // self.batch_size)
-        self.pixels = count * (length if targets == "all" else self.each)
+        if targets == "all" and whole:
+            self.steps = -(-count // self.batch_size) * self.each
+        elif targets == "all" and self.batch_size > 1 and self.steps % self.each == 0:
+            self.steps += 1  # or all streams would be in the same row of their pictures at each step
 
     def batch(self, seed, epoch, step):
         """Return (inputs without states, targets N x W, weight N x W, first N): where first, a state starts at zero."""
@@ -829,7 +843,7 @@ class Windows:
 def coprime(rng, count):
     """Draw a number that has no divisor in common with `count`: its multiples visit all of 0..count-1 in disorder."""
     while True:
-        number = int(rng.integers(1, count + 1))
+        number = int(rng.integers(max(1, count // 3), count + 1))
         if math.gcd(number, count) == 1:
             return number
 

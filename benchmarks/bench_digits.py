@@ -12,59 +12,17 @@ the turns: on a shared machine single times mean little. The peers are written a
 - torch.nn.GRU: the same network and batch in PyTorch's usual training loop.
 """
 
-import argparse
-import json
 import os
-import pathlib
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from common import main, measure, row, take_turns, timed
 
 LENGTH, LEVELS, UNITS, BATCH = 100, 7, 256, 32
 QUICK = ["--preset", "best", "--units", "128", "--epochs", "4"]  # enough for the published accuracy
 PUBLISHED = 0.9754
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="MNIST, as train_rnn.py takes it")
-    parser.add_argument("--only", choices=COMPARISONS, help="one comparison alone")
-    parser.add_argument("--repeats", type=int, default=3, help="turns of each comparison (default: 3)")
-    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.part:
-        print(json.dumps(PARTS[arguments.part](arguments.data)))
-        return
-    print("| what | ours | peer | ratio | least .. most |\n| --- | --- | --- | --- | --- |", flush=True)
-    for name in [arguments.only] if arguments.only else COMPARISONS:
-        for cells in COMPARISONS[name](arguments):
-            print("| " + " | ".join(cells) + " |", flush=True)
-
-
-def measure(part, data):
-    """Run one part in a process of its own and return what it measured."""
-    command = [sys.executable, __file__, "--part", part, *(["--data", data] if data else [])]
-    result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(result.stdout.splitlines()[-1])
-
-
-def row(what, ours, peer, unit, more_is_better=True):
-    """Return a row of the table: both medians, and the median and the spread of the ratio, turn by turn."""
-    ratios = [a / b if more_is_better else b / a for a, b in zip(ours, peer, strict=True)]
-    a, b = statistics.median(ours), statistics.median(peer)
-    spread = f"{min(ratios):.2f} .. {max(ratios):.2f}"
-    return what, f"{a:.4g} {unit}", f"{b:.4g} {unit}", f"{statistics.median(ratios):.2f}x", spread
-
-
-def take_turns(parts, arguments):
-    """Measure each of `parts` in turn, several times; return the list of each one's results."""
-    return zip(*([measure(part, arguments.data) for part in parts] for _ in range(arguments.repeats)), strict=True)
 
 
 # --- The comparisons ---
@@ -78,9 +36,9 @@ def compare_throughput(arguments):
 
 def compare_time_to_accuracy(arguments):
     """Ours is run whole; the tutorial's 12 epochs of 60,000 images are scaled from the throughput of Keras fit."""
-    fit = [measure("train_keras", arguments.data)]
-    seconds, accuracy = measure("train_to_accuracy", arguments.data)
-    fit.append(measure("train_keras", arguments.data))
+    fit = [measure("train_keras", arguments)]
+    seconds, accuracy = measure("train_to_accuracy", arguments)
+    fit.append(measure("train_keras", arguments))
     peer = 12 * 60_000 / statistics.mean(fit)
     ours = f"{seconds:.0f} s (accuracy {accuracy:.4f})"
     verdict = f"{peer / seconds:.2f}x" if accuracy >= PUBLISHED else f"missed {PUBLISHED}"
@@ -95,16 +53,10 @@ def compare_drawing(arguments):
 def compare_classifying(arguments):
     ours, predict = take_turns(["classify_ours", "classify_keras"], arguments)
     yield row("classifying 10,000 images", ours, predict, "s", more_is_better=False)
-    yield "memory while classifying", f"{measure('classify_memory', arguments.data):.2f} GB", "limit 2 GB", "", ""
+    yield "memory while classifying", f"{measure('classify_memory', arguments):.2f} GB", "limit 2 GB", "", ""
 
 
 # --- Training ---
-
-
-def timed(command):
-    started = time.perf_counter()
-    output = subprocess.run([sys.executable, *command, "--quiet"], cwd=ROOT, check=True, capture_output=True, text=True)
-    return time.perf_counter() - started, output.stdout
 
 
 def train_ours(data):
@@ -286,4 +238,4 @@ PARTS = {
 }
 
 if __name__ == "__main__":
-    main()
+    main(__file__, __doc__, COMPARISONS, PARTS, "MNIST, as train_rnn.py takes it")

@@ -179,7 +179,7 @@ def test_the_shipped_painter_never_sticks_to_one_colour(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        (("--digit", 3), "--digit is for digits"),
+        (("--digit", 0), "--digit is for digits"),
         (("--grid", 3), "--grid is for digits"),
         (("--count", 0), "--count must be"),
         (("--top-p", 0), "--top-p must be"),

@@ -282,7 +282,11 @@ def test_each_option_of_a_painter_changes_the_training_and_draws(pictures, paint
 
 
 def test_a_painters_validation_folder_and_patience(pictures, tmp_path):
-    flags = ("--validation", pictures, "--validation-split", 0, "--patience", 1, "--epochs", 50)
+    held_out = tmp_path / "held_out"
+    held_out.mkdir()
+    for name in ("tile_02.png", "tile_08.png"):
+        (held_out / name).write_bytes((pictures / name).read_bytes())
+    flags = ("--validation", held_out, "--validation-split", 0, "--patience", 1, "--epochs", 50)
     run("train_rnn.py", pictures, *TINY_PAINTER, *flags, "--learning-rate", 0.1, "--output", tmp_path / "m")
     validation = losses_of(tmp_path / "m")[1][:, 3]
     assert len(validation) < 50 and np.argmin(validation) == len(validation) - 2
@@ -293,8 +297,15 @@ def test_a_painters_validation_folder_and_patience(pictures, tmp_path):
 
 def test_the_presets_are_the_published_painters():
     monet, sumi = PRESETS["monet"], PRESETS["sumi-e"]
-    assert (monet.width, monet.height, monet.colors, monet.window, monet.stride) == (75, 75, 1000, 75, 3)
-    assert (sumi.width * sumi.height, sumi.gray, sumi.window, sumi.stride, sumi.batch_size) == (5400, 256, 60, 1, 450)
+    assert (monet.width, monet.height, monet.colors, monet.window, monet.stride) == (75, 75, 1000, None, 3)
+    assert (sumi.width, sumi.height, sumi.gray, sumi.window, sumi.stride, sumi.batch_size) == (
+        60,
+        90,
+        256,
+        None,
+        1,
+        450,
+    )
     for preset in (monet, sumi):
         assert (preset.cell, preset.layers, preset.units, preset.optimizer) == ("lstm", 2, 512, "rmsprop")
     assert monet.dropout == 0.2
@@ -364,9 +375,12 @@ def write_bomb(path):
         (("--levels", 7), "--levels is for sets of digits"),
         (("--all-digits",), "--all-digits is for sets of digits"),
         (("--resume",), "no training to resume"),
+        (("--digit", 0), "--digit is for sets of digits"),
+        (("--validation", ".", "--validation-split", 0), "must not lie in one another"),
     ],
 )
 def test_flags_that_make_no_sense_for_a_painter_are_refused(pictures, tmp_path, flags, complaint):
+    flags = [pictures if flag == "." else flag for flag in flags]
     result = run("train_rnn.py", pictures, *TINY_PAINTER, *flags, "--output", tmp_path / "out", status=2)
     assert complaint in result.stderr and not (tmp_path / "out").exists()
 
@@ -387,8 +401,28 @@ def test_fewer_colours_than_asked_for_are_enough(tmp_path):
     Image.new("RGB", (20, 20), "blue").save(folder / "blue.png")
     flags = (*TINY_PAINTER, "--epochs", 1, "--colors", 4000, "--validation-split", 0)
     result = run("train_rnn.py", folder, *flags, "--output", tmp_path / "m")
-    assert "need only 2 of 4000 colours" in result.stderr
+    assert "only 2 different colours of 4000" in result.stderr
     assert results(result.stdout)["palette"] == "2 colours, mean Delta E 0.00"
+
+
+def test_one_colour_is_nothing_to_learn_from(tmp_path):
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "red.png")
+    assert "one colour" in run("train_rnn.py", tmp_path, "--output", tmp_path / "m", status=2).stderr
+
+
+def test_nothing_is_overwritten_unasked_nor_an_unfinished_training_forgotten(pictures, painter, tmp_path, monkeypatch):
+    few = (*TINY_PAINTER, "--epochs", 1, "--units", 4)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "loss.csv").write_text("mine")
+    assert "in the way" in run("train_rnn.py", pictures, *few, "--output", tmp_path / "mine", status=2).stderr
+    assert "another training" in run("train_rnn.py", pictures, *few, "--output", painter, status=2).stderr
+    monkeypatch.setattr("conftest.ROOT", tmp_path)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 1)
+        assert "trained/china is kept" in run("train_rnn.py", pictures, *few, status=130).stderr
+    assert "--resume goes on" in run("train_rnn.py", pictures, *few, status=2).stderr
+    assert "folder: trained/china-2" in run("train_rnn.py", pictures, *few, "--seed", 1).stdout
+    assert "folder: trained/china\n" in run("train_rnn.py", pictures, *few, "--resume").stdout
 
 
 def test_a_full_disk_stops_a_painter_in_one_line_and_it_can_go_on(pictures, tmp_path):

@@ -168,6 +168,132 @@ def test_the_fused_cells_gradient_against_finite_differences(run, shapes):
         np.testing.assert_allclose(np.sum(gradient * direction), numeric, rtol=1e-6)
 
 
+# --- Painters ---
+
+
+def cut(count=5, width=6, height=4, window=6, **options):
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 50, (count, width * height)).astype("uint16")
+    settings = {"context": "place", "stride": 1, "batch_size": 3, "targets": "all"} | options
+    return tokens, util.Windows(tokens, width, height, window=window, **settings)
+
+
+def seen_targets(windows, epoch=0):
+    """Return all targets of an epoch that count."""
+    batches = [windows.batch(7, epoch, step) for step in range(windows.steps)]
+    return np.concatenate([targets[weight > 0] for _, targets, weight, _ in batches])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"batch_size": 5},
+        {"batch_size": 100},
+        {"window": 5},
+        {"whole": True},
+        {"targets": "last"},
+        {"targets": "last", "window": 9, "batch_size": 7},
+    ],
+)
+def test_every_pixel_is_learnt_once_an_epoch(options):
+    tokens, windows = cut(**options)
+    np.testing.assert_array_equal(np.sort(seen_targets(windows)), np.sort(tokens.ravel()))
+    assert (seen_targets(windows) != seen_targets(windows, epoch=1)).any()
+
+
+def test_a_stride_takes_every_so_many_pixels():
+    tokens, windows = cut(targets="last", stride=5)
+    np.testing.assert_array_equal(np.sort(seen_targets(windows)), np.sort(tokens[:, ::5].ravel()))
+
+
+def test_a_window_reads_the_pixels_before_each_target():
+    tokens, windows = cut(batch_size=5)
+    for step in range(windows.steps):
+        inputs, targets, weight, first = windows.batch(0, 0, step)
+        for b in range(5):
+            row = inputs["row"][b, 0]
+            if not weight[b].any():
+                continue
+            (picture,) = (p for p in range(5) if (tokens[p, row * 6 : row * 6 + 6] == targets[b]).all())
+            before = np.append(tokens[picture, row * 6 : row * 6 + 5][::-1], 0)[::-1] + 1
+            np.testing.assert_array_equal(inputs["neighbours"][b, 1:, 0], before[1:])
+            assert inputs["neighbours"][b, 0, 0] == 0  # beyond the border
+            above = inputs["neighbours"][b, 1:-1, 4]
+            assert (above == (tokens[picture, row * 6 - 5 : row * 6 - 1] + 1 if row else 0)).all()
+            assert first[b] == (row == 0 or step == 0)
+            np.testing.assert_array_equal(inputs["column"][b], np.arange(6))
+
+
+def tiny_painter(**options):
+    keras.utils.set_random_seed(3)
+    settings = {"cell": "lstm", "units": 7, "layers": 2, "dropout": 0.0, "embedding": 5, "context": "place"} | options
+    return util.build_painter(50, 6, 4, 6, **settings)
+
+
+def zero_states(model, count, units=7):
+    return {name: np.zeros((count, units), "float32") for name in model.input if name.startswith("state_")}
+
+
+@pytest.mark.parametrize("context", ["previous", "above", "place"])
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_windows_with_carried_state_score_what_drawing_assumes(cell, context):
+    model = tiny_painter(cell=cell, context=context, fused=True)
+    tokens, windows = cut(count=3, context=context, whole=True)
+    evaluate, states, nats = util.make_evaluator(model), zero_states(model, 3), 0.0
+    for step in range(windows.steps):
+        inputs, targets, weight, _ = windows.batch(0, 0, step)
+        loss, carried = evaluate(inputs | states, targets, weight)
+        states, nats = dict(zip(states, carried)), nats + float(loss) * weight.sum()
+    step = util.make_step(model, context, (4, 6))
+    history = np.pad(tokens.astype("int32") + 1, ((0, 0), (1, 0)))
+    drawn, state = 0.0, util.initial_states(model, 3)
+    for t in range(24):
+        log_probabilities, state = step(history, tf.constant(t), state)
+        drawn -= np.take_along_axis(np.asarray(log_probabilities), tokens[:, t, None].astype(int), 1).sum()
+    assert nats == pytest.approx(drawn, rel=1e-5)
+
+
+def test_a_learning_step_lowers_the_loss_and_clips():
+    model = tiny_painter(fused=True)
+    optimizer = keras.optimizers.RMSprop(0.01, global_clipnorm=1.0)
+    optimizer.build(model.trainable_variables)
+    learn = util.make_learner(model, optimizer)
+    _, windows = cut(count=3)
+    inputs, targets, weight, _ = windows.batch(0, 0, 0)
+    losses = [float(learn(inputs | zero_states(model, 3), targets, weight)[0]) for _ in range(20)]
+    assert losses[0] == pytest.approx(np.log(50), rel=0.05) and losses[-1] < 0.8 * losses[0]
+
+
+def test_the_palette_is_close_in_cielab_and_sorted(digits):
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (4, 20, 20, 3)).astype("uint8")
+    errors = []
+    for colors in (4, 32, 256):
+        palette = util.fit_palette(pictures, colors, seed=0)
+        assert len(palette) == len(np.unique(palette, axis=0)) <= colors
+        assert (np.diff(util.rgb2lab(palette)[:, 0]) >= 0).all()
+        tokens = util.to_palette(pictures, palette)
+        errors.append(util.color_error(pictures, util.from_palette(tokens, palette, 20, 20)))
+    assert errors[0] > 1.5 * errors[1] > 2 * errors[2] > 0
+    distance = np.linalg.norm(util.rgb2lab(pictures).reshape(-1, 1, 3) - util.rgb2lab(palette), axis=-1)
+    np.testing.assert_array_equal(tokens.ravel(), distance.argmin(1))
+
+
+def test_greys_are_a_palette_too(digits):
+    images = digits[0][:5]
+    tokens = util.to_palette(images[..., None].repeat(3, -1), util.gray_palette(256))
+    np.testing.assert_array_equal(tokens.reshape(images.shape), images)
+
+
+def test_colours_that_look_alike_begin_alike():
+    model = util.build_painter(256, 6, 4, 6, "lstm", 8, 1, 0.0, 64, "previous")
+    util.show_colors(model, util.gray_palette(256), seed=0)
+    embedding = model.get_layer("colors").embeddings.numpy()[1:]
+    near, far = (np.linalg.norm(embedding[100] - embedding[100 + by]) for by in (1, 100))
+    assert near < far / 5
+
+
 def test_dropout_acts_in_training_alone():
     model, _ = small_rnn(dropout=0.5)
     tokens = random_tokens(3, 4, 3)

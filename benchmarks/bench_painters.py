@@ -1,0 +1,316 @@
+"""Time painters beside their peers, in one run on one machine.
+
+    make bench PICTURES=path/to/folder
+    .venv/bin/python benchmarks/bench_painters.py --data path/to/folder --only drawing --repeats 5
+
+Without a folder, pictures are cut from the two photographs that come with scikit-learn. Every measurement is a
+process of its own. Ours and the peer's take turns, and the ratio is the median over the turns: on a shared
+machine single times mean little. The peers are written as people write them:
+
+- torch.nn.LSTM: the preset monet's network and batch in PyTorch's usual training loop, its colours looked up in an
+  embedding as ours are, or one-hot as the published painter has them;
+- the published way to draw: `predict` on the one-hot window before each pixel of each picture.
+"""
+
+import os
+import pathlib
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from common import ROOT, main, measure, row, take_turns
+
+COLORS, EMBEDDING, UNITS, LAYERS, BATCH, SIDE = 1000, 64, 512, 2, 128, 75  # the preset monet
+WINDOW = SIDE
+PICTURES = 16  # drawn at once
+
+
+def pictures(data, count, width=SIDE, height=SIDE):
+    """Return `count` real pictures, uint8 N x H x W x 3: those of the folder, and crops of them if they are fewer."""
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    import util
+
+    if data:
+        originals = [util.open_picture(path) for path in util.find_pictures(data)]
+    else:
+        originals = [Image.fromarray(image) for image in load_sample_images().images]
+    rng = np.random.default_rng(0)
+    cut = []
+    for i in range(count):
+        picture = originals[i % len(originals)]
+        if i >= len(originals) or not data:
+            side = int(min(picture.size) * rng.uniform(0.5, 1))
+            left, top = (int(rng.integers(total - side + 1)) for total in picture.size)
+            picture = picture.crop((left, top, left + side, top + side))
+        cut.append(util.fit_picture(picture, width, height, gray=False))
+    return np.stack(cut)
+
+
+# --- The comparisons ---
+
+
+def compare_training(arguments):
+    ours, embedded, one_hot = take_turns(["train_ours", "train_torch", "train_torch_one_hot"], arguments)
+    rates = [rate for rate, _ in ours]
+    what = f"training the preset monet, batch {BATCH}, beside torch.nn.LSTM"
+    yield row(what, rates, embedded, "tokens/s")
+    yield row(f"{what} on one-hot colours", rates, one_hot, "tokens/s")
+    share = statistics.median(rate * operations_per_token() / peak for rate, peak in ours)
+    yield "share of what a large float32 product reaches", f"{share:.0%}", "", "", ""
+
+
+def operations_per_token():
+    """Count the multiplications and additions of the products for one token, forward and twice that backward."""
+    products = [EMBEDDING * 4 * UNITS, UNITS * 4 * UNITS, (LAYERS - 1) * 2 * UNITS * 4 * UNITS, UNITS * COLORS]
+    return 3 * 2 * sum(products)
+
+
+def compare_drawing(arguments):
+    ours, published = take_turns(["draw_ours", "draw_published"], arguments)
+    yield row(f"drawing {PICTURES} pictures of {SIDE}x{SIDE}", ours, published, "s", more_is_better=False)
+
+
+def compare_growth(arguments):
+    few, many = take_turns(["epoch_of_50", "epoch_of_500"], arguments)
+    ratios = [b / a for (a, _), (b, _) in zip(few, many, strict=True)]
+    seconds = [statistics.median(part) for part in ([a for a, _ in few], [b for b, _ in many])]
+    spread = f"{min(ratios):.2f} .. {max(ratios):.2f}"
+    ratio = f"{statistics.median(ratios):.2f}x"
+    yield "an epoch of 500 pictures, beside one of 50", f"{seconds[1]:.1f} s", f"{seconds[0]:.1f} s", ratio, spread
+    memory = [f"{statistics.median(gigabytes for _, gigabytes in part):.2f} GB" for part in (many, few)]
+    yield "memory of these", *memory, "", ""
+
+
+def compare_memory(arguments):
+    yield "memory, 50 pictures of 75x75, 1000 colours", f"{measure('memory_small', arguments):.2f} GB", "", "", ""
+    yield "memory, 2,000 pictures of 128x128, 1000 colours", f"{measure('memory_large', arguments):.2f} GB", "", "", ""
+
+
+# --- Training ---
+
+
+def throughput(step, steps=8):
+    """Return tokens a second of `step`, called with the number of the batch; the first two are not counted."""
+    step(0), step(1)
+    started = time.perf_counter()
+    for i in range(2, 2 + steps):
+        step(i)
+    return steps * BATCH * WINDOW / (time.perf_counter() - started)
+
+
+def tokens_of(data):
+    import util
+
+    images = pictures(data, BATCH)
+    return util.to_palette(images, util.fit_palette(images, COLORS, seed=0))
+
+
+def train_ours(data):
+    """The compiled step that train_rnn.py takes; beside it, this machine's speed on a large product."""
+    import keras
+    import numpy as np
+
+    import util
+
+    util.return_large_blocks()
+    tokens = tokens_of(data)
+    settings = ("lstm", UNITS, LAYERS, 0.2, EMBEDDING, "previous")
+    model = util.build_painter(COLORS, SIDE, SIDE, WINDOW, *settings, fused=True)
+    model.optimizer = keras.optimizers.RMSprop(global_clipnorm=1.0)
+    model.optimizer.build(model.trainable_variables)
+    learn = util.make_learner(model, model.optimizer)
+    windows = util.Windows(tokens, SIDE, SIDE, "previous", WINDOW, 1, BATCH, "all")
+    names = [name for name in model.input if name.startswith("state_")]
+    states = [np.zeros((BATCH, UNITS), "float32")] * len(names)
+
+    def step(i):
+        nonlocal states
+        inputs, targets, weight, _ = windows.batch(0, 0, i)
+        loss, states = learn(inputs | dict(zip(names, states)), targets, weight)
+        return float(loss)
+
+    rate = throughput(step)
+    square = np.ones((3000, 3000), "float32")
+    square @ square
+    started = time.perf_counter()
+    for _ in range(5):
+        square @ square
+    return rate, 5 * 2 * 3000**3 / (time.perf_counter() - started)
+
+
+def train_torch(data, one_hot=False):
+    import torch
+
+    tokens = torch.from_numpy(tokens_of(data).astype("int64")).flatten()
+    length = len(tokens) // BATCH
+    streams = tokens[: BATCH * length].reshape(BATCH, length)
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = torch.nn.Embedding(COLORS, EMBEDDING)
+            self.lstm = torch.nn.LSTM(COLORS if one_hot else EMBEDDING, UNITS, LAYERS, batch_first=True, dropout=0.2)
+            self.head = torch.nn.Linear(UNITS, COLORS)
+
+        def forward(self, x, state):
+            x = torch.nn.functional.one_hot(x, COLORS).float() if one_hot else self.embedding(x)
+            x, state = self.lstm(x, state)
+            return self.head(x), state
+
+    model = Network()
+    optimizer = torch.optim.RMSprop(model.parameters())
+    state = None
+
+    def step(i):
+        nonlocal state
+        window = streams[:, i * WINDOW : (i + 1) * WINDOW + 1]
+        optimizer.zero_grad()
+        logits, state = model(window[:, :-1], state)
+        state = tuple(part.detach() for part in state)
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    return throughput(step)
+
+
+def train_torch_one_hot(data):
+    return train_torch(data, one_hot=True)
+
+
+# --- Drawing ---
+
+
+def draw_ours(data):
+    import numpy as np
+
+    import util
+
+    settings = ("lstm", UNITS, LAYERS, 0.2, EMBEDDING, "previous")
+    model = util.build_painter(COLORS, SIDE, SIDE, WINDOW, *settings)
+    paint = util.make_painter(model, "previous", (SIDE, SIDE))
+    rng = np.random.default_rng(0)
+    known = np.zeros((PICTURES, SIDE * SIDE), "int32")
+
+    def draw():
+        uniform = rng.random(known.shape, dtype="float32")
+        return np.asarray(paint(util.weights_of(model), known, uniform, np.int32(0), np.ones(PICTURES, "float32")))
+
+    draw()
+    started = time.perf_counter()
+    draw()
+    return time.perf_counter() - started
+
+
+def draw_published(data, pixels=100):
+    """Some pixels of one picture, and as many times their time as there are pixels in all pictures."""
+    import keras
+    import numpy as np
+
+    import util  # noqa: F401, for TensorFlow to start as it does for us
+
+    layers = []
+    for i in range(LAYERS):
+        layers += [keras.layers.LSTM(UNITS, return_sequences=i < LAYERS - 1), keras.layers.Dropout(0.2)]
+    model = keras.Sequential([keras.Input((WINDOW, COLORS)), *layers, keras.layers.Dense(COLORS, activation="softmax")])
+    window = np.random.default_rng(0).integers(0, COLORS, WINDOW)
+
+    def draw_pixel():
+        nonlocal window
+        probabilities = model.predict(np.eye(COLORS, dtype="float32")[None, window], verbose=0)[0].astype("float64")
+        pixel = np.random.choice(COLORS, p=probabilities / probabilities.sum())
+        window = np.append(window[1:], pixel)
+
+    draw_pixel()
+    started = time.perf_counter()
+    for _ in range(pixels):
+        draw_pixel()
+    return PICTURES * SIDE * SIDE / pixels * (time.perf_counter() - started)
+
+
+# --- Growth and memory ---
+
+
+def in_folder(images, work):
+    """Call work(folder) with the images as files."""
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as folder:
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(os.path.join(folder, f"{i:05}.png"))
+        return work(folder)
+
+
+def train(folder, *flags, stop_after=None):
+    """Run train_rnn.py, interrupted by Ctrl-C after some seconds of training if asked: (seconds, peak in GB)."""
+    with tempfile.TemporaryDirectory() as output:
+        command = [sys.executable, "train_rnn.py", folder, "--output", output, "--quiet", *map(str, flags)]
+        started = time.perf_counter()
+        heed = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, preexec_fn=heed)
+        if stop_after:
+            while not (pathlib.Path(output) / "meta.json").exists():
+                time.sleep(1)
+            time.sleep(stop_after)
+            process.send_signal(signal.SIGINT)
+        _, status, usage = os.wait4(process.pid, 0)
+        if os.waitstatus_to_exitcode(status) not in ((130,) if stop_after else (0,)):
+            raise RuntimeError(f"{command} ended with {os.waitstatus_to_exitcode(status)}")
+        return time.perf_counter() - started, usage.ru_maxrss / 2**20
+
+
+def epoch_of(count, data):
+    """The time of the third epoch, of a network small enough for that, and the peak of memory."""
+
+    def work(folder):
+        flags = ("--preset", "monet", "--units", 64, "--sample-every", 100)
+        two, _ = train(folder, *flags, "--epochs", 2)
+        three, gigabytes = train(folder, *flags, "--epochs", 3)
+        return three - two, gigabytes
+
+    return in_folder(pictures(data, count), work)
+
+
+def epoch_of_50(data):
+    return epoch_of(50, data)
+
+
+def epoch_of_500(data):
+    return epoch_of(500, data)
+
+
+def memory_small(data):
+    """Two whole epochs of the preset monet, with its drawings."""
+    flags = ("--preset", "monet", "--epochs", 2)
+    return in_folder(pictures(data, 50), lambda folder: train(folder, *flags)[1])
+
+
+def memory_large(data):
+    """As far into the first epoch as it comes in two minutes."""
+    flags = ("--preset", "monet", "--width", 128, "--height", 128, "--window", 128)
+    return in_folder(pictures(data, 2000, 128, 128), lambda folder: train(folder, *flags, stop_after=120)[1])
+
+
+COMPARISONS = {
+    "training": compare_training,
+    "drawing": compare_drawing,
+    "growth": compare_growth,
+    "memory": compare_memory,
+}
+PARTS = {
+    function.__name__: function
+    for function in (
+        *(train_ours, train_torch, train_torch_one_hot, draw_ours, draw_published),
+        *(epoch_of_50, epoch_of_500, memory_small, memory_large),
+    )
+}
+
+if __name__ == "__main__":
+    main(__file__, __doc__, COMPARISONS, PARTS, "a folder of pictures")

@@ -1,0 +1,63 @@
+"""What the benchmarks share: parts measured in processes of their own, taking turns, and the table they fill."""
+
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+def main(script, description, comparisons, parts, data_help):
+    """Run a benchmark's command line: the table of all comparisons, or (hidden, for measure) a single part."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help=data_help)
+    parser.add_argument("--only", choices=comparisons, help="one comparison alone")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of each comparison (default: 3)")
+    parser.add_argument("--part", choices=parts, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    arguments.script = script
+    if arguments.part:
+        print(json.dumps(parts[arguments.part](arguments.data)))
+        return
+    print("| what | ours | peer | ratio | least .. most |\n| --- | --- | --- | --- | --- |", flush=True)
+    for name in [arguments.only] if arguments.only else comparisons:
+        for cells in comparisons[name](arguments):
+            print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def measure(part, arguments):
+    """Run one part in a process of its own and return what it measured."""
+    command = [
+        sys.executable,
+        arguments.script,
+        "--part",
+        part,
+        *(["--data", arguments.data] if arguments.data else []),
+    ]
+    result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def row(what, ours, peer, unit, more_is_better=True):
+    """Return a row of the table: both medians, and the median and the spread of the ratio, turn by turn."""
+    ratios = [a / b if more_is_better else b / a for a, b in zip(ours, peer, strict=True)]
+    a, b = statistics.median(ours), statistics.median(peer)
+    spread = f"{min(ratios):.2f} .. {max(ratios):.2f}"
+    return what, f"{a:.4g} {unit}", f"{b:.4g} {unit}", f"{statistics.median(ratios):.2f}x", spread
+
+
+def take_turns(parts, arguments):
+    """Measure each of `parts` in turn, several times; return the list of each one's results."""
+    return zip(*([measure(part, arguments) for part in parts] for _ in range(arguments.repeats)), strict=True)
+
+
+def timed(command):
+    """Run a script of ours as its user does; return the seconds it took and its standard output."""
+    started = time.perf_counter()
+    output = subprocess.run([sys.executable, *command, "--quiet"], cwd=ROOT, check=True, capture_output=True, text=True)
+    return time.perf_counter() - started, output.stdout
