@@ -711,10 +711,9 @@ class PainterTraining:
         options = util.painter_options(dataclasses.asdict(self.recipe), self.palette)
         return util.build_painter(**options, targets=self.recipe.targets, fused=fused)
 
-    def execute(self):
-        """Train to the end, from the last checkpoint where there is one. Raises Interrupted after Ctrl-C."""
+    def set_up(self):
+        """Build the network, its optimizer and what is compiled of them."""
         recipe = self.recipe
-        util.return_large_blocks()
         keras.utils.set_random_seed(self.options.seed)
         self.model = self.build(fused=not util.has_gpu())
         util.show_colors(self.model, self.palette, self.options.seed)
@@ -726,19 +725,24 @@ class PainterTraining:
         self.learn = util.make_learner(self.model, self.model.optimizer)
         self.evaluate = util.make_evaluator(self.model)
         self.paint = util.make_painter(self.model, recipe.context, (recipe.height, recipe.width))
+
+    def execute(self):
+        """Train to the end, from the last checkpoint where there is one. Raises Interrupted after Ctrl-C."""
+        util.return_large_blocks()
+        self.set_up()
         progress = self.last_progress() or Progress([], [], [])
         if progress.variables:
             put_variables(self.model, progress.variables)
         if progress.losses and not progress.step:
             self.show(progress)  # a kill may have come between the checkpoint and this
-        steps = self.windows.steps
+        epochs, steps = self.recipe.epochs, self.windows.steps
         disable = True if self.options.quiet else None
         begun = len(progress.losses) * steps + progress.step
         with (
             heeded_interrupt() as self.stop,
-            tqdm.tqdm(total=recipe.epochs * steps, initial=begun, unit="step", disable=disable) as self.bar,
+            tqdm.tqdm(total=epochs * steps, initial=begun, unit="step", disable=disable) as self.bar,
         ):
-            while not progress.is_over(recipe.epochs, self.options.patience):
+            while not progress.is_over(epochs, self.options.patience):
                 self.train_epoch(progress)
                 self.finish_epoch(progress)
         self.meta["finished"] = True
@@ -823,9 +827,15 @@ class PainterTraining:
         return nats / pixels
 
     def save_model(self, name):
+        self.check_finite()
         model = self.build(fused=False)
         model.set_weights(self.model.get_weights())
         util.save_model(self.folder / name, model)
+
+    def check_finite(self):
+        """Raise InputError rather than write a network that the last step has spoilt."""
+        if not all(np.isfinite(weight).all() for weight in self.model.get_weights()):
+            raise config.InputError(DIVERGED)
 
     def draw_samples(self, path):
         """Draw a picture at each of TEMPERATURES, all from the same random numbers."""
@@ -869,9 +879,8 @@ class PainterTraining:
 
     def save_progress(self, progress, states):
         """Write the checkpoint that is the older one; the other stays whole whatever happens."""
+        self.check_finite()
         progress.variables = [variable.numpy() for variable in variables_of(self.model)]
-        if not all(np.isfinite(variable).all() for variable in progress.variables):
-            raise config.InputError(DIVERGED)
         progress.states = [np.asarray(state, "float32") for state in states]
         paths = self.checkpoints()
         paths.sort(key=lambda path: path.stat().st_mtime_ns if path.exists() else 0)

@@ -579,7 +579,7 @@ def build_painter(
         x, *states = run(x, initial_state=[inputs[name] for name in names])
         outputs += states
         if dropout:
-            x = keras.layers.Dropout(dropout, name=f"dropout_{i}")(x)
+            x = (FastDropout if fused else keras.layers.Dropout)(dropout, name=f"dropout_{i}")(x)
     if targets == "last":
         x = x[:, -1:]
     logits = keras.layers.Dense(colors, dtype="float32", name="logits")(x)
@@ -609,6 +609,22 @@ def recurrent_layer(cell, fused):
     """Return the Keras layer of a cell; `fused` takes the one that trains faster and has the same weights."""
     plain, fast = {"gru": (keras.layers.GRU, FusedGRU), "lstm": (keras.layers.LSTM, FusedLSTM)}[cell]
     return fast if fused else plain
+
+
+class FastDropout(keras.layers.Dropout):
+    """keras.layers.Dropout from random bits that XLA makes twenty times faster, of a rate to the nearest 1/256."""
+
+    def call(self, inputs, training=False):
+        if not training:
+            return inputs
+        key = tf.cast(self.seed_generator.next(), "uint64")
+        count, steps, units = inputs.shape
+        words = tf.random.stateless_uniform(
+            (-(-count * steps * units // 4),), key, minval=None, maxval=None, dtype="uint32", alg="philox"
+        )
+        noise = tf.reshape(tf.reshape(tf.bitcast(words, "uint8"), (-1,))[: count * steps * units], inputs.shape)
+        dropped = round(256 * self.rate)
+        return tf.where(noise >= dropped, inputs * (256 / (256 - dropped)), 0)
 
 
 class FusedGRU(keras.layers.GRU):
@@ -694,34 +710,38 @@ def lstm_states(inputs, kernel, first_h, first_c):
     stack = functools.partial(stack_of, inputs)
     loop = functools.partial(loop_over, steps)
 
-    # The gates take the place of the inputs, and their gradient that of the gates: these are the largest values.
-    def forward(t, h, c, gates, *stacks):
-        i, f, g, o = tf.split(gates.read(t) + h @ kernel, 4, -1)
-        i, f, g, o = sigmoid(i), sigmoid(f), tf.tanh(g), sigmoid(o)
+    # sigmoid(x) = 0.5 + 0.5 tanh(0.5 x): with these factors one tanh serves all gates, and they need no joining.
+    half = tf.repeat(tf.constant([0.5, 0.5, 1.0, 0.5], inputs.dtype), units)
+
+    def forward(t, h, c, *stacks):
+        gates = half * tf.tanh(half * (inputs[t] + h @ kernel)) + (1 - half)
+        i, f, g, o = tf.split(gates, 4, -1)
         c = f * c + i * g
         h = o * tf.tanh(c)
-        gates = gates.write(t, tf.concat([i, f, g, o], -1))
-        return t + 1, h, c, gates, *(s.write(t, value) for s, value in zip(stacks, (h, c)))
+        return t + 1, h, c, *(s.write(t, value) for s, value in zip(stacks, (h, c, gates)))
 
-    _, last_c, *stacks = loop(forward, first_h, first_c, stack(4 * units).unstack(inputs), stack(units), stack(units))
-    gates, h, c = (s.stack() for s in stacks)
+    _, last_c, *stacks = loop(forward, first_h, first_c, stack(units), stack(units), stack(4 * units))
+    h, c, gates = (s.stack() for s in stacks)
 
     def gradient(dstates, dlast_c):
         h_before = tf.concat([first_h[None], h[:-1]], 0)
         c_before = tf.concat([first_c[None], c[:-1]], 0)
+        i, f, g, o = tf.split(gates, 4, -1)
+        squashed = tf.tanh(c)
+        # All factors of the gradient at once: outside the loop these are large and go to all cores.
+        of_cell = [g * i * (1 - i), c_before * f * (1 - f), i * (1 - g * g)]
+        factors = tf.concat([*of_cell, squashed * o * (1 - o)], -1)
+        to_cell = o * (1 - squashed * squashed)
         transposed = tf.transpose(kernel)
 
-        def backward(k, dh, dc, gates):
+        def backward(k, dh, dc, dproducts):
             t = steps - 1 - k
-            i, f, g, o = tf.split(gates.read(t), 4, -1)
-            squashed = tf.tanh(c[t])
             dh += dstates[t]
-            dc += dh * o * (1 - squashed * squashed)
-            di, df, dg = dc * g * i * (1 - i), dc * c_before[t] * f * (1 - f), dc * i * (1 - g * g)
-            dproduct = tf.concat([di, df, dg, dh * squashed * o * (1 - o)], -1)
-            return k + 1, dproduct @ transposed, dc * f, gates.write(t, dproduct)
+            dc += dh * to_cell[t]
+            dproduct = factors[t] * tf.concat([dc, dc, dc, dh], -1)
+            return k + 1, dproduct @ transposed, dc * f[t], dproducts.write(t, dproduct)
 
-        dh, dc, dproducts = loop(backward, tf.zeros_like(first_h), dlast_c, stack(4 * units).unstack(gates))
+        dh, dc, dproducts = loop(backward, tf.zeros_like(first_h), dlast_c, stack(4 * units))
         dproducts = dproducts.stack()
         flat = tf.reshape(dproducts, [-1, 4 * units])
         dkernel = tf.matmul(tf.transpose(tf.reshape(h_before, [-1, units])), flat)
@@ -732,8 +752,7 @@ def lstm_states(inputs, kernel, first_h, first_c):
 
 def stack_of(inputs, width):
     """Return an empty stack of N x width tensors, one for each time step of T x N x ... inputs."""
-    shape = [inputs.shape[1], width]
-    return tf.TensorArray(inputs.dtype, inputs.shape[0], element_shape=shape, clear_after_read=False)
+    return tf.TensorArray(inputs.dtype, inputs.shape[0], element_shape=[inputs.shape[1], width])
 
 
 def loop_over(steps, body, *state):

@@ -265,6 +265,15 @@ def test_a_learning_step_lowers_the_loss_and_clips():
     assert losses[0] == pytest.approx(np.log(50), rel=0.05) and losses[-1] < 0.8 * losses[0]
 
 
+def test_the_fast_dropout_drops_its_share_and_keeps_the_mean():
+    x = tf.ones((30, 40, 11))
+    layer = util.FastDropout(0.2, seed=0)
+    dropped = np.asarray(layer(x, training=True))
+    assert (dropped == 0).mean() == pytest.approx(0.2, abs=0.02) and dropped.mean() == pytest.approx(1, abs=0.02)
+    assert (dropped != np.asarray(layer(x, training=True))).any()
+    np.testing.assert_array_equal(layer(x, training=False), x)
+
+
 def test_the_palette_is_close_in_cielab_and_sorted(digits):
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (4, 20, 20, 3)).astype("uint8")
