@@ -728,7 +728,6 @@ class PainterTraining:
 
     def execute(self):
         """Train to the end, from the last checkpoint where there is one. Raises Interrupted after Ctrl-C."""
-        util.return_large_blocks()
         self.set_up()
         progress = self.last_progress() or Progress([], [], [])
         if progress.variables:

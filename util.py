@@ -30,33 +30,19 @@ from skimage.transform import resize
 
 from config import InputError
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8  # from glibc's malloc.h
-
-
-def tune_malloc(**parameters):
-    """Set parameters of glibc's malloc; other C libraries are left as they are."""
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-        for name, value in parameters.items():
-            mallopt(globals()[name], value)
-
 
 def keep_freed_memory():
     """Have glibc keep freed memory instead of returning it to the system after each training step.
 
     A step's intermediate values are as large as the last step's; to map and clear them anew took a third
-    of the time.
+    of the time. Other C libraries are left as they are.
     """
-    tune_malloc(M_MMAP_MAX=0, M_ARENA_MAX=1, M_TRIM_THRESHOLD=2**31 - 1)
-
-
-def return_large_blocks():
-    """Have glibc return blocks of 32 MB and more after all.
-
-    A painter's step asks for hundreds of megabytes at once. To clear them is 3% of its time; to keep them leaves
-    holes that the next step's do not fit into, and memory grew by half.
-    """
-    tune_malloc(M_MMAP_MAX=65536, M_MMAP_THRESHOLD=2**25)
+    m_mmap_max, m_arena_max, m_trim_threshold = -4, -8, -1
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(m_mmap_max, 0)
+        mallopt(m_arena_max, 1)
+        mallopt(m_trim_threshold, 2**31 - 1)
 
 
 @contextlib.contextmanager

@@ -118,7 +118,6 @@ def train_ours(data):
 
     import util
 
-    util.return_large_blocks()
     tokens = tokens_of(data)
     settings = ("lstm", UNITS, LAYERS, 0.2, EMBEDDING, "previous")
     model = util.build_painter(COLORS, SIDE, SIDE, WINDOW, *settings, fused=True)
