@@ -601,7 +601,7 @@ def train_painter(source, preset, recipe, options, name):
 def check_apart(source, validation):
     """Raise InputError where the pictures to score are among those to train on."""
     if validation:
-        one, other = pathlib.Path(source).resolve(), pathlib.Path(validation).resolve()
+        one, other = source.resolve(), pathlib.Path(validation).resolve()
         if one == other or one in other.parents or other in one.parents:
             raise config.InputError(f"{validation} and {source} must not lie in one another")
 

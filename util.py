@@ -391,7 +391,7 @@ def fit_palette(pictures, colors, seed):
     """Choose at most `colors` colours for uint8 N x H x W x 3 by K-means in CIELAB: uint8 K x 3, dark to light.
 
     Pictures of no more distinct colours than that keep them all. At most 200,000 pixels, picked at random, are
-    clustered: more of them move no colour by as much as one level.
+    clustered.
     """
     from sklearn.cluster import MiniBatchKMeans
 
@@ -598,7 +598,7 @@ def recurrent_layer(cell, fused):
 
 
 class FastDropout(keras.layers.Dropout):
-    """keras.layers.Dropout from random bits that XLA makes twenty times faster, of a rate to the nearest 1/256."""
+    """keras.layers.Dropout from random bits that XLA makes faster, of a rate to the nearest 1/256."""
 
     def call(self, inputs, training=False):
         if not training:
@@ -609,7 +609,7 @@ class FastDropout(keras.layers.Dropout):
             (-(-count * steps * units // 4),), key, minval=None, maxval=None, dtype="uint32", alg="philox"
         )
         noise = tf.reshape(tf.reshape(tf.bitcast(words, "uint8"), (-1,))[: count * steps * units], inputs.shape)
-        dropped = round(256 * self.rate)
+        dropped = min(round(256 * self.rate), 255)
         return tf.where(noise >= dropped, inputs * (256 / (256 - dropped)), 0)
 
 
