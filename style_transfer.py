@@ -1,0 +1,598 @@
+"""Turn photos into paintings, or show the two halves of it: textures alone, and what one layer keeps of a photo.
+
+    python style_transfer.py photo.jpg --style wave.jpg
+    python style_transfer.py holiday/ --style wave.jpg scream.jpg --style-weights 0.7 0.3 --output styled/
+    python style_transfer.py photo.jpg --layer block4_conv2
+
+A picture is searched for whose features in VGG resemble the photo's and whose Gram matrices, the correlations of
+those features wherever they occur, resemble the painting's (Gatys, Ecker & Bethge 2016). Without a photo it is
+texture synthesis (Gatys et al. 2015); without a painting, the photo is made again from noise and one layer's
+features (Mahendran & Vedaldi 2015). The search goes from coarse to fine.
+"""
+
+import functools
+import math
+import os
+import pathlib
+import sys
+import time
+
+import numpy as np
+
+import config
+
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # convolutions in a third of the memory where it is not usual
+fft = config.lazy_import("scipy.fft")
+optimize = config.lazy_import("scipy.optimize")
+tqdm = config.lazy_import("tqdm")
+util = config.lazy_import("util")
+
+SMALLEST_SIDE = 32  # pixels; the fifth block of VGG sees two by two places of it
+COARSEST = 128  # pixels of the longest side to begin with
+
+
+def parse_arguments():
+    parser = config.Parser(__doc__)
+    parser.add_argument(
+        "content", nargs="?", type=pathlib.Path, help="a photo or a folder of them; left out: texture synthesis"
+    )
+    config.add_options(parser, config.Style)
+    return parser.parse_args()
+
+
+def main():
+    arguments = parse_arguments()
+    task = which_task(arguments)
+    options = config.collect(config.Style, arguments, config.STYLE_DEFAULTS[task])
+    check(options, task)
+    content = arguments.content
+    if content is not None and content.is_dir():
+        paint_folder(content, options)
+    else:
+        paint_one(content, options)
+
+
+# --- The command -------------------------------------------------------------------------------
+
+
+def which_task(arguments):
+    """Say what the command asks for: style, texture or layer. Raises InputError where it asks for nothing or both."""
+    content, styles = arguments.content, getattr(arguments, "style", ())
+    for path in [*([content] if content else []), *styles]:
+        if not pathlib.Path(path).exists():
+            raise config.InputError(f"{path} does not exist")
+    for path in styles:
+        if pathlib.Path(path).is_dir():
+            raise config.InputError(f"{path} is a folder; --style takes pictures")
+    if hasattr(arguments, "layer"):
+        if styles or content is None:
+            raise config.InputError("--layer reconstructs a photo: it takes one, and no --style")
+        return "layer"
+    if not styles:
+        raise config.InputError("give a painting with --style, or a layer to reconstruct the photo from with --layer")
+    if content is None:
+        return "texture"
+    return "published" if hasattr(arguments, "published_losses") else "style"
+
+
+def check(options, task):
+    """Raise InputError for an option that makes no sense."""
+    if task == "texture" and (options.keep_colors or options.init == "content" or options.published_losses):
+        raise config.InputError("--keep-colors, --init content and --published-losses are for a photo")
+    if task == "layer" and (options.init == "style" or options.published_losses):
+        raise config.InputError("--init style and --published-losses are for a --style")
+    known = config.layer_names(options.convnet)
+    config.check_names([*options.content_layers, *options.style_layers], known, options.convnet)
+    config.check_names([options.layer] if options.layer else [], known, options.convnet)
+    for name, counted, what in (
+        ("style_weights", options.style, "painting"),
+        ("layer_weights", options.style_layers, "style layer"),
+    ):
+        weights, flag = getattr(options, name), "--" + name.replace("_", "-")
+        if len(weights) not in (0, 1, len(counted)):
+            raise config.InputError(
+                f"{flag} has {len(weights)} numbers for {len(counted)} {what}s; give one for each, or one for all"
+            )
+        if weights and not (all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0):
+            raise config.InputError(f"{flag} must be 0 or above, and not all 0")
+    for name in ("content_weight", "style_weight", "tv_weight"):
+        if not 0 <= getattr(options, name) < math.inf:
+            raise config.InputError(f"--{name.replace('_', '-')} must be 0 or above")
+    for name in ("learning_rate", "style_scale"):
+        if not 0 < getattr(options, name) < math.inf:
+            raise config.InputError(f"--{name.replace('_', '-')} must be above 0")
+    for name in ("iterations", "scales", "save_every"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise config.InputError(f"--{name.replace('_', '-')} must be at least 1")
+    if not SMALLEST_SIDE <= options.size <= 10_000:
+        raise config.InputError(f"--size must be from {SMALLEST_SIDE} to 10000")
+    if options.init not in ("content", "style", "noise") and not pathlib.Path(options.init).is_file():
+        raise config.InputError(f"--init takes content, style, noise or a picture, and {options.init} is none")
+
+
+def default_name(content, options):
+    """Name the result after what goes into it."""
+    parts = [content.resolve().name if content.is_dir() else content.stem] if content else []
+    parts += [pathlib.Path(style).stem for style in options.style]
+    parts += [options.layer] if options.layer else [] if content else ["texture"]
+    return "__".join(parts)
+
+
+def paint_one(content, options):
+    """Make one picture, and print where it is and what became of its losses."""
+    result = pathlib.Path(options.output or f"generated/{default_name(content, options)}.png")
+    config.require_suffix(result, ".png", ".jpg", ".jpeg")
+    for path in extra_files(result, options).values():
+        util.refuse_to_overwrite(path, options.overwrite)
+    for source in [*([content] if content else []), *options.style]:
+        if result.exists() and result.samefile(source):
+            raise config.InputError(f"{result} would replace what it is made of; give another --output")
+    util.check_writable(result)
+    if content is None and not options.quiet:
+        print("note: without a photo before --style, this makes a texture", file=sys.stderr)
+    row = paint(content, result, options, keep_unfinished=True)
+    print(f"picture: {result}")
+    for kind, path in extra_files(result, options).items():
+        if kind != "picture":
+            print(f"{kind}: {path}")
+    for key, value in row.items():
+        print(f"{key}: {value}")
+
+
+def paint_folder(folder, options):
+    """Make a picture of each photo in a folder, and print where it is; a line about each goes to summary.csv."""
+    output = pathlib.Path(options.output or f"generated/{default_name(folder, options)}")
+    if output.exists() and not output.is_dir():
+        raise config.InputError(f"{output} is a file; a folder of photos makes a folder of pictures")
+    inside = options.recursive and folder.resolve() in output.resolve().parents
+    if output.resolve() == folder.resolve() or inside:
+        raise config.InputError(f"{output} is where the photos are; give another folder with --output")
+    photos = util.find_pictures(folder, options.recursive)
+    if not photos:
+        raise config.InputError(f"{folder} holds no picture" + ("" if options.recursive else "; try --recursive"))
+    util.check_writable(output / "summary.csv")
+    open_studio(options)
+    task = functools.partial(paint, options=options)
+    bar = tqdm.tqdm(photos, unit="photo", disable=True if options.quiet else None)
+    failed = passed_over = 0
+    try:
+        for row in util.apply_to_photos(task, photos, output, f".{options.format}", options.overwrite, bar):
+            passed_over += row["status"] == "done before"
+            if row["status"].startswith("done"):
+                tqdm.tqdm.write(f"picture: {row['result']}", file=sys.stdout)
+            else:
+                failed += 1
+                tqdm.tqdm.write(f"left out: {row['photo']}: {row['status']}", file=sys.stderr)
+    except KeyboardInterrupt:
+        raise config.Interrupted("interrupted; the same command goes on with the photos that are not done") from None
+    print(f"summary: {output / 'summary.csv'}")
+    print(f"traces: {open_studio(options).evaluate.traces}")
+    if passed_over and not options.quiet:
+        print(f"note: {passed_over} were there before; --overwrite paints them anew", file=sys.stderr)
+    if failed:
+        raise config.PartlyDone(f"{failed} of {len(photos)} photos failed; {output / 'summary.csv'} says why")
+
+
+def extra_files(result, options):
+    """Name the files that a picture comes with: a dict from kind to path."""
+    files = {"picture": result}
+    if options.gif:
+        files["animation"] = result.with_suffix(".gif")
+    if options.compare:
+        files["comparison"] = result.with_name(f"{result.stem}__compare.png")
+    if options.plot:
+        files["plot"] = result.with_name(f"{result.stem}__losses.png")
+    return files
+
+
+# --- One picture -------------------------------------------------------------------------------
+
+
+def paint(content, result, options, keep_unfinished=False):
+    """Paint one photo (or None, for a texture) into the file `result`: the task that a folder is given.
+
+    Returns what to tell of it, a dict: size, seconds, steps, evaluations and the losses at the end. Where the search
+    diverges, or is interrupted and `keep_unfinished`, the last good picture is written, and PartlyDone or Interrupted
+    raised. Raises InputError where the photo is of no use.
+    """
+    started = time.perf_counter()
+    studio = open_studio(options)
+    photo = None if content is None else read_photo(content, options)
+    search = Search(studio, photo, result, options)
+    unfinished = None
+    try:
+        search.run()
+    except Diverged as error:
+        if search.picture is None:
+            raise config.InputError(str(error)) from None
+        unfinished = config.PartlyDone(f"{error}; {result} is the last good picture")
+    except KeyboardInterrupt:
+        if not keep_unfinished or search.picture is None:
+            raise
+        unfinished = config.Interrupted(f"interrupted; {result} is the picture so far")
+    about = util.provenance(options.seed, weights=studio.source, source=str(content))
+    save_extras(search, result, options, about)
+    # The picture comes last: where it is, all is done.
+    util.save_picture(result, search.finished(), about, util.kept_exif(content) if content else None)
+    if unfinished:
+        raise unfinished
+    height, width = search.picture.shape[:2]
+    row = {"width": width, "height": height, "seconds": round(time.perf_counter() - started, 1)}
+    row |= {"steps": len(search.history), "evaluations": search.evaluations}
+    return row | {name: f"{value:.6g}" for name, value in search.history[-1].items()}
+
+
+def read_photo(path, options):
+    """Read a photo at the size of the result: float32 H x W x 3. Raises InputError where it is of no use."""
+    photo = util.load_image(path)
+    height, width = photo.shape[:2]
+    if min(height, width) < SMALLEST_SIDE:
+        raise config.InputError(f"{path} is only {width} x {height} pixels; VGG needs {SMALLEST_SIDE}")
+    width, height = fit(width, height, options.size)
+    if min(height, width) < SMALLEST_SIDE:
+        least = math.ceil(options.size * SMALLEST_SIDE / min(height, width))
+        raise config.InputError(f"{path} would be {width} x {height} pixels; VGG needs {SMALLEST_SIDE}: --size {least}")
+    return util.resize_picture(photo, width, height)
+
+
+def fit(width, height, longest):
+    """Scale (width, height) in proportion."""
+    factor = longest / max(width, height)
+    return max(1, round(width * factor)), max(1, round(height * factor))
+
+
+def with_margin(picture, margin):
+    """Continue a picture, H x W x 3, by its mirror image: `margin` pixels to each side, and on to multiples of 16."""
+    if not margin:
+        return picture
+    below, right = (margin + -(side + 2 * margin) % 16 for side in picture.shape[:2])
+    return np.pad(picture, ((margin, below), (margin, right), (0, 0)), "symmetric")
+
+
+MARGIN = 8  # pixels; VGG sees zeros beyond the edges, and what the search paints there is another thing
+
+
+class Diverged(Exception):
+    """The loss is no number any more."""
+
+
+class Search:
+    """The search for one picture, from coarse to fine. `picture` is the last good one, float32 H x W x 3."""
+
+    def __init__(self, studio, photo, result, options):
+        self.studio, self.result, self.options = studio, result, options
+        self.photo = photo  # in its own colours
+        self.content = util.luminance(photo) if options.keep_colors == "luminance" else photo
+        self.paintings = [adapt(painting, photo, options.keep_colors) for painting in studio.paintings]
+        self.margin = 0 if options.published_losses else MARGIN
+        self.picture, self.frames, self.history, self.evaluations = None, [], [], 0
+
+    def run(self):
+        """Go through all scales."""
+        sizes = self.sizes()
+        total = self.options.iterations * len(sizes)
+        disable = True if self.options.quiet else None
+        with tqdm.tqdm(total=total, unit="step", leave=False, disable=disable) as self.bar:
+            for width, height in sizes:
+                self.descend(self.start(width, height), self.targets(width, height))
+
+    def sizes(self):
+        """List the (width, height) of each scale, coarse to fine."""
+        height, width = self.photo.shape[:2] if self.photo is not None else (self.options.size,) * 2
+        longest = max(width, height)
+        count = self.options.scales or max(1, 1 + round(math.log2(longest / COARSEST)))
+        sizes = [fit(width, height, longest / 2**i) for i in reversed(range(count))]
+        return [size for size in sizes if self.is_seen(size)] or sizes[-1:]
+
+    def is_seen(self, size):
+        """Say whether VGG sees enough of the picture and of each painting at this scale."""
+        longest = max(size) * self.options.style_scale
+        sides = [min(fit(*painting.shape[1::-1], longest)) for painting in self.paintings]
+        return min([*size, *sides]) >= SMALLEST_SIDE
+
+    def start(self, width, height):
+        """Return what a scale begins with: what the one before it came to, or --init."""
+        init = self.options.init
+        if self.picture is not None and init == "content":
+            # What the coarser scale changed, on top of the photo: its details are not lost.
+            content = util.resize_picture(self.content, width, height)
+            coarse = util.resize_picture(self.content, *self.picture.shape[1::-1])
+            return content + util.resize_picture(self.picture - coarse, width, height)
+        if self.picture is not None:
+            beginning = self.picture
+        elif init == "noise":
+            noise = np.random.default_rng(self.options.seed).normal(128, 32, (height, width, 3))
+            return np.clip(noise, 0, 255).astype("float32")
+        elif init == "content":
+            beginning = self.content
+        else:
+            beginning = self.paintings[0] if init == "style" else util.load_image(init)
+        return util.resize_picture(beginning, width, height)
+
+    def targets(self, width, height):
+        """Return what the picture should be like at this scale, as the studio's loss takes it."""
+        targets = {}
+        if self.content is not None:
+            targets["content"] = self.studio.content(
+                with_margin(util.resize_picture(self.content, width, height), self.margin)[None]
+            )
+        if self.paintings:
+            same = self.options.keep_colors is None
+            targets["style"] = self.studio.style(self.paintings, max(width, height), remember=same)
+        return targets
+
+    def descend(self, start, targets):
+        """Minimise the loss at one scale."""
+        height, width = start.shape[:2]
+
+        def evaluate(picture):
+            terms, gradient = self.studio.evaluate(picture[None], targets)
+            self.terms = {name: float(value) for name, value in terms.items()}
+            self.evaluations += 1
+            gradient = np.asarray(gradient)[0]
+            if not (math.isfinite(self.terms["total"]) and np.isfinite(gradient).all()):
+                raise Diverged(f"the loss was no number any more at step {len(self.history) + 1}; try lower weights")
+            return self.terms["total"], gradient
+
+        minimize = {"lbfgs": minimize_lbfgs, "adam": minimize_adam}[self.options.optimizer]
+        start = with_margin(start, self.margin)
+        rows, columns = (slice(self.margin, self.margin + side) for side in (height, width))
+        steps = len(self.history)
+        minimize(evaluate, start, self.options, lambda picture: self.accept(picture[rows, columns]))
+        if len(self.history) == steps:  # there was nothing to improve
+            self.accept(start[rows, columns])
+
+    def accept(self, picture):
+        """Take note of a step of the optimizer."""
+        self.picture = picture
+        self.history.append(self.terms)
+        self.bar.update()
+        self.bar.set_postfix(loss=f"{self.terms['total']:.4g}", refresh=False)
+        step, options = len(self.history), self.options
+        if options.gif and (step - 1) % max(1, options.iterations // 20) == 0:
+            self.frames.append(small(self.finished()))
+        if options.save_every and step % options.save_every == 0:
+            path = self.result.with_name(f"{self.result.stem}__step{step:05}.png")
+            util.save_png(path, self.finished(), util.provenance(options.seed, weights=self.studio.source))
+
+    def finished(self):
+        """Return the picture as the user wants it: uint8 H x W x 3."""
+        if self.options.keep_colors == "luminance":
+            height, width = self.picture.shape[:2]
+            return util.to_pixels(util.with_colors_of(self.picture, util.resize_picture(self.photo, width, height)))
+        return util.to_pixels(self.picture)
+
+
+def adapt(painting, photo, keep_colors):
+    """Make a painting's colours suit the photo whose colours are kept (Gatys et al. 2017)."""
+    if keep_colors is None or photo is None:
+        return painting
+    if keep_colors == "luminance":
+        gray, model = util.luminance(painting), util.luminance(photo)
+        return np.clip((gray - gray.mean()) * model.std() / max(gray.std(), 1e-3) + model.mean(), 0, 255)
+    from skimage.exposure import match_histograms
+
+    return match_histograms(painting, photo, channel_axis=2).astype("float32")
+
+
+def minimize_lbfgs(evaluate, start, options, accept):
+    """Minimise with SciPy's L-BFGS, in cosine waves instead of pixels.
+
+    Long waves are weighted more, since the loss is less curved along them: it takes a sixth fewer steps. The weights
+    also make the first step, which L-BFGS takes on trust, about a grey level.
+    """
+    height, width, _ = start.shape
+    frequency = np.hypot(np.arange(height)[:, None] / height, np.arange(width) / width)[..., None]
+    weights = np.maximum(frequency, 1 / max(height, width)) ** -0.25
+    weights *= math.sqrt(start.size / np.mean(weights**2))
+
+    def picture_of(x):
+        waves = weights * x.reshape(start.shape)
+        return start + fft.idctn(waves.astype("float32"), axes=(0, 1), norm="ortho", workers=-1)
+
+    def objective(x):
+        value, gradient = evaluate(picture_of(x))
+        return value, (weights * fft.dctn(gradient, axes=(0, 1), norm="ortho", workers=-1)).ravel()
+
+    optimize.minimize(
+        objective,
+        np.zeros(start.size),
+        jac=True,
+        method="L-BFGS-B",
+        callback=lambda x: accept(picture_of(x)),
+        options={"maxiter": options.iterations, "maxfun": 100 * options.iterations, "maxcor": 20, "ftol": 0, "gtol": 0},
+    )
+
+
+def minimize_adam(evaluate, start, options, accept):
+    """Minimise with Adam (Kingma & Ba 2015)."""
+    picture = util.keras.Variable(start)
+    optimizer = util.keras.optimizers.Adam(options.learning_rate)
+    for _ in range(options.iterations):
+        evaluated = np.array(picture)
+        _, gradient = evaluate(evaluated)
+        accept(evaluated)
+        optimizer.apply([util.ops.convert_to_tensor(gradient)], [picture])
+
+
+# --- The network and the losses ----------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=1)
+def open_studio(options):
+    """Make, once for all photos, what they share."""
+    return Studio(options)
+
+
+class Studio:
+    """The network, the compiled loss, the paintings and their Gram matrices."""
+
+    def __init__(self, options):
+        self.options = options
+        device = util.use_precision(options.precision)
+        model, self.source = util.load_vgg(options.convnet, options.weights)
+        if not options.quiet:
+            print(f"device: {device}; {options.convnet} with the weights {self.source}", file=sys.stderr)
+            if self.source == "hed" and options.weights is None:
+                print("note: Keras's ImageNet weights can't be had here; these are near them", file=sys.stderr)
+        content_layers = [options.layer] if options.layer else options.content_layers
+        extractor = functools.partial(util.feature_extractor, model, pooling=options.pooling)
+        self.content = util.for_any_size(extractor(content_layers)) if content_layers else None
+        if options.style:
+            features = extractor(options.style_layers)
+            self.grams = util.for_any_size(lambda picture: [mean_gram(x) for x in features(picture)])
+        self.paintings = [read_painting(path, options) for path in options.style]
+        layers = [*content_layers, *options.style_layers] if options.style else content_layers
+        loss = {"layer": reconstruction_loss, "style": style_transfer_loss}["layer" if options.layer else "style"]
+        self.evaluate = util.value_and_gradient(loss(extractor(layers, fast=True), options))
+        self.remembered = {}
+
+    def style(self, paintings, longest, remember):
+        """Return the Gram matrices, over the number of places, of the paintings' mixture beside a picture this long."""
+        if remember and longest in self.remembered:
+            return self.remembered[longest]
+        weights = np.resize(self.options.style_weights or (1.0,), len(paintings))
+        longest_painting = longest * self.options.style_scale
+        grams = [self.grams(scaled(painting, longest_painting)[None]) for painting in paintings]
+        shares = weights / weights.sum()
+        mixture = [sum(share * gram for share, gram in zip(shares, layer)) for layer in zip(*grams)]
+        if remember:
+            self.remembered[longest] = mixture
+        return mixture
+
+
+def scaled(painting, longest):
+    return util.resize_picture(painting, *fit(*painting.shape[1::-1], longest))
+
+
+def read_painting(path, options):
+    """Read a painting, as large as it is looked at. Raises InputError where VGG would see nothing of it."""
+    painting = util.load_image(path)
+    height, width = painting.shape[:2]
+    if min(height, width) < SMALLEST_SIDE:
+        raise config.InputError(f"{path} is only {width} x {height} pixels; VGG needs {SMALLEST_SIDE}")
+    width, height = fit(width, height, options.size * options.style_scale)
+    if min(width, height) < SMALLEST_SIDE:
+        raise config.InputError(
+            f"{path} would be looked at in {width} x {height} pixels; VGG needs {SMALLEST_SIDE}: "
+            "a larger --size or --style-scale helps"
+        )
+    return util.resize_picture(painting, width, height)
+
+
+def mean_gram(features):
+    """Return the Gram matrix over the number of places: it means the same at every size."""
+    _, height, width, _ = util.ops.shape(features)
+    return util.gram_matrix(features) / util.ops.cast(height * width, "float32")
+
+
+def style_transfer_loss(features, options):
+    """Return the loss of content, style and smoothness, as util.value_and_gradient takes it.
+
+    Each layer's difference is divided by the square sum of what it is compared with, and the total variation is a
+    mean over pixels scaled to 0..1: the weights mean the same at every size and for all numbers of channels. With
+    `published_losses` they are the sums of Gatys et al. (2016) instead.
+    """
+    published, count = options.published_losses, len(options.content_layers)
+    weights = config.PUBLISHED_LAYERS if published else config.STYLE_LAYERS
+    usual = [weights.get(layer, 1.0) for layer in options.style_layers]
+    layer_weights = np.resize(options.layer_weights or usual, len(options.style_layers))
+
+    def style_loss(base, output):
+        if published:
+            return util.feature_reconstruction_loss(base, mean_gram(output)) / 4
+        return util.relative_difference(base, mean_gram(output))
+
+    def loss(picture, targets):
+        found = features(picture)
+        content_loss = util.feature_reconstruction_loss if published else util.relative_difference
+        contents = [content_loss(base, output) for base, output in zip(targets.get("content", []), found)]
+        styles = [style_loss(base, output) for base, output in zip(targets["style"], found[count:])]
+        terms = {
+            "content": sum(contents) / max(1, len(contents)),
+            "style": sum(weight * style for weight, style in zip(layer_weights, styles)) / len(styles),
+            "tv": util.total_variation_loss(picture) if published else util.mean_variation(picture),
+        }
+        return with_total(terms, content=options.content_weight, style=options.style_weight, tv=options.tv_weight)
+
+    return loss
+
+
+def reconstruction_loss(features, options):
+    """Return the loss of Mahendran & Vedaldi (2015): one layer's features, and priors that keep pictures natural."""
+
+    def loss(picture, targets):
+        terms = {
+            "content": util.relative_difference(targets["content"][0], features(picture)[0]),
+            "alpha": util.ops.mean(((picture - 128) / USUAL_RANGE) ** 6),
+            "tv": util.mean_variation(picture),
+        }
+        return with_total(terms, content=options.content_weight, alpha=ALPHA_WEIGHT, tv=options.tv_weight)
+
+    return loss
+
+
+USUAL_RANGE = 80  # grey levels from the middle, beyond which the alpha-norm rises steeply
+ALPHA_WEIGHT = 0.01
+
+
+def with_total(terms, **weights):
+    return {"total": sum(weights[name] * term for name, term in terms.items()), **terms}
+
+
+# --- Beside the picture ------------------------------------------------------------------------
+
+
+def save_extras(search, result, options, about):
+    """Write what was asked for beside the picture."""
+    files = extra_files(result, options)
+    if options.gif:
+        util.save_gif(files["animation"], same_size([*search.frames, small(search.finished())]), seconds=4)
+    if options.compare:
+        photo = [] if search.photo is None else [search.photo]
+        pictures = [*photo, *search.studio.paintings, search.finished()]
+        util.save_png(files["comparison"], side_by_side(pictures, search.picture.shape[0]), about)
+    if options.plot:
+        plot_losses(files["plot"], search.history, about)
+
+
+GIF_SIDE = 400  # pixels; a GIF of larger frames is many megabytes
+
+
+def small(frame):
+    """Resize a frame, uint8 H x W x 3, to be no larger than a GIF's."""
+    height, width = frame.shape[:2]
+    return util.to_pixels(util.resize_picture(frame, *fit(width, height, min(GIF_SIDE, max(width, height)))))
+
+
+def same_size(frames):
+    """Resize frames, uint8 H x W x 3, to the shape of the last one."""
+    height, width = frames[-1].shape[:2]
+    return [util.to_pixels(util.resize_picture(frame, width, height)) for frame in frames]
+
+
+def side_by_side(pictures, height, gap=8):
+    """Put pictures H x W x 3 beside each other, all of one height: uint8."""
+    row = []
+    for picture in pictures:
+        width = max(1, round(picture.shape[1] * height / picture.shape[0]))
+        row += [util.to_pixels(util.resize_picture(picture, width, height)), np.full((height, gap, 3), 255, "uint8")]
+    return np.concatenate(row[:-1], axis=1)
+
+
+def plot_losses(path, history, about):
+    """Draw each term of the loss over the steps of all scales."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for name in history[0]:
+        axes.semilogy(range(1, len(history) + 1), [terms[name] for terms in history], label=name)
+    axes.set(xlabel="step, from the coarsest scale to the finest", ylabel="loss, before its weight")
+    axes.legend()
+    with util.whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100, metadata=about)
+
+
+if __name__ == "__main__":
+    config.run(main)

