@@ -1,0 +1,297 @@
+"""Time style transfer beside PyTorch, in one run on one machine.
+
+    make bench
+    .venv/bin/python benchmarks/bench_styles.py --only evaluation --repeats 5
+
+Both compute the same loss of the same picture with the same weights, which is checked. Every measurement is a process
+of its own. Ours and the peer's take turns, and the ratio is the median over the turns: on a shared machine single
+times mean little. The peers are written as people write them:
+
+- torch: VGG16 from torch.nn, float32, default memory layout, and torch.optim.LBFGS with 10 corrections;
+- torch at its best: channels last, and bfloat16 autocast where the processor multiplies it natively.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+from common import ROOT, main, measure, row, take_turns
+
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+PHOTO, PAINTING = ROOT / "images/content/china.jpg", ROOT / "images/style/glands.jpg"
+WIDTH, HEIGHT = 512, 384
+EVALUATIONS = 300  # that the reference takes
+
+
+# --- The comparisons ---
+
+
+def compare_evaluation(arguments):
+    ours, plain, best = take_turns(["evaluate_ours", "evaluate_torch", "evaluate_torch_at_its_best"], arguments)
+    check_losses([loss for _, loss in [*ours, *plain]], within=1e-2)  # bfloat16, where it is fast, is within 0.3%
+    check_losses([loss for _, loss in [*ours, *best]], within=3e-2)
+    what = f"a value and gradient at {WIDTH} x {HEIGHT}"
+    for name, peer in ((f"{what}, beside torch", plain), (f"{what}, beside torch at its best", best)):
+        yield row(name, [seconds for seconds, _ in ours], [seconds for seconds, _ in peer], "s", more_is_better=False)
+
+
+def check_losses(losses, within):
+    if max(losses) - min(losses) > within * min(losses):
+        raise RuntimeError(f"the losses should agree, and are {losses}")
+
+
+def compare_picture(arguments):
+    """Ours stops at the loss that the reference ends with."""
+    ours, theirs = [], []
+    for _ in range(arguments.repeats):
+        seconds, loss = measure("search_torch", arguments)
+        os.environ["REFERENCE_LOSS"] = repr(loss)
+        theirs.append(seconds)
+        ours.append(measure("search_ours", arguments))
+    evaluations = ours[-1][1]
+    what = f"the loss of {EVALUATIONS} evaluations of torch's L-BFGS (ours takes {evaluations})"
+    yield row(what, [seconds for seconds, _ in ours], theirs, "s", more_is_better=False)
+
+
+def compare_memory(arguments):
+    for part, what in (("memory_512", "memory at 512 pixels"), ("memory_1024", "memory at 1024 pixels")):
+        yield what, f"{measure(part, arguments):.2f} GB", "", "", ""
+    one, twenty = measure("memory_of_one", arguments), measure("memory_of_twenty", arguments)
+    yield "memory of a folder of 20 photos, beside one", f"{twenty:.2f} GB", f"{one:.2f} GB", f"{twenty / one:.2f}x", ""
+
+
+# --- One evaluation ---
+
+
+def prepared(**more):
+    """Return our studio, our search, the photo, and what the picture should be like."""
+    import config
+    import style_transfer
+
+    options = config.Style(style=(str(PAINTING),), size=WIDTH, quiet=True, weights="hed", scales=1, **more)
+    studio = style_transfer.open_studio(options)
+    photo = style_transfer.util.resize_picture(style_transfer.util.load_image(PHOTO), WIDTH, HEIGHT)
+    search = style_transfer.Search(studio, photo, None, options)
+    search.margin = 0  # the peer has none
+    return studio, search, photo, search.targets(WIDTH, HEIGHT)
+
+
+def seconds_of(evaluate, times=5):
+    """Return the mean seconds of `evaluate()` after a first call, and the loss that it returns."""
+    evaluate()
+    started = time.perf_counter()
+    for _ in range(times):
+        loss = evaluate()
+    return (time.perf_counter() - started) / times, loss
+
+
+def evaluate_ours(data):
+    import numpy as np
+
+    studio, _, photo, targets = prepared()
+
+    def evaluate():
+        terms, gradient = studio.evaluate(photo[None], targets)
+        np.asarray(gradient)
+        return float(terms["total"])
+
+    return seconds_of(evaluate)
+
+
+def torch_loss(best=False):
+    """Return the photo as torch's tensor, and loss(picture) of it, as people write it."""
+    import numpy as np
+    import torch
+
+    import config
+    import util
+
+    class AveragePooling(torch.nn.AvgPool2d):
+        def forward(self, x):
+            return util.AVERAGE_POOLING * super().forward(x)
+
+    _, _, photo, targets = prepared(precision="float32")
+    options = config.Style()
+    layers, names = [], []
+    for layer in util.load_vgg("vgg16", "hed")[0].layers[1:]:
+        if layer.name.endswith("pool"):
+            layers.append(AveragePooling(2))
+        else:
+            kernel, bias = layer.get_weights()
+            convolution = torch.nn.Conv2d(kernel.shape[2], kernel.shape[3], 3, padding=1)
+            convolution.weight.data = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy())
+            convolution.bias.data = torch.from_numpy(bias)
+            layers.append(torch.nn.Sequential(convolution, torch.nn.ReLU()))
+        names.append(layer.name)
+        if layer.name == "block5_conv1":
+            break
+    network = torch.nn.Sequential(*layers).requires_grad_(False)
+    mean = torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1)
+    picture = torch.from_numpy(photo.transpose(2, 0, 1)[None].copy())
+    content = torch.from_numpy(np.asarray(targets["content"][0]).transpose(0, 3, 1, 2).copy())
+    grams = [torch.from_numpy(np.array(gram)) for gram in targets["style"]]
+    if best:
+        network, picture = (x.to(memory_format=torch.channels_last) for x in (network, picture))
+    bfloat16 = best and util.multiplies_bfloat16(gpus=[])
+
+    def relative(base, output):
+        return (base - output).square().sum() / base.square().sum()
+
+    def loss(x):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            features, found = x.flip(1) - mean, {}
+            for name, layer in zip(names, network):
+                features = layer(features)
+                found[name] = features
+        styles = []
+        for name, gram in zip(options.style_layers, grams):
+            flat = found[name][0].flatten(1).float()
+            styles.append(config.STYLE_LAYERS[name] * relative(gram, flat @ flat.T / flat.shape[1]))
+        unit = x / 255
+        lower, right = unit[:, :, 1:, :-1] - unit[:, :, :-1, :-1], unit[:, :, :-1, 1:] - unit[:, :, :-1, :-1]
+        variation = (lower.square().sum() + right.square().sum()) / x.numel()
+        likeness = relative(content, found[options.content_layers[0]].float())
+        return (
+            options.content_weight * likeness
+            + options.style_weight * sum(styles) / len(styles)
+            + options.tv_weight * variation
+        )
+
+    return picture, loss
+
+
+def evaluate_torch(data, best=False):
+    picture, loss = torch_loss(best)
+    picture.requires_grad_(True)
+
+    def evaluate():
+        picture.grad = None
+        value = loss(picture)
+        value.backward()
+        return value.item()
+
+    return seconds_of(evaluate)
+
+
+def evaluate_torch_at_its_best(data):
+    return evaluate_torch(data, best=True)
+
+
+# --- The time to the same picture ---
+
+
+class Reached(Exception):
+    pass
+
+
+def search_torch(data):
+    """Take torch's L-BFGS for a number of evaluations; return the seconds and the least loss."""
+    import torch
+
+    picture, loss = torch_loss()
+    picture.requires_grad_(True)
+    scale = 1e6  # the optimizer's tolerances are for losses of about this size
+    optimizer = torch.optim.LBFGS(
+        [picture],
+        max_iter=EVALUATIONS,
+        max_eval=EVALUATIONS,
+        history_size=10,
+        line_search_fn="strong_wolfe",
+        tolerance_grad=0,
+        tolerance_change=0,
+    )
+    losses = []
+
+    def closure():
+        optimizer.zero_grad()
+        value = loss(picture) * scale
+        value.backward()
+        losses.append(value.item() / scale)
+        return value
+
+    started = time.perf_counter()
+    optimizer.step(closure)
+    return time.perf_counter() - started, min(losses)
+
+
+def search_ours(data):
+    """Search as style_transfer.py does, from the photo, until the loss is as low: (seconds, evaluations)."""
+    import style_transfer
+
+    goal = float(os.environ["REFERENCE_LOSS"])
+    _, search, photo, targets = prepared(iterations=10 * EVALUATIONS)
+    search.bar = style_transfer.tqdm.tqdm(disable=True)
+    started = time.perf_counter()
+
+    def accept(picture):
+        if search.terms["total"] <= goal:
+            raise Reached
+
+    search.accept = accept
+    try:
+        search.descend(photo, targets)
+    except Reached:
+        return time.perf_counter() - started, search.evaluations
+    raise RuntimeError(f"ours came to {search.terms['total']:.5f}, and torch to {goal:.5f}")
+
+
+# --- Memory ---
+
+
+def peak(*command):
+    """Run style_transfer.py; return its peak in GB."""
+    process = subprocess.Popen([sys.executable, "style_transfer.py", *map(str, command), "--quiet"], cwd=ROOT)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise RuntimeError(f"{command} failed")
+    return usage.ru_maxrss / 2**20
+
+
+def memory_at(size):
+    with tempfile.TemporaryDirectory() as folder:
+        result = pathlib.Path(folder) / "result.png"
+        return peak(PHOTO, "--style", PAINTING, "--size", size, "--iterations", 3, "--output", result)
+
+
+def memory_512(data):
+    return memory_at(512)
+
+
+def memory_1024(data):
+    return memory_at(1024)
+
+
+def memory_of_photos(count):
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as folder:
+        photos = pathlib.Path(folder) / "photos"
+        photos.mkdir()
+        for i in range(count):
+            Image.open(PHOTO).save(photos / f"{i:02}.jpg")
+        return peak(photos, "--style", PAINTING, "--iterations", 5, "--output", pathlib.Path(folder) / "results")
+
+
+def memory_of_one(data):
+    return memory_of_photos(1)
+
+
+def memory_of_twenty(data):
+    return memory_of_photos(20)
+
+
+COMPARISONS = {"evaluation": compare_evaluation, "picture": compare_picture, "memory": compare_memory}
+PARTS = {
+    function.__name__: function
+    for function in (
+        *(evaluate_ours, evaluate_torch, evaluate_torch_at_its_best, search_ours, search_torch),
+        *(memory_512, memory_1024, memory_of_one, memory_of_twenty),
+    )
+}
+
+if __name__ == "__main__":
+    main(__file__, __doc__, COMPARISONS, PARTS, "not needed: the pictures are those in images/")
