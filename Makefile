@@ -1,4 +1,4 @@
-# make demo   paint, then train, draw and classify scikit-learn's digits: pictures of your own in minutes
+# make demo   paint, draw and classify digits, and style a photo: pictures of your own in minutes
 # make test   the linter and the test suite
 # make bench  our speed beside its peers', in one run
 # Each makes .venv and installs what it needs. PYTHON=python3.12 make ... takes another Python (3.11 or later).
@@ -15,6 +15,7 @@ demo: .venv/installed
 	$(BIN)/python generate_rnn.py $(DEMO)/digits --all-digits --grid 10 --temperature 0.8 --output $(DEMO)/digits.png --gif --overwrite
 	$(BIN)/python generate_rnn.py trained/mnist_best --all-digits --grid 10 --temperature 0.8 --output $(DEMO)/mnist.png --overwrite
 	$(BIN)/python classify_mnist.py $(DEMO)/digits --output $(DEMO)/confusion.png --overwrite
+	$(BIN)/python style_transfer.py images/content/china.jpg --style images/style/glands.jpg --size 256 --iterations 60 --output $(DEMO)/china__glands.png --compare --overwrite
 	@echo "Your pictures lie in $(DEMO):" && ls -1 $(DEMO)/*.png $(DEMO)/*.gif
 
 test: lint
@@ -27,6 +28,7 @@ lint: .venv/installed-test
 bench: .venv/installed-dev
 	$(BIN)/python benchmarks/bench_digits.py $(if $(DATA),--data $(DATA))
 	$(BIN)/python benchmarks/bench_painters.py $(if $(PICTURES),--data $(PICTURES))
+	$(BIN)/python benchmarks/bench_styles.py
 
 clean:
 	rm -rf .venv $(DEMO)
