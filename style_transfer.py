@@ -40,9 +40,17 @@ def parse_arguments():
     return parser.parse_args()
 
 
+PHOTO_ONLY = ("content_layers", "content_weight", "keep_colors", "published_losses")
+STYLE_ONLY = ("style_layers", "layer_weights", "style_weight", "style_scale", "style_weights")
+WITHOUT_USE = {"texture": PHOTO_ONLY, "layer": ("content_layers", "published_losses", "keep_colors", *STYLE_ONLY)}
+
+
 def main():
     arguments = parse_arguments()
     task = which_task(arguments)
+    for name in WITHOUT_USE.get(task, ()):
+        if config.was_given(arguments, name):
+            raise config.InputError(f"--{name.replace('_', '-')} is of no use without a photo and a painting")
     options = config.collect(config.Style, arguments, config.STYLE_DEFAULTS[task])
     check(options, task)
     content = arguments.content
@@ -77,10 +85,8 @@ def which_task(arguments):
 
 def check(options, task):
     """Raise InputError for an option that makes no sense."""
-    if task == "texture" and (options.keep_colors or options.init == "content" or options.published_losses):
-        raise config.InputError("--keep-colors, --init content and --published-losses are for a photo")
-    if task == "layer" and (options.init == "style" or options.published_losses):
-        raise config.InputError("--init style and --published-losses are for a --style")
+    if (task, options.init) in (("texture", "content"), ("layer", "style")):
+        raise config.InputError(f"there is nothing to begin with: --init {options.init}")
     known = config.layer_names(options.convnet)
     config.check_names([*options.content_layers, *options.style_layers], known, options.convnet)
     config.check_names([options.layer] if options.layer else [], known, options.convnet)

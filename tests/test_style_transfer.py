@@ -125,15 +125,18 @@ def test_the_gradient_is_that_of_finite_differences(photo):
         assert (above - below) / 2 == pytest.approx(float(np.sum(gradient * step)), rel=0.03)
 
 
-def test_the_weights_mean_the_same_at_every_size(photo):
-    """A picture four times as large, of the same small tiles, has the same losses but for its edges."""
-    picture = util.resize_picture(pixels(photo), 128, 128)
-    other = np.flip(picture, 1).copy()
-    _, _, small, _ = style_loss(picture, picture=other, style_scale=1.0)
-    tiled, other = (np.tile(x, (2, 2, 1)) for x in (picture, other))
-    _, _, large, _ = style_loss(tiled, picture=other, style_scale=0.5)
-    for name in ("content", "style", "tv"):
-        assert 0.6 < large[name] / small[name] < 1.6, name  # sums would be four times as large, or sixteen
+def test_the_weights_mean_the_same_at_every_size_and_for_all_numbers_of_channels():
+    base, output = (np.float32(x)[None] for x in random_pictures(2, 10, 10, 3))
+    grams = [style_transfer.mean_gram(tf.constant(x)) for x in (base, output)]
+    likeness, style = (float(util.relative_difference(*pair)) for pair in ((base, output), grams))
+    for repeats in ((1, 2, 3, 1), (1, 1, 1, 4)):
+        larger = [np.tile(x, repeats) for x in (base, output)]
+        grams = [style_transfer.mean_gram(tf.constant(x)) for x in larger]
+        assert float(util.relative_difference(*larger)) == pytest.approx(likeness, rel=1e-5)
+        assert float(util.relative_difference(*grams)) == pytest.approx(style, rel=1e-4)
+    waves = [np.sin(np.arange(size) / 3)[None, :, None, None] * np.ones((1, size, size, 3)) for size in (60, 240)]
+    small, large = (float(util.mean_variation(tf.constant(x, "float32"))) for x in waves)
+    assert large == pytest.approx(small, rel=0.05)
 
 
 def test_a_function_is_traced_once_for_all_sizes():
@@ -353,7 +356,7 @@ def test_a_photo_is_made_again_from_a_layer(photo, tmp_path):
         run("style_transfer.py", photo, *flags)
         of_photo = util.resize_picture(pixels(photo), 64, 48)
         likeness.append(np.corrcoef(pixels(result).ravel(), of_photo.ravel())[0, 1])
-    assert likeness[0] > 0.95 and likeness[1] > 0.5 and likeness[0] > likeness[1]
+    assert likeness[0] > 0.95 > likeness[1] > 0.3
 
 
 # --- A folder of photos ---
@@ -520,6 +523,7 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_picture(photo, tmp_path, 
         ((), "--style"),
         (("--layer", "block9_conv1"), "block1_conv1"),
         (("--layer", "block1_conv1", "--init", "style"), "--init style"),
+        (("--layer", "block1_conv1", "--style-scale", 2), "--style-scale"),
         (("--style", PAINTING, "--layer", "block1_conv1"), "--layer"),
         (("--style", "no-such.jpg"), "no-such.jpg"),
         (("--style", ROOT / "images"), "folder"),
