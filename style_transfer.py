@@ -21,7 +21,7 @@ import numpy as np
 
 import config
 
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # convolutions in a third of the memory where it is not usual
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # where it is not usual, convolutions take less memory so
 fft = config.lazy_import("scipy.fft")
 optimize = config.lazy_import("scipy.optimize")
 tqdm = config.lazy_import("tqdm")
