@@ -384,8 +384,8 @@ def adapt(painting, photo, keep_colors):
 def minimize_lbfgs(evaluate, start, options, accept):
     """Minimise with SciPy's L-BFGS, in cosine waves instead of pixels.
 
-    Long waves are weighted more, since the loss is less curved along them: it takes a sixth fewer steps. The weights
-    also make the first step, which L-BFGS takes on trust, about a grey level.
+    Long waves are weighted more, since the loss is less curved along them. The weights also make the first step, which
+    L-BFGS takes on trust, about a grey level.
     """
     height, width, _ = start.shape
     frequency = np.hypot(np.arange(height)[:, None] / height, np.arange(width) / width)[..., None]
