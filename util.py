@@ -18,7 +18,6 @@ import math
 import os
 import pathlib
 import platform
-import re
 import shlex
 import sys
 import tempfile
@@ -28,13 +27,16 @@ import warnings
 import zlib
 
 import h5py
+import imageio.v2 as imageio
+import imageio_ffmpeg
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageDraw, ImageOps, PngImagePlugin, UnidentifiedImageError
 from scipy.spatial import KDTree
 from skimage.color import deltaE_ciede2000, lab2rgb, rgb2lab
 from skimage.transform import resize
+from tqdm import tqdm
 
-from config import InputError, describe
+from config import NETWORKS, InputError, Interrupted, PartlyDone, describe, in_order, network_name, plain
 
 
 def keep_freed_memory():
@@ -108,10 +110,26 @@ def write_json(path, value):
         pathlib.Path(temporary).write_text(json.dumps(value, indent=2) + "\n")
 
 
+def read_json(path):
+    return json.loads(pathlib.Path(path).read_text())
+
+
+def as_json(value):
+    """Return a value as it would be read back: tuples as lists, for one."""
+    return json.loads(json.dumps(value))
+
+
 def refuse_to_overwrite(path, overwrite):
     """Raise InputError where `path` exists and `overwrite` is false."""
     if pathlib.Path(path).exists() and not overwrite:
         raise InputError(f"{path} exists already; pass --overwrite to replace it")
+
+
+def refuse_to_replace(results, sources):
+    """Raise InputError where one of the files to be written is one of those that are read."""
+    for result in filter(os.path.exists, results):
+        if any(os.path.samefile(result, source) for source in sources if source and os.path.exists(source)):
+            raise InputError(f"{result} would replace what it is made of; give another --output")
 
 
 def check_writable(path):
@@ -235,6 +253,12 @@ def resize_picture(picture, width, height):
     return np.clip(np.stack([np.asarray(channel) for channel in resized], axis=2), picture.min(), picture.max())
 
 
+def fit(width, height, longest):
+    """Scale (width, height) in proportion."""
+    factor = longest / max(width, height)
+    return max(1, round(width * factor)), max(1, round(height * factor))
+
+
 def luminance(picture):
     """Return a picture, float32 H x W x 3, in greys."""
     return np.repeat(picture @ np.array([0.299, 0.587, 0.114], "float32")[:, None], 3, axis=2)
@@ -300,6 +324,55 @@ def save_gif(path, frames, seconds):
         pictures[0].save(temporary, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
 
 
+GIF_SIDE = 400  # pixels; a GIF of larger frames is many megabytes
+
+
+def small(frame):
+    """Resize a frame, uint8 H x W x 3, to be no larger than a GIF's."""
+    height, width = frame.shape[:2]
+    return to_pixels(resize_picture(frame, *fit(width, height, min(GIF_SIDE, max(width, height)))))
+
+
+def same_size(frames):
+    """Resize frames, uint8 H x W x 3, to the shape of the last one."""
+    height, width = frames[-1].shape[:2]
+    return [to_pixels(resize_picture(frame, width, height)) for frame in frames]
+
+
+def save_film(path, frames, fps):
+    """Write the pictures in the files `frames`, all of one size, as an .mp4, .gif or .webp of `fps` frames a second.
+
+    Raises OSError where it can't be written whole.
+    """
+    suffix = pathlib.Path(path).suffix.lower()
+    with whole_file(path) as temporary:
+        if suffix == ".mp4":
+            encode_mp4(temporary, frames, fps)
+        else:
+            pictures = (Image.open(frame) for frame in frames)
+            more = {"append_images": pictures, "duration": round(1000 / fps), "loop": 0}
+            content = io.BytesIO()  # written to a file, not all of Pillow's writers would notice that a disk is full
+            next(pictures).save(content, format=suffix[1:].upper(), save_all=True, **more)
+            pathlib.Path(temporary).write_bytes(content.getvalue())
+
+
+def encode_mp4(path, frames, fps):
+    """Write the pictures in the files `frames` as H.264, with even sides, as players want them."""
+    try:
+        more = {"macro_block_size": 2, "quality": 8, "ffmpeg_log_level": "quiet"}
+        with imageio.get_writer(path, format="FFMPEG", fps=fps, **more) as writer:
+            for frame in frames:
+                pixels = np.asarray(Image.open(frame))
+                height, width = (side // 2 * 2 for side in pixels.shape[:2])
+                writer.append_data(pixels[:height, :width])
+        # ffmpeg does not always complain, and what it says is not handed on.
+        whole = imageio_ffmpeg.count_frames_and_secs(path)[0] >= len(frames)
+    except (OSError, RuntimeError):
+        whole = False
+    if not whole:
+        raise OSError(errno.EIO, "the film can't be written whole (is the disk full?)")
+
+
 def contact_sheet(pictures, columns, gap=1, across=1500):
     """Lay uint8 N x H x W (x 3) pictures out on a grid with dark grey lines.
 
@@ -355,10 +428,50 @@ def apply_to_photos(task, photos, folder, suffix, overwrite=False, bar=None):
         yield row | {"status": "done before"} if passed_over else row
 
 
+def apply_to_folder(task, open_studio, folder, output, suffix, options):
+    """Apply `task(photo, result)` to each photo in a folder as its user sees it: a bar, a line about each, a summary.
+
+    `open_studio()` returns what all photos share, with the compiled function `evaluate`; it is asked for once there
+    is known to be something to do. `options` are of the kind config.Photos. Raises InputError where there is
+    nothing to do, PartlyDone at the end where photos failed, and Interrupted.
+    """
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output} is a file; a folder of photos makes a folder of pictures")
+    inside = options.recursive and folder.resolve() in output.resolve().parents
+    if output.resolve() == folder.resolve() or inside:
+        raise InputError(f"{output} is where the photos are; give another folder with --output")
+    photos = find_pictures(folder, options.recursive)
+    if not photos:
+        raise InputError(f"{folder} holds no picture" + ("" if options.recursive else "; try --recursive"))
+    summary = output / "summary.csv"
+    check_writable(summary)
+    studio = open_studio()
+    bar = tqdm(photos, unit="photo", disable=True if options.quiet else None)
+    failed = passed_over = 0
+    try:
+        for row in apply_to_photos(task, photos, output, suffix, options.overwrite, bar):
+            passed_over += row["status"] == "done before"
+            if row["status"].startswith("done"):
+                tqdm.write(f"picture: {row['result']}", file=sys.stdout)
+            else:
+                failed += 1
+                tqdm.write(f"left out: {row['photo']}: {row['status']}", file=sys.stderr)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; the same command goes on with the photos that are not done") from None
+    print(f"summary: {summary}")
+    print(f"traces: {studio.evaluate.traces}")
+    if passed_over and not options.quiet:
+        print(f"note: {passed_over} were there before; --overwrite makes them anew", file=sys.stderr)
+    if failed:
+        raise PartlyDone(f"{failed} of {len(photos)} photos failed; {summary} says why")
+
+
 def attempt(task, photo, result):
     """Apply the task to one photo; return its row, or why there is none. Raises what would befall the next one, too."""
     try:
         return {"status": "done"} | task(photo, result)
+    except Interrupted:
+        raise
     except OSError as error:
         if error.errno in FULL_DISK:
             raise
@@ -1323,7 +1436,8 @@ def check_tutorial_config(layers):
 # --- What a network sees -----------------------------------------------------------------------
 
 AVERAGE_POOLING = 1.6  # times this, averages of photos' activations are about as large as their maxima
-VGG_URL = "https://storage.googleapis.com/tensorflow/keras-applications/"
+FILES_URL = "https://storage.googleapis.com/tensorflow/keras-applications/"
+NO_TOP = "_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
 
 def load_vgg(convnet="vgg16", weights=None):
@@ -1353,16 +1467,136 @@ def load_vgg(convnet="vgg16", weights=None):
     return model, "hed" if weights is None else str(weights)
 
 
-def imagenet_is_at_hand(convnet):
-    """Say whether Keras has the file in its cache or, as found out in three seconds, could download it."""
+def load_network(convnet, weights=None, top=False):
+    """Load a network of keras.applications, or a classifier of one's own: (model, preprocess, what its weights are).
+
+    `convnet` is a name, or a .keras file of a model that takes pixels in 0..255. With `top` the model ends in the
+    logits of its classes, else in its last layer with places; `preprocess` makes its input of pictures N x H x W x 3 in
+    0..255. `weights` is as for load_vgg, or a file with all the weights. Raises InputError.
+    """
+    if str(convnet).endswith(".keras"):
+        model = build_network(convnet)
+        return (logits_of(model, convnet) if top else model), functools.partial(own_input, model), str(convnet)
+    name = network_name(convnet)
+    module = getattr(keras.applications, NETWORKS[name])
+    preprocess = module.preprocess_input
+    if name in ("VGG16", "VGG19") and not top:
+        model, source = load_vgg(name.lower(), weights)
+        return model, preprocess, source
+    make = functools.partial(build_network, name, top)
+    if weights in (None, "imagenet"):
+        if imagenet_is_at_hand(name, top):
+            with contextlib.suppress(Exception), contextlib.redirect_stdout(sys.stderr):
+                return make(weights="imagenet"), preprocess, "imagenet"
+        raise InputError(
+            f"{name}'s ImageNet weights are not in Keras's cache and can't be downloaded; give --weights FILE"
+        )
+    model = make(weights=None)
+    try:
+        model.load_weights(weights)
+    except FileNotFoundError as error:
+        raise InputError(f"{weights} does not exist; --weights takes imagenet or a file") from error
+    except Exception as error:  # Keras raises whatever its parsers do
+        reason = str(error).strip().split("\n")[0][:200]
+        raise InputError(f"{weights} holds no weights for {name}{' with its classes' * top}: {reason}") from error
+    return model, efficientnet_input if name.startswith("EfficientNetB") else preprocess, str(weights)
+
+
+def efficientnet_input(pictures):
+    """Make up for what Keras has in these networks only where it downloads their weights: a division by sqrt(std)."""
+    mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+    return 255 * (mean + (pictures / 255 - mean) / np.sqrt(std))
+
+
+def build_network(convnet, top=False, weights=None):
+    """Build a network of keras.applications, or load a .keras file of one's own. Raises InputError."""
+    if str(convnet).endswith(".keras"):
+        model = load_keras_model(convnet)
+        if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4 or model.inputs[0].shape[3] not in (1, 3):
+            raise InputError(f"{convnet} takes no pictures: its input is {model.inputs[0].shape[1:]}")
+        return model
+    name = network_name(convnet)
+    more = {"classifier_activation": None} if top else {}
+    if name in NASNET_SIDES:  # they can't be built for all sizes
+        more |= {"input_shape": (NASNET_SIDES[name], NASNET_SIDES[name], 3)}
+    return getattr(keras.applications, name)(include_top=top, weights=weights, **more)
+
+
+NASNET_SIDES = {"NASNetMobile": 224, "NASNetLarge": 331}  # pixels
+
+
+def logits_of(model, path):
+    """Return a classifier up to its logits, without the softmax at its end. Raises InputError where it is none."""
+    last = model.layers[-1]
+    if len(model.outputs[0].shape) != 2:
+        raise InputError(f"{path} is no classifier: its output has {len(model.outputs[0].shape) - 1} dimensions")
+    if isinstance(last, (keras.layers.Softmax, keras.layers.Activation)):
+        return keras.Model(model.inputs, last.input)
+    last.activation = keras.activations.linear
+    return model
+
+
+def own_input(model, pictures):
+    """Make what a model of one's own takes of pictures N x H x W x 3: grey if it wants one channel."""
+    return ops.mean(pictures, axis=3, keepdims=True) if model.input_shape[3] == 1 else pictures
+
+
+def layers_with_places(model):
+    """List the layers whose output still has places in the picture: a dict from name to the number of channels."""
+    found = {}
+    for layer in model.layers:
+        shape = () if isinstance(layer, (keras.layers.InputLayer, keras.Model)) else layer.output.shape
+        if len(shape) == 4 and shape[1] != 1:
+            found[layer.name] = shape[3]
+    return found
+
+
+def layer_at_stride(model, stride):
+    """Name the last layer whose places lie about `stride` pixels apart, or the last layer that has places at all."""
+    names = list(layers_with_places(model))
+    height = model.input_shape[1]
+    if height:
+        sides = {name: model.get_layer(name).output.shape[1] for name in names}
+    else:
+        height = 16 * stride
+        seen = keras.Model(model.inputs, [model.get_layer(name).output for name in names])
+        shapes = seen.compute_output_shape((1, height, height, model.input_shape[3]))
+        sides = {name: shape[1] for name, shape in zip(names, shapes)}
+    near = [name for name, side in sides.items() if 0.7 * height <= side * stride <= height]
+    return (near or names)[-1]
+
+
+def network_features(model, preprocess, layers):
+    """Return f(picture, tensor 1 x H x W x 3 in 0..255) -> [features 1 x h x w x C, float32, of each of the layers]."""
+    network = keras.Model(model.inputs, [model.get_layer(name).output for name in layers])
+
+    def features(picture):
+        return [ops.cast(x, "float32") for x in keras.tree.flatten(network(preprocess(at_input_size(model, picture))))]
+
+    return features
+
+
+def classify(model, preprocess, picture):
+    """Return the logits, 1 x classes, of a picture, tensor 1 x H x W x 3 in 0..255."""
+    return ops.cast(model(preprocess(at_input_size(model, picture))), "float32")
+
+
+def at_input_size(model, pictures):
+    """Resize pictures N x H x W x 3 to what a network takes, if it takes one size alone."""
+    height, width = model.input_shape[1:3]
+    return ops.image.resize(pictures, (height, width), "bilinear", antialias=True) if height and width else pictures
+
+
+def imagenet_is_at_hand(name, top=False):
+    """Say whether Keras has the file in its cache or, as found out in three seconds, could download one."""
     home = pathlib.Path(os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras")
-    name = f"{convnet}_weights_tf_dim_ordering_tf_kernels_notop.h5"
-    if (home / "models" / name).exists():
+    files = [plain(path.stem.removeprefix("weights_")) for path in home.glob("models/*.h5")]
+    if any(network_of(file) == plain(name) and ("notop" in file) != top for file in files):
         return True
     answers = []
 
     def ask():
-        request = urllib.request.Request(f"{VGG_URL}{convnet}/{name}", method="HEAD")
+        request = urllib.request.Request(f"{FILES_URL}vgg16/vgg16{NO_TOP}", method="HEAD")
         with contextlib.suppress(Exception), urllib.request.urlopen(request, timeout=3) as answer:
             answers.append(answer.status)
 
@@ -1370,6 +1604,11 @@ def imagenet_is_at_hand(convnet):
     asking.start()
     asking.join(3)
     return answers == [200]
+
+
+def network_of(file):
+    """Return the plain name of the network that a file in Keras's cache is named after, or None."""
+    return max((plain(name) for name in NETWORKS if file.startswith(plain(name))), key=len, default=None)
 
 
 def find_hed_weights():
@@ -1404,23 +1643,23 @@ def read_convolutions(path):
     except Exception as error:  # h5py, NumPy and zipfile raise whatever their parsers do
         raise InputError(f"{path} is not a readable file of weights: {error}") from error
 
-    def in_order(name):
-        return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
-
     found = [layers[name] for name in sorted(layers, key=in_order)]
     return [(arrays[4], arrays[1]) for arrays in found if len(arrays) == 2 and arrays[4].shape[:2] == (3, 3)]
 
 
-def feature_extractor(model, layers, pooling="max", fast=False):
+def feature_extractor(model, layers, pooling="max", looks=1):
     """Return f(picture, tensor 1 x H x W x 3 in 0..255) -> [features 1 x h x w x C, float32, of each of VGG's layers].
 
-    `pooling` is max or average, which is scaled so that activations stay as large (Gatys et al. 2015). `fast` is for
-    pictures looked at many times: in float32 on a processor, wide convolutions are then Winograd's.
+    `pooling` is max or average, which is scaled so that activations stay as large (Gatys et al. 2015). `looks` says how
+    often pictures of one size will be looked at: in float32 on a processor, convolutions are Winograd's if that pays.
     """
     last = max(model.layers.index(model.get_layer(name)) for name in layers)
     wanted = model.layers[1 : last + 1]
-    fast = fast and keras.config.dtype_policy().name == "float32" and not has_gpu()
-    steps = [(layer.name, Winograd(layer) if fast and is_wide(layer) else layer) for layer in wanted]
+    fast = winograd_pays()
+    steps = [
+        (layer.name, functools.partial(FrozenConvolution.of(layer), looks=looks) if fast and is_wide(layer) else layer)
+        for layer in wanted
+    ]
     if pooling == "average":
         steps = [(name, average_pooling if name.endswith("pool") else step) for name, step in steps]
 
@@ -1438,67 +1677,95 @@ def average_pooling(x):
     return AVERAGE_POOLING * ops.average_pool(x, 2)
 
 
+def winograd_pays():
+    """Say whether VGG's convolutions are compiled for each size: on a processor, in float32."""
+    return keras.config.dtype_policy().name == "float32" and not has_gpu()
+
+
 def is_wide(layer):
-    """Say whether a layer is a convolution with channels enough that transforming it pays."""
-    return isinstance(layer, keras.layers.Conv2D) and layer.kernel.shape[2] >= 64
+    """Say whether a layer is a convolution with channels enough that transforming them pays."""
+    return isinstance(layer, keras.layers.Conv2D) and min(layer.kernel.shape[2:]) >= 64
 
 
-class Winograd:
-    """A layer of 3 x 3 convolutions with frozen weights, by minimal filtering F(4 x 4, 3 x 3), of one picture.
+class FrozenConvolution:
+    """A layer of 3 x 3 convolutions whose weights stay as they are, of one picture at a time.
 
-    Four times fewer multiplications: 6 x 6 tiles of the input and the filters are transformed, multiplied channel by
-    channel, and the products transformed to 4 x 4 tiles of the output (Lavin & Gray 2016). The gradient with respect
-    to the input is such a convolution, too, with the filters turned round.
+    Where it is much work, over all `looks` at one size, it is done by Winograd's way. The gradient with respect to the
+    input is a convolution, too, with the filters turned round.
     """
 
     def __init__(self, layer):
-        kernel = np.asarray(layer.kernel)
-        self.forward = tf.constant(winograd_filters(kernel))
-        self.backward = tf.constant(winograd_filters(kernel[::-1, ::-1].swapaxes(2, 3)))
         self.layer = layer
+        self.kernel = tf.constant(layer.kernel)
+        self.turned = tf.constant(np.asarray(layer.kernel)[::-1, ::-1].swapaxes(2, 3))
+        self.filters, self.turned_filters = (tf.constant(winograd_filters(x)) for x in (self.kernel, self.turned))
 
-    def __call__(self, x):
-        return self.layer.activation(self.convolve(x) + self.layer.bias)
+    @classmethod
+    @functools.lru_cache(maxsize=16)  # the layers of one network, whose filters take hundreds of megabytes
+    def of(cls, layer):
+        return cls(layer)
 
-    def convolve(self, x):
+    def __call__(self, x, looks=1):
         @tf.custom_gradient
         def product(x):
-            return winograd_convolution(x, self.forward), lambda d: winograd_convolution(d, self.backward)
+            forward = convolution(x, self.kernel, self.filters, looks)
+            return forward, lambda d: convolution(d, self.turned, self.turned_filters, looks)
 
-        return product(x)
+        return self.layer.activation(product(x) + self.layer.bias)
 
 
-# Toom-Cook at the points 0, 1, -1, 2, -2 and infinity: of the filters, the input and the output.
+WORTH_COMPILING = 1e10  # multiplications, over all looks at one size; fewer are done before a program is compiled
+MOST_UNROLLED = 5e8  # bytes; oneDNN unrolls a picture to convolve it, and from 1 GB on takes a way that takes hours
+
+
+@functools.partial(tf.function, autograph=False)  # traced once for all layers of as many channels
+def convolution(x, kernel, filters, looks):
+    """Convolve 1 x H x W x C with a kernel 3 x 3 x C x K, of which `filters` are the transformed: 1 x H x W x K."""
+    places = tf.cast(tf.reduce_prod(tf.shape(x)[1:3]), "float32")
+    work, unrolled = float(looks * math.prod(kernel.shape)), 4.0 * math.prod(kernel.shape[:3])
+    much = (work * places >= WORTH_COMPILING) | (unrolled * places >= MOST_UNROLLED)
+    return tf.cond(much, lambda: winograd(x, filters), lambda: tf.nn.conv2d(x, kernel, 1, "SAME"))
+
+
+# Toom-Cook at the points 0, 1, -1, 2, -2 and infinity: of the filters, and below of the input and the output.
 WINOGRAD_FILTERS = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
-WINOGRAD_INPUT = np.array(
-    [
-        [4, 0, -5, 0, 1, 0],
-        [0, -4, -4, 1, 1, 0],
-        [0, 4, -4, -1, 1, 0],
-        [0, -2, -1, 2, 1, 0],
-        [0, 2, -1, -2, 1, 0],
-        [0, 4, 0, -5, 0, 1],
-    ]
-)
-WINOGRAD_OUTPUT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
 
 
 def winograd_filters(kernel):
     """Transform filters 3 x 3 x C x K, to 36 x C x K."""
-    g = WINOGRAD_FILTERS.astype("float32")
+    g, kernel = WINOGRAD_FILTERS.astype("float32"), np.asarray(kernel)
     both = np.tensordot(g, np.tensordot(g, kernel, (1, 0)), (1, 1))  # columns, rows, C, K
     return both.reshape(36, *kernel.shape[2:])
 
 
-def winograd_convolution(x, filters):
-    """Convolve 1 x H x W x C with transformed filters, 36 x C x K; the same size comes out."""
+def winograd(x, filters):
+    """Convolve 1 x H x W x C with transformed filters, 36 x C x K, by minimal filtering F(4 x 4, 3 x 3).
+
+    Four times fewer multiplications: 6 x 6 tiles of the input and the filters are transformed, multiplied channel by
+    channel, and the products transformed to 4 x 4 tiles of the output (Lavin & Gray 2016).
+    """
     x = tf.ensure_shape(x, (1, None, None, filters.shape[1]))
     # Three compiled programs: fused into one, the tiles would be computed many times over.
     return winograd_join(winograd_multiply(winograd_rows(x), filters), tf.shape(x)[1], tf.shape(x)[2])
 
 
-def combine(matrix, parts):
-    return [sum(float(factor) * part for factor, part in zip(row, parts) if factor) for row in matrix]
+def winograd_input(x):
+    """Transform six rows (or columns) of the input, with as few operations as it takes: each has to be compiled."""
+    even, odd = x[4] - 4 * x[2], x[3] - 4 * x[1]
+    nearer, farther = x[4] - x[2], 2 * (x[3] - x[1])
+    first, last = 4 * x[0] - 4 * x[2] + nearer, 4 * x[1] - 5 * x[3] + x[5]
+    return [first, even + odd, even - odd, nearer + farther, nearer - farther, last]
+
+
+def winograd_output(x):
+    """Transform six rows (or columns) of the products back to four of the output."""
+    near_sum, near_difference, far_sum, far_difference = x[1] + x[2], x[1] - x[2], x[3] + x[4], x[3] - x[4]
+    return [
+        x[0] + near_sum + far_sum,
+        near_difference + 2 * far_difference,
+        near_sum + 4 * far_sum,
+        near_difference + 8 * far_difference + x[5],
+    ]
 
 
 @compiled_kernel
@@ -1507,23 +1774,23 @@ def winograd_rows(x):
     height, width = tf.shape(x)[1], tf.shape(x)[2]
     down, across = -(-height // 4) * 4, -(-width // 4) * 4
     x = tf.pad(x[0], ((1, down + 3 - height), (1, across + 3 - width), (0, 0)))
-    return tf.stack(combine(WINOGRAD_INPUT, [x[i : i + down : 4] for i in range(6)]))
+    return tf.stack(winograd_input([x[i : i + down : 4] for i in range(6)]))
 
 
 @compiled_kernel
 def winograd_multiply(x, filters):
     """Transform 6 x h x W + padding x C along its rows, multiply it, and transform back: 6 x h x w x 4 x K."""
     down, across = tf.shape(x)[1], tf.shape(x)[2] - 4
-    tiles = tf.stack(combine(WINOGRAD_INPUT, [x[:, :, j : j + across : 4] for j in range(6)]))
+    tiles = tf.stack(winograd_input([x[:, :, j : j + across : 4] for j in range(6)]))
     products = tf.matmul(tf.reshape(tiles, (36, -1, x.shape[3])), filters)
     products = tf.reshape(products, (6, 6, down, across // 4, filters.shape[2]))
-    return tf.stack(combine(WINOGRAD_OUTPUT, [products[j] for j in range(6)]), axis=3)
+    return tf.stack(winograd_output([products[j] for j in range(6)]), axis=3)
 
 
 @compiled_kernel
 def winograd_join(x, height, width):
     """Transform 6 x h x w x 4 x K back along its columns, and join the tiles: 1 x H x W x K."""
-    tiles = tf.stack(combine(WINOGRAD_OUTPUT, [x[i] for i in range(6)]), axis=1)
+    tiles = tf.stack(winograd_output([x[i] for i in range(6)]), axis=1)
     down, _, across, _, channels = tf.unstack(tf.shape(tiles))
     return tf.reshape(tiles, (1, 4 * down, 4 * across, channels))[:, :height, :width]
 

@@ -1,6 +1,7 @@
 """Real data for the tests, tiny models trained by the real command, and the command line itself."""
 
 import contextlib
+import functools
 import gzip
 import importlib
 import io
@@ -16,6 +17,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 sys.path.insert(0, str(ROOT))
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the scripts that look at pictures have it
 
 import config
 import util
@@ -157,3 +159,21 @@ def painter(pictures, tmp_path_factory):
 
 def environment(**changes):
     return os.environ | {key: str(value) for key, value in changes.items()}
+
+
+@pytest.fixture
+def vgg_once(monkeypatch):
+    """Load each network once for all tests that ask for this."""
+    monkeypatch.setattr(util, "load_vgg", load_vgg_once)
+
+
+def load_vgg_once(convnet="vgg16", weights=None):
+    return vgg_of(convnet, weights, util.keras.config.dtype_policy().name)
+
+
+LOAD_VGG = util.load_vgg
+
+
+@functools.lru_cache(maxsize=3)
+def vgg_of(convnet, weights, precision):
+    return LOAD_VGG(convnet, weights)

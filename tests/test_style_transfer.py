@@ -1,6 +1,7 @@
 """style_transfer.py: the losses, the network, the search, a folder of photos, and bad input."""
 
 import csv
+import functools
 import importlib.util
 import os
 import pathlib
@@ -17,7 +18,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT, results, run, run_process
+from conftest import LOAD_VGG, ROOT, results, run, run_process
 from PIL import Image
 
 import config
@@ -30,7 +31,7 @@ QUICK = ("--precision", "float32", "--size", 64, "--iterations", 4, "--weights",
 
 
 @pytest.fixture(autouse=True)
-def quick(request, monkeypatch):
+def quick(request, monkeypatch, vgg_once):
     """Spare most tests the compilation of Winograd's convolutions; those in a process of their own have it."""
     if "compiled" not in request.keywords:
         monkeypatch.setattr(util, "is_wide", lambda layer: False)
@@ -152,13 +153,14 @@ def test_a_function_is_traced_once_for_all_sizes():
 # --- The network ---
 
 
+@pytest.mark.parametrize("looks", [1, 10**9])
 @pytest.mark.parametrize(
     ("height", "width", "channels", "filters"), [(16, 20, 64, 64), (13, 18, 64, 128), (5, 4, 8, 3)]
 )
-def test_winograds_convolution_equals_keras_own(height, width, channels, filters):
+def test_winograds_convolution_equals_keras_own(looks, height, width, channels, filters):
     layer = keras.layers.Conv2D(filters, 3, padding="same", activation="relu", bias_initializer="normal")
     layer.build((None, None, None, channels))
-    fast = util.Winograd(layer)
+    fast = functools.partial(util.FrozenConvolution(layer), looks=looks)
     x = tf.constant(np.random.default_rng(0).standard_normal((1, height, width, channels)), "float32")
     found = []
     for convolution in (layer, fast):
@@ -197,7 +199,7 @@ def weight_files(vgg, tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["vgg.weights.h5", "vgg.h5", "vgg.npz"])
 def test_weights_come_from_three_kinds_of_files(name, weight_files, vgg):
-    model, source = util.load_vgg("vgg16", str(weight_files / name))
+    model, source = LOAD_VGG("vgg16", str(weight_files / name))
     assert source.endswith(name)
     for ours, theirs in zip(model.get_weights(), vgg.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -220,11 +222,11 @@ def test_without_a_network_the_fallback_is_reached_in_five_seconds(monkeypatch, 
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: time.sleep(60))
     started = time.perf_counter()
-    assert util.load_vgg()[1] == "hed"
+    assert LOAD_VGG()[1] == "hed"
     assert time.perf_counter() - started < 5
     for convnet, weights in (("vgg19", None), ("vgg16", "imagenet"), ("vgg19", "hed")):
         with pytest.raises(config.InputError, match="--weights"):
-            util.load_vgg(convnet, weights)
+            LOAD_VGG(convnet, weights)
 
 
 # --- The picture ---
