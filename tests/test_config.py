@@ -9,7 +9,14 @@ from conftest import ROOT, run
 
 import config
 
-SCRIPTS = ["train_rnn.py", "generate_rnn.py", "classify_mnist.py", "style_transfer.py"]
+SCRIPTS = [
+    "train_rnn.py",
+    "generate_rnn.py",
+    "classify_mnist.py",
+    "style_transfer.py",
+    "deepdream.py",
+    "visualize_filters.py",
+]
 
 
 def test_every_field_is_a_flag_with_its_type_and_default():

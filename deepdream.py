@@ -1,0 +1,661 @@
+"""Let a network dream: on a photo, of a class, or in an endless zoom.
+
+    python deepdream.py photo.jpg
+    python deepdream.py photo.jpg --guide flowers.jpg --octaves 5
+    python deepdream.py photo.jpg --zoom 120 --rotate 0.5 --output dream.mp4
+
+What the layers of a network see in a photo, however faintly, is made stronger by gradient ascent, from coarse
+to fine (Mordvintsev, Olah & Tyka 2015). A folder in place of the photo dreams on each picture in it, and the word
+noise begins with nothing. With --class a picture is sought that a classifier takes for something (Simonyan,
+Vedaldi & Zisserman 2014).
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import difflib
+import functools
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+import zlib
+
+import numpy as np
+
+import config
+
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # where it is not usual, convolutions take less memory so
+ndimage = config.lazy_import("scipy.ndimage")
+tqdm = config.lazy_import("tqdm")
+util = config.lazy_import("util")
+
+CLASS_NAMES = pathlib.Path(__file__).parent / "trained/imagenet_classes.txt"
+SMALLEST_SIDE = 32  # pixels of a photo
+FILMS = (".mp4", ".gif", ".webp")
+GUIDE_SIDE = 224  # pixels; each place of the picture is compared with each of the guide's
+
+
+def parse_arguments():
+    parser = config.Parser(__doc__)
+    parser.add_argument(
+        "photo", nargs="?", type=pathlib.Path, help="a photo, a folder of them, or noise to begin with nothing"
+    )
+    config.add_options(parser, config.Dream)
+    return parser.parse_args()
+
+
+def main():
+    arguments = parse_arguments()
+    options = config.collect(config.Dream, arguments, defaults(arguments))
+    if options.list_layers:
+        list_layers(options)
+        return
+    photo = arguments.photo
+    check(photo, options)
+    options = dataclasses.replace(options, class_=known_class(options))
+    if photo.is_dir():
+        output = pathlib.Path(options.output or f"generated/{default_name(photo, options)}")
+        task, studio = functools.partial(dream, options=options), functools.partial(open_studio, options)
+        util.apply_to_folder(task, studio, photo, output, f".{suffix_of(options)}", options)
+    else:
+        dream_one(photo, options)
+
+
+# --- The command -------------------------------------------------------------------------------
+
+
+FILM_ONLY = ("zoom_factor", "rotate", "shift", "fps")
+
+
+def defaults(arguments):
+    """Return the defaults of what the command asks for: a dream, a class or a film. Raises InputError."""
+    film, of_class = (hasattr(arguments, name) for name in ("zoom", "class_"))
+    for name in FILM_ONLY:
+        if config.was_given(arguments, name) and not film:
+            raise config.InputError(f"{config.flag_of(name)} is for films, which --zoom makes")
+    kind = "_".join(["class"] * of_class + ["zoom"] * film) or "dream"
+    return config.DREAM_DEFAULTS[kind]
+
+
+def list_layers(options):
+    """Print the layers that can be dreamed of, each with its number of channels."""
+    model = util.build_network(config.own_classifier(options.convnet) or options.convnet)
+    for name, channels in util.layers_with_places(model).items():
+        print(f"{name}: {channels}")
+
+
+def check(photo, options):
+    """Raise InputError for a photo that is none, or an option that makes no sense."""
+    if photo is None:
+        raise config.InputError("give a photo, a folder of photos, or noise")
+    if not photo.exists() and not is_noise(photo):
+        raise config.InputError(f"{photo} does not exist")
+    if options.class_ is not None and (options.layers or options.guide or options.channels):
+        raise config.InputError("--class dreams of a class, and --layers, --channels and --guide of layers: not both")
+    if options.guide and not pathlib.Path(options.guide).is_file():
+        raise config.InputError(f"--guide takes a picture, and {options.guide} is none")
+    for name in ("octaves", "steps", "zoom"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise config.InputError(f"{config.flag_of(name)} must be at least 1")
+    for name, least, most in (
+        ("octave_scale", 1.05, 4),
+        ("step_size", 0, 255),
+        ("jitter", 0, 512),
+        ("smooth", 0, 100),
+        ("blur", 0, 100),
+        ("tv_weight", 0, math.inf),
+        ("blend", 0, 1),
+        ("tile", 160, 10_000),
+        ("size", smallest_side(options), 10_000),
+        ("zoom_factor", 0.5, 2),
+        ("rotate", -180, 180),
+        ("fps", 1, 120),
+    ):
+        if not least <= getattr(options, name) <= most:
+            raise config.InputError(f"{config.flag_of(name)} must be from {least:g} to {most:g}")
+    if len(options.shift) not in (0, 2) or not all(map(math.isfinite, options.shift)):
+        raise config.InputError("--shift takes two numbers: pixels to the right, and down")
+    film = options.zoom is not None
+    if options.format and film != (f".{options.format}" in FILMS):
+        raise config.InputError(
+            f"--format {options.format} is for {'pictures' if film else 'films, which --zoom makes'}"
+        )
+    if film and options.gif:
+        raise config.InputError("--gif shows how one picture comes about; a film is a GIF with --output dream.gif")
+    parse_layers(options.layers)
+
+
+def smallest_side(options):
+    """Return the least side of a photo, in pixels."""
+    return 8 if config.own_classifier(options.convnet) else SMALLEST_SIDE
+
+
+def is_noise(photo):
+    return str(photo) == "noise" and not photo.exists()
+
+
+def parse_layers(layers):
+    """Read ("block4_conv3=1.0", "block5_conv1") as a dict from layer to weight. Raises InputError."""
+    weights = {}
+    for text in layers:
+        name, _, weight = text.partition("=")
+        try:
+            weights[name] = float(weight or 1)
+        except ValueError:
+            raise config.InputError(f"--layers takes LAYER=WEIGHT, and {text} has no number") from None
+        if not (math.isfinite(weights[name]) and weights[name]):
+            raise config.InputError(f"--layers {text}: a weight must be a number, and not 0")
+    return weights
+
+
+def known_class(options):
+    """Return the number of the class that --class names, or None. Raises InputError with what may have been meant."""
+    if options.class_ is None:
+        return None
+    classifier = config.own_classifier(options.convnet)
+    names = class_names(classifier)
+    if options.class_ in names:
+        return names.index(options.class_)
+    if options.class_.isdecimal():
+        if names and int(options.class_) >= len(names):
+            raise config.InputError(f"there is no class {options.class_}; they go from 0 to {len(names) - 1}")
+        return int(options.class_)
+    if not names:
+        raise config.InputError(f"meta.json beside {classifier} names no classes; give --class a number")
+    known = {config.plain(name): i for i, name in enumerate(names)}
+    wanted = config.plain(options.class_)
+    if wanted in known:
+        return known[wanted]
+    near = [names[known[name]] for name in difflib.get_close_matches(wanted, known, 3)]
+    near += [name for name in names if wanted in config.plain(name) and name not in near][: 5 - len(near)]
+    meant = f"; did you mean {', '.join(near)}?" if near else ""
+    raise config.InputError(f"no class is called {options.class_}{meant}")
+
+
+def class_names(classifier):
+    """List the classes' names: ImageNet's, or those in meta.json beside a classifier of one's own, if it is there."""
+    if classifier is None:
+        return CLASS_NAMES.read_text().splitlines()
+    try:
+        return [str(name) for name in json.loads((classifier.parent / "meta.json").read_text())["classes"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def suffix_of(options):
+    return options.format or ("png" if options.zoom is None else "mp4")
+
+
+def default_name(photo, options):
+    """Name the result after the photo and what was dreamed of."""
+    name = photo.resolve().name if photo.is_dir() else photo.stem
+    if options.guide:
+        return f"{name}__{pathlib.Path(options.guide).stem}__dream"
+    return f"{name}__dream" if options.class_ is None else f"{name}__class_{options.class_}"
+
+
+def dream_one(photo, options):
+    """Make one picture or film, and print where it is and what it came to."""
+    result = pathlib.Path(options.output or f"generated/{default_name(photo, options)}.{suffix_of(options)}")
+    config.require_suffix(result, *((".png", ".jpg", ".jpeg") if options.zoom is None else FILMS))
+    files = {"picture" if options.zoom is None else "film": result}
+    if options.gif:
+        files["animation"] = result.with_suffix(".gif")
+    util.refuse_to_replace(files.values(), (photo, options.guide))
+    for path in files.values():
+        util.refuse_to_overwrite(path, options.overwrite)
+    util.check_writable(result)
+    row = dream(photo, result, options, keep_unfinished=True)
+    for key, value in (files | row).items():
+        print(f"{key}: {value}")
+
+
+# --- One picture -------------------------------------------------------------------------------
+
+
+def dream(photo, result, options, keep_unfinished=False):
+    """Dream on one photo, into the file `result`: the task that a folder is given.
+
+    Returns what to tell of it, a dict: size, seconds, steps, and how much was found at first and in the end. Where
+    `keep_unfinished`, an interrupted picture is written as it is, and Interrupted raised. Raises InputError.
+    """
+    started = time.perf_counter()
+    studio = open_studio(options)
+    picture = read_photo(photo, options)
+    about = util.provenance(options.seed, weights=studio.source, source=str(photo))
+    if options.zoom is not None:
+        row = film(studio, picture, result, options, about)
+    else:
+        row = paint(studio, picture, result, options, about, None if is_noise(photo) else photo, keep_unfinished)
+    height, width = picture.shape[:2]
+    return {"width": width, "height": height, "seconds": round(time.perf_counter() - started, 1), **row}
+
+
+def paint(studio, picture, result, options, about, photo, keep_unfinished):
+    """Dream one picture into a file, and return what to tell of it."""
+    dreamer, frames, unfinished = Dreamer(studio, options), [], None
+    total = len(dreamer.octaves(picture)) * options.steps
+
+    def show(current):
+        dreamer.latest = current
+        bar.update()
+        if options.gif and (len(dreamer.history) - 1) % max(1, total // 30) == 0:
+            frames.append(util.small(util.to_pixels(current)))
+
+    with tqdm.tqdm(total=total, unit="step", leave=False, disable=True if options.quiet else None) as bar:
+        try:
+            dreamed = dreamer.dream(picture, np.random.default_rng(options.seed), show)
+        except KeyboardInterrupt:
+            if not keep_unfinished or dreamer.latest is None:
+                raise
+            unfinished = config.Interrupted(f"interrupted; {result} is the picture so far")
+            dreamed = dreamer.latest
+    pixels = util.to_pixels(dreamed)
+    if options.gif:
+        util.save_gif(result.with_suffix(".gif"), util.same_size([*frames, util.small(pixels)]), seconds=4)
+    # The picture comes last: where it is, all is done.
+    util.save_picture(result, pixels, about, util.kept_exif(photo) if photo else None)
+    if unfinished:
+        raise unfinished
+    return {
+        "steps": len(dreamer.history),
+        "dream": " ".join(studio.strengths),
+        "at_first": dreamer.history[0],
+        "in_the_end": dreamer.history[-1],
+    }
+
+
+def read_photo(photo, options):
+    """Read a photo, or make noise, at the size of the result: float32 H x W x 3. Raises InputError."""
+    if is_noise(photo):
+        noise = np.random.default_rng(options.seed).normal(128, NOISE, (options.size, options.size, 3))
+        return np.clip(noise, 0, 255).astype("float32")
+    picture = util.load_image(photo)
+    height, width = picture.shape[:2]
+    least = smallest_side(options)
+    if min(height, width) < least:
+        raise config.InputError(f"{photo} is only {width} x {height} pixels; a dream needs {least}")
+    width, height = util.fit(width, height, options.size)
+    if min(height, width) < 8:
+        raise config.InputError(f"{photo} would be {width} x {height} pixels; a larger --size helps")
+    return util.resize_picture(picture, width, height)
+
+
+NOISE = 8  # grey levels, about the middle
+
+
+# --- The dream ---------------------------------------------------------------------------------
+
+
+class Dreamer:
+    """Gradient ascent over octaves. `history` tells how strong what is dreamed of was at each step.
+
+    `latest` is the picture so far, and `usual` what the strengths are divided by: what they were a step before. So
+    layers weigh alike however large their activations are, and all tiles of a picture do.
+    """
+
+    def __init__(self, studio, options):
+        self.studio, self.options = studio, options
+        self.history, self.latest, self.usual = [], None, None
+
+    def dream(self, picture, rng, show=lambda current: None):
+        """Dream on a picture, float32 H x W x 3 in 0..255: another one, to which each octave adds what it finds."""
+        options, sizes, change = self.options, self.octaves(picture), None
+        self.usual = self.studio.usual(1)
+        self.usual = self.studio.usual(self.gradient(util.resize_picture(picture, *sizes[0]), rng)[1])
+        with self.studio.compiling_ahead(sizes[1:]):
+            for width, height in sizes:
+                base = util.resize_picture(picture, width, height)
+                current = base if change is None else base + util.resize_picture(change, width, height)
+                for _ in range(options.steps):
+                    current = self.ascend(current, rng)
+                    show(current)
+                change = current - base
+        return options.blend * picture + (1 - options.blend) * current
+
+    def octaves(self, picture):
+        """List the (width, height) of each octave, coarse to fine."""
+        height, width = picture.shape[:2]
+        scale, longest = self.options.octave_scale, max(height, width)
+        count = self.options.octaves or 1 + max(0, round(math.log(longest / COARSEST, scale)))
+        scales = [scale**-i for i in reversed(range(count))]
+        sizes = [(round(width * scale), round(height * scale)) for scale in scales]
+        return [size for size in sizes if min(size) >= SMALLEST_OCTAVE] or [(width, height)]
+
+    def ascend(self, picture, rng):
+        """Take a step: by as much on average, whatever the gradient's size."""
+        options = self.options
+        gradient, strengths = self.gradient(picture, rng)
+        self.usual = self.studio.usual(strengths)
+        self.history.append(" ".join(f"{strength:.5g}" for strength in strengths))
+        gradient = gradient @ COLORS
+        if options.smooth:
+            gradient = ndimage.gaussian_filter(gradient, (options.smooth, options.smooth, 0))
+        changed = picture + options.step_size / max(np.abs(gradient).mean(), 1e-30) * gradient
+        changed = np.clip(changed, 0, 255)
+        return ndimage.gaussian_filter(changed, (options.blur, options.blur, 0)) if options.blur else changed
+
+    def gradient(self, picture, rng):
+        """Return the gradient with respect to a picture, tile by tile, and how much the tiles have on average."""
+        studio = self.studio
+        gradient, found = np.empty_like(picture), []
+        rows, columns = (studio.spans(side, rng) for side in picture.shape[:2])
+        for seen_rows, kept_rows, inner_rows in rows:
+            for seen_columns, kept_columns, inner_columns in columns:
+                window = picture[seen_rows][:, seen_columns]
+                terms, of_window = studio.evaluate(window[None], {**studio.targets, "usual": self.usual})
+                gradient[kept_rows, kept_columns] = np.asarray(of_window)[0, inner_rows, inner_columns]
+                found.append([float(terms[name]) for name in studio.strengths])
+        if not np.isfinite(gradient).all():
+            raise config.InputError("the gradient was no number any more; try --precision float32 or other layers")
+        return gradient, np.mean(found, axis=0)
+
+
+SMALLEST_OCTAVE = 16  # pixels of the shorter side
+COARSEST = 190  # pixels of the longest side to begin with
+
+# How red, green and blue go together in photographs: the square root of the covariance that Lucid measured (Olah et al.
+# 2017), with sums of 1. By itself the gradient asks for garish colours.
+COLORS = np.array([[0.477, 0.289, 0.214], [0.289, 0.429, 0.293], [0.214, 0.293, 0.502]], "float32")
+
+
+def spans(side, tile, margin, stride, jitter, rng):
+    """Divide one side of a picture into tiles, shifted at random: [(pixels seen, slice kept, slice of it), ...].
+
+    All tiles see as many pixels, no more than `tile` and a multiple of `stride`. Several see a margin around what is
+    kept of each, so that there are no seams; beyond the edges they see the mirrored picture.
+    """
+    shift = int(rng.integers(jitter + 1))
+    if side + jitter + stride <= tile:
+        seen = up_to(side + jitter, stride)
+        return [(mirrored(-shift, seen, side), slice(0, side), slice(shift, shift + side))]
+    count = math.ceil((side + jitter) / (tile - 2 * margin - stride))
+    kept = math.ceil((side + jitter) / count)
+    seen, found = up_to(kept + 2 * margin, stride), []
+    for start in range(-shift, -shift + count * kept, kept):
+        first, last = max(start, 0), min(start + kept, side)
+        if first < last:
+            begin = start - margin
+            found.append((mirrored(begin, seen, side), slice(first, last), slice(first - begin, last - begin)))
+    return found
+
+
+def up_to(count, multiple):
+    return -(-count // multiple) * multiple
+
+
+def mirrored(begin, count, side):
+    """Return `count` indices from `begin` on into a picture that is continued by its mirror image: an array."""
+    indices = np.arange(begin, begin + count) % (2 * side)
+    return np.minimum(indices, 2 * side - 1 - indices)
+
+
+# --- The network and what it dreams of ---------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=1)
+def open_studio(options):
+    """Make, once for all photos and frames, what they share."""
+    return Studio(options)
+
+
+class Studio:
+    """The network, and the compiled function of how much a picture has of what is dreamed of.
+
+    `margin` is how many pixels around a tile it should see, and `stride` what a tile's side is a multiple of.
+    """
+
+    def __init__(self, options):
+        device = util.use_precision(options.precision)
+        classifier, top = config.own_classifier(options.convnet), options.class_ is not None
+        self.model, self.preprocess, self.source = util.load_network(
+            classifier or options.convnet, options.weights, top
+        )
+        if not options.quiet:
+            name = classifier or config.network_name(options.convnet)
+            print(f"device: {device}; {name} with the weights {self.source}", file=sys.stderr)
+            if self.source == "hed" and options.weights is None:
+                print("note: Keras's ImageNet weights can't be had here; these are near them", file=sys.stderr)
+        self.targets, self.compiled, self.jitter = {}, set(), options.jitter
+        self.compiles = not top and self.is_vgg() and util.winograd_pays() and looks(options) > 4
+        self.tile, self.margin, self.stride = options.tile, MARGIN, STRIDE
+        side = self.model.input_shape[1] or (USUAL_SIDE if top else None)
+        if side:  # what it sees is resized to this
+            self.tile, self.margin, self.stride = min(options.tile, side + options.jitter + 1), 0, 1
+        if top:
+            check_class(self.model, options)
+            self.strengths = ["logit"]
+            loss = class_logit(functools.partial(util.classify, self.model, self.preprocess), options)
+        else:
+            weights = parse_layers(options.layers) or default_layers(self.model, options)
+            check_layers(self.model, weights, options)
+            self.strengths = list(weights)
+            features = self.extractor(self.strengths, looks(options))
+            if options.guide:
+                self.targets["guide"] = look_at(features, options)
+            loss = layer_strength(features, weights, options)
+        self.evaluate = util.value_and_gradient(loss)
+
+    def is_vgg(self):
+        return self.model.name in ("vgg16", "vgg19")
+
+    def spans(self, side, rng):
+        """Divide one side of a picture as spans() does."""
+        return spans(side, self.tile, self.margin, self.stride, min(self.jitter, side // 8), rng)
+
+    @contextlib.contextmanager
+    def compiling_ahead(self, sizes):
+        """Compile for pictures of these (width, height) meanwhile: that takes one core, and leaves the others idle."""
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            for size in sizes if self.compiles else ():
+                height, width = (len(self.spans(side, np.random.default_rng(0))[0][0]) for side in reversed(size))
+                if (height, width) not in self.compiled:
+                    self.compiled.add((height, width))
+                    window, usual = np.zeros((1, height, width, 3), "float32"), self.usual(1)
+                    pool.submit(self.evaluate, window, {**self.targets, "usual": usual})
+            try:
+                yield
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def usual(self, strengths):
+        """Return what strengths are divided by, one for each layer; a logit stays as it is."""
+        if self.strengths == ["logit"]:
+            return np.ones(1, "float32")
+        return np.maximum(np.abs(np.broadcast_to(strengths, len(self.strengths))), 1e-9).astype("float32")
+
+    def extractor(self, layers, looks):
+        if self.is_vgg():
+            return util.feature_extractor(self.model, layers, looks=looks)
+        return util.network_features(self.model, self.preprocess, layers)
+
+
+USUAL_SIDE = 224  # pixels, of what a classifier sees that can see all sizes
+MARGIN = 16  # pixels
+STRIDE = 16  # pixels from place to place in the layers that are worth dreaming of
+
+
+def looks(options):
+    """Say how often pictures of one size will be looked at."""
+    return options.steps * (options.zoom or 1)
+
+
+def default_layers(model, options):
+    """Return what to dream of where the user did not say: what is published, or the last layer at 1/16 of the size."""
+    if config.own_classifier(options.convnet) is None:
+        published = config.DREAM_LAYERS.get(config.network_name(options.convnet))
+        if published:
+            return parse_layers(published)
+    return {util.layer_at_stride(model, 16): 1.0}
+
+
+def check_layers(model, weights, options):
+    """Raise InputError for a layer that the network lacks or that has no places, or for a channel beyond its width."""
+    channels = util.layers_with_places(model)
+    for name in weights:
+        if name in [layer.name for layer in model.layers] and name not in channels:
+            raise config.InputError(f"{name} has no places in the picture; --list-layers lists the layers that have")
+    config.check_names(weights, list(channels), options.convnet)
+    for channel in options.channels:
+        if len(weights) > 1:
+            raise config.InputError(f"--channels are of one layer, and --layers names {len(weights)}")
+        (name,) = weights
+        if not 0 <= channel < channels[name]:
+            raise config.InputError(f"{name} has the channels 0 to {channels[name] - 1}, and no {channel}")
+
+
+def check_class(model, options):
+    classes = model.outputs[0].shape[1]
+    if options.class_ >= classes:
+        raise config.InputError(f"there is no class {options.class_}; {options.convnet} has {classes}")
+
+
+def look_at(features, options):
+    """Return what the guide has, a tensor places x C for each layer."""
+    picture = util.load_image(options.guide)
+    width, height = util.fit(*picture.shape[1::-1], GUIDE_SIDE)
+    if min(width, height) < SMALLEST_SIDE:
+        raise config.InputError(
+            f"{options.guide} would be looked at in {width} x {height} pixels; a guide needs {SMALLEST_SIDE}"
+        )
+    found = util.for_any_size(features)(util.resize_picture(picture, width, height)[None])
+    flat = [util.ops.reshape(chosen(x, options.channels), (-1, chosen(x, options.channels).shape[3])) for x in found]
+    # Each place of a tile is compared with each that is kept here, which in early layers would be too many.
+    return [x[:: math.ceil(len(x) ** 2 * (options.tile / GUIDE_SIDE) ** 2 / MOST_COMPARED)] for x in flat]
+
+
+MOST_COMPARED = 1e8  # pairs of places
+
+
+def chosen(features, channels):
+    """Return some channels of features 1 x h x w x C, or all."""
+    return util.ops.take(features, channels, axis=3) if channels else features
+
+
+def layer_strength(features, weights, options):
+    """Return the strength of layers' activations, as util.value_and_gradient takes it.
+
+    Of each layer it is the mean square; with a guide, the mean product with the guide's most similar place.
+    """
+    ops = util.ops
+
+    def strength(x, guide):
+        if guide is None:
+            return ops.mean(ops.square(x))
+        products = ops.matmul(ops.reshape(x, (-1, x.shape[3])), ops.transpose(guide))
+        return ops.mean(ops.max(products, axis=1))
+
+    def loss(picture, targets):
+        found = [chosen(x, options.channels) for x in features(picture)]
+        guides = targets.get("guide", [None] * len(found))
+        strengths = [strength(x, guide) for x, guide in zip(found, guides)]
+        total = sum(w * s / targets["usual"][i] for i, (w, s) in enumerate(zip(weights.values(), strengths)))
+        return {"total": total - options.tv_weight * util.mean_variation(picture), **dict(zip(weights, strengths))}
+
+    return loss
+
+
+def class_logit(classify, options):
+    """Return a class's logit less the total variation, as util.value_and_gradient takes it.
+
+    The logit, not the probability: that would rise as well by making the other classes less likely.
+    """
+
+    def loss(picture, targets):
+        logit = classify(picture)[0, options.class_]
+        return {"total": logit - options.tv_weight * util.mean_variation(picture), "logit": logit}
+
+    return loss
+
+
+# --- Films -------------------------------------------------------------------------------------
+
+
+def film(studio, picture, result, options, about):
+    """Make a film of a picture, float32 H x W x 3: each frame is the last one, zoomed and turned, and dreamed on.
+
+    Frames are kept in a folder beside the film until it is whole, so that the same command goes on after an
+    interruption. Returns what to tell of it.
+    """
+    folder = result.with_name(f"{result.stem}_frames")
+    done = frames_done(folder, recipe_of(picture, studio.source, options), options)
+    frame = util.load_image(frame_path(folder, done)) if done else None
+    try:
+        with tqdm.tqdm(
+            total=options.zoom, initial=done, unit="frame", leave=False, disable=True if options.quiet else None
+        ) as bar:
+            for number in range(done + 1, options.zoom + 1):
+                rng = np.random.default_rng((options.seed, number))
+                moved = picture if frame is None else move(frame, options)
+                dreamed = picture if frame is None else Dreamer(studio, options).dream(moved, rng)
+                # What the file holds, so that a film that was interrupted is the same.
+                pixels = util.to_pixels(dreamed)
+                util.save_png(frame_path(folder, number), pixels, about)
+                frame = pixels.astype("float32")
+                bar.update()
+        paths = [frame_path(folder, number) for number in range(1, options.zoom + 1)]
+        util.save_film(result, paths, options.fps)
+    except KeyboardInterrupt:
+        raise config.Interrupted(f"interrupted; the same command goes on from the frames in {folder}") from None
+    except OSError as error:
+        error.filename = f"{error.filename or result} (the frames so far are in {folder})"
+        raise
+    remove_frames(folder)
+    return {"frames": options.zoom, "frames_before": done}
+
+
+def frame_path(folder, number):
+    return folder / f"{number:05}.png"
+
+
+def recipe_of(picture, source, options):
+    """Return what the frames of a film depend on, as a dict."""
+    free = ("output", "overwrite", "quiet", "debug", "zoom", "fps", "recursive", "format")
+    recipe = {key: value for key, value in dataclasses.asdict(options).items() if key not in free}
+    files = [path for path in (options.guide, source) if path and os.path.isfile(path)]
+    stamps = [[os.stat(path).st_size, os.stat(path).st_mtime] for path in files]
+    return {"picture": zlib.crc32(picture.tobytes()), "source": source, "files": stamps, **recipe}
+
+
+def frames_done(folder, recipe, options):
+    """Count the frames that an interrupted film of the same recipe left. Raises InputError where they are another's."""
+    recipe, path = util.as_json(recipe), folder / "recipe.json"
+    if path.exists() and util.read_json(path) == recipe:
+        done = 0
+        while done < options.zoom and frame_path(folder, done + 1).exists():
+            done += 1
+        return done
+    if path.exists() and options.overwrite:
+        remove_frames(folder)
+    elif path.exists():
+        raise config.InputError(f"{folder} holds frames of another film; pass --overwrite to replace them")
+    if folder.exists() and any(folder.iterdir()):
+        raise config.InputError(f"{folder} is where frames would be kept, and is not empty; give another --output")
+    util.write_json(path, recipe)
+    return 0
+
+
+def remove_frames(folder):
+    """Remove the frames of a film, and their folder if nothing else is in it."""
+    for path in [*folder.glob("[0-9][0-9][0-9][0-9][0-9].png"), folder / "recipe.json"]:
+        path.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def move(frame, options):
+    """Zoom, turn and shift a frame, float32 H x W x 3, about its middle; beyond its edges it is mirrored."""
+    angle = math.radians(options.rotate)
+    turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]) / options.zoom_factor
+    middle = (np.array(frame.shape[:2]) - 1) / 2
+    right, down = options.shift or (0, 0)
+    offset = middle - turn @ (middle + [down, right])
+    moved = [ndimage.affine_transform(frame[..., i], turn, offset, order=3, mode="reflect") for i in range(3)]
+    return np.clip(np.stack(moved, axis=2), 0, 255)
+
+
+if __name__ == "__main__":
+    config.run(main)
