@@ -1,4 +1,4 @@
-# make demo   paint, draw and classify digits, and style a photo: pictures of your own in minutes
+# make demo   paint, draw and classify digits, style a photo and dream on it: pictures of your own in minutes
 # make test   the linter and the test suite
 # make bench  our speed beside its peers', in one run
 # Each makes .venv and installs what it needs. PYTHON=python3.12 make ... takes another Python (3.11 or later).
@@ -16,6 +16,7 @@ demo: .venv/installed
 	$(BIN)/python generate_rnn.py trained/mnist_best --all-digits --grid 10 --temperature 0.8 --output $(DEMO)/mnist.png --overwrite
 	$(BIN)/python classify_mnist.py $(DEMO)/digits --output $(DEMO)/confusion.png --overwrite
 	$(BIN)/python style_transfer.py images/content/china.jpg --style images/style/glands.jpg --size 256 --iterations 60 --output $(DEMO)/china__glands.png --compare --overwrite
+	$(BIN)/python deepdream.py images/content/china.jpg --size 384 --output $(DEMO)/china__dream.png --overwrite
 	@echo "Your pictures lie in $(DEMO):" && ls -1 $(DEMO)/*.png $(DEMO)/*.gif
 
 test: lint
@@ -29,6 +30,7 @@ bench: .venv/installed-dev
 	$(BIN)/python benchmarks/bench_digits.py $(if $(DATA),--data $(DATA))
 	$(BIN)/python benchmarks/bench_painters.py $(if $(PICTURES),--data $(PICTURES))
 	$(BIN)/python benchmarks/bench_styles.py
+	$(BIN)/python benchmarks/bench_dreams.py
 
 clean:
 	rm -rf .venv $(DEMO)

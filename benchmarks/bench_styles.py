@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 
-from common import ROOT, main, measure, row, take_turns
+from common import ROOT, main, measure, row, take_turns, torch_vgg
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
@@ -110,26 +110,9 @@ def torch_loss(best=False):
     import config
     import util
 
-    class AveragePooling(torch.nn.AvgPool2d):
-        def forward(self, x):
-            return util.AVERAGE_POOLING * super().forward(x)
-
     _, _, photo, targets = prepared(precision="float32")
     options = config.Style()
-    layers, names = [], []
-    for layer in util.load_vgg("vgg16", "hed")[0].layers[1:]:
-        if layer.name.endswith("pool"):
-            layers.append(AveragePooling(2))
-        else:
-            kernel, bias = layer.get_weights()
-            convolution = torch.nn.Conv2d(kernel.shape[2], kernel.shape[3], 3, padding=1)
-            convolution.weight.data = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy())
-            convolution.bias.data = torch.from_numpy(bias)
-            layers.append(torch.nn.Sequential(convolution, torch.nn.ReLU()))
-        names.append(layer.name)
-        if layer.name == "block5_conv1":
-            break
-    network = torch.nn.Sequential(*layers).requires_grad_(False)
+    names, network = torch_vgg("block5_conv1", pooling=util.AVERAGE_POOLING)
     mean = torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1)
     picture = torch.from_numpy(photo.transpose(2, 0, 1)[None].copy())
     content = torch.from_numpy(np.asarray(targets["content"][0]).transpose(0, 3, 1, 2).copy())

@@ -61,3 +61,32 @@ def timed(command):
     started = time.perf_counter()
     output = subprocess.run([sys.executable, *command, "--quiet"], cwd=ROOT, check=True, capture_output=True, text=True)
     return time.perf_counter() - started, output.stdout
+
+
+def torch_vgg(last, pooling=None):
+    """Return VGG16 up to a layer as people write it in PyTorch, with the weights that ours has: (names, Sequential).
+
+    `pooling` times the average is taken between the blocks, or the maximum.
+    """
+    import torch
+
+    import util
+
+    class Scaled(torch.nn.AvgPool2d):
+        def forward(self, x):
+            return pooling * super().forward(x)
+
+    layers, names = [], []
+    for layer in util.load_vgg("vgg16", "hed")[0].layers[1:]:
+        if layer.name.endswith("pool"):
+            layers.append(Scaled(2) if pooling else torch.nn.MaxPool2d(2))
+        else:
+            kernel, bias = layer.get_weights()
+            convolution = torch.nn.Conv2d(kernel.shape[2], kernel.shape[3], 3, padding=1)
+            convolution.weight.data = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy())
+            convolution.bias.data = torch.from_numpy(bias)
+            layers.append(torch.nn.Sequential(convolution, torch.nn.ReLU()))
+        names.append(layer.name)
+        if layer.name == last:
+            break
+    return names, torch.nn.Sequential(*layers).requires_grad_(False)
