@@ -253,6 +253,8 @@ def paint(studio, picture, result, options, about, photo, keep_unfinished):
                 raise
             unfinished = config.Interrupted(f"interrupted; {result} is the picture so far")
             dreamed = dreamer.latest
+    if dreamer.history[-1] == "0" and not options.quiet:
+        print(f"note: nothing in {photo or 'the noise'} excites {' '.join(studio.strengths)}", file=sys.stderr)
     pixels = util.to_pixels(dreamed)
     if options.gif:
         util.save_gif(result.with_suffix(".gif"), util.same_size([*frames, util.small(pixels)]), seconds=4)
@@ -284,7 +286,7 @@ def read_photo(photo, options):
     return util.resize_picture(picture, width, height)
 
 
-NOISE = 8  # grey levels, about the middle
+NOISE = 20  # grey levels, about the middle
 
 
 # --- The dream ---------------------------------------------------------------------------------

@@ -491,8 +491,9 @@ def test_photos_that_are_none_are_refused(tmp_path, photo):
 
 def test_a_photo_in_which_there_is_nothing_stays_as_it_is(tmp_path):
     Image.new("RGB", (64, 64), "black").save(tmp_path / "black.png")
-    dream(tmp_path / "black.png", tmp_path / "a.png", "--layers", "block1_conv1", "--channels", 0)
-    assert np.isfinite(pixels(tmp_path / "a.png")).all()
+    flags = ("--layers", "block5_conv3", "--channels", 87)
+    assert "excites" in dream(tmp_path / "black.png", tmp_path / "a.png", *flags).stderr
+    assert (pixels(tmp_path / "a.png") == 0).all()
 
 
 def test_nothing_is_overwritten_unasked(photo, tmp_path):
