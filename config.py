@@ -404,7 +404,7 @@ def own_classifier(convnet):
     Of a folder of saved epochs it is the last one. Raises InputError where it is neither.
     """
     path = pathlib.Path(convnet)
-    if plain(convnet) in map(plain, NETWORKS):
+    if plain(str(convnet)) in map(plain, NETWORKS):
         return None
     if path.is_dir():
         if not (epochs := saved_epochs(path)):
@@ -414,7 +414,7 @@ def own_classifier(convnet):
         if not path.exists():
             raise InputError(f"{path} does not exist")
         return path
-    network_name(convnet)
+    network_name(str(convnet))
     return None
 
 

@@ -109,8 +109,9 @@ def test_tiles_come_to_the_gradient_of_the_whole(layer, likeness, photo):
         dreamer = deepdream.Dreamer(studio, options)
         dreamer.usual = studio.usual(100)
         gradients.append(dreamer.gradient(picture, np.random.default_rng(0))[0])
-    # A tile's mean is over fewer places, so its gradient is larger by one factor.
-    assert np.corrcoef(gradients[0].ravel(), gradients[1].ravel())[0, 1] > likeness
+    # A tile's mean is over fewer places, so its gradient is larger by one factor; and one tile alone sees no margin.
+    inner = [gradient[16:-16, 16:-16].ravel() for gradient in gradients]
+    assert np.corrcoef(*inner)[0, 1] > likeness
 
 
 def test_all_tiles_and_octaves_are_one_trace(photo):
