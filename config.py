@@ -325,7 +325,11 @@ class Dream(Photos):
     blur: float = option(0.0, "blur of the picture after each step, in pixels")
     tv_weight: float = option(0.0, "weight of the total variation; more is smoother")
     blend: float = option(0.0, "share of the photo that is mixed into the result (0 to 1)")
-    tile: int = option(640, "longest side of what the network sees at once, in pixels; less takes less memory")
+    tile: int | None = option(
+        None,
+        "longest side of what the network sees at once, in pixels; less takes less memory (default: 640, and 400 where "
+        "--size is above 2000)",
+    )
     zoom: int | None = option(
         None, "make a film of so many frames, each the last one zoomed, and dreamed on", metavar="FRAMES"
     )

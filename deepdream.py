@@ -114,7 +114,7 @@ def check(photo, options):
         ("rotate", -180, 180),
         ("fps", 1, 120),
     ):
-        if not least <= getattr(options, name) <= most:
+        if getattr(options, name) is not None and not least <= getattr(options, name) <= most:
             raise config.InputError(f"{config.flag_of(name)} must be from {least:g} to {most:g}")
     if len(options.shift) not in (0, 2) or not all(map(math.isfinite, options.shift)):
         raise config.InputError("--shift takes two numbers: pixels to the right, and down")
@@ -423,10 +423,10 @@ class Studio:
                 print("note: Keras's ImageNet weights can't be had here; these are near them", file=sys.stderr)
         self.targets, self.compiled, self.jitter = {}, set(), options.jitter
         self.compiles = not top and self.is_vgg() and util.winograd_pays() and looks(options) > 4
-        self.tile, self.margin, self.stride = options.tile, MARGIN, STRIDE
+        self.tile, self.margin, self.stride = tile_of(options), MARGIN, STRIDE
         side = self.model.input_shape[1] or (USUAL_SIDE if top else None)
         if side:  # what it sees is resized to this
-            self.tile, self.margin, self.stride = min(options.tile, side + options.jitter + 1), 0, 1
+            self.tile, self.margin, self.stride = min(tile_of(options), side + options.jitter + 1), 0, 1
         if top:
             check_class(self.model, options)
             self.strengths = ["logit"]
@@ -480,6 +480,11 @@ MARGIN = 16  # pixels
 STRIDE = 16  # pixels from place to place in the layers that are worth dreaming of
 
 
+def tile_of(options):
+    """Return the longest side of what the network sees at once; less where the picture itself takes much memory."""
+    return options.tile or (640 if options.size <= 2000 else 400)
+
+
 def looks(options):
     """Say how often pictures of one size will be looked at."""
     return options.steps * (options.zoom or 1)
@@ -526,7 +531,7 @@ def look_at(features, options):
     found = util.for_any_size(features)(util.resize_picture(picture, width, height)[None])
     flat = [util.ops.reshape(chosen(x, options.channels), (-1, chosen(x, options.channels).shape[3])) for x in found]
     # Each place of a tile is compared with each that is kept here, which in early layers would be too many.
-    return [x[:: math.ceil(len(x) ** 2 * (options.tile / GUIDE_SIDE) ** 2 / MOST_COMPARED)] for x in flat]
+    return [x[:: math.ceil(len(x) ** 2 * (tile_of(options) / GUIDE_SIDE) ** 2 / MOST_COMPARED)] for x in flat]
 
 
 MOST_COMPARED = 1e8  # pairs of places
