@@ -128,11 +128,9 @@ def paint_one(content, options):
     """Make one picture, and print where it is and what became of its losses."""
     result = pathlib.Path(options.output or f"generated/{default_name(content, options)}.png")
     config.require_suffix(result, ".png", ".jpg", ".jpeg")
+    util.refuse_to_replace(extra_files(result, options).values(), (content, *options.style))
     for path in extra_files(result, options).values():
         util.refuse_to_overwrite(path, options.overwrite)
-    for source in [*([content] if content else []), *options.style]:
-        if result.exists() and result.samefile(source):
-            raise config.InputError(f"{result} would replace what it is made of; give another --output")
     util.check_writable(result)
     if content is None and not options.quiet:
         print("note: without a photo before --style, this makes a texture", file=sys.stderr)

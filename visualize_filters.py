@@ -179,8 +179,8 @@ def chosen_channels(network, pictures, options):
             raise config.InputError(f"{network.layer} has the channels 0 to {width - 1}, and no {channel}")
     if options.channels:
         return list(options.channels)
-    peaks = np.max([network.see(picture).max((0, 1)) for picture in pictures], axis=0)
-    return sorted(np.argsort(-peaks, kind="stable")[: options.filters].tolist())
+    strongest_of = np.max([network.see(picture).max((0, 1)) for picture in pictures], axis=0)
+    return sorted(np.argsort(-strongest_of, kind="stable")[: options.filters].tolist())
 
 
 # --- Activations and their projections ---------------------------------------------------------

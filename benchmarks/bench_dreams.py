@@ -11,12 +11,10 @@ autograd, torch.nn.functional.interpolate between octaves. Loading is not timed;
 
 import os
 import pathlib
-import subprocess
-import sys
 import tempfile
 import time
 
-from common import ROOT, main, measure, row, take_turns, torch_vgg
+from common import ROOT, main, measure, peak, row, take_turns, torch_vgg
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
@@ -137,18 +135,9 @@ def dream_torch(data):
 # --- Memory ---
 
 
-def peak(*command):
-    """Run deepdream.py; return its peak in GB."""
-    process = subprocess.Popen([sys.executable, "deepdream.py", *map(str, command), "--quiet"], cwd=ROOT)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise RuntimeError(f"{command} failed")
-    return usage.ru_maxrss / 2**20
-
-
 def memory_512(data):
     with tempfile.TemporaryDirectory() as folder:
-        return peak(PHOTO, "--steps", 2, "--output", pathlib.Path(folder) / "result.png")
+        return peak("deepdream.py", PHOTO, "--steps", 2, "--output", pathlib.Path(folder) / "result.png")
 
 
 def memory_4000(data):
@@ -157,7 +146,7 @@ def memory_4000(data):
     with tempfile.TemporaryDirectory() as folder:
         photo, result = pathlib.Path(folder) / "photo.jpg", pathlib.Path(folder) / "result.jpg"
         Image.open(PHOTO).resize((4000, 3000)).save(photo)
-        return peak(photo, "--size", 4000, "--octaves", 2, "--steps", 1, "--output", result)
+        return peak("deepdream.py", photo, "--size", 4000, "--octaves", 2, "--steps", 1, "--output", result)
 
 
 COMPARISONS = {"dream": compare_dream, "zoom": compare_zoom, "memory": compare_memory}

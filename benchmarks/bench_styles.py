@@ -13,12 +13,10 @@ times mean little. The peers are written as people write them:
 
 import os
 import pathlib
-import subprocess
-import sys
 import tempfile
 import time
 
-from common import ROOT, main, measure, row, take_turns, torch_vgg
+from common import ROOT, main, measure, peak, row, take_turns, torch_vgg
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
@@ -225,19 +223,12 @@ def search_ours(data):
 # --- Memory ---
 
 
-def peak(*command):
-    """Run style_transfer.py; return its peak in GB."""
-    process = subprocess.Popen([sys.executable, "style_transfer.py", *map(str, command), "--quiet"], cwd=ROOT)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise RuntimeError(f"{command} failed")
-    return usage.ru_maxrss / 2**20
-
-
 def memory_at(size):
     with tempfile.TemporaryDirectory() as folder:
         result = pathlib.Path(folder) / "result.png"
-        return peak(PHOTO, "--style", PAINTING, "--size", size, "--iterations", 3, "--output", result)
+        return peak(
+            "style_transfer.py", PHOTO, "--style", PAINTING, "--size", size, "--iterations", 3, "--output", result
+        )
 
 
 def memory_512(data):
@@ -256,7 +247,16 @@ def memory_of_photos(count):
         photos.mkdir()
         for i in range(count):
             Image.open(PHOTO).save(photos / f"{i:02}.jpg")
-        return peak(photos, "--style", PAINTING, "--iterations", 5, "--output", pathlib.Path(folder) / "results")
+        return peak(
+            "style_transfer.py",
+            photos,
+            "--style",
+            PAINTING,
+            "--iterations",
+            5,
+            "--output",
+            pathlib.Path(folder) / "results",
+        )
 
 
 def memory_of_one(data):

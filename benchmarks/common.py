@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import pathlib
 import statistics
 import subprocess
@@ -61,6 +62,15 @@ def timed(command):
     started = time.perf_counter()
     output = subprocess.run([sys.executable, *command, "--quiet"], cwd=ROOT, check=True, capture_output=True, text=True)
     return time.perf_counter() - started, output.stdout
+
+
+def peak(script, *command):
+    """Run a script of ours; return its peak in GB."""
+    process = subprocess.Popen([sys.executable, script, *map(str, command), "--quiet"], cwd=ROOT)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise RuntimeError(f"{command} failed")
+    return usage.ru_maxrss / 2**20
 
 
 def torch_vgg(last, pooling=None):
