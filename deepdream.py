@@ -10,8 +10,6 @@ noise begins with nothing. With --class a picture is sought that a classifier ta
 Vedaldi & Zisserman 2014).
 """
 
-import concurrent.futures
-import contextlib
 import dataclasses
 import difflib
 import functools
@@ -308,14 +306,13 @@ class Dreamer:
         options, sizes, change = self.options, self.octaves(picture), None
         self.usual = self.studio.usual(1)
         self.usual = self.studio.usual(self.gradient(util.resize_picture(picture, *sizes[0]), rng)[1])
-        with self.studio.compiling_ahead(sizes[1:]):
-            for width, height in sizes:
-                base = util.resize_picture(picture, width, height)
-                current = base if change is None else base + util.resize_picture(change, width, height)
-                for _ in range(options.steps):
-                    current = self.ascend(current, rng)
-                    show(current)
-                change = current - base
+        for width, height in sizes:
+            base = util.resize_picture(picture, width, height)
+            current = base if change is None else base + util.resize_picture(change, width, height)
+            for _ in range(options.steps):
+                current = self.ascend(current, rng)
+                show(current)
+            change = current - base
         return options.blend * picture + (1 - options.blend) * current
 
     def octaves(self, picture):
@@ -421,8 +418,7 @@ class Studio:
             print(f"device: {device}; {name} with the weights {self.source}", file=sys.stderr)
             if self.source == "hed" and options.weights is None:
                 print("note: Keras's ImageNet weights can't be had here; these are near them", file=sys.stderr)
-        self.targets, self.compiled, self.jitter = {}, set(), options.jitter
-        self.compiles = not top and self.is_vgg() and util.winograd_pays() and looks(options) > 4
+        self.targets, self.jitter = {}, options.jitter
         self.tile, self.margin, self.stride = tile_of(options), MARGIN, STRIDE
         side = self.model.input_shape[1] or (USUAL_SIDE if top else None)
         if side:  # what it sees is resized to this
@@ -435,7 +431,7 @@ class Studio:
             weights = parse_layers(options.layers) or default_layers(self.model, options)
             check_layers(self.model, weights, options)
             self.strengths = list(weights)
-            features = self.extractor(self.strengths, looks(options))
+            features = self.extractor(self.strengths)
             if options.guide:
                 self.targets["guide"] = look_at(features, options)
             loss = layer_strength(features, weights, options)
@@ -448,30 +444,15 @@ class Studio:
         """Divide one side of a picture as spans() does."""
         return spans(side, self.tile, self.margin, self.stride, min(self.jitter, side // 8), rng)
 
-    @contextlib.contextmanager
-    def compiling_ahead(self, sizes):
-        """Compile for pictures of these (width, height) meanwhile: that takes one core, and leaves the others idle."""
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            for size in sizes if self.compiles else ():
-                height, width = (len(self.spans(side, np.random.default_rng(0))[0][0]) for side in reversed(size))
-                if (height, width) not in self.compiled:
-                    self.compiled.add((height, width))
-                    window, usual = np.zeros((1, height, width, 3), "float32"), self.usual(1)
-                    pool.submit(self.evaluate, window, {**self.targets, "usual": usual})
-            try:
-                yield
-            finally:
-                pool.shutdown(cancel_futures=True)
-
     def usual(self, strengths):
         """Return what strengths are divided by, one for each layer; a logit stays as it is."""
         if self.strengths == ["logit"]:
             return np.ones(1, "float32")
         return np.maximum(np.abs(np.broadcast_to(strengths, len(self.strengths))), 1e-9).astype("float32")
 
-    def extractor(self, layers, looks):
+    def extractor(self, layers):
         if self.is_vgg():
-            return util.feature_extractor(self.model, layers, looks=looks)
+            return util.feature_extractor(self.model, layers)
         return util.network_features(self.model, self.preprocess, layers)
 
 
@@ -483,11 +464,6 @@ STRIDE = 16  # pixels from place to place in the layers that are worth dreaming 
 def tile_of(options):
     """Return the longest side of what the network sees at once; less where the picture itself takes much memory."""
     return options.tile or (640 if options.size <= 2000 else 400)
-
-
-def looks(options):
-    """Say how often pictures of one size will be looked at."""
-    return options.steps * (options.zoom or 1)
 
 
 def default_layers(model, options):

@@ -415,7 +415,7 @@ class Studio:
         self.paintings = [read_painting(path, options) for path in options.style]
         layers = [*content_layers, *options.style_layers] if options.style else content_layers
         loss = {"layer": reconstruction_loss, "style": style_transfer_loss}["layer" if options.layer else "style"]
-        self.evaluate = util.value_and_gradient(loss(extractor(layers, looks=options.iterations), options))
+        self.evaluate = util.value_and_gradient(loss(extractor(layers), options))
         self.remembered = {}
 
     def style(self, paintings, longest, remember):

@@ -73,7 +73,6 @@ with silenced_stderr():
     import keras
     import tensorflow as tf
     from keras import ops
-tf.get_logger().setLevel("ERROR")  # it warns of small functions that are compiled for several sizes
 
 # --- Files -------------------------------------------------------------------------------------
 
@@ -1027,11 +1026,6 @@ def compile_function(function, jit=True):
     return tf.function(function, jit_compile=jit)
 
 
-def compiled_kernel(function):
-    """Compile a small function of tensors by itself, for each shape that it meets."""
-    return tf.function(function, jit_compile=True, autograph=False)
-
-
 def make_learner(model, optimizer):
     """Compile a training step of a painter: f(inputs, targets, weight) -> (loss, new states).
 
@@ -1647,19 +1641,16 @@ def read_convolutions(path):
     return [(arrays[4], arrays[1]) for arrays in found if len(arrays) == 2 and arrays[4].shape[:2] == (3, 3)]
 
 
-def feature_extractor(model, layers, pooling="max", looks=1):
+def feature_extractor(model, layers, pooling="max"):
     """Return f(picture, tensor 1 x H x W x 3 in 0..255) -> [features 1 x h x w x C, float32, of each of VGG's layers].
 
-    `pooling` is max or average, which is scaled so that activations stay as large (Gatys et al. 2015). `looks` says how
-    often pictures of one size will be looked at: in float32 on a processor, convolutions are Winograd's if that pays.
+    `pooling` is max or average, which is scaled so that activations stay as large (Gatys et al. 2015). In float32 on a
+    processor, convolutions are Winograd's.
     """
     last = max(model.layers.index(model.get_layer(name)) for name in layers)
     wanted = model.layers[1 : last + 1]
     fast = winograd_pays()
-    steps = [
-        (layer.name, functools.partial(FrozenConvolution.of(layer), looks=looks) if fast and is_wide(layer) else layer)
-        for layer in wanted
-    ]
+    steps = [(layer.name, FrozenConvolution.of(layer) if fast and is_wide(layer) else layer) for layer in wanted]
     if pooling == "average":
         steps = [(name, average_pooling if name.endswith("pool") else step) for name, step in steps]
 
@@ -1678,7 +1669,7 @@ def average_pooling(x):
 
 
 def winograd_pays():
-    """Say whether VGG's convolutions are compiled for each size: on a processor, in float32."""
+    """Say whether it is faster than the convolutions of TensorFlow: on a processor, in float32."""
     return keras.config.dtype_policy().name == "float32" and not has_gpu()
 
 
@@ -1688,111 +1679,79 @@ def is_wide(layer):
 
 
 class FrozenConvolution:
-    """A layer of 3 x 3 convolutions whose weights stay as they are, of one picture at a time.
+    """A layer of 3 x 3 convolutions whose weights stay as they are, of one picture at a time, done by Winograd's way.
 
-    Where it is much work, over all `looks` at one size, it is done by Winograd's way. The gradient with respect to the
-    input is a convolution, too, with the filters turned round.
+    The gradient with respect to the input is a convolution, too, with the filters turned round.
     """
 
     def __init__(self, layer):
-        self.layer = layer
-        self.kernel = tf.constant(layer.kernel)
-        self.turned = tf.constant(np.asarray(layer.kernel)[::-1, ::-1].swapaxes(2, 3))
-        self.filters, self.turned_filters = (tf.constant(winograd_filters(x)) for x in (self.kernel, self.turned))
+        self.layer, kernel = layer, np.asarray(layer.kernel)
+        self.filters = tf.constant(winograd_filters(kernel))
+        self.turned = tf.constant(winograd_filters(kernel[::-1, ::-1].swapaxes(2, 3)))
 
     @classmethod
     @functools.lru_cache(maxsize=16)  # the layers of one network, whose filters take hundreds of megabytes
     def of(cls, layer):
         return cls(layer)
 
-    def __call__(self, x, looks=1):
+    def __call__(self, x):
         @tf.custom_gradient
         def product(x):
-            forward = convolution(x, self.kernel, self.filters, looks)
-            return forward, lambda d: convolution(d, self.turned, self.turned_filters, looks)
+            return winograd(x, self.filters), lambda d: winograd(d, self.turned)
 
         return self.layer.activation(product(x) + self.layer.bias)
 
 
-WORTH_COMPILING = 1e10  # multiplications, over all looks at one size; fewer are done before a program is compiled
-MOST_UNROLLED = 5e8  # bytes; oneDNN unrolls a picture to convolve it, and from 1 GB on takes a way that takes hours
-
-
-@functools.partial(tf.function, autograph=False)  # traced once for all layers of as many channels
-def convolution(x, kernel, filters, looks):
-    """Convolve 1 x H x W x C with a kernel 3 x 3 x C x K, of which `filters` are the transformed: 1 x H x W x K."""
-    places = tf.cast(tf.reduce_prod(tf.shape(x)[1:3]), "float32")
-    work, unrolled = float(looks * math.prod(kernel.shape)), 4.0 * math.prod(kernel.shape[:3])
-    much = (work * places >= WORTH_COMPILING) | (unrolled * places >= MOST_UNROLLED)
-    return tf.cond(much, lambda: winograd(x, filters), lambda: tf.nn.conv2d(x, kernel, 1, "SAME"))
-
-
-# Toom-Cook at the points 0, 1, -1, 2, -2 and infinity: of the filters, and below of the input and the output.
-WINOGRAD_FILTERS = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
+# Toom-Cook at the points 0, 1, -1, 2, -2 and infinity.
+WINOGRAD_FILTERS = np.float32([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
+WINOGRAD_INPUT = np.float32(
+    [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0]]
+    + [[0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]]
+)
+WINOGRAD_OUTPUT = np.float32([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
 
 
 def winograd_filters(kernel):
     """Transform filters 3 x 3 x C x K, to 36 x C x K."""
-    g, kernel = WINOGRAD_FILTERS.astype("float32"), np.asarray(kernel)
+    g = WINOGRAD_FILTERS
     both = np.tensordot(g, np.tensordot(g, kernel, (1, 0)), (1, 1))  # columns, rows, C, K
     return both.reshape(36, *kernel.shape[2:])
 
 
+@functools.partial(tf.function, autograph=False)  # traced once for all layers of as many channels
 def winograd(x, filters):
-    """Convolve 1 x H x W x C with transformed filters, 36 x C x K, by minimal filtering F(4 x 4, 3 x 3).
+    """Convolve 1 x H x W x C with transformed filters, 36 x C x K, by minimal filtering F(4 x 4, 3 x 3): 1 x H x W x K.
 
     Four times fewer multiplications: 6 x 6 tiles of the input and the filters are transformed, multiplied channel by
     channel, and the products transformed to 4 x 4 tiles of the output (Lavin & Gray 2016).
     """
-    x = tf.ensure_shape(x, (1, None, None, filters.shape[1]))
-    # Three compiled programs: fused into one, the tiles would be computed many times over.
-    return winograd_join(winograd_multiply(winograd_rows(x), filters), tf.shape(x)[1], tf.shape(x)[2])
-
-
-def winograd_input(x):
-    """Transform six rows (or columns) of the input, with as few operations as it takes: each has to be compiled."""
-    even, odd = x[4] - 4 * x[2], x[3] - 4 * x[1]
-    nearer, farther = x[4] - x[2], 2 * (x[3] - x[1])
-    first, last = 4 * x[0] - 4 * x[2] + nearer, 4 * x[1] - 5 * x[3] + x[5]
-    return [first, even + odd, even - odd, nearer + farther, nearer - farther, last]
-
-
-def winograd_output(x):
-    """Transform six rows (or columns) of the products back to four of the output."""
-    near_sum, near_difference, far_sum, far_difference = x[1] + x[2], x[1] - x[2], x[3] + x[4], x[3] - x[4]
-    return [
-        x[0] + near_sum + far_sum,
-        near_difference + 2 * far_difference,
-        near_sum + 4 * far_sum,
-        near_difference + 8 * far_difference + x[5],
-    ]
-
-
-@compiled_kernel
-def winograd_rows(x):
-    """Transform 1 x H x W x C along its columns: 6 x rows of tiles x W + padding x C."""
+    _, channels, filters_count = filters.shape
     height, width = tf.shape(x)[1], tf.shape(x)[2]
-    down, across = -(-height // 4) * 4, -(-width // 4) * 4
-    x = tf.pad(x[0], ((1, down + 3 - height), (1, across + 3 - width), (0, 0)))
-    return tf.stack(winograd_input([x[i : i + down : 4] for i in range(6)]))
+    down, across = -(-height // 4), -(-width // 4)
+    tiles = down * across
+    # All are products of matrices and copies of whole pixels: unlike an XLA program, they serve all sizes as they are.
+    x = transform_both_ways(WINOGRAD_INPUT, winograd_tiles(x, down, across, channels))
+    x = tf.matmul(tf.reshape(x, (36, tiles, channels)), filters)
+    x = transform_both_ways(WINOGRAD_OUTPUT, tf.reshape(x, (6, 6, tiles * filters_count)))
+    x = tf.transpose(tf.reshape(x, (4, 4, down, across, filters_count)), (2, 1, 3, 0, 4))
+    return tf.reshape(x, (1, 4 * down, 4 * across, filters_count))[:, :height, :width]
 
 
-@compiled_kernel
-def winograd_multiply(x, filters):
-    """Transform 6 x h x W + padding x C along its rows, multiply it, and transform back: 6 x h x w x 4 x K."""
-    down, across = tf.shape(x)[1], tf.shape(x)[2] - 4
-    tiles = tf.stack(winograd_input([x[:, :, j : j + across : 4] for j in range(6)]))
-    products = tf.matmul(tf.reshape(tiles, (36, -1, x.shape[3])), filters)
-    products = tf.reshape(products, (6, 6, down, across // 4, filters.shape[2]))
-    return tf.stack(winograd_output([products[j] for j in range(6)]), axis=3)
+def winograd_tiles(x, down, across, channels):
+    """Cut 1 x H x W x C into overlapping tiles: 6 columns x 6 rows x (tiles * C)."""
+    height, width = tf.shape(x)[1], tf.shape(x)[2]
+    x = tf.pad(x[0], ((1, 4 * down + 1 - height), (1, 4 * across + 1 - width), (0, 0)))
+    row = 4 * across + 2  # pixels
+    corners = tf.reshape(4 * row * tf.range(down)[:, None] + 4 * tf.range(across), (-1,))
+    places = tf.range(6)[:, None, None] + row * tf.range(6)[:, None] + corners
+    return tf.reshape(tf.gather(tf.reshape(x, (-1, channels)), places), (6, 6, -1))
 
 
-@compiled_kernel
-def winograd_join(x, height, width):
-    """Transform 6 x h x w x 4 x K back along its columns, and join the tiles: 1 x H x W x K."""
-    tiles = tf.stack(winograd_output([x[i] for i in range(6)]), axis=1)
-    down, _, across, _, channels = tf.unstack(tf.shape(tiles))
-    return tf.reshape(tiles, (1, 4 * down, 4 * across, channels))[:, :height, :width]
+def transform_both_ways(matrix, x):
+    """Apply a matrix m x n to columns and rows of tiles, n x n x N: m x m x N."""
+    m, n = matrix.shape
+    x = tf.reshape(tf.matmul(matrix, tf.reshape(x, (n, -1))), (m, n, -1))
+    return tf.matmul(matrix[None], x)
 
 
 def feature_reconstruction_loss(base, output):
@@ -1807,15 +1766,9 @@ def gram_matrix(x):
     @ops.custom_gradient
     def product(x):
         # Both factors have the same gradient, which is computed once.
-        return squared(x), lambda g: ops.matmul(x, g + ops.transpose(g))
+        return ops.matmul(ops.transpose(x), x), lambda g: ops.matmul(x, g + ops.transpose(g))
 
     return product(x)
-
-
-@compiled_kernel
-def squared(x):
-    """Compute a matrix transposed times itself; XLA does it in half the time where there are many rows."""
-    return ops.matmul(ops.transpose(x), x)
 
 
 def style_reconstruction_loss(base, output):
@@ -1835,11 +1788,9 @@ def relative_difference(base, output):
     return feature_reconstruction_loss(base, output) / ops.maximum(ops.sum(ops.square(base)), 1e-6)
 
 
-@compiled_kernel
 def mean_variation(x):
     """Mean squared difference to the lower and to the right neighbour of pictures in 0..255, scaled to 0..1."""
-    size = ops.cast(ops.prod(ops.shape(x)), "float32")
-    return total_variation_loss(x / 255) / size
+    return total_variation_loss(x) / (255**2 * ops.cast(ops.prod(ops.shape(x)), "float32"))
 
 
 def for_any_size(function):

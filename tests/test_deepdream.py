@@ -180,7 +180,7 @@ def test_blend_goes_back_to_the_photo(photo, tmp_path):
 
 def test_channels_grow_more_than_the_others(photo, tmp_path):
     studio, _ = studio_of(layers=("block3_conv1",))
-    features = studio.extractor(["block3_conv1"], 1)
+    features = studio.extractor(["block3_conv1"])
     before, after = [], []
     for channel in (5, 40):
         flags = ("--layers", "block3_conv1", "--channels", channel, "--steps", 6)

@@ -1,7 +1,6 @@
 """style_transfer.py: the losses, the network, the search, a folder of photos, and bad input."""
 
 import csv
-import functools
 import importlib.util
 import os
 import pathlib
@@ -31,10 +30,7 @@ QUICK = ("--precision", "float32", "--size", 64, "--iterations", 4, "--weights",
 
 
 @pytest.fixture(autouse=True)
-def quick(request, monkeypatch, vgg_once):
-    """Spare most tests the compilation of Winograd's convolutions; those in a process of their own have it."""
-    if "compiled" not in request.keywords:
-        monkeypatch.setattr(util, "is_wide", lambda layer: False)
+def quick(vgg_once):
     style_transfer.open_studio.cache_clear()
 
 
@@ -153,14 +149,13 @@ def test_a_function_is_traced_once_for_all_sizes():
 # --- The network ---
 
 
-@pytest.mark.parametrize("looks", [1, 10**9])
 @pytest.mark.parametrize(
     ("height", "width", "channels", "filters"), [(16, 20, 64, 64), (13, 18, 64, 128), (5, 4, 8, 3)]
 )
-def test_winograds_convolution_equals_keras_own(looks, height, width, channels, filters):
+def test_winograds_convolution_equals_keras_own(height, width, channels, filters):
     layer = keras.layers.Conv2D(filters, 3, padding="same", activation="relu", bias_initializer="normal")
     layer.build((None, None, None, channels))
-    fast = functools.partial(util.FrozenConvolution(layer), looks=looks)
+    fast = util.FrozenConvolution(layer)
     x = tf.constant(np.random.default_rng(0).standard_normal((1, height, width, channels)), "float32")
     found = []
     for convolution in (layer, fast):
@@ -232,7 +227,6 @@ def test_without_a_network_the_fallback_is_reached_in_five_seconds(monkeypatch, 
 # --- The picture ---
 
 
-@pytest.mark.compiled
 def test_the_style_loss_falls_twentyfold_and_the_picture_is_no_noise(tmp_path):
     photo = pixels(ROOT / "images/content/china.jpg")
     options = config.Style(style=(str(PAINTING),), size=128, weights="hed", quiet=True, scales=1, iterations=60)
