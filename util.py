@@ -209,6 +209,15 @@ def find_pictures(folder, recursive=True):
     """List the pictures in a folder, and in the folders in it, in order, judged by their names' endings."""
     known = Image.registered_extensions().items()
     endings = {ending for ending, kind in known if kind in Image.OPEN and kind not in NOT_PICTURES}
+    return find_files(folder, endings, recursive)
+
+
+# What cameras write and Pillow does not read, unless a plugin teaches it.
+CAMERA_KINDS = {".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
+
+
+def find_files(folder, endings, recursive):
+    """List the files in a folder whose names end so, in order; hidden ones are left out."""
     files = pathlib.Path(folder).rglob("*") if recursive else pathlib.Path(folder).iterdir()
     found = (path for path in files if path.suffix.lower() in endings and path.is_file())
     return sorted(path for path in found if not path.name.startswith("."))
@@ -440,6 +449,9 @@ def apply_to_folder(task, open_studio, folder, output, suffix, options):
     if output.resolve() == folder.resolve() or inside:
         raise InputError(f"{output} is where the photos are; give another folder with --output")
     photos = find_pictures(folder, options.recursive)
+    raw = [path for path in find_files(folder, CAMERA_KINDS, options.recursive) if path not in photos]
+    if raw:
+        print(f"note: {len(raw)} such as {raw[0]} can't be read; save them as JPEG", file=sys.stderr)
     if not photos:
         raise InputError(f"{folder} holds no picture" + ("" if options.recursive else "; try --recursive"))
     summary = output / "summary.csv"
@@ -1469,6 +1481,8 @@ def load_network(convnet, weights=None, top=False):
     0..255. `weights` is as for load_vgg, or a file with all the weights. Raises InputError.
     """
     if str(convnet).endswith(".keras"):
+        if weights is not None:
+            raise InputError(f"{convnet} has weights of its own; --weights goes with a network of keras.applications")
         model = build_network(convnet)
         return (logits_of(model, convnet) if top else model), functools.partial(own_input, model), str(convnet)
     name = network_name(convnet)

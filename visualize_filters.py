@@ -38,7 +38,7 @@ def parse_arguments():
 def main():
     arguments = parse_arguments()
     options = config.collect(config.Filters, arguments)
-    check(arguments.layer, options)
+    check(arguments, options)
     if options.evolution:
         evolution(arguments.layer, options)
     else:
@@ -48,12 +48,15 @@ def main():
 # --- The command -------------------------------------------------------------------------------
 
 
-def check(layer, options):
+def check(arguments, options):
     """Raise InputError for an option that makes no sense."""
     if options.evolution:
+        for name in ("convnet", "weights"):
+            if config.was_given(arguments, name):
+                raise config.InputError(f"--evolution shows the networks in its folder: no {config.flag_of(name)}")
         if not config.saved_epochs(options.evolution):
             raise config.InputError(f"{options.evolution} is no folder of .keras files, one for each saved epoch")
-    elif layer is None:
+    elif arguments.layer is None:
         raise config.InputError("give a layer, or --evolution and a folder of saved epochs")
     elif not options.images:
         raise config.InputError("give pictures, or folders of them, with --images")

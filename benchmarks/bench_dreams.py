@@ -6,7 +6,7 @@
 Both dream of the same layer of the same photo with the same weights, in the same octaves and steps; ours takes turns
 with the peer, each in a process of its own, and the ratio is the median over the turns: on a shared machine single
 times mean little. The peer is written as people write it: VGG16 from torch.nn, float32, torch.roll for the jitter,
-autograd, torch.nn.functional.interpolate between octaves. Loading is not timed; what ours compiles for each size is.
+autograd, torch.nn.functional.interpolate between octaves. Loading is not timed; that ours is traced once is.
 """
 
 import os
@@ -37,7 +37,7 @@ def compare_dream(arguments):
         f"a dream of {WIDTH} x {HEIGHT}, {OCTAVES} octaves of {STEPS} steps",
         [seconds for seconds, _ in theirs],
     )
-    for i, which in enumerate(("which compiles for its sizes", "and each more of this size")):
+    for i, which in enumerate(("the first of a process", "and each more")):
         yield row(f"{what}, {which}, beside torch", [turn[i] for turn in ours], peer, "s", more_is_better=False)
 
 

@@ -12,7 +12,9 @@ import subprocess
 import sys
 import unittest.mock
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -62,6 +64,11 @@ def check(result, status):
 def results(output):
     """Read the `key: value` lines of a script's standard output."""
     return dict(line.split(": ", 1) for line in output.splitlines())
+
+
+def pixels(path):
+    """Read a picture as float32 H x W x 3 in 0..255."""
+    return np.asarray(Image.open(path).convert("RGB"), "float32")
 
 
 def write_idx(path, array):
@@ -121,8 +128,6 @@ def broken(tiny, tmp_path):
 @pytest.fixture
 def picture(digits, tmp_path):
     """One digit as a PNG."""
-    from PIL import Image
-
     path = tmp_path / "digit.png"
     Image.fromarray(digits[2][0]).save(path)
     return path
@@ -137,7 +142,6 @@ TINY_PAINTER = (
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory):
     """A folder of twelve small pictures, cut from a photograph that comes with scikit-learn."""
-    from PIL import Image
     from sklearn.datasets import load_sample_image
 
     folder = tmp_path_factory.mktemp("pictures") / "china"
@@ -155,6 +159,14 @@ def painter(pictures, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "china"
     run_process("train_rnn.py", pictures, *TINY_PAINTER, "--output", folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def photo(tmp_path_factory):
+    """A real photo, small, wider than high."""
+    path = tmp_path_factory.mktemp("photos") / "china.jpg"
+    Image.open(ROOT / "images/content/china.jpg").resize((128, 96)).save(path, quality=95)
+    return path
 
 
 def environment(**changes):

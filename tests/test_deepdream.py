@@ -13,7 +13,7 @@ import urllib.request
 import imageio.v2 as imageio
 import numpy as np
 import pytest
-from conftest import ROOT, results, run, run_process
+from conftest import ROOT, pixels, results, run, run_process
 from PIL import Image
 
 import config
@@ -29,24 +29,12 @@ def quick(vgg_once):
     deepdream.open_studio.cache_clear()
 
 
-@pytest.fixture(scope="session")
-def photo(tmp_path_factory):
-    """A real photo, small, wider than high."""
-    path = tmp_path_factory.mktemp("photos") / "china.jpg"
-    Image.open(ROOT / "images/content/china.jpg").resize((128, 96)).save(path, quality=95)
-    return path
-
-
 @pytest.fixture(scope="module")
 def usual(photo, tmp_path_factory):
     """The pixels of the photo dreamed on without further flags."""
     result = tmp_path_factory.mktemp("usual") / "a.png"
     dream(photo, result)
     return pixels(result)
-
-
-def pixels(path):
-    return np.asarray(Image.open(path).convert("RGB"), "float32")
 
 
 def dream(photo, result, *flags, status=0):
@@ -437,6 +425,7 @@ def test_a_folder_becomes_films_and_ctrl_c_ends_it(photo, tmp_path, monkeypatch)
         (("--convnet", "vgg17"), "did you mean vgg1"),
         (("--convnet", "nothing.keras"), "nothing.keras"),
         (("--convnet", "tests"), "tests"),
+        (("--convnet", CLASSIFIER, "--size", 32), "weights of its own"),
         (("--octaves", 0), "--octaves"),
         (("--octave-scale", 1), "--octave-scale"),
         (("--steps", 0), "--steps"),

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import LOAD_VGG, ROOT, results, run, run_process
+from conftest import LOAD_VGG, ROOT, pixels, results, run, run_process
 from PIL import Image
 
 import config
@@ -35,21 +35,9 @@ def quick(vgg_once):
 
 
 @pytest.fixture(scope="session")
-def photo(tmp_path_factory):
-    """A real photo, small, wider than high."""
-    path = tmp_path_factory.mktemp("photos") / "china.jpg"
-    Image.open(ROOT / "images/content/china.jpg").resize((128, 96)).save(path, quality=95)
-    return path
-
-
-@pytest.fixture(scope="session")
 def vgg():
     util.use_precision("float32")
     return util.load_vgg("vgg16", "hed")[0]
-
-
-def pixels(path):
-    return np.asarray(Image.open(path).convert("RGB"), "float32")
 
 
 def style(photo, result, *flags, status=0):
@@ -382,8 +370,10 @@ def rows_of(folder):
 
 def test_a_folder_is_painted_and_what_fails_is_named(holiday, tmp_path):
     output = tmp_path / "styled"
+    (holiday / "phone.HEIC").write_bytes(b"what Pillow does not read")
     first = run("style_transfer.py", holiday, *QUICK, "--output", output, "--format", "jpg", status=1)
     assert "broken.jpg" in first.stderr and "1 of 4 photos failed" in first.stderr
+    assert "phone.HEIC can't be read" in first.stderr
     assert re.search(r"^traces: 1$", first.stdout, re.MULTILINE)
     assert sorted(path.name for path in output.glob("*.jpg")) == ["square-2.jpg", "square.jpg", "upright.jpg"]
     with Image.open(output / "upright.jpg") as picture:

@@ -216,13 +216,16 @@ def test_a_broken_picture_is_named_and_the_others_are_used(photos, tmp_path):
         (("block1_conv1", "--images", "images/content", "--size", 0), "--size"),
         (("block1_conv1", "--images", "images/content", "--output", "a.jpg"), ".png"),
         (("conv5", "--evolution", CLASSIFIER), "conv3"),
+        (("--evolution", CLASSIFIER, "--weights", "hed"), "--weights"),
+        (("--evolution", CLASSIFIER, "--convnet", "vgg16"), "--convnet"),
         (("--evolution", "images"), "images"),
         (("--evolution", "nothing"), "nothing"),
     ],
 )
 def test_wrong_flags_are_one_line(flags, named, tmp_path):
     output = () if "--output" in flags else ("--output", tmp_path / "a.png")
-    assert named in run("visualize_filters.py", *flags, "--weights", "hed", *output, status=2).stderr
+    weights = () if "--evolution" in flags else ("--weights", "hed")
+    assert named in run("visualize_filters.py", *flags, *weights, *output, status=2).stderr
 
 
 def test_epochs_are_in_the_order_of_their_numbers(tmp_path):
