@@ -1,7 +1,7 @@
 # make demo   paint, draw and classify digits, style a photo and dream on it: pictures of your own in minutes
 # make test   the linter and the test suite
 # make bench  our speed beside its peers', in one run
-# Each makes .venv and installs what it needs. PYTHON=python3.12 make ... takes another Python (3.11 or later).
+# Each makes .venv and installs what it needs. PYTHON=python3.12 make ... takes another Python (3.11 to 3.13).
 
 PYTHON ?= python3
 BIN := .venv/bin

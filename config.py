@@ -183,7 +183,7 @@ class Generate(Common):
     )
     grid: int = option(5, "draw GRID x GRID digits; with --all-digits a row of GRID for each class")
     count: int = option(6, "draw so many pictures with a painter")
-    temperature: float = option(1.0, "below 1 bolder and more alike, above 1 wilder; 0 draws the likeliest pixel")
+    temperature: float = option(1.0, "below 1 safer and more alike, above 1 wilder; 0 draws the likeliest pixel")
     top_k: int | None = option(None, "draw only among the K likeliest colours or greys")
     top_p: float | None = option(None, "draw only among the likeliest that have probability P together")
     start: str = option(
@@ -250,11 +250,11 @@ class Style(Photos):
         choices=("max", "average"),
     )
     convnet: str = option("vgg16", "network whose features are compared", choices=("vgg16", "vgg19"))
-    iterations: int = option(100, "steps of the optimizer at the full size; coarser scales take as many")
+    iterations: int = option(100, "steps of the optimizer at each size")
     optimizer: str = option("lbfgs", "L-BFGS or Adam", choices=("lbfgs", "adam"))
     learning_rate: float = option(5.0, "Adam's step, of pixels from 0 to 255")
     init: str = option(
-        "content", "what to begin with: content, style, noise or a picture (textures and layers: noise)", metavar="WHAT"
+        "content", "what to begin with: content, style, noise or a picture; a texture begins with noise", metavar="WHAT"
     )
     scales: int | None = option(
         None, "sizes to go through, each twice the one before (default: from about 128 pixels on)"
@@ -267,14 +267,16 @@ class Style(Photos):
     content_weight: float = option(0.03, "weight of the content's features")
     style_weight: float = option(1.0, "weight of the mean over the style layers")
     tv_weight: float = option(2.0, "weight of the total variation; more is smoother")
-    style_scale: float = option(1.0, "size of the painting beside the photo's; less makes smaller brush strokes")
+    style_scale: float = option(1.0, "size of the painting relative to the photo's; less makes smaller brush strokes")
     keep_colors: str | None = option(
         None,
-        "keep the photo's colours: paint its luminance alone, or give the painting its colour histogram first",
+        "keep the photo's colours: paint in light and dark alone, or first give the painting the photo's colours",
         choices=("luminance", "histogram"),
     )
     published_losses: bool = option(
-        False, "sums as they were published, whose weights depend on the size: 500, 10 10 50 10 10, 200 by default"
+        False,
+        "the sums as they were published, whose weights depend on the size; --layer-weights are then 10 10 50 10 10 "
+        "by default",
     )
     save_every: int | None = option(None, "also keep the picture after every so many steps", metavar="STEPS")
     compare: bool = option(False, "also write a sheet of photo, paintings and result")
@@ -302,7 +304,7 @@ class Dream(Photos):
         (), "layers whose activations grow, each with its weight (default: what suits the network)", "LAYER[=WEIGHT]"
     )
     channels: tuple[int, ...] = several((), "of one layer, only these channels", "CHANNEL")
-    guide: str | None = option(None, "enhance only what this picture has, too", metavar="PICTURE")
+    guide: str | None = option(None, "strengthen only what the photo shares with this picture", metavar="PICTURE")
     class_: str | None = option(None, "dream of this class: a name of ImageNet's, or a number", metavar="NAME")
     convnet: str = option(
         "vgg16",
@@ -336,7 +338,7 @@ class Dream(Photos):
     zoom_factor: float = option(1.03, "how much larger each frame shows the last one")
     rotate: float = option(0.0, "degrees by which each frame turns the last one", metavar="DEGREES")
     shift: tuple[float, ...] = several(
-        (), "pixels by which each frame moves the last one: to the right, and down", "PIXELS"
+        (), "pixels by which each frame moves the last one: to the right, and down", ("RIGHT", "DOWN")
     )
     fps: int = option(24, "frames a second")
 
@@ -350,7 +352,9 @@ class Filters(Common):
     filters: int = option(16, "how many filters: those that are excited most")
     channels: tuple[int, ...] = several((), "these filters instead", "CHANNEL")
     size: int = option(224, "longest side at which the network sees the pictures, in pixels")
-    convnet: str = like(Dream, "convnet", "vgg16")
+    convnet: str = option(
+        "vgg16", "vgg16, vgg19, or a .keras file or folder of yours whose layers are one chain", metavar="NETWORK"
+    )
     weights: str | None = like(Dream, "weights", None)
     evolution: str | None = option(
         None, "show instead how filters came about, over the .keras files in this folder", metavar="FOLDER"
@@ -494,8 +498,11 @@ def require_suffix(path, *suffixes):
         raise InputError(f"{path} should end in {' or '.join(suffixes)}")
 
 
-def add_options(parser, options, default_help=True, without=None):
-    """Add a flag for each field of the dataclass `options` that `without` lacks; one not given leaves no attribute."""
+def add_options(parser, options, default_help=True, without=None, variants=None):
+    """Add a flag for each field of the dataclass `options` that `without` lacks; one not given leaves no attribute.
+
+    `variants` maps a flag to the options that are the defaults when it is given.
+    """
     known = {item.name for item in dataclasses.fields(without)} if without else ()
     for item in dataclasses.fields(options):
         if item.name in known:
@@ -503,8 +510,8 @@ def add_options(parser, options, default_help=True, without=None):
         several = typing.get_origin(item.type) is tuple
         kinds = [k for k in typing.get_args(item.type) or (item.type,) if k not in (type(None), Ellipsis)]
         text = item.metadata["help"].replace("%", "%%")
-        if default_help and item.default not in (None, False, ()):
-            text += f" (default: {' '.join(map(str, item.default)) if several else item.default})"
+        if default_help:
+            text += described_defaults(item, variants or {})
         flag = flag_of(item.name)
         settings = {"default": argparse.SUPPRESS, "help": text, "dest": item.name}
         if kinds == [bool]:
@@ -512,6 +519,19 @@ def add_options(parser, options, default_help=True, without=None):
         else:
             settings |= {"choices": item.metadata["choices"], "metavar": item.metadata["metavar"]}
             parser.add_argument(flag, type=kinds[0], nargs="+" if several else None, **settings)
+
+
+def described_defaults(item, variants):
+    """Return what the help text says of a field's default, and of those that other flags bring with them."""
+    others = {flag: getattr(options, item.name) for flag, options in variants.items()}
+    others = {f"with {flag}": value for flag, value in others.items() if value != item.default}
+    values = {"default": item.default} if item.default not in (None, False, ()) else {}
+    said = [
+        f"{when}: {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
+        for when, value in (values | others).items()
+        if value != ()
+    ]
+    return f" ({'; '.join(said)})" if said else ""
 
 
 def flag_of(name):

@@ -41,7 +41,8 @@ def parse_arguments():
     parser.add_argument(
         "photo", nargs="?", type=pathlib.Path, help="a photo, a folder of them, or noise to begin with nothing"
     )
-    config.add_options(parser, config.Dream)
+    variants = {"--class": config.DREAM_DEFAULTS["class"], "--zoom": config.DREAM_DEFAULTS["zoom"]}
+    config.add_options(parser, config.Dream, variants=variants)
     return parser.parse_args()
 
 

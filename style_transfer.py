@@ -36,7 +36,8 @@ def parse_arguments():
     parser.add_argument(
         "content", nargs="?", type=pathlib.Path, help="a photo or a folder of them; left out: texture synthesis"
     )
-    config.add_options(parser, config.Style)
+    variants = {"--published-losses": config.STYLE_DEFAULTS["published"], "--layer": config.STYLE_DEFAULTS["layer"]}
+    config.add_options(parser, config.Style, variants=variants)
     return parser.parse_args()
 
 

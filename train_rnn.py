@@ -96,7 +96,7 @@ def check_kind(arguments, preset, paints):
     what = "sets of digits" if paints else "folders of pictures"
     if not paints and arguments.digit is None and not arguments.all_digits:
         raise config.InputError(
-            f"{arguments.source} is not a folder of pictures; for a set of digits, add --all-digits or --digit CLASS"
+            f"there is no folder of pictures {arguments.source}; for a set of digits, add --all-digits or --digit CLASS"
         )
     if not isinstance(config.PRESETS[preset], kind):
         raise config.InputError(f"the preset {preset} is for {what}, which {arguments.source} is not")

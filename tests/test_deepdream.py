@@ -426,6 +426,7 @@ def test_a_folder_becomes_films_and_ctrl_c_ends_it(photo, tmp_path, monkeypatch)
         (("--convnet", "nothing.keras"), "nothing.keras"),
         (("--convnet", "tests"), "tests"),
         (("--convnet", CLASSIFIER, "--size", 32), "weights of its own"),
+        (("--class", "banana"), "no classes"),
         (("--octaves", 0), "--octaves"),
         (("--octave-scale", 1), "--octave-scale"),
         (("--steps", 0), "--steps"),
