@@ -100,13 +100,14 @@ def evolution(layer, options):
     result = prepare(f"{folder.resolve().name}__evolution", options)
     util.use_precision(options.precision)
     epochs = config.saved_epochs(folder)
-    networks = [Deconvnet(*util.load_network(path)[:2], layer) for path in epochs]
+    last = Deconvnet(*util.load_network(epochs[-1])[:2], layer)
     if options.images:
-        pictures, refused = read_pictures(networks[-1].model, options)
+        pictures, refused = read_pictures(last.model, options)
     else:
-        pictures, refused = data_set(folder, networks[-1].model), []
-    channels, rows = chosen_channels(networks[-1], pictures, options), {}
-    for network in tqdm.tqdm(networks, unit="epoch", leave=False, disable=True if options.quiet else None):
+        pictures, refused = data_set(folder, last.model), []
+    channels, rows = chosen_channels(last, pictures, options), {}
+    for path in tqdm.tqdm(epochs, unit="epoch", leave=False, disable=True if options.quiet else None):
+        network = Deconvnet(*util.load_network(path)[:2], layer)
         found = look(network, pictures, channels, dataclasses.replace(options, quiet=True), count=1)
         for channel, activations in found.items():
             seen = [shown(network.project(pictures, activation), SIDES[0]) for activation in activations]
@@ -138,7 +139,7 @@ def find_images(options):
 
 
 def read_pictures(model, options):
-    """Read the pictures to look at, float32 H x W x 3 each, and why others can't be. Raises InputError."""
+    """Read the pictures to look at, uint8 H x W x 3 each, and why others can't be. Raises InputError."""
     pictures, refused = [], []
     for path in find_images(options):
         try:
@@ -148,7 +149,7 @@ def read_pictures(model, options):
                 width, height = util.fit(*picture.shape[1::-1], options.size)
                 if min(width, height) < SMALLEST_SIDE:
                     raise config.InputError(f"{path} would be {width} x {height} pixels, which is too narrow")
-            pictures.append(util.resize_picture(picture, width, height))
+            pictures.append(util.to_pixels(util.resize_picture(picture, width, height)))
         except config.InputError as error:
             refused.append(str(error))
     if not pictures:
@@ -157,14 +158,16 @@ def read_pictures(model, options):
 
 
 def data_set(folder, model):
-    """Return the pictures that a classifier was trained on, as its meta.json names them: float32 H x W x 3 each."""
+    """Return the pictures that a classifier was trained on, as its meta.json names them: uint8 H x W x 3 each."""
     try:
         source = json.loads((folder / "meta.json").read_text())["source"]
     except (OSError, ValueError, KeyError, TypeError):
         raise config.InputError(f"{folder} has no meta.json that names its data; give pictures with --images") from None
-    height, width = model.input_shape[1:3]
     images = util.load_dataset(source)[0]
-    return [util.resize_picture(np.repeat(image[..., None], 3, axis=2), width, height) for image in images]
+    height, width = (taken or own for taken, own in zip(model.input_shape[1:3], images.shape[1:3]))
+    return [
+        util.to_pixels(util.resize_picture(np.repeat(image[..., None], 3, axis=2), width, height)) for image in images
+    ]
 
 
 def last_convolution(model):
@@ -244,22 +247,22 @@ class Deconvnet:
         for step in self.chain:
             x = util.ops.cast(x, step.compute_dtype)
             if isinstance(step, util.keras.layers.Conv2D):
-                x = step.convolution_op(x, step.kernel)
+                x = step.convolution_op(x, util.ops.cast(step.kernel, x.dtype))
                 x = rectified(x if step.bias is None else x + util.ops.cast(step.bias, x.dtype))
             else:
                 x = step(x)
         return util.ops.cast(x, "float32")
 
     def see(self, picture):
-        """Return the layer's activations, h x w x C, of a picture, float32 H x W x 3."""
-        return np.asarray(self.features(picture[None]))[0]
+        """Return the layer's activations, h x w x C, of a picture, H x W x 3 in 0..255."""
+        return np.asarray(self.features(picture[None].astype("float32")))[0]
 
     def project(self, pictures, activation):
         """Return what of the picture an activation came from: float32 size x size x 3, about 0."""
         picture = pictures[activation.picture]
         places = np.zeros((1, *self.see(picture).shape), "float32")
         places[0, activation.row, activation.column, activation.channel] = 1
-        _, projection = self.evaluate(picture[None], {"place": places})
+        _, projection = self.evaluate(picture[None].astype("float32"), {"place": places})
         return activation.strength * self.cut(np.asarray(projection)[0], activation, 0)
 
     def cut(self, picture, activation, beyond):

@@ -228,6 +228,15 @@ def test_wrong_flags_are_one_line(flags, named, tmp_path):
     assert named in run("visualize_filters.py", *flags, *weights, *output, status=2).stderr
 
 
+def test_mixed_precision_sees_nearly_the_same(photos):
+    seen = []
+    for precision in ("float32", "mixed_bfloat16"):
+        util.use_precision(precision)
+        network = visualize_filters.Deconvnet(*util.load_network("vgg16", "hed")[:2], "block2_conv1")
+        seen.append(network.see(util.load_image(photos / "china.png")))
+    assert 0 < np.abs(seen[0] - seen[1]).mean() < 0.05 * np.abs(seen[0]).mean()
+
+
 def test_epochs_are_in_the_order_of_their_numbers(tmp_path):
     for epoch in (1, 10, 2):
         (tmp_path / f"epoch_{epoch}.keras").touch()
