@@ -571,6 +571,9 @@ def lazy_import(name):
 
 def run(main):
     """Run a script's `main` and exit: 0 done, 1 partly done, 2 the command was wrong, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may be in no encoding at all
     try:
         main()
     except KeyboardInterrupt:

@@ -53,6 +53,8 @@ def main():
         if config.was_given(arguments, name):
             raise config.InputError(f"--{name.replace('_', '-')} is of no use without a photo and a painting")
     options = config.collect(config.Style, arguments, config.STYLE_DEFAULTS[task])
+    if config.was_given(arguments, "learning_rate") and options.optimizer != "adam":
+        raise config.InputError("--learning-rate is Adam's: add --optimizer adam")
     check(options, task)
     content = arguments.content
     if content is not None and content.is_dir():
@@ -127,9 +129,8 @@ def default_name(content, options):
 
 def paint_one(content, options):
     """Make one picture, and print where it is and what became of its losses."""
-    result = pathlib.Path(options.output or f"generated/{default_name(content, options)}.png")
+    result = pathlib.Path(options.output or f"generated/{default_name(content, options)}.{options.format}")
     config.require_suffix(result, ".png", ".jpg", ".jpeg")
-    util.refuse_to_replace(extra_files(result, options).values(), (content, *options.style))
     for path in extra_files(result, options).values():
         util.refuse_to_overwrite(path, options.overwrite)
     util.check_writable(result)
@@ -170,10 +171,11 @@ def paint(content, result, options, keep_unfinished=False):
     """Paint one photo (or None, for a texture) into the file `result`: the task that a folder is given.
 
     Returns what to tell of it, a dict: size, seconds, steps, evaluations and the losses at the end. Where the search
-    diverges, or is interrupted and `keep_unfinished`, the last good picture is written, and PartlyDone or Interrupted
+    diverges or is interrupted, and `keep_unfinished`, the last good picture is written, and PartlyDone or Interrupted
     raised. Raises InputError where the photo is of no use.
     """
     started = time.perf_counter()
+    util.refuse_to_replace(extra_files(result, options).values(), (content, *options.style, options.init))
     studio = open_studio(options)
     photo = None if content is None else read_photo(content, options)
     search = Search(studio, photo, result, options)
@@ -181,7 +183,7 @@ def paint(content, result, options, keep_unfinished=False):
     try:
         search.run()
     except Diverged as error:
-        if search.picture is None:
+        if not keep_unfinished or search.picture is None:
             raise config.InputError(str(error)) from None
         unfinished = config.PartlyDone(f"{error}; {result} is the last good picture")
     except KeyboardInterrupt:

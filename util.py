@@ -179,12 +179,10 @@ def open_picture(path, at_least=None):
             if at_least:
                 picture.draft(None, at_least)
             profile = picture.info.get("icc_profile")
-            upright = ImageOps.exif_transpose(picture)
+            upright = eight_bits(ImageOps.exif_transpose(picture))
             if upright.has_transparency_data:
                 upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
                 upright = upright.convert("RGB")
-            if upright.mode.startswith("I;16"):
-                upright = Image.fromarray((np.asarray(upright) >> 8).astype("uint8"))
             return to_srgb(upright, profile)
     except UnidentifiedImageError as error:
         raise InputError(f"{path} is not a picture that can be read") from error
@@ -194,6 +192,16 @@ def open_picture(path, at_least=None):
         raise
     except Exception as error:  # Pillow's parsers raise whatever a damaged file leads them to
         raise InputError(f"{path} is not a picture that can be read: {error}") from error
+
+
+def eight_bits(picture):
+    """Make 8 bits of the greys of a Pillow image that has more: of 16, or of real numbers up to 1 or to 255."""
+    if picture.mode not in ("I", "F") and not picture.mode.startswith("I;16"):
+        return picture
+    greys = np.asarray(picture, "float64")
+    largest = greys.max(initial=0)
+    white = 1 if picture.mode == "F" and largest <= 1 else 65535 if picture.mode != "F" or largest > 255 else 255
+    return Image.fromarray(np.clip(greys / white * 255, 0, 255).astype("uint8"))
 
 
 def to_srgb(picture, profile):
@@ -218,9 +226,10 @@ CAMERA_KINDS = {".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf"
 
 def find_files(folder, endings, recursive):
     """List the files in a folder whose names end so, in order; hidden ones are left out."""
-    files = pathlib.Path(folder).rglob("*") if recursive else pathlib.Path(folder).iterdir()
+    folder = pathlib.Path(folder)
+    files = folder.rglob("*") if recursive else folder.iterdir()
     found = (path for path in files if path.suffix.lower() in endings and path.is_file())
-    return sorted(path for path in found if not path.name.startswith("."))
+    return sorted(path for path in found if not any(part[0] == "." for part in path.relative_to(folder).parts))
 
 
 def load_pictures(folder, width, height, gray=False):
@@ -347,6 +356,15 @@ def same_size(frames):
     return [to_pixels(resize_picture(frame, width, height)) for frame in frames]
 
 
+def check_encoder(path):
+    """Raise InputError where a film of this kind can't be written, before there are frames to lose."""
+    if pathlib.Path(path).suffix.lower() == ".mp4":
+        try:
+            imageio_ffmpeg.get_ffmpeg_exe()
+        except RuntimeError as error:
+            raise InputError("there is no ffmpeg here, which .mp4 needs; .gif and .webp do without") from error
+
+
 def save_film(path, frames, fps):
     """Write the pictures in the files `frames`, all of one size, as an .mp4, .gif or .webp of `fps` frames a second.
 
@@ -357,11 +375,17 @@ def save_film(path, frames, fps):
         if suffix == ".mp4":
             encode_mp4(temporary, frames, fps)
         else:
-            pictures = (Image.open(frame) for frame in frames)
+            pictures = (Image.fromarray(read_frame(frame)) for frame in frames)
             more = {"append_images": pictures, "duration": round(1000 / fps), "loop": 0}
             content = io.BytesIO()  # written to a file, not all of Pillow's writers would notice that a disk is full
             next(pictures).save(content, format=suffix[1:].upper(), save_all=True, **more)
             pathlib.Path(temporary).write_bytes(content.getvalue())
+
+
+def read_frame(path):
+    """Read a picture's pixels as they are: uint8 H x W x 3."""
+    with Image.open(path) as picture:
+        return np.asarray(picture)
 
 
 def encode_mp4(path, frames, fps):
@@ -370,15 +394,16 @@ def encode_mp4(path, frames, fps):
         more = {"macro_block_size": 2, "quality": 8, "ffmpeg_log_level": "quiet"}
         with imageio.get_writer(path, format="FFMPEG", fps=fps, **more) as writer:
             for frame in frames:
-                pixels = np.asarray(Image.open(frame))
+                pixels = read_frame(frame)
                 height, width = (side // 2 * 2 for side in pixels.shape[:2])
                 writer.append_data(pixels[:height, :width])
         # ffmpeg does not always complain, and what it says is not handed on.
         whole = imageio_ffmpeg.count_frames_and_secs(path)[0] >= len(frames)
-    except (OSError, RuntimeError):
-        whole = False
+        reason = None
+    except (OSError, RuntimeError) as error:
+        whole, reason = False, error
     if not whole:
-        raise OSError(errno.EIO, "the film can't be written whole (is the disk full?)")
+        raise OSError(errno.EIO, "the film can't be written whole (is the disk full?)") from reason
 
 
 def contact_sheet(pictures, columns, gap=1, across=1500):
@@ -424,23 +449,24 @@ def apply_to_photos(task, photos, folder, suffix, overwrite=False, bar=None):
     for photo in photos if bar is None else bar:
         result, key = results[photo], str(photo.resolve())
         passed_over = result.exists() and not overwrite
-        row = {"photo": key, "result": str(result)}
-        if not passed_over:
-            row |= attempt(task, photo, result)
-        elif before.get(key, {}).get("status") == "done":
-            row = before[key]
+        if passed_over:
+            known = before.get(key, {})
+            unknown = {"photo": key, "result": str(result), "status": "done before"}
+            rows[key] = known if known.get("status") == "done" else unknown
+            yield rows[key] | {"status": "done before"}
         else:
-            row |= {"status": "done before"}
-        rows[key] = row
+            rows[key] = {"photo": key, "result": str(result)} | attempt(task, photo, result)
+            write_summary(summary, rows.values())
+            yield rows[key]
+    if rows != before:
         write_summary(summary, rows.values())
-        yield row | {"status": "done before"} if passed_over else row
 
 
 def apply_to_folder(task, open_studio, folder, output, suffix, options):
     """Apply `task(photo, result)` to each photo in a folder as its user sees it: a bar, a line about each, a summary.
 
     `open_studio()` returns what all photos share, with the compiled function `evaluate`; it is asked for once there
-    is known to be something to do. `options` are of the kind config.Photos. Raises InputError where there is
+    are known to be photos. `options` are of the kind config.Photos. Raises InputError where there is
     nothing to do, PartlyDone at the end where photos failed, and Interrupted.
     """
     if output.exists() and not output.is_dir():
@@ -450,7 +476,7 @@ def apply_to_folder(task, open_studio, folder, output, suffix, options):
         raise InputError(f"{output} is where the photos are; give another folder with --output")
     photos = find_pictures(folder, options.recursive)
     raw = [path for path in find_files(folder, CAMERA_KINDS, options.recursive) if path not in photos]
-    if raw:
+    if raw and not options.quiet:
         print(f"note: {len(raw)} such as {raw[0]} can't be read; save them as JPEG", file=sys.stderr)
     if not photos:
         raise InputError(f"{folder} holds no picture" + ("" if options.recursive else "; try --recursive"))
@@ -468,7 +494,8 @@ def apply_to_folder(task, open_studio, folder, output, suffix, options):
                 failed += 1
                 tqdm.write(f"left out: {row['photo']}: {row['status']}", file=sys.stderr)
     except KeyboardInterrupt:
-        raise Interrupted("interrupted; the same command goes on with the photos that are not done") from None
+        again = "the same command" + " without --overwrite" * options.overwrite
+        raise Interrupted(f"interrupted; {again} goes on with the photos that are not done") from None
     print(f"summary: {summary}")
     print(f"traces: {studio.evaluate.traces}")
     if passed_over and not options.quiet:
@@ -511,12 +538,17 @@ def name_results(photos, folder, suffix, before):
 
 
 def read_summary(path):
-    """Read summary.csv as a dict from photo to row; a file that is none counts as empty."""
-    try:
-        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-            return {row["photo"]: row for row in csv.DictReader(file) if row.get("photo") and row.get("result")}
-    except (OSError, ValueError, csv.Error):
+    """Read summary.csv as a dict from photo to row. Raises InputError where the file is another's, or can't be read."""
+    if not path.exists():
         return {}
+    try:
+        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            rows = csv.DictReader(file)
+            if not {"photo", "result", "status"} <= set(rows.fieldnames or ()):
+                raise ValueError("it has no columns photo, result and status")
+            return {row["photo"]: row for row in rows if row["photo"] and row["result"]}
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path} is no summary of such a folder ({describe(error)}); give another --output") from error
 
 
 def write_summary(path, rows):
@@ -1538,10 +1570,14 @@ NASNET_SIDES = {"NASNetMobile": 224, "NASNetLarge": 331}  # pixels
 def logits_of(model, path):
     """Return a classifier up to its logits, without the softmax at its end. Raises InputError where it is none."""
     last = model.layers[-1]
+    while isinstance(last, keras.Sequential):
+        last = last.layers[-1]
     if len(model.outputs[0].shape) != 2:
         raise InputError(f"{path} is no classifier: its output has {len(model.outputs[0].shape) - 1} dimensions")
-    if isinstance(last, (keras.layers.Softmax, keras.layers.Activation)):
+    if last is model.layers[-1] and isinstance(last, (keras.layers.Softmax, keras.layers.Activation)):
         return keras.Model(model.inputs, last.input)
+    if not isinstance(last, keras.layers.Dense):
+        raise InputError(f"{path} ends in {last.name}, before which no logits are known: let it end in a Dense layer")
     last.activation = keras.activations.linear
     return model
 
@@ -1564,6 +1600,10 @@ def layers_with_places(model):
 def layer_at_stride(model, stride):
     """Name the last layer whose places lie about `stride` pixels apart, or the last layer that has places at all."""
     names = list(layers_with_places(model))
+    if not names:
+        raise InputError(
+            "the network has no layer with places in the picture; models within models are not looked into"
+        )
     height = model.input_shape[1]
     if height:
         sides = {name: model.get_layer(name).output.shape[1] for name in names}
@@ -1572,7 +1612,7 @@ def layer_at_stride(model, stride):
         seen = keras.Model(model.inputs, [model.get_layer(name).output for name in names])
         shapes = seen.compute_output_shape((1, height, height, model.input_shape[3]))
         sides = {name: shape[1] for name, shape in zip(names, shapes)}
-    near = [name for name, side in sides.items() if 0.7 * height <= side * stride <= height]
+    near = [name for name, side in sides.items() if 0.7 * height <= side * stride < height + stride]
     return (near or names)[-1]
 
 

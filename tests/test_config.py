@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, run
+from conftest import ROOT, environment, run
 
 import config
 
@@ -64,6 +64,18 @@ def test_the_docstrings_commands_have_flags_that_exist(script):
         assert words[1] == script
         for flag in (word for word in words if word.startswith("--")):
             assert help_text.count(flag) > sum(word == flag for other in commands for word in other)
+
+
+def test_a_name_in_no_encoding_can_be_printed():
+    code = "import config; config.run(lambda: print('picture: caf\\udce9.png'))"
+    strict = environment(PYTHONIOENCODING="utf-8:strict")
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=strict, capture_output=True, text=True)
+    assert (result.returncode, result.stdout.strip(), result.stderr) == (0, r"picture: caf\udce9.png", "")
+
+
+def test_the_help_says_what_other_flags_bring_with_them():
+    printed = run("deepdream.py", "--help").stdout
+    assert "default: 12; with --class: 60; with --zoom: 3" in " ".join(printed.split())
 
 
 @pytest.mark.parametrize(

@@ -426,6 +426,13 @@ def test_another_folder_of_the_same_names_is_not_taken_for_done(tmp_path):
     assert (tmp_path / "x.png").read_text() == "one/x.jpg" and (tmp_path / "x-2.png").read_text() == "two/x.jpg"
 
 
+def test_a_summary_of_something_else_is_not_replaced(tmp_path):
+    (tmp_path / "summary.csv").write_text("month;spent\n1;20\n")
+    with pytest.raises(config.InputError, match="no summary"):
+        list(util.apply_to_photos(lambda photo, result: {}, [pathlib.Path("x.jpg")], tmp_path, ".png"))
+    assert "month" in (tmp_path / "summary.csv").read_text()
+
+
 def test_a_new_photo_among_old_ones_takes_no_others_name(tmp_path):
     def task(photo, result):
         result.write_text(str(photo))
@@ -501,6 +508,10 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_picture(photo, tmp_path, 
     error = style(photo, tmp_path / "a.png", "--tv-weight", 1.5, status=1).stderr
     assert "last good picture" in error and "lower" in error
     assert Image.open(tmp_path / "a.png").size == (64, 48)
+    style_transfer.open_studio.cache_clear()
+    output = tmp_path / "styled"
+    assert "1 of 1 photos failed" in style(photo.parent, output, "--tv-weight", 1.5, status=1).stderr
+    assert "lower" in rows_of(output)["china.jpg"]["status"] and not (output / "china.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -527,6 +538,7 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_picture(photo, tmp_path, 
         (("--style", PAINTING, "--output", "a.gif"), ".png"),
         (("--style", PAINTING, "--weights", "no-such.h5"), "no-such.h5"),
         (("--style", PAINTING, "--optimizer", "sgd"), "sgd"),
+        (("--style", PAINTING, "--learning-rate", 20), "--optimizer adam"),
     ],
 )
 def test_wrong_flags_are_explained(flags, said, photo):

@@ -58,6 +58,17 @@ def test_shifted_copies_move_the_ink_and_keep_it(digits):
     np.testing.assert_array_equal(copies[0], image)
 
 
+@pytest.mark.parametrize(
+    ("kind", "white", "suffix"),
+    [("uint16", 65535, "png"), ("uint16", 65535, "pgm"), ("int32", 65535, "tif"), ("float32", 1, "tif")],
+)
+def test_greys_of_more_than_eight_bits_keep_their_brightness(kind, white, suffix, tmp_path):
+    ramp = np.tile(np.linspace(0, 1, 256), (64, 1))
+    path = tmp_path / f"ramp.{suffix}"
+    Image.fromarray((ramp * white).astype(kind)).save(path)
+    np.testing.assert_allclose(util.load_image(path)[..., 1], 255 * ramp, atol=1)
+
+
 def test_a_picture_is_read_upright_and_without_transparency(tmp_path):
     path = tmp_path / "rotated.jpg"
     pixels = np.zeros((20, 40, 3), "uint8")
