@@ -111,7 +111,7 @@ def check(photo, options):
         ("size", smallest_side(options), 10_000),
         ("zoom_factor", 0.5, 2),
         ("rotate", -180, 180),
-        ("fps", 1, 120),
+        ("fps", 1, 50 if is_gif(options) else 120),  # a GIF counts hundredths of a second, and browsers from two on
     ):
         if getattr(options, name) is not None and not least <= getattr(options, name) <= most:
             raise config.InputError(f"{config.flag_of(name)} must be from {least:g} to {most:g}")
@@ -125,6 +125,10 @@ def check(photo, options):
     if film and options.gif:
         raise config.InputError("--gif shows how one picture comes about; a film is a GIF with --output dream.gif")
     parse_layers(options.layers)
+
+
+def is_gif(options):
+    return options.format == "gif" or str(options.output).lower().endswith(".gif")
 
 
 def smallest_side(options):
@@ -203,7 +207,6 @@ def dream_one(photo, options):
     files = {"picture" if options.zoom is None else "film": result}
     if options.gif:
         files["animation"] = result.with_suffix(".gif")
-    util.refuse_to_replace(files.values(), (photo, options.guide))
     for path in files.values():
         util.refuse_to_overwrite(path, options.overwrite)
     util.check_writable(result)
@@ -222,6 +225,7 @@ def dream(photo, result, options, keep_unfinished=False):
     `keep_unfinished`, an interrupted picture is written as it is, and Interrupted raised. Raises InputError.
     """
     started = time.perf_counter()
+    util.refuse_to_replace([result, result.with_suffix(".gif")], (photo, options.guide))
     studio = open_studio(options)
     picture = read_photo(photo, options)
     about = util.provenance(options.seed, weights=studio.source, source=str(photo))
@@ -362,15 +366,15 @@ COARSEST = 190  # pixels of the longest side to begin with
 COLORS = np.array([[0.477, 0.289, 0.214], [0.289, 0.429, 0.293], [0.214, 0.293, 0.502]], "float32")
 
 
-def spans(side, tile, margin, stride, jitter, rng):
+def spans(side, tile, margin, stride, jitter, rng, least=1):
     """Divide one side of a picture into tiles, shifted at random: [(pixels seen, slice kept, slice of it), ...].
 
-    All tiles see as many pixels, no more than `tile` and a multiple of `stride`. Several see a margin around what is
-    kept of each, so that there are no seams; beyond the edges they see the mirrored picture.
+    All tiles see as many pixels, at least `least` and no more than `tile`, a multiple of `stride`. Several see a margin
+    around what is kept of each, so that there are no seams; beyond the edges they see the mirrored picture.
     """
     shift = int(rng.integers(jitter + 1))
     if side + jitter + stride <= tile:
-        seen = up_to(side + jitter, stride)
+        seen = up_to(max(side + jitter, least), stride)
         return [(mirrored(-shift, seen, side), slice(0, side), slice(shift, shift + side))]
     count = math.ceil((side + jitter) / (tile - 2 * margin - stride))
     kept = math.ceil((side + jitter) / count)
@@ -419,11 +423,13 @@ class Studio:
             print(f"device: {device}; {name} with the weights {self.source}", file=sys.stderr)
             if self.source == "hed" and options.weights is None:
                 print("note: Keras's ImageNet weights can't be had here; these are near them", file=sys.stderr)
-        self.targets, self.jitter = {}, options.jitter
+        self.own, self.targets, self.jitter = classifier is not None, {}, options.jitter
         self.tile, self.margin, self.stride = tile_of(options), MARGIN, STRIDE
+        self.least = STRIDE if self.is_vgg() else LEAST_SEEN
         side = self.model.input_shape[1] or (USUAL_SIDE if top else None)
         if side:  # what it sees is resized to this
             self.tile, self.margin, self.stride = min(tile_of(options), side + options.jitter + 1), 0, 1
+            self.least = 1
         if top:
             check_class(self.model, options)
             self.strengths = ["logit"]
@@ -439,11 +445,11 @@ class Studio:
         self.evaluate = util.value_and_gradient(loss)
 
     def is_vgg(self):
-        return self.model.name in ("vgg16", "vgg19")
+        return not self.own and self.model.name in ("vgg16", "vgg19")
 
     def spans(self, side, rng):
         """Divide one side of a picture as spans() does."""
-        return spans(side, self.tile, self.margin, self.stride, min(self.jitter, side // 8), rng)
+        return spans(side, self.tile, self.margin, self.stride, min(self.jitter, side // 8), rng, self.least)
 
     def usual(self, strengths):
         """Return what strengths are divided by, one for each layer; a logit stays as it is."""
@@ -460,6 +466,7 @@ class Studio:
 USUAL_SIDE = 224  # pixels, of what a classifier sees that can see all sizes
 MARGIN = 16  # pixels
 STRIDE = 16  # pixels from place to place in the layers that are worth dreaming of
+LEAST_SEEN = 96  # pixels; of fewer, networks that don't pad their convolutions would have no place left
 
 
 def tile_of(options):
@@ -564,6 +571,7 @@ def film(studio, picture, result, options, about):
     Frames are kept in a folder beside the film until it is whole, so that the same command goes on after an
     interruption. Returns what to tell of it.
     """
+    util.check_encoder(result)
     folder = result.with_name(f"{result.stem}_frames")
     done = frames_done(folder, recipe_of(picture, studio.source, options), options)
     frame = util.load_image(frame_path(folder, done)) if done else None
@@ -616,7 +624,7 @@ def frames_done(folder, recipe, options):
         remove_frames(folder)
     elif path.exists():
         raise config.InputError(f"{folder} holds frames of another film; pass --overwrite to replace them")
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and any(path.name[0] != "." for path in folder.iterdir()):
         raise config.InputError(f"{folder} is where frames would be kept, and is not empty; give another --output")
     util.write_json(path, recipe)
     return 0
@@ -624,8 +632,15 @@ def frames_done(folder, recipe, options):
 
 def remove_frames(folder):
     """Remove the frames of a film, and their folder if nothing else is in it."""
-    for path in [*folder.glob("[0-9][0-9][0-9][0-9][0-9].png"), folder / "recipe.json"]:
-        path.unlink()
+    # What begins with a dot was being written when the process was killed.
+    for pattern in (
+        "[0-9][0-9][0-9][0-9][0-9].png",
+        ".[0-9][0-9][0-9][0-9][0-9]-*.png",
+        "recipe.json",
+        ".recipe-*.json",
+    ):
+        for path in folder.glob(pattern):
+            path.unlink()
     if not any(folder.iterdir()):
         folder.rmdir()
 
