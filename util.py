@@ -73,6 +73,7 @@ with silenced_stderr():
     import keras
     import tensorflow as tf
     from keras import ops
+tf.get_logger().setLevel("ERROR")  # it warns where one function is compiled for several networks
 
 # --- Files -------------------------------------------------------------------------------------
 
