@@ -53,6 +53,12 @@ def keep_freed_memory():
         mallopt(m_trim_threshold, 2**31 - 1)
 
 
+def return_freed_memory():
+    """Have glibc return freed memory after all: in its gaps, what another photo needs would find no room."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 @contextlib.contextmanager
 def silenced_stderr():
     """Drop what C++ code writes to standard error: TensorFlow greets there before it can be told not to."""
@@ -457,6 +463,7 @@ def apply_to_photos(task, photos, folder, suffix, overwrite=False, bar=None):
             yield rows[key] | {"status": "done before"}
         else:
             rows[key] = {"photo": key, "result": str(result)} | attempt(task, photo, result)
+            return_freed_memory()
             write_summary(summary, rows.values())
             yield rows[key]
     if rows != before:
