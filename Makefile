@@ -20,7 +20,7 @@ demo: .venv/installed
 	@echo "Your pictures lie in $(DEMO):" && ls -1 $(DEMO)/*.png $(DEMO)/*.gif
 
 test: lint
-	$(BIN)/python -m pytest -q -n 2 tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
