@@ -175,13 +175,9 @@ def test_a_painter_leaves_a_model_its_palette_samples_and_its_losses(painter):
 
 def test_a_training_says_what_its_palette_costs(pictures, tmp_path):
     few = (*TINY_PAINTER, "--epochs", 1, "--units", 4)
-    errors = []
-    for name, colors in (("few", 4), ("many", 200)):
-        result = run("train_rnn.py", pictures, *few, "--colors", colors, "--output", tmp_path / name)
-        told = results(result.stdout)["palette"]
-        assert told.startswith(f"{colors} colours")
-        errors.append(float(told.split()[-1]))
-    assert 8 < errors[0] < 25 and errors[1] < 4
+    result = run("train_rnn.py", pictures, *few, "--colors", 4, "--output", tmp_path / "few")
+    told = results(result.stdout)["palette"]
+    assert told.startswith("4 colours") and 8 < float(told.split()[-1]) < 25
 
 
 @pytest.fixture(scope="module")
@@ -193,19 +189,15 @@ def unbroken(pictures, tmp_path_factory):
     return arguments, losses_of(folder)[1]
 
 
-@pytest.mark.parametrize(("signal_sent", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
-def test_a_painter_that_was_stopped_goes_on_exactly(unbroken, tmp_path, signal_sent, status):
+def test_a_painter_that_was_killed_goes_on_exactly(unbroken, tmp_path):
     arguments, losses = unbroken
     folder = tmp_path / "stopped"
     command = [sys.executable, str(ROOT / "train_rnn.py"), *arguments, "--output", str(folder)]
-    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     wait_for((folder / "checkpoint_b.npz").exists)
-    process.send_signal(signal_sent)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == status and "Traceback" not in errors
-    if signal_sent == signal.SIGINT:
-        assert "--resume" in errors
+    process.kill()
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
     assert "unfinished" in run("train_rnn.py", *arguments, "--output", folder, status=2).stderr
     run("train_rnn.py", *arguments, "--output", folder, "--resume")
     np.testing.assert_allclose(losses_of(folder)[1], losses, rtol=1e-6)
@@ -235,7 +227,7 @@ def test_an_interrupt_within_an_epoch_loses_no_step(pictures, painter, tmp_path,
     arguments = (pictures, *TINY_PAINTER, "--output", tmp_path / "m")
     with monkeypatch.context() as patch:
         interrupt_after(patch, 17)
-        run("train_rnn.py", *arguments, status=130)
+        assert "--resume" in run("train_rnn.py", *arguments, status=130).stderr
     checkpoint = max(np.load(path)["step"] for path in (tmp_path / "m").glob("checkpoint_*.npz"))
     assert checkpoint > 0
     run("train_rnn.py", *arguments, "--resume")
