@@ -202,12 +202,12 @@ def open_picture(path, at_least=None):
 
 
 def eight_bits(picture):
-    """Make 8 bits of the greys of a Pillow image that has more: of 16, or of real numbers up to 1 or to 255."""
+    """Make 8 bits of the greys of a Pillow image that has more: numbers up to 255 or 65535, or real ones up to 1."""
     if picture.mode not in ("I", "F") and not picture.mode.startswith("I;16"):
         return picture
     greys = np.asarray(picture, "float64")
     largest = greys.max(initial=0)
-    white = 1 if picture.mode == "F" and largest <= 1 else 65535 if picture.mode != "F" or largest > 255 else 255
+    white = 1 if picture.mode == "F" and largest <= 1 else 255 if largest <= 255 else 65535
     return Image.fromarray(np.clip(greys / white * 255, 0, 255).astype("uint8"))
 
 

@@ -60,7 +60,14 @@ def test_shifted_copies_move_the_ink_and_keep_it(digits):
 
 @pytest.mark.parametrize(
     ("kind", "white", "suffix"),
-    [("uint16", 65535, "png"), ("uint16", 65535, "pgm"), ("int32", 65535, "tif"), ("float32", 1, "tif")],
+    [
+        ("uint16", 65535, "png"),
+        ("uint16", 65535, "pgm"),
+        ("uint16", 255, "png"),
+        ("int32", 65535, "tif"),
+        ("float32", 1, "tif"),
+        ("float32", 255, "tif"),
+    ],
 )
 def test_greys_of_more_than_eight_bits_keep_their_brightness(kind, white, suffix, tmp_path):
     ramp = np.tile(np.linspace(0, 1, 256), (64, 1))
