@@ -474,7 +474,7 @@ def apply_to_folder(task, open_studio, folder, output, suffix, options):
     """Apply `task(photo, result)` to each photo in a folder as its user sees it: a bar, a line about each, a summary.
 
     `open_studio()` returns what all photos share, with the compiled function `evaluate`; it is asked for once there
-    are known to be photos. `options` are of the kind config.Photos. Raises InputError where there is
+    is known to be something to do. `options` are of the kind config.Photos. Raises InputError where there is
     nothing to do, PartlyDone at the end where photos failed, and Interrupted.
     """
     if output.exists() and not output.is_dir():
@@ -490,7 +490,8 @@ def apply_to_folder(task, open_studio, folder, output, suffix, options):
         raise InputError(f"{folder} holds no picture" + ("" if options.recursive else "; try --recursive"))
     summary = output / "summary.csv"
     check_writable(summary)
-    studio = open_studio()
+    results = name_results(photos, output, suffix, read_summary(summary)).values()
+    studio = open_studio() if options.overwrite or not all(result.exists() for result in results) else None
     bar = tqdm(photos, unit="photo", disable=True if options.quiet else None)
     failed = passed_over = 0
     try:
@@ -505,7 +506,8 @@ def apply_to_folder(task, open_studio, folder, output, suffix, options):
         again = "the same command" + " without --overwrite" * options.overwrite
         raise Interrupted(f"interrupted; {again} goes on with the photos that are not done") from None
     print(f"summary: {summary}")
-    print(f"traces: {studio.evaluate.traces}")
+    if studio:
+        print(f"traces: {studio.evaluate.traces}")
     if passed_over and not options.quiet:
         print(f"note: {passed_over} were there before; --overwrite makes them anew", file=sys.stderr)
     if failed:

@@ -411,6 +411,8 @@ def test_a_killed_folder_goes_on(holiday, tmp_path):
     times = {path: path.stat().st_mtime_ns for path in done}
     run("style_transfer.py", holiday, *QUICK, "--output", output)
     assert len(list(output.glob("[su]*.png"))) == 3
+    again = run("style_transfer.py", holiday, *QUICK, "--output", output)
+    assert "traces" not in again.stdout and "device" not in again.stderr  # nothing was loaded
     assert {path: path.stat().st_mtime_ns for path in done} == times
     assert all(row["status"].startswith("done") for row in rows_of(output).values())
 
