@@ -204,15 +204,19 @@ def dream_one(photo, options):
     """Make one picture or film, and print where it is and what it came to."""
     result = pathlib.Path(options.output or f"generated/{default_name(photo, options)}.{suffix_of(options)}")
     config.require_suffix(result, *((".png", ".jpg", ".jpeg") if options.zoom is None else FILMS))
-    files = {"picture" if options.zoom is None else "film": result}
-    if options.gif:
-        files["animation"] = result.with_suffix(".gif")
+    files = files_of(result, options)
     for path in files.values():
         util.refuse_to_overwrite(path, options.overwrite)
     util.check_writable(result)
     row = dream(photo, result, options, keep_unfinished=True)
     for key, value in (files | row).items():
         print(f"{key}: {value}")
+
+
+def files_of(result, options):
+    """Name the files that are made of a photo: a dict from kind to path."""
+    files = {"picture" if options.zoom is None else "film": result}
+    return files | ({"animation": result.with_suffix(".gif")} if options.gif else {})
 
 
 # --- One picture -------------------------------------------------------------------------------
@@ -225,7 +229,7 @@ def dream(photo, result, options, keep_unfinished=False):
     `keep_unfinished`, an interrupted picture is written as it is, and Interrupted raised. Raises InputError.
     """
     started = time.perf_counter()
-    util.refuse_to_replace([result, result.with_suffix(".gif")], (photo, options.guide))
+    util.refuse_to_replace(files_of(result, options).values(), (photo, options.guide))
     studio = open_studio(options)
     picture = read_photo(photo, options)
     about = util.provenance(options.seed, weights=studio.source, source=str(photo))
