@@ -483,7 +483,7 @@ def apply_to_folder(task, open_studio, folder, output, suffix, options):
     if output.resolve() == folder.resolve() or inside:
         raise InputError(f"{output} is where the photos are; give another folder with --output")
     photos = find_pictures(folder, options.recursive)
-    raw = [path for path in find_files(folder, CAMERA_KINDS, options.recursive) if path not in photos]
+    raw = sorted({*find_files(folder, CAMERA_KINDS, options.recursive)} - {*photos})
     if raw and not options.quiet:
         print(f"note: {len(raw)} such as {raw[0]} can't be read; save them as JPEG", file=sys.stderr)
     if not photos:
