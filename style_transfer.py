@@ -404,6 +404,7 @@ class Studio:
     def __init__(self, options):
         self.options = options
         device = util.use_precision(options.precision)
+        util.reserve_memory(1 + 2.5 * (options.size / 1000) ** 2)  # about what it comes to in the end
         model, self.source = util.load_vgg(options.convnet, options.weights)
         if not options.quiet:
             print(f"device: {device}; {options.convnet} with the weights {self.source}", file=sys.stderr)

@@ -1929,6 +1929,16 @@ def multiplies_bfloat16(gpus):
     return "amx_bf16" in flags or "avx512_bf16" in flags
 
 
+def reserve_memory(gigabytes):
+    """Have TensorFlow's pool of memory grow to this size at once, where it would grow by pieces with gaps in each.
+
+    What is not touched takes none. Where so much can't be had, the pool grows as it always does.
+    """
+    if not has_gpu():
+        with contextlib.suppress(tf.errors.ResourceExhaustedError):
+            tf.raw_ops.Empty(shape=(int(gigabytes * 2**20), 256), dtype="float32", init=False)
+
+
 def has_gpu():
     return bool(tf.config.list_physical_devices("GPU"))
 
