@@ -58,8 +58,8 @@ def compare_picture(arguments):
 def compare_memory(arguments):
     for part, what in (("memory_512", "memory at 512 pixels"), ("memory_1024", "memory at 1024 pixels")):
         yield what, f"{measure(part, arguments):.2f} GB", "", "", ""
-    one, twenty = measure("memory_of_one", arguments), measure("memory_of_twenty", arguments)
-    yield "memory of a folder of 20 photos, beside one", f"{twenty:.2f} GB", f"{one:.2f} GB", f"{twenty / one:.2f}x", ""
+    one, twenty = take_turns(["memory_of_one", "memory_of_twenty"], arguments)
+    yield row("memory of a folder of 20 photos, beside one", twenty, one, "GB")
 
 
 # --- One evaluation ---
