@@ -383,7 +383,7 @@ def minimize_adam(evaluate, start, options, accept):
     picture = util.keras.Variable(start)
     optimizer = util.keras.optimizers.Adam(options.learning_rate)
     for _ in range(options.iterations):
-        evaluated = np.array(picture)
+        evaluated = picture.numpy()
         _, gradient = evaluate(evaluated)
         accept(evaluated)
         optimizer.apply([util.ops.convert_to_tensor(gradient)], [picture])

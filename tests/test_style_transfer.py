@@ -134,6 +134,27 @@ def test_a_function_is_traced_once_for_all_sizes():
     assert value.traces == 1
 
 
+# --- The search ---
+
+
+def test_the_first_step_is_about_a_grey_level():
+    away, evaluated = np.random.default_rng(0).normal(size=(40, 60, 3)).astype("float32"), []
+
+    def evaluate(picture):
+        evaluated.append(picture)
+        return np.sum(picture * away), away
+
+    style_transfer.minimize_lbfgs(evaluate, np.full(away.shape, 128, "float32"), config.Style(iterations=1), np.array)
+    assert 0.5 < np.sqrt(np.mean((evaluated[1] - evaluated[0]) ** 2)) < 2
+
+
+def test_where_there_is_nothing_to_improve_the_photo_stays(photo, tmp_path):
+    printed = style(photo, tmp_path / "same.png", "--style-weight", 0, "--tv-weight", 0, "--scales", 1)
+    expected = util.resize_picture(pixels(photo), *pixels(tmp_path / "same.png").shape[1::-1])
+    np.testing.assert_allclose(pixels(tmp_path / "same.png"), expected, atol=0.51)
+    assert "steps: 1\n" in printed.stdout and "evaluations: 1\n" in printed.stdout
+
+
 # --- The network ---
 
 

@@ -1,6 +1,9 @@
 """util.py: quantization, sequences, networks and their gradients, scoring and drawing."""
 
 import json
+import os
+import pathlib
+import sys
 import zipfile
 
 import keras
@@ -498,3 +501,14 @@ def test_precision_is_chosen_and_can_be_forced():
     exact, _ = small_rnn()
     exact.set_weights(model.get_weights())
     np.testing.assert_allclose(low, util.log_likelihoods(util.make_scorer(exact, "previous"), exact, tokens), rtol=0.02)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems count memory otherwise")
+def test_reserved_memory_takes_none_until_it_is_used():
+    def resident():
+        return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**30
+
+    before = resident()
+    util.reserve_memory(4)
+    assert resident() < before + 0.25
+    util.reserve_memory(10**6)  # a petabyte can't be had, which is no error
