@@ -1,11 +1,12 @@
 # make demo   paint, draw and classify digits, style a photo and dream on it: pictures of your own in minutes
 # make test   the linter and the test suite
-# make bench  our speed beside its peers', in one run
+# make bench  our speed beside its peers', in one run; REPEATS=1 takes one turn of each, where three are usual
 # Each makes .venv and installs what it needs. PYTHON=python3.12 make ... takes another Python (3.11 to 3.13).
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := generated/demo
+TURNS = $(if $(REPEATS),--repeats $(REPEATS))
 
 .PHONY: demo test lint bench clean
 
@@ -27,10 +28,10 @@ lint: .venv/installed-test
 	$(BIN)/ruff format --check .
 
 bench: .venv/installed-dev
-	$(BIN)/python benchmarks/bench_digits.py $(if $(DATA),--data $(DATA))
-	$(BIN)/python benchmarks/bench_painters.py $(if $(PICTURES),--data $(PICTURES))
-	$(BIN)/python benchmarks/bench_styles.py
-	$(BIN)/python benchmarks/bench_dreams.py
+	$(BIN)/python benchmarks/bench_digits.py $(if $(DATA),--data $(DATA)) $(TURNS)
+	$(BIN)/python benchmarks/bench_painters.py $(if $(PICTURES),--data $(PICTURES)) $(TURNS)
+	$(BIN)/python benchmarks/bench_styles.py $(TURNS)
+	$(BIN)/python benchmarks/bench_dreams.py $(TURNS)
 
 clean:
 	rm -rf .venv $(DEMO)

@@ -5,7 +5,9 @@
     .venv/bin/python benchmarks/bench_digits.py --only drawing --repeats 5
 
 Every measurement is a process of its own. Ours and the peer's take turns, and the ratio is the median over
-the turns: on a shared machine single times mean little. The peers are written as people write them:
+the turns: on a shared machine single times mean little. Training runs in float32 and, where the processor or GPU
+multiplies it natively, in bfloat16, in rows of their own; the rest is float32, as it always is. The peers are written
+as people write them, in float32:
 
 - the tutorial's way: model.fit of a Keras GRU(256), batch 32, Adam, one digit after another; drawing with a
   predict for each pixel on the growing picture; classifying with ten predict calls;
@@ -29,9 +31,12 @@ PUBLISHED = 0.9754
 
 
 def compare_throughput(arguments):
-    ours, torch, fit = take_turns(["train_ours", "train_torch", "train_keras"], arguments)
-    yield row(f"training, batch {BATCH}, beside torch.nn.GRU", ours, torch, "images/s")
-    yield row(f"training, batch {BATCH}, beside Keras fit", ours, fit, "images/s")
+    precisions = measure("native_precisions", arguments)
+    parts = [("train_ours", precision) for precision in precisions]
+    torch, fit, *measured = take_turns(["train_torch", "train_keras", *parts], arguments)
+    for precision, ours in zip(precisions, measured, strict=True):
+        yield row(f"training, batch {BATCH}, beside torch.nn.GRU", precision, ours, torch, "images/s")
+        yield row(f"training, batch {BATCH}, beside Keras fit", precision, ours, fit, "images/s")
 
 
 def compare_time_to_accuracy(arguments):
@@ -42,29 +47,31 @@ def compare_time_to_accuracy(arguments):
     peer = 12 * 60_000 / statistics.mean(fit)
     ours = f"{seconds:.0f} s (accuracy {accuracy:.4f})"
     verdict = f"{peer / seconds:.2f}x" if accuracy >= PUBLISHED else f"missed {PUBLISHED}"
-    yield f"time to accuracy {PUBLISHED}", ours, f"{peer:.0f} s (scaled)", verdict, "one run"
+    yield f"time to accuracy {PUBLISHED}", "float32", ours, f"{peer:.0f} s (scaled)", verdict, "one run"
 
 
 def compare_drawing(arguments):
     ours, tutorial = take_turns(["draw_ours", "draw_tutorial"], arguments)
-    yield row("drawing 25 digits", ours, tutorial, "s", more_is_better=False)
+    yield row("drawing 25 digits", "float32", ours, tutorial, "s", more_is_better=False)
 
 
 def compare_classifying(arguments):
     ours, predict = take_turns(["classify_ours", "classify_keras"], arguments)
-    yield row("classifying 10,000 images", ours, predict, "s", more_is_better=False)
-    yield "memory while classifying", f"{measure('classify_memory', arguments):.2f} GB", "limit 2 GB", "", ""
+    yield row("classifying 10,000 images", "float32", ours, predict, "s", more_is_better=False)
+    size = f"{measure('classify_memory', arguments):.2f} GB"
+    yield "memory while classifying", "float32", size, "limit 2 GB", "", ""
 
 
 # --- Training ---
 
 
-def train_ours(data):
+def train_ours(data, precision):
     """All ten digits with the real command: the time of 6 epochs more, so that starting up does not count."""
     images_of_each, seconds = 160, {}
     for epochs in (1, 7):
         with tempfile.TemporaryDirectory() as folder:
             recipe = ["--preset", "tutorial", "--num-images", str(images_of_each), "--epochs", str(epochs)]
+            recipe += ["--precision", precision]
             source = ["mnist", "--all-digits", "--output", folder, *(["--data", data] if data else [])]
             seconds[epochs], _ = timed(["train_rnn.py", *source, *recipe])
     return 6 * 10 * images_of_each / (seconds[7] - seconds[1])

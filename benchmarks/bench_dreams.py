@@ -6,7 +6,8 @@
 Both dream of the same layer of the same photo with the same weights, in the same octaves and steps; ours takes turns
 with the peer, each in a process of its own, and the ratio is the median over the turns: on a shared machine single
 times mean little. The peer is written as people write it: VGG16 from torch.nn, float32, torch.roll for the jitter,
-autograd, torch.nn.functional.interpolate between octaves. Loading is not timed; that ours is traced once is.
+autograd, torch.nn.functional.interpolate between octaves. Loading is not timed; that ours is traced once is. Ours
+runs in float32 and, where the processor or GPU multiplies it natively, in bfloat16, in rows of their own.
 """
 
 import os
@@ -29,28 +30,33 @@ FRAMES = 10
 
 
 def compare_dream(arguments):
-    ours, theirs = take_turns(["dream_ours", "dream_torch"], arguments)
-    growth = [strength for *_, strength in [*ours, *theirs]]
-    if max(growth) > 2 * min(growth):  # they differ in their jitter, and ours in the colours of its steps
-        raise RuntimeError(f"both should dream alike, and what they dream of grew to {growth}")
+    precisions = measure("native_precisions", arguments)
+    theirs, *measured = take_turns(["dream_torch", *(("dream_ours", p) for p in precisions)], arguments)
     what, peer = (
         f"a dream of {WIDTH} x {HEIGHT}, {OCTAVES} octaves of {STEPS} steps",
         [seconds for seconds, _ in theirs],
     )
-    for i, which in enumerate(("the first of a process", "and each more")):
-        yield row(f"{what}, {which}, beside torch", [turn[i] for turn in ours], peer, "s", more_is_better=False)
+    for precision, ours in zip(precisions, measured, strict=True):
+        growth = [strength for *_, strength in [*ours, *theirs]]
+        if max(growth) > 2 * min(growth):  # they differ in their jitter, and ours in the colours of its steps
+            raise RuntimeError(f"both should dream alike, and what they dream of grew to {growth}")
+        for i, which in enumerate(("the first of a process", "and each more")):
+            times = [turn[i] for turn in ours]
+            yield row(f"{what}, {which}, beside torch", precision, times, peer, "s", more_is_better=False)
 
 
 def compare_zoom(arguments):
     """Nothing is traced or loaded again: the frames after the first two take as long as each other."""
-    seconds, longest, traces = measure("zoom_ours", arguments)
-    yield f"a frame of a zoom, {WIDTH} x {HEIGHT}", f"{seconds:.3g} s", "", "", ""
-    yield "the longest of these frames; traces in all", f"{longest:.3g} s; {traces}", "", "", ""
+    for precision in measure("native_precisions", arguments):
+        seconds, longest, traces = measure("zoom_ours", arguments, precision)
+        yield f"a frame of a zoom, {WIDTH} x {HEIGHT}", precision, f"{seconds:.3g} s", "", "", ""
+        yield "the longest of these frames; traces in all", precision, f"{longest:.3g} s; {traces}", "", "", ""
 
 
 def compare_memory(arguments):
     for part, what in (("memory_512", "memory at 512 pixels"), ("memory_4000", "memory at 4000 x 3000 pixels")):
-        yield what, f"{measure(part, arguments):.2f} GB", "", "", ""
+        for precision in measure("native_precisions", arguments):
+            yield what, precision, f"{measure(part, arguments, precision):.2f} GB", "", "", ""
 
 
 # --- Ours ---
@@ -67,13 +73,13 @@ def prepared(**more):
     return studio, options, photo
 
 
-def dream_ours(data):
+def dream_ours(data, precision):
     """Return the seconds of a first dream and of another, and how strong the layer is at its end."""
     import numpy as np
 
     import deepdream
 
-    studio, options, photo = prepared()
+    studio, options, photo = prepared(precision=precision)
     seconds = []
     for _ in range(2):
         dreamer = deepdream.Dreamer(studio, options)
@@ -83,13 +89,13 @@ def dream_ours(data):
     return *seconds, float(dreamer.history[-1])
 
 
-def zoom_ours(data):
+def zoom_ours(data, precision):
     """Return the median and the greatest seconds of a frame once the first two are done, and the number of traces."""
     import numpy as np
 
     import deepdream
 
-    studio, options, frame = prepared(octaves=2, steps=4, zoom=FRAMES, rotate=0.5)
+    studio, options, frame = prepared(octaves=2, steps=4, zoom=FRAMES, rotate=0.5, precision=precision)
     seconds = []
     for number in range(FRAMES):
         started = time.perf_counter()
@@ -135,18 +141,20 @@ def dream_torch(data):
 # --- Memory ---
 
 
-def memory_512(data):
+def memory_512(data, precision):
     with tempfile.TemporaryDirectory() as folder:
-        return peak("deepdream.py", PHOTO, "--steps", 2, "--output", pathlib.Path(folder) / "result.png")
+        flags = ("--precision", precision, "--steps", 2, "--output", pathlib.Path(folder) / "result.png")
+        return peak("deepdream.py", PHOTO, *flags)
 
 
-def memory_4000(data):
+def memory_4000(data, precision):
     from PIL import Image
 
     with tempfile.TemporaryDirectory() as folder:
         photo, result = pathlib.Path(folder) / "photo.jpg", pathlib.Path(folder) / "result.jpg"
         Image.open(PHOTO).resize((4000, 3000)).save(photo)
-        return peak("deepdream.py", photo, "--size", 4000, "--octaves", 2, "--steps", 1, "--output", result)
+        flags = ("--precision", precision, "--size", 4000, "--octaves", 2, "--steps", 1, "--output", result)
+        return peak("deepdream.py", photo, *flags)
 
 
 COMPARISONS = {"dream": compare_dream, "zoom": compare_zoom, "memory": compare_memory}

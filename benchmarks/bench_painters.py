@@ -5,7 +5,8 @@
 
 Without a folder, pictures are cut from the two photographs that come with scikit-learn. Every measurement is a
 process of its own. Ours and the peer's take turns, and the ratio is the median over the turns: on a shared
-machine single times mean little. The peers are written as people write them:
+machine single times mean little. Training runs in float32 and, where the processor or GPU multiplies it natively, in
+bfloat16, in rows of their own; the rest is float32. The peers are written as people write them, in float32:
 
 - torch.nn.LSTM: the preset monet's network and batch in PyTorch's usual training loop, its colours looked up in an
   embedding as ours are, or one-hot as the published painter has them;
@@ -56,13 +57,16 @@ def pictures(data, count, width=SIDE, height=SIDE):
 
 
 def compare_training(arguments):
-    ours, embedded, one_hot = take_turns(["train_ours", "train_torch", "train_torch_one_hot"], arguments)
-    rates = [rate for rate, _ in ours]
+    precisions = measure("native_precisions", arguments)
+    parts = [("train_ours", precision) for precision in precisions]
+    embedded, one_hot, *measured = take_turns(["train_torch", "train_torch_one_hot", *parts], arguments)
     what = f"training the preset monet, batch {BATCH}, beside torch.nn.LSTM"
-    yield row(what, rates, embedded, "tokens/s")
-    yield row(f"{what} on one-hot colours", rates, one_hot, "tokens/s")
-    share = statistics.median(rate * operations_per_token() / peak for rate, peak in ours)
-    yield "share of what a large float32 product reaches", f"{share:.0%}", "", "", ""
+    for precision, ours in zip(precisions, measured, strict=True):
+        rates = [rate for rate, _ in ours]
+        yield row(what, precision, rates, embedded, "tokens/s")
+        yield row(f"{what} on one-hot colours", precision, rates, one_hot, "tokens/s")
+        share = statistics.median(rate * operations_per_token() / peak for rate, peak in ours)
+        yield "share of what a large float32 product reaches", precision, f"{share:.0%}", "", "", ""
 
 
 def operations_per_token():
@@ -73,23 +77,24 @@ def operations_per_token():
 
 def compare_drawing(arguments):
     ours, published = take_turns(["draw_ours", "draw_published"], arguments)
-    yield row(f"drawing {PICTURES} pictures of {SIDE}x{SIDE}", ours, published, "s", more_is_better=False)
+    yield row(f"drawing {PICTURES} pictures of {SIDE}x{SIDE}", "float32", ours, published, "s", more_is_better=False)
 
 
 def compare_growth(arguments):
     few, many = take_turns(["epoch_of_50", "epoch_of_500"], arguments)
     ratios = [b / a for (a, _), (b, _) in zip(few, many, strict=True)]
-    seconds = [statistics.median(part) for part in ([a for a, _ in few], [b for b, _ in many])]
+    times = [f"{statistics.median(seconds for seconds, _ in part):.1f} s" for part in (many, few)]
     spread = f"{min(ratios):.2f} .. {max(ratios):.2f}"
     ratio = f"{statistics.median(ratios):.2f}x"
-    yield "an epoch of 500 pictures, beside one of 50", f"{seconds[1]:.1f} s", f"{seconds[0]:.1f} s", ratio, spread
+    yield "an epoch of 500 pictures, beside one of 50", "float32", *times, ratio, spread
     memory = [f"{statistics.median(gigabytes for _, gigabytes in part):.2f} GB" for part in (many, few)]
-    yield "memory of these", *memory, "", ""
+    yield "memory of these", "float32", *memory, "", ""
 
 
 def compare_memory(arguments):
-    yield "memory, 50 pictures of 75x75, 1000 colours", f"{measure('memory_small', arguments):.2f} GB", "", "", ""
-    yield "memory, 2,000 pictures of 128x128, 1000 colours", f"{measure('memory_large', arguments):.2f} GB", "", "", ""
+    for part, what in (("memory_small", "50 pictures of 75x75"), ("memory_large", "2,000 pictures of 128x128")):
+        size = f"{measure(part, arguments):.2f} GB"
+        yield f"memory, {what}, 1000 colours", "float32", size, "", "", ""
 
 
 # --- Training ---
@@ -111,13 +116,15 @@ def tokens_of(data):
     return util.to_palette(images, util.fit_palette(images, COLORS, seed=0))
 
 
-def train_ours(data):
+def train_ours(data, precision):
     """The compiled step that train_rnn.py takes; beside it, this machine's speed on a large product."""
     import keras
     import numpy as np
 
+    import hardware
     import util
 
+    hardware.use_precision(precision, "training")
     tokens = tokens_of(data)
     settings = ("lstm", UNITS, LAYERS, 0.2, EMBEDDING, "previous")
     model = util.build_painter(COLORS, SIDE, SIDE, WINDOW, *settings, fused=True)
@@ -250,7 +257,8 @@ def in_folder(images, work):
 def train(folder, *flags, stop_after=None):
     """Run train_rnn.py, interrupted by Ctrl-C after some seconds of training if asked: (seconds, peak in GB)."""
     with tempfile.TemporaryDirectory() as output:
-        command = [sys.executable, "train_rnn.py", folder, "--output", output, "--quiet", *map(str, flags)]
+        usual = ("--output", output, "--precision", "float32", "--quiet")
+        command = [sys.executable, "train_rnn.py", folder, *usual, *map(str, flags)]
         started = time.perf_counter()
         heed = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, preexec_fn=heed)

@@ -1,9 +1,11 @@
 """What the benchmarks share: parts measured in processes of their own, taking turns, and the table they fill."""
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
+import platform
 import statistics
 import subprocess
 import sys
@@ -19,42 +21,71 @@ def main(script, description, comparisons, parts, data_help):
     parser.add_argument("--data", help=data_help)
     parser.add_argument("--only", choices=comparisons, help="one comparison alone")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each comparison (default: 3)")
-    parser.add_argument("--part", choices=parts, help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=[*parts, native_precisions.__name__], help=argparse.SUPPRESS)
+    parser.add_argument("--precision", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.script = script
     if arguments.part:
-        print(json.dumps(parts[arguments.part](arguments.data)))
+        part = (parts | {native_precisions.__name__: native_precisions})[arguments.part]
+        print(json.dumps(part(arguments.data, *([arguments.precision] if arguments.precision else []))))
         return
-    print("| what | ours | peer | ratio | least .. most |\n| --- | --- | --- | --- | --- |", flush=True)
+    print(f"{processor()}\n")
+    print(
+        "| what | precision | ours | peer | ratio | least .. most |\n| --- | --- | --- | --- | --- | --- |", flush=True
+    )
     for name in [arguments.only] if arguments.only else comparisons:
         for cells in comparisons[name](arguments):
             print("| " + " | ".join(cells) + " |", flush=True)
 
 
-def measure(part, arguments):
-    """Run one part in a process of its own and return what it measured."""
+def processor():
+    """Name the machine that the figures are of."""
+    names = [platform.processor() or platform.machine()]
+    with contextlib.suppress(OSError):
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        flags = {flag for line in lines if line.startswith("flags") for flag in line.split()}
+        names += sorted(flags & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"})
+    return f"{os.cpu_count()} cores: {', '.join(dict.fromkeys(names))}"
+
+
+def native_precisions(data=None):
+    """List the precisions whose products are native here, bfloat16 on a GPU or a recent processor: a row for each."""
+    import hardware
+
+    return ["float32"] + ["mixed_bfloat16"] * (hardware.hardware() in hardware.BFLOAT16["convolutions"])
+
+
+def measure(part, arguments, precision=None):
+    """Run one part, in a precision if it takes one, in a process of its own and return what it measured."""
     command = [
         sys.executable,
         arguments.script,
         "--part",
         part,
         *(["--data", arguments.data] if arguments.data else []),
+        *(["--precision", precision] if precision else []),
     ]
     result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def row(what, ours, peer, unit, more_is_better=True):
-    """Return a row of the table: both medians, and the median and the spread of the ratio, turn by turn."""
+def row(what, precision, ours, peer, unit, more_is_better=True):
+    """Return a row of the table: both medians, and the median and the spread of the ratio, turn by turn.
+
+    `precision` is that of ours; the peer's is float32 unless `what` says otherwise.
+    """
     ratios = [a / b if more_is_better else b / a for a, b in zip(ours, peer, strict=True)]
     a, b = statistics.median(ours), statistics.median(peer)
     spread = f"{min(ratios):.2f} .. {max(ratios):.2f}"
-    return what, f"{a:.4g} {unit}", f"{b:.4g} {unit}", f"{statistics.median(ratios):.2f}x", spread
+    return what, precision, f"{a:.4g} {unit}", f"{b:.4g} {unit}", f"{statistics.median(ratios):.2f}x", spread
 
 
 def take_turns(parts, arguments):
-    """Measure each of `parts` in turn, several times; return the list of each one's results."""
-    return zip(*([measure(part, arguments) for part in parts] for _ in range(arguments.repeats)), strict=True)
+    """Measure each of `parts`, a name or (name, precision), in turn, several times; return each one's results."""
+    calls = [(part,) if isinstance(part, str) else part for part in parts]
+    turns = ([measure(part, arguments, *precision) for part, *precision in calls] for _ in range(arguments.repeats))
+    return zip(*turns, strict=True)
 
 
 def timed(command):
