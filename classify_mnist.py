@@ -19,6 +19,7 @@ import numpy as np
 
 import config
 
+hardware = config.lazy_import("hardware")
 tqdm = config.lazy_import("tqdm")
 util = config.lazy_import("util")
 
@@ -88,7 +89,7 @@ class Classifier:
     """The models of all classes. `classes` holds their labels, and the columns of all results follow it."""
 
     def __init__(self, folder, meta, priors, options):
-        device = util.use_precision(options.precision, batch_size=1000)
+        device = hardware.use_precision(options.precision, "likelihoods")
         if not options.quiet:
             print(f"device: {device}", file=sys.stderr)
         self.classes = np.array([int(label) for label in meta["classes"]])
@@ -102,7 +103,7 @@ class Classifier:
         disable = True if self.quiet else None
         with (
             tqdm.tqdm(total=len(self.models), unit="class", disable=disable) as bar,
-            concurrent.futures.ThreadPoolExecutor(util.cpu_count()) as pool,
+            concurrent.futures.ThreadPoolExecutor(hardware.cpu_count()) as pool,
         ):
 
             def score(model):

@@ -26,6 +26,7 @@ import numpy as np
 import config
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # where it is not usual, convolutions take less memory so
+hardware = config.lazy_import("hardware")
 ndimage = config.lazy_import("scipy.ndimage")
 tqdm = config.lazy_import("tqdm")
 util = config.lazy_import("util")
@@ -417,7 +418,7 @@ class Studio:
     """
 
     def __init__(self, options):
-        device = util.use_precision(options.precision)
+        device = hardware.use_precision(options.precision, "convolutions")
         classifier, top = config.own_classifier(options.convnet), options.class_ is not None
         self.model, self.preprocess, self.source = util.load_network(
             classifier or options.convnet, options.weights, top

@@ -16,6 +16,7 @@ import numpy as np
 
 import config
 
+hardware = config.lazy_import("hardware")
 util = config.lazy_import("util")
 
 
@@ -85,8 +86,8 @@ def choose_output(options, name, animated):
     return output, animation
 
 
-def report_device(options, batch_size):
-    device = util.use_precision(options.precision, batch_size)
+def report_device(options):
+    device = hardware.use_precision(options.precision, "drawing")
     if not options.quiet:
         print(f"device: {device}", file=sys.stderr)
 
@@ -129,7 +130,7 @@ def draw_digits(arguments, meta, options):
     classes = [arguments.digit] if arguments.digit is not None else [int(label) for label in meta["classes"]]
     name = "all" if arguments.digit is None else arguments.digit
     output, animation = choose_output(options, f"{arguments.models.name}_{name}", options.gif)
-    report_device(options, options.grid**2)
+    report_device(options)
     known, kept = started_drawing(options, meta)
     models = [util.load_rnn(arguments.models, label, meta) for label in classes]
     each = options.grid if arguments.digit is None else options.grid**2
@@ -172,7 +173,7 @@ def paint_pictures(folder, meta, options):
     if options.complete:
         name += f"_{pathlib.Path(options.complete).stem}"
     output, animation = choose_output(options, name, options.gif)
-    report_device(options, options.count)
+    report_device(options)
     known, kept = started_pictures(folder, meta, options)
     model = util.load_painter(folder, meta)
     paint = util.make_painter(model, recipe["context"], (height, width), options.top_k, options.top_p)

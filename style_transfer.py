@@ -23,6 +23,7 @@ import config
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # where it is not usual, convolutions take less memory so
 fft = config.lazy_import("scipy.fft")
+hardware = config.lazy_import("hardware")
 optimize = config.lazy_import("scipy.optimize")
 tqdm = config.lazy_import("tqdm")
 util = config.lazy_import("util")
@@ -403,8 +404,8 @@ class Studio:
 
     def __init__(self, options):
         self.options = options
-        device = util.use_precision(options.precision)
-        util.reserve_memory(1 + 2.5 * (options.size / 1000) ** 2)  # about what it comes to in the end
+        device = hardware.use_precision(options.precision, "convolutions")
+        hardware.reserve_memory(1 + 2.5 * (options.size / 1000) ** 2)  # about what it comes to in the end
         model, self.source = util.load_vgg(options.convnet, options.weights)
         if not options.quiet:
             print(f"device: {device}; {options.convnet} with the weights {self.source}", file=sys.stderr)

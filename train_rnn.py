@@ -33,6 +33,7 @@ import numpy as np
 
 import config
 
+hardware = config.lazy_import("hardware")
 keras = config.lazy_import("keras")
 tqdm = config.lazy_import("tqdm")
 util = config.lazy_import("util")
@@ -164,7 +165,7 @@ def train(source, digit, preset, recipe, options, name):
     classes = [digit] if digit is not None else [int(label) for label in np.unique(labels)]
     for label in classes:
         check_pictures(label, int((labels == label).sum()), options)
-    device = util.use_precision(options.precision, recipe.batch_size)
+    device = hardware.use_precision(options.precision, "training", recipe.batch_size)
     if not options.quiet:
         print(f"device: {device}", file=sys.stderr)
 
@@ -384,11 +385,12 @@ class Training:
         images = {label: self.tasks[label][0].shape[1] for label in self.tasks}
         total = sum(images[label] * self.recipe.epochs for label in self.tasks)
         done = sum(images[label] * len(progress[label].losses) for label in self.tasks)
-        workers = 1 if util.has_gpu() else max(1, min(util.cpu_count(), len(self.tasks)))
+        workers = 1 if hardware.has_gpu() else max(1, min(hardware.cpu_count(), len(self.tasks)))
         self.trainers = queue.SimpleQueue()
         for _ in range(workers):
             self.trainers.put(build_trainer(self.recipe))
-        self.score = util.make_scorer(util.build_rnn(**network_options(self.recipe)), self.recipe.context)
+        judge = util.build_rnn(**network_options(self.recipe), dtype="float32")
+        self.score = util.make_scorer(judge, self.recipe.context)
         disable = True if self.options.quiet else None
         with (
             tqdm.tqdm(total=total, initial=done, unit="image", disable=disable, smoothing=0.02) as self.bar,
@@ -547,7 +549,7 @@ def network_options(recipe):
 
 def build_trainer(recipe):
     """Build the network with its optimizer, compiled; one trainer trains many classes, one after the other."""
-    fused = not util.has_gpu()
+    fused = not hardware.has_gpu()
     model = util.build_rnn(**network_options(recipe), fused=fused)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(recipe.learning_rate), loss, jit_compile=fused)
@@ -576,7 +578,7 @@ def train_painter(source, preset, recipe, options, name):
     """Train one network on a folder of pictures and write it into a folder, by default trained/`name`."""
     check_apart(source, options.validation)
     pictures, held_out, refused = load_paintings(source, recipe, options)
-    device = util.use_precision(options.precision, recipe.batch_size)
+    device = hardware.use_precision(options.precision, "training", recipe.batch_size)
     if not options.quiet:
         for line in refused:
             print(f"note: left out: {line}", file=sys.stderr)
@@ -715,7 +717,7 @@ class PainterTraining:
         """Build the network, its optimizer and what is compiled of them."""
         recipe = self.recipe
         keras.utils.set_random_seed(self.options.seed)
-        self.model = self.build(fused=not util.has_gpu())
+        self.model = self.build(fused=not hardware.has_gpu())
         util.show_colors(self.model, self.palette, self.options.seed)
         kind = {"adam": keras.optimizers.Adam, "rmsprop": keras.optimizers.RMSprop}[recipe.optimizer]
         self.model.optimizer = kind(recipe.learning_rate, global_clipnorm=recipe.clip)

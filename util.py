@@ -7,7 +7,6 @@ where the scripts keep their files.
 
 import contextlib
 import csv
-import ctypes
 import errno
 import functools
 import gzip
@@ -26,10 +25,16 @@ import urllib.request
 import warnings
 import zlib
 
+import hardware  # has TensorFlow start quietly
+
+# isort: split
 import h5py
 import imageio.v2 as imageio
 import imageio_ffmpeg
+import keras
 import numpy as np
+import tensorflow as tf
+from keras import ops
 from PIL import ExifTags, Image, ImageCms, ImageDraw, ImageOps, PngImagePlugin, UnidentifiedImageError
 from scipy.spatial import KDTree
 from skimage.color import deltaE_ciede2000, lab2rgb, rgb2lab
@@ -37,49 +42,6 @@ from skimage.transform import resize
 from tqdm import tqdm
 
 from config import NETWORKS, InputError, Interrupted, PartlyDone, describe, in_order, network_name, plain
-
-
-def keep_freed_memory():
-    """Have glibc keep freed memory instead of returning it to the system after each training step.
-
-    A step's intermediate values are as large as the last step's; to map and clear them anew took a third
-    of the time. Other C libraries are left as they are.
-    """
-    m_mmap_max, m_arena_max, m_trim_threshold = -4, -8, -1
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-        mallopt(m_mmap_max, 0)
-        mallopt(m_arena_max, 1)
-        mallopt(m_trim_threshold, 2**31 - 1)
-
-
-def return_freed_memory():
-    """Have glibc return freed memory after all: in its gaps, what another photo needs would find no room."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-@contextlib.contextmanager
-def silenced_stderr():
-    """Drop what C++ code writes to standard error: TensorFlow greets there before it can be told not to."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-keep_freed_memory()
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-with silenced_stderr():
-    import keras
-    import tensorflow as tf
-    from keras import ops
-tf.get_logger().setLevel("ERROR")  # it warns where one function is compiled for several networks
 
 # --- Files -------------------------------------------------------------------------------------
 
@@ -463,7 +425,7 @@ def apply_to_photos(task, photos, folder, suffix, overwrite=False, bar=None):
             yield rows[key] | {"status": "done before"}
         else:
             rows[key] = {"photo": key, "result": str(result)} | attempt(task, photo, result)
-            return_freed_memory()
+            hardware.return_freed_memory()
             write_summary(summary, rows.values())
             yield rows[key]
     if rows != before:
@@ -1097,12 +1059,12 @@ def make_learner(model, optimizer):
         optimizer.apply(gradients, variables)
         return loss, states
 
-    return compile_function(learn, jit=not has_gpu())  # cuDNN's LSTM is no part of XLA
+    return compile_function(learn, jit=not hardware.has_gpu())  # cuDNN's LSTM is no part of XLA
 
 
 def make_evaluator(model):
     """Compile f(inputs, targets, weight) -> (loss, new states) without learning, as in make_learner."""
-    return compile_function(functools.partial(painter_loss, model, training=False), jit=not has_gpu())
+    return compile_function(functools.partial(painter_loss, model, training=False), jit=not hardware.has_gpu())
 
 
 def painter_loss(model, inputs, targets, weight, training):
@@ -1283,10 +1245,12 @@ def make_step(model, context, shape=None):
             parts.append(ops.broadcast_to(part, (parts[0].shape[0], *part.shape)))
         return ops.concatenate(parts, axis=1)
 
+    cells = cells_of(model)
+
     def step(history, t, states):
-        x = ops.cast(read(history, t), model.compute_dtype)
+        x = ops.cast(read(history, t), cells[0].compute_dtype)
         new_states = []
-        for cell, state in zip(cells_of(model), states):
+        for cell, state in zip(cells, states):
             x, state = cell(x, state)
             new_states.append(state)
         return ops.log_softmax(head(x)), new_states
@@ -1736,7 +1700,7 @@ def average_pooling(x):
 
 def winograd_pays():
     """Say whether it is faster than the convolutions of TensorFlow: on a processor, in float32."""
-    return keras.config.dtype_policy().name == "float32" and not has_gpu()
+    return keras.config.dtype_policy().name == "float32" and not hardware.has_gpu()
 
 
 def is_wide(layer):
@@ -1896,54 +1860,3 @@ def value_and_gradient(loss):
 
     compiled.function, compiled.traces = None, 0
     return compiled
-
-
-# --- Hardware ----------------------------------------------------------------------------------
-
-
-def use_precision(precision, batch_size=None):
-    """Set the arithmetic of all networks built from now on; return "device, precision" for people to read.
-
-    In a recurrent network on a processor bfloat16 is worth its conversions from batches of about 128 on, so `auto`
-    takes it there; convolutions (no `batch_size`) have work enough in each.
-    """
-    gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:
-        with contextlib.suppress(RuntimeError):
-            tf.config.experimental.set_memory_growth(gpu, True)
-    if precision == "auto":
-        worth_it = multiplies_bfloat16(gpus) and (gpus or batch_size is None or batch_size >= 128)
-        precision = "mixed_bfloat16" if worth_it else "float32"
-    keras.config.set_dtype_policy(precision)
-    return f"{f'{len(gpus)} GPU' if gpus else f'CPU, {cpu_count()} cores'}, {precision}"
-
-
-def multiplies_bfloat16(gpus):
-    """Say whether bfloat16 products are native: Ampere GPUs and later, processors with AMX or AVX512-BF16."""
-    if gpus:
-        return all(tf.config.experimental.get_device_details(g).get("compute_capability", (0,))[0] >= 8 for g in gpus)
-    try:
-        flags = pathlib.Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "amx_bf16" in flags or "avx512_bf16" in flags
-
-
-def reserve_memory(gigabytes):
-    """Have TensorFlow's pool of memory grow to this size at once, where it would grow by pieces with gaps in each.
-
-    Until it is used, that takes a thirty-second of it. It is done on Linux, and never with more than half of the
-    machine's memory: what can't be had makes TensorFlow wait for ten seconds.
-    """
-    if sys.platform.startswith("linux") and not has_gpu():
-        machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-        with contextlib.suppress(tf.errors.ResourceExhaustedError):
-            tf.raw_ops.Empty(shape=(int(min(gigabytes, machine / 2) * 2**20), 256), dtype="float32", init=False)
-
-
-def has_gpu():
-    return bool(tf.config.list_physical_devices("GPU"))
-
-
-def cpu_count():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -20,6 +20,7 @@ import numpy as np
 import config
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # where it is not usual, convolutions take less memory so
+hardware = config.lazy_import("hardware")
 tqdm = config.lazy_import("tqdm")
 util = config.lazy_import("util")
 
@@ -72,7 +73,7 @@ def check(arguments, options):
 def strongest(layer, options):
     """Make a sheet of the strongest activations of a layer's filters, and print where it is."""
     result = prepare(f"{layer}__filters", options)
-    device = util.use_precision(options.precision)
+    device = hardware.use_precision(options.precision, "convolutions")
     convnet = config.own_classifier(options.convnet) or options.convnet
     model, preprocess, source = util.load_network(convnet, options.weights)
     if not options.quiet:
@@ -98,7 +99,7 @@ def evolution(layer, options):
     """Make a sheet of what excites each filter most after each saved epoch, and print where it is."""
     folder = pathlib.Path(options.evolution)
     result = prepare(f"{folder.resolve().name}__evolution", options)
-    util.use_precision(options.precision)
+    hardware.use_precision(options.precision, "convolutions")
     epochs = config.saved_epochs(folder)
     last = Deconvnet(*util.load_network(epochs[-1])[:2], layer)
     if options.images:

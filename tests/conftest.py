@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the scripts that look at pictures have it
 
 import config
+import hardware
 import util
 
 
@@ -91,7 +92,7 @@ def write_idx_folder(folder, x_train, y_train, x_test, y_test):
 @pytest.fixture(autouse=True)
 def exact():
     """Each test starts in float32, whatever the one before it chose."""
-    util.use_precision("float32", 1)
+    hardware.use_precision("float32", "training")
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from conftest import LOAD_VGG, ROOT, pixels, results, run, run_process
 from PIL import Image
 
 import config
+import hardware
 import style_transfer
 import util
 
@@ -36,7 +37,7 @@ def quick(vgg_once):
 
 @pytest.fixture(scope="session")
 def vgg():
-    util.use_precision("float32")
+    hardware.use_precision("float32", "convolutions")
     return util.load_vgg("vgg16", "hed")[0]
 
 

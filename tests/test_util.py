@@ -1,17 +1,12 @@
 """util.py: quantization, sequences, networks and their gradients, scoring and drawing."""
 
 import json
-import os
-import platform
-import subprocess
-import sys
 import zipfile
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT
 from PIL import Image
 from skimage.transform import resize
 
@@ -489,46 +484,3 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
         raise RuntimeError
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
-
-
-def test_precision_is_chosen_and_can_be_forced():
-    try:
-        assert util.use_precision("mixed_bfloat16", 1).endswith("mixed_bfloat16")
-        model, _ = small_rnn()
-        assert model.compute_dtype == "bfloat16"
-        tokens = random_tokens(6, 4, 3)
-        low = util.log_likelihoods(util.make_scorer(model, "previous"), model, tokens)
-    finally:
-        util.use_precision("float32", 1)
-    exact, _ = small_rnn()
-    exact.set_weights(model.get_weights())
-    np.testing.assert_allclose(low, util.log_likelihoods(util.make_scorer(exact, "previous"), exact, tokens), rtol=0.02)
-
-
-RESERVE = """
-import os, pathlib, tensorflow as tf, util
-
-def used():  # gigabytes of addresses, and of memory
-    pages = pathlib.Path("/proc/self/statm").read_text().split()[:2]
-    return [int(n) * os.sysconf("SC_PAGE_SIZE") / 2**30 for n in pages]
-
-tf.zeros(1)
-print(used())
-util.reserve_memory(2)
-print(used())
-kept = tf.raw_ops.Empty(shape=(2**20, 256), dtype="float32", init=False)
-print(used())
-util.reserve_memory(10**6)  # a petabyte
-"""
-
-
-@pytest.mark.skipif((sys.platform, platform.machine()) != ("linux", "x86_64"), reason="TensorFlow has no such pool")
-def test_reserved_memory_serves_later_and_takes_little_before():
-    environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": "1"}
-    printed = subprocess.run(
-        [sys.executable, "-c", RESERVE], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    )
-    before, reserved, used = map(json.loads, printed.stdout.splitlines())
-    assert reserved[0] > before[0] + 1.9
-    assert reserved[1] < before[1] + 0.15
-    assert used[0] < reserved[0] + 0.2

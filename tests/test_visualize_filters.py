@@ -6,6 +6,7 @@ from conftest import ROOT, results, run
 from PIL import Image
 
 import config
+import hardware
 import util
 import visualize_filters
 from visualize_filters import Activation, Deconvnet, ReceptiveField, peaks
@@ -228,7 +229,7 @@ def test_wrong_flags_are_one_line(flags, named, tmp_path):
 def test_mixed_precision_sees_nearly_the_same(photos):
     seen = []
     for precision in ("float32", "mixed_bfloat16"):
-        util.use_precision(precision)
+        hardware.use_precision(precision, "convolutions")
         network = visualize_filters.Deconvnet(*util.load_network("vgg16", "hed")[:2], "block2_conv1")
         seen.append(network.see(util.load_image(photos / "china.png")))
     assert 0 < np.abs(seen[0] - seen[1]).mean() < 0.05 * np.abs(seen[0]).mean()
