@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 import urllib.request
 
 import h5py
@@ -319,6 +320,17 @@ def test_scales_go_from_coarse_to_fine(photo, tmp_path):
     assert np.abs(pixels(tmp_path / "1.png") - pixels(tmp_path / "2.png")).mean() > 0.3
 
 
+def test_a_finer_scale_begins_with_the_photos_details(photo):
+    options = config.Style(size=64)
+    fine = style_transfer.read_photo(photo, options)
+    search = style_transfer.Search(types.SimpleNamespace(paintings=[]), fine, None, options)
+    search.picture = util.resize_picture(fine, 32, 24)  # a coarse scale that changed nothing
+    np.testing.assert_allclose(search.start(64, 48), fine, atol=1e-3)
+    search.picture = np.clip(search.picture + np.float32([20, 0, -20]), 0, 255)  # one that changed the colours
+    changed = search.start(64, 48) - fine
+    np.testing.assert_allclose(changed.mean((0, 1)), [20, 0, -20], atol=3)
+
+
 def test_paintings_are_mixed_by_their_weights(photo, tmp_path):
     other = ROOT / "images/style/hubble_deep_field.jpg"
     style(photo, tmp_path / "one.png")
@@ -414,6 +426,17 @@ def test_a_folder_is_painted_and_what_fails_is_named(holiday, tmp_path):
     after = {path.name: path.stat().st_mtime_ns for path in output.glob("*.jpg")}
     assert after.pop("hidden.jpg") and after == before
     assert float(rows_of(output)["square.png"]["seconds"]) == float(rows["square.png"]["seconds"])
+
+
+def test_each_photo_of_a_folder_gives_the_painting_its_own_colours(photo, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.open(photo).save(folder / "a.png")
+    Image.open(photo).convert("L").save(folder / "b.png")  # another photo of the same size
+    flags = ("--keep-colors", "histogram")
+    style(folder, tmp_path / "styled", *flags)
+    style(folder / "b.png", tmp_path / "alone.png", *flags)
+    np.testing.assert_array_equal(pixels(tmp_path / "styled" / "b.png"), pixels(tmp_path / "alone.png"))
 
 
 def test_a_killed_folder_goes_on(holiday, tmp_path):
