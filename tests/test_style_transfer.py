@@ -161,7 +161,8 @@ def test_where_there_is_nothing_to_improve_the_photo_stays(photo, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "channels", "filters"), [(16, 20, 64, 64), (13, 18, 64, 128), (5, 4, 8, 3)]
+    ("height", "width", "channels", "filters"),
+    [(16, 20, 64, 64), (13, 18, 64, 128), (5, 4, 8, 3), (9, 6, 320, 256)],  # the last by smaller tiles
 )
 def test_winograds_convolution_equals_keras_own(height, width, channels, filters):
     layer = keras.layers.Conv2D(filters, 3, padding="same", activation="relu", bias_initializer="normal")
