@@ -899,6 +899,11 @@ class FastDropout(keras.layers.Dropout):
         return tf.where(noise >= dropped, inputs * (256 / (256 - dropped)), 0)
 
 
+def compile_function(function, jit=True):
+    """Compile a function of tensors into one program. (Keras has no word for it; other backends have theirs.)"""
+    return tf.function(function, jit_compile=jit)
+
+
 class FusedGRU(keras.layers.GRU):
     """keras.layers.GRU with a gradient that takes the recurrent kernel's part out of the loop.
 
@@ -919,7 +924,8 @@ class FusedLSTM(keras.layers.LSTM):
 
     def inner_loop(self, sequences, initial_state, mask=None, training=False):
         cell = self.cell
-        x = ops.matmul(ops.transpose(sequences, (1, 0, 2)), cell.kernel) + cell.bias
+        x = ops.matmul(ops.transpose(sequences, (1, 0, 2)), cell.kernel)
+        x = tf.nn.bias_add(x, ops.convert_to_tensor(cell.bias))  # its gradient is a faster sum than that of +
         h, c = lstm_states(x, *as_tensors(cell.recurrent_kernel, *initial_state))
         return h[-1], ops.transpose(h, (1, 0, 2)), [h[-1], c]
 
@@ -933,11 +939,26 @@ def as_tensors(*values):
 def gru_states(inputs, kernel, bias, first):
     """Run a GRU (Cho et al. 2014, reset after the product) from a state: T x N x 3U inputs -> T x N x U states.
 
-    Gates stand in the order update, reset, candidate. The loop over time and its reverse are compiled.
+    Gates stand in the order update, reset, candidate. The loop over time and its reverse are compiled; the large
+    products stay outside, where TensorFlow's own are faster.
     """
+    # A tape outside compiled code would look into the loop, where there is a gradient of our own.
+    h, last, *gates = gru_forward(*map(tf.stop_gradient, (inputs, kernel, bias, first)))
+
+    def gradient(dstates):
+        dproducts, dcandidates, dfirst = gru_backward(dstates, kernel, h, *gates)
+        units = h.shape[2]
+        flat = tf.reshape(dproducts, [-1, 3 * units])
+        dkernel = tf.matmul(tf.reshape(h, [-1, units]), flat, transpose_a=True)
+        return tf.concat([dproducts[..., : 2 * units], dcandidates], -1), dkernel, tf.reduce_sum(flat, 0), dfirst
+
+    return tf.concat([h[1:], last[None]], 0), gradient
+
+
+@compile_function
+def gru_forward(inputs, kernel, bias, first):
+    """Return the states before each step and the last one, then what the reverse needs: z, r, n, h's part of n."""
     steps, units = inputs.shape[0], inputs.shape[2] // 3
-    stack = functools.partial(stack_of, inputs)
-    loop = functools.partial(loop_over, steps)
 
     def forward(t, h, *stacks):
         xz, xr, xn = tf.split(inputs[t], 3, -1)
@@ -946,42 +967,53 @@ def gru_states(inputs, kernel, bias, first):
         n = tf.tanh(xn + r * an)
         return t + 1, n + z * (h - n), *(s.write(t, value) for s, value in zip(stacks, (h, z, r, n, an)))
 
-    last, *stacks = loop(forward, first, *(stack(units) for _ in range(5)))
-    h, z, r, n, an = (s.stack() for s in stacks)
+    last, h, *gates = loop_over(steps, forward, first, *(stack_of(inputs, units) for _ in range(5)))
+    return h.stack(), last, *(s.stack() for s in gates)
 
-    def gradient(dstates):
-        to_candidate = (1 - z) * (1 - n * n)
-        to_update = (h - n) * z * (1 - z)
-        to_reset = an * r * (1 - r)
-        transposed = tf.transpose(kernel)
 
-        def backward(i, dh, dproducts, dcandidates):
-            t = steps - 1 - i
-            dh += dstates[t]
-            dn = dh * to_candidate[t]
-            dproduct = tf.concat([dh * to_update[t], dn * to_reset[t], dn * r[t]], -1)
-            dh = dh * z[t] + dproduct @ transposed
-            return i + 1, dh, dproducts.write(t, dproduct), dcandidates.write(t, dn)
+@compile_function
+def gru_backward(dstates, kernel, h, z, r, n, an):
+    """Return the gradients of the products with the kernel, of the candidates and of the first state."""
+    steps, units = h.shape[0], h.shape[2]
+    to_candidate = (1 - z) * (1 - n * n)
+    to_update = (h - n) * z * (1 - z)
+    to_reset = an * r * (1 - r)
+    transposed = tf.transpose(kernel)
 
-        dfirst, dproducts, dcandidates = loop(backward, tf.zeros_like(last), stack(3 * units), stack(units))
-        dproducts, dcandidates = dproducts.stack(), dcandidates.stack()
-        flat = tf.reshape(dproducts, [-1, 3 * units])
-        dkernel = tf.matmul(tf.transpose(tf.reshape(h, [-1, units])), flat)
-        return tf.concat([dproducts[..., : 2 * units], dcandidates], -1), dkernel, tf.reduce_sum(flat, 0), dfirst
+    def backward(i, dh, dproducts, dcandidates):
+        t = steps - 1 - i
+        dh += dstates[t]
+        dn = dh * to_candidate[t]
+        dproduct = tf.concat([dh * to_update[t], dn * to_reset[t], dn * r[t]], -1)
+        dh = dh * z[t] + dproduct @ transposed
+        return i + 1, dh, dproducts.write(t, dproduct), dcandidates.write(t, dn)
 
-    return tf.concat([h[1:], last[None]], 0), gradient
+    stacks = stack_of(h, 3 * units), stack_of(h, units)
+    dfirst, dproducts, dcandidates = loop_over(steps, backward, tf.zeros_like(h[0]), *stacks)
+    return dproducts.stack(), dcandidates.stack(), dfirst
 
 
 @tf.custom_gradient
 def lstm_states(inputs, kernel, first_h, first_c):
     """Run an LSTM (Hochreiter and Schmidhuber 1997) from a state: T x N x 4U inputs -> T x N x U, last cell N x U.
 
-    Gates stand in the order input, forget, candidate, output. The loop over time and its reverse are compiled.
+    Gates stand in the order input, forget, candidate, output. Compiled as gru_states is.
     """
-    steps, units = inputs.shape[0], inputs.shape[2] // 4
-    stack = functools.partial(stack_of, inputs)
-    loop = functools.partial(loop_over, steps)
+    h, c, gates = lstm_forward(*map(tf.stop_gradient, (inputs, kernel, first_h, first_c)))
 
+    def gradient(dstates, dlast_c):
+        dproducts, dh, dc = lstm_backward(dstates, dlast_c, kernel, first_c, c, gates)
+        h_before = tf.concat([first_h[None], h[:-1]], 0)
+        flat = [tf.reshape(x, [-1, x.shape[2]]) for x in (h_before, dproducts)]
+        return dproducts, tf.matmul(*flat, transpose_a=True), dh, dc
+
+    return (h, c[-1]), gradient
+
+
+@compile_function
+def lstm_forward(inputs, kernel, first_h, first_c):
+    """Return the states, cells and gates of all steps."""
+    steps, units = inputs.shape[0], inputs.shape[2] // 4
     # sigmoid(x) = 0.5 + 0.5 tanh(0.5 x): with these factors one tanh serves all gates, and they need no joining.
     half = tf.repeat(tf.constant([0.5, 0.5, 1.0, 0.5], inputs.dtype), units)
 
@@ -992,34 +1024,30 @@ def lstm_states(inputs, kernel, first_h, first_c):
         h = o * tf.tanh(c)
         return t + 1, h, c, *(s.write(t, value) for s, value in zip(stacks, (h, c, gates)))
 
-    _, last_c, *stacks = loop(forward, first_h, first_c, stack(units), stack(units), stack(4 * units))
-    h, c, gates = (s.stack() for s in stacks)
+    stacks = (stack_of(inputs, width) for width in (units, units, 4 * units))
+    _, _, *stacks = loop_over(steps, forward, first_h, first_c, *stacks)
+    return [s.stack() for s in stacks]
 
-    def gradient(dstates, dlast_c):
-        h_before = tf.concat([first_h[None], h[:-1]], 0)
-        c_before = tf.concat([first_c[None], c[:-1]], 0)
-        i, f, g, o = tf.split(gates, 4, -1)
-        squashed = tf.tanh(c)
-        # All factors of the gradient at once: outside the loop these are large and go to all cores.
-        of_cell = [g * i * (1 - i), c_before * f * (1 - f), i * (1 - g * g)]
-        factors = tf.concat([*of_cell, squashed * o * (1 - o)], -1)
-        to_cell = o * (1 - squashed * squashed)
-        transposed = tf.transpose(kernel)
 
-        def backward(k, dh, dc, dproducts):
-            t = steps - 1 - k
-            dh += dstates[t]
-            dc += dh * to_cell[t]
-            dproduct = factors[t] * tf.concat([dc, dc, dc, dh], -1)
-            return k + 1, dproduct @ transposed, dc * f[t], dproducts.write(t, dproduct)
+@compile_function
+def lstm_backward(dstates, dlast_c, kernel, first_c, c, gates):
+    """Return the gradients of the products with the kernel, of the first state and of the first cell."""
+    steps, units = c.shape[0], c.shape[2]
+    c_before = tf.concat([first_c[None], c[:-1]], 0)
+    transposed = tf.transpose(kernel)
 
-        dh, dc, dproducts = loop(backward, tf.zeros_like(first_h), dlast_c, stack(4 * units))
-        dproducts = dproducts.stack()
-        flat = tf.reshape(dproducts, [-1, 4 * units])
-        dkernel = tf.matmul(tf.transpose(tf.reshape(h_before, [-1, units])), flat)
-        return dproducts, dkernel, dh, dc
+    def backward(k, dh, dc, dproducts):
+        t = steps - 1 - k
+        i, f, g, o = tf.split(gates[t], 4, -1)
+        squashed = tf.tanh(c[t])
+        dh += dstates[t]
+        dc += dh * o * (1 - squashed * squashed)
+        of_cell = [dc * g * i * (1 - i), dc * c_before[t] * f * (1 - f), dc * i * (1 - g * g)]
+        dproduct = tf.concat([*of_cell, dh * squashed * o * (1 - o)], -1)
+        return k + 1, dproduct @ transposed, dc * f, dproducts.write(t, dproduct)
 
-    return (h, last_c), gradient
+    dh, dc, dproducts = loop_over(steps, backward, tf.zeros_like(first_c), dlast_c, stack_of(c, 4 * units))
+    return dproducts.stack(), dh, dc
 
 
 def stack_of(inputs, width):
@@ -1037,29 +1065,25 @@ def sigmoid(x):
     return 0.5 + 0.5 * tf.tanh(0.5 * x)
 
 
-def compile_function(function, jit=True):
-    """Compile a function of tensors into one program. (Keras has no word for it; other backends have theirs.)"""
-    return tf.function(function, jit_compile=jit)
-
-
 def make_learner(model, optimizer):
     """Compile a training step of a painter: f(inputs, targets, weight) -> (loss, new states).
 
     `inputs` are build_painter's, targets int N x W and their weight float32 N x W; the loss is the weighted mean
     of the nats a pixel.
     """
+    jit = not hardware.has_gpu()  # cuDNN's LSTM is no part of XLA
+    update = compile_function(lambda gradients: optimizer.apply(gradients, model.trainable_variables), jit)
 
     def learn(inputs, targets, weight):
         with tf.GradientTape() as tape:
             loss, states = painter_loss(model, inputs, targets, weight, training=True)
             scaled = optimizer.scale_loss(loss)
-        variables = model.trainable_variables
-        # XLA wants the gradient of an embedding dense.
-        gradients = [tf.convert_to_tensor(g) for g in tape.gradient(scaled, [v.value for v in variables])]
-        optimizer.apply(gradients, variables)
+        gradients = tape.gradient(scaled, [v.value for v in model.trainable_variables])
+        update([tf.convert_to_tensor(g) for g in gradients])  # XLA wants the gradient of an embedding dense
         return loss, states
 
-    return compile_function(learn, jit=not hardware.has_gpu())  # cuDNN's LSTM is no part of XLA
+    # On a processor only the loops and the update are XLA's: its large products are slower than TensorFlow's.
+    return compile_function(learn, jit=False)
 
 
 def make_evaluator(model):
