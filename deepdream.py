@@ -26,7 +26,10 @@ import numpy as np
 import config
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # where it is not usual, convolutions take less memory so
+disk = config.lazy_import("disk")
+folders = config.lazy_import("folders")
 hardware = config.lazy_import("hardware")
+imaging = config.lazy_import("imaging")
 ndimage = config.lazy_import("scipy.ndimage")
 tqdm = config.lazy_import("tqdm")
 util = config.lazy_import("util")
@@ -59,7 +62,7 @@ def main():
     if photo.is_dir():
         output = pathlib.Path(options.output or f"generated/{default_name(photo, options)}")
         task, studio = functools.partial(dream, options=options), functools.partial(open_studio, options)
-        util.apply_to_folder(task, studio, photo, output, f".{suffix_of(options)}", options)
+        folders.apply_to_folder(task, studio, photo, output, f".{suffix_of(options)}", options)
     else:
         dream_one(photo, options)
 
@@ -207,8 +210,8 @@ def dream_one(photo, options):
     config.require_suffix(result, *((".png", ".jpg", ".jpeg") if options.zoom is None else FILMS))
     files = files_of(result, options)
     for path in files.values():
-        util.refuse_to_overwrite(path, options.overwrite)
-    util.check_writable(result)
+        disk.refuse_to_overwrite(path, options.overwrite)
+    disk.check_writable(result)
     row = dream(photo, result, options, keep_unfinished=True)
     for key, value in (files | row).items():
         print(f"{key}: {value}")
@@ -230,7 +233,7 @@ def dream(photo, result, options, keep_unfinished=False):
     `keep_unfinished`, an interrupted picture is written as it is, and Interrupted raised. Raises InputError.
     """
     started = time.perf_counter()
-    util.refuse_to_replace(files_of(result, options).values(), (photo, options.guide))
+    disk.refuse_to_replace(files_of(result, options).values(), (photo, options.guide))
     studio = open_studio(options)
     picture = read_photo(photo, options)
     about = util.provenance(options.seed, weights=studio.source, source=str(photo))
@@ -251,7 +254,7 @@ def paint(studio, picture, result, options, about, photo, keep_unfinished):
         dreamer.latest = current
         bar.update()
         if options.gif and (len(dreamer.history) - 1) % max(1, total // 30) == 0:
-            frames.append(util.small(util.to_pixels(current)))
+            frames.append(imaging.small(imaging.to_pixels(current)))
 
     with tqdm.tqdm(total=total, unit="step", leave=False, disable=True if options.quiet else None) as bar:
         try:
@@ -263,11 +266,11 @@ def paint(studio, picture, result, options, about, photo, keep_unfinished):
             dreamed = dreamer.latest
     if dreamer.history[-1] == "0" and not options.quiet:
         print(f"note: nothing in {photo or 'the noise'} excites {' '.join(studio.strengths)}", file=sys.stderr)
-    pixels = util.to_pixels(dreamed)
+    pixels = imaging.to_pixels(dreamed)
     if options.gif:
-        util.save_gif(result.with_suffix(".gif"), util.same_size([*frames, util.small(pixels)]), seconds=4)
+        imaging.save_gif(result.with_suffix(".gif"), imaging.same_size([*frames, imaging.small(pixels)]), seconds=4)
     # The picture comes last: where it is, all is done.
-    util.save_picture(result, pixels, about, util.kept_exif(photo) if photo else None)
+    imaging.save_picture(result, pixels, about, imaging.kept_exif(photo) if photo else None)
     if unfinished:
         raise unfinished
     return {
@@ -283,15 +286,15 @@ def read_photo(photo, options):
     if is_noise(photo):
         noise = np.random.default_rng(options.seed).normal(128, NOISE, (options.size, options.size, 3))
         return np.clip(noise, 0, 255).astype("float32")
-    picture = util.load_image(photo)
+    picture = imaging.load_image(photo)
     height, width = picture.shape[:2]
     least = smallest_side(options)
     if min(height, width) < least:
         raise config.InputError(f"{photo} is only {width} x {height} pixels; a dream needs {least}")
-    width, height = util.fit(width, height, options.size)
+    width, height = imaging.fit(width, height, options.size)
     if min(height, width) < 8:
         raise config.InputError(f"{photo} would be {width} x {height} pixels; a larger --size helps")
-    return util.resize_picture(picture, width, height)
+    return imaging.resize_picture(picture, width, height)
 
 
 NOISE = 20  # grey levels, about the middle
@@ -315,10 +318,10 @@ class Dreamer:
         """Dream on a picture, float32 H x W x 3 in 0..255: another one, to which each octave adds what it finds."""
         options, sizes, change = self.options, self.octaves(picture), None
         self.usual = self.studio.usual(1)
-        self.usual = self.studio.usual(self.gradient(util.resize_picture(picture, *sizes[0]), rng)[1])
+        self.usual = self.studio.usual(self.gradient(imaging.resize_picture(picture, *sizes[0]), rng)[1])
         for width, height in sizes:
-            base = util.resize_picture(picture, width, height)
-            current = base if change is None else base + util.resize_picture(change, width, height)
+            base = imaging.resize_picture(picture, width, height)
+            current = base if change is None else base + imaging.resize_picture(change, width, height)
             for _ in range(options.steps):
                 current = self.ascend(current, rng)
                 show(current)
@@ -511,13 +514,13 @@ def check_class(model, options):
 
 def look_at(features, options):
     """Return what the guide has, a tensor places x C for each layer."""
-    picture = util.load_image(options.guide)
-    width, height = util.fit(*picture.shape[1::-1], GUIDE_SIDE)
+    picture = imaging.load_image(options.guide)
+    width, height = imaging.fit(*picture.shape[1::-1], GUIDE_SIDE)
     if min(width, height) < SMALLEST_SIDE:
         raise config.InputError(
             f"{options.guide} would be looked at in {width} x {height} pixels; a guide needs {SMALLEST_SIDE}"
         )
-    found = util.for_any_size(features)(util.resize_picture(picture, width, height)[None])
+    found = util.for_any_size(features)(imaging.resize_picture(picture, width, height)[None])
     flat = [util.ops.reshape(chosen(x, options.channels), (-1, chosen(x, options.channels).shape[3])) for x in found]
     # Each place of a tile is compared with each that is kept here, which in early layers would be too many.
     return [x[:: math.ceil(len(x) ** 2 * (tile_of(options) / GUIDE_SIDE) ** 2 / MOST_COMPARED)] for x in flat]
@@ -576,10 +579,10 @@ def film(studio, picture, result, options, about):
     Frames are kept in a folder beside the film until it is whole, so that the same command goes on after an
     interruption. Returns what to tell of it.
     """
-    util.check_encoder(result)
+    imaging.check_encoder(result)
     folder = result.with_name(f"{result.stem}_frames")
     done = frames_done(folder, recipe_of(picture, studio.source, options), options)
-    frame = util.load_image(frame_path(folder, done)) if done else None
+    frame = imaging.load_image(frame_path(folder, done)) if done else None
     try:
         with tqdm.tqdm(
             total=options.zoom, initial=done, unit="frame", leave=False, disable=True if options.quiet else None
@@ -589,12 +592,12 @@ def film(studio, picture, result, options, about):
                 moved = picture if frame is None else move(frame, options)
                 dreamed = picture if frame is None else Dreamer(studio, options).dream(moved, rng)
                 # What the file holds, so that a film that was interrupted is the same.
-                pixels = util.to_pixels(dreamed)
-                util.save_png(frame_path(folder, number), pixels, about)
+                pixels = imaging.to_pixels(dreamed)
+                imaging.save_png(frame_path(folder, number), pixels, about)
                 frame = pixels.astype("float32")
                 bar.update()
         paths = [frame_path(folder, number) for number in range(1, options.zoom + 1)]
-        util.save_film(result, paths, options.fps)
+        imaging.save_film(result, paths, options.fps)
     except KeyboardInterrupt:
         raise config.Interrupted(f"interrupted; the same command goes on from the frames in {folder}") from None
     except OSError as error:
@@ -619,8 +622,8 @@ def recipe_of(picture, source, options):
 
 def frames_done(folder, recipe, options):
     """Count the frames that an interrupted film of the same recipe left. Raises InputError where they are another's."""
-    recipe, path = util.as_json(recipe), folder / "recipe.json"
-    if path.exists() and util.read_json(path) == recipe:
+    recipe, path = disk.as_json(recipe), folder / "recipe.json"
+    if path.exists() and disk.read_json(path) == recipe:
         done = 0
         while done < options.zoom and frame_path(folder, done + 1).exists():
             done += 1
@@ -631,7 +634,7 @@ def frames_done(folder, recipe, options):
         raise config.InputError(f"{folder} holds frames of another film; pass --overwrite to replace them")
     if folder.exists() and any(path.name[0] != "." for path in folder.iterdir()):
         raise config.InputError(f"{folder} is where frames would be kept, and is not empty; give another --output")
-    util.write_json(path, recipe)
+    disk.write_json(path, recipe)
     return 0
 
 

@@ -23,7 +23,10 @@ import config
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # where it is not usual, convolutions take less memory so
 fft = config.lazy_import("scipy.fft")
+disk = config.lazy_import("disk")
+folders = config.lazy_import("folders")
 hardware = config.lazy_import("hardware")
+imaging = config.lazy_import("imaging")
 optimize = config.lazy_import("scipy.optimize")
 tqdm = config.lazy_import("tqdm")
 util = config.lazy_import("util")
@@ -133,8 +136,8 @@ def paint_one(content, options):
     result = pathlib.Path(options.output or f"generated/{default_name(content, options)}.{options.format}")
     config.require_suffix(result, ".png", ".jpg", ".jpeg")
     for path in extra_files(result, options).values():
-        util.refuse_to_overwrite(path, options.overwrite)
-    util.check_writable(result)
+        disk.refuse_to_overwrite(path, options.overwrite)
+    disk.check_writable(result)
     if content is None and not options.quiet:
         print("note: without a photo before --style, this makes a texture", file=sys.stderr)
     row = paint(content, result, options, keep_unfinished=True)
@@ -150,7 +153,7 @@ def paint_folder(folder, options):
     """Make a picture of each photo in a folder, and print where it is; a line about each goes to summary.csv."""
     output = pathlib.Path(options.output or f"generated/{default_name(folder, options)}")
     task, studio = functools.partial(paint, options=options), functools.partial(open_studio, options)
-    util.apply_to_folder(task, studio, folder, output, f".{options.format}", options)
+    folders.apply_to_folder(task, studio, folder, output, f".{options.format}", options)
 
 
 def extra_files(result, options):
@@ -176,7 +179,7 @@ def paint(content, result, options, keep_unfinished=False):
     raised. Raises InputError where the photo is of no use.
     """
     started = time.perf_counter()
-    util.refuse_to_replace(extra_files(result, options).values(), (content, *options.style, options.init))
+    disk.refuse_to_replace(extra_files(result, options).values(), (content, *options.style, options.init))
     studio = open_studio(options)
     photo = None if content is None else read_photo(content, options)
     search = Search(studio, photo, result, options)
@@ -194,7 +197,7 @@ def paint(content, result, options, keep_unfinished=False):
     about = util.provenance(options.seed, weights=studio.source, source=str(content))
     save_extras(search, result, options, about)
     # The picture comes last: where it is, all is done.
-    util.save_picture(result, search.finished(), about, util.kept_exif(content) if content else None)
+    imaging.save_picture(result, search.finished(), about, imaging.kept_exif(content) if content else None)
     if unfinished:
         raise unfinished
     height, width = search.picture.shape[:2]
@@ -205,15 +208,15 @@ def paint(content, result, options, keep_unfinished=False):
 
 def read_photo(path, options):
     """Read a photo at the size of the result: float32 H x W x 3. Raises InputError where it is of no use."""
-    photo = util.load_image(path)
+    photo = imaging.load_image(path)
     height, width = photo.shape[:2]
     if min(height, width) < SMALLEST_SIDE:
         raise config.InputError(f"{path} is only {width} x {height} pixels; VGG needs {SMALLEST_SIDE}")
-    width, height = util.fit(width, height, options.size)
+    width, height = imaging.fit(width, height, options.size)
     if min(height, width) < SMALLEST_SIDE:
         least = math.ceil(options.size * SMALLEST_SIDE / min(height, width))
         raise config.InputError(f"{path} would be {width} x {height} pixels; VGG needs {SMALLEST_SIDE}: --size {least}")
-    return util.resize_picture(photo, width, height)
+    return imaging.resize_picture(photo, width, height)
 
 
 def with_margin(picture, margin):
@@ -237,7 +240,7 @@ class Search:
     def __init__(self, studio, photo, result, options):
         self.studio, self.result, self.options = studio, result, options
         self.photo = photo  # in its own colours
-        self.content = util.luminance(photo) if options.keep_colors == "luminance" else photo
+        self.content = imaging.luminance(photo) if options.keep_colors == "luminance" else photo
         self.paintings = [adapt(painting, photo, options.keep_colors) for painting in studio.paintings]
         self.margin = 0 if options.published_losses else MARGIN
         self.picture, self.frames, self.history, self.evaluations = None, [], [], 0
@@ -256,13 +259,13 @@ class Search:
         height, width = self.photo.shape[:2] if self.photo is not None else (self.options.size,) * 2
         longest = max(width, height)
         count = self.options.scales or max(1, 1 + round(math.log2(longest / COARSEST)))
-        sizes = [util.fit(width, height, longest / 2**i) for i in reversed(range(count))]
+        sizes = [imaging.fit(width, height, longest / 2**i) for i in reversed(range(count))]
         return [size for size in sizes if self.is_seen(size)] or sizes[-1:]
 
     def is_seen(self, size):
         """Say whether VGG sees enough of the picture and of each painting at this scale."""
         longest = max(size) * self.options.style_scale
-        sides = [min(util.fit(*painting.shape[1::-1], longest)) for painting in self.paintings]
+        sides = [min(imaging.fit(*painting.shape[1::-1], longest)) for painting in self.paintings]
         return min([*size, *sides]) >= SMALLEST_SIDE
 
     def start(self, width, height):
@@ -270,9 +273,9 @@ class Search:
         init = self.options.init
         if self.picture is not None and init == "content":
             # What the coarser scale changed, on top of the photo: its details are not lost.
-            content = util.resize_picture(self.content, width, height)
-            coarse = util.resize_picture(self.content, *self.picture.shape[1::-1])
-            return content + util.resize_picture(self.picture - coarse, width, height)
+            content = imaging.resize_picture(self.content, width, height)
+            coarse = imaging.resize_picture(self.content, *self.picture.shape[1::-1])
+            return content + imaging.resize_picture(self.picture - coarse, width, height)
         if self.picture is not None:
             beginning = self.picture
         elif init == "noise":
@@ -281,15 +284,15 @@ class Search:
         elif init == "content":
             beginning = self.content
         else:
-            beginning = self.paintings[0] if init == "style" else util.load_image(init)
-        return util.resize_picture(beginning, width, height)
+            beginning = self.paintings[0] if init == "style" else imaging.load_image(init)
+        return imaging.resize_picture(beginning, width, height)
 
     def targets(self, width, height):
         """Return what the picture should be like at this scale, as the studio's loss takes it."""
         targets = {}
         if self.content is not None:
             targets["content"] = self.studio.content(
-                with_margin(util.resize_picture(self.content, width, height), self.margin)[None]
+                with_margin(imaging.resize_picture(self.content, width, height), self.margin)[None]
             )
         if self.paintings:
             same = self.options.keep_colors is None
@@ -325,17 +328,19 @@ class Search:
         self.bar.set_postfix(loss=f"{self.terms['total']:.4g}", refresh=False)
         step, options = len(self.history), self.options
         if options.gif and (step - 1) % max(1, options.iterations // 20) == 0:
-            self.frames.append(util.small(self.finished()))
+            self.frames.append(imaging.small(self.finished()))
         if options.save_every and step % options.save_every == 0:
             path = self.result.with_name(f"{self.result.stem}__step{step:05}.png")
-            util.save_png(path, self.finished(), util.provenance(options.seed, weights=self.studio.source))
+            imaging.save_png(path, self.finished(), util.provenance(options.seed, weights=self.studio.source))
 
     def finished(self):
         """Return the picture as the user wants it: uint8 H x W x 3."""
         if self.options.keep_colors == "luminance":
             height, width = self.picture.shape[:2]
-            return util.to_pixels(util.with_colors_of(self.picture, util.resize_picture(self.photo, width, height)))
-        return util.to_pixels(self.picture)
+            return imaging.to_pixels(
+                imaging.with_colors_of(self.picture, imaging.resize_picture(self.photo, width, height))
+            )
+        return imaging.to_pixels(self.picture)
 
 
 def adapt(painting, photo, keep_colors):
@@ -343,7 +348,7 @@ def adapt(painting, photo, keep_colors):
     if keep_colors is None or photo is None:
         return painting
     if keep_colors == "luminance":
-        gray, model = util.luminance(painting), util.luminance(photo)
+        gray, model = imaging.luminance(painting), imaging.luminance(photo)
         return np.clip((gray - gray.mean()) * model.std() / max(gray.std(), 1e-3) + model.mean(), 0, 255)
     from skimage.exposure import match_histograms
 
@@ -438,22 +443,22 @@ class Studio:
 
 
 def scaled(painting, longest):
-    return util.resize_picture(painting, *util.fit(*painting.shape[1::-1], longest))
+    return imaging.resize_picture(painting, *imaging.fit(*painting.shape[1::-1], longest))
 
 
 def read_painting(path, options):
     """Read a painting, as large as it is looked at. Raises InputError where VGG would see nothing of it."""
-    painting = util.load_image(path)
+    painting = imaging.load_image(path)
     height, width = painting.shape[:2]
     if min(height, width) < SMALLEST_SIDE:
         raise config.InputError(f"{path} is only {width} x {height} pixels; VGG needs {SMALLEST_SIDE}")
-    width, height = util.fit(width, height, options.size * options.style_scale)
+    width, height = imaging.fit(width, height, options.size * options.style_scale)
     if min(width, height) < SMALLEST_SIDE:
         raise config.InputError(
             f"{path} would be looked at in {width} x {height} pixels; VGG needs {SMALLEST_SIDE}: "
             "a larger --size or --style-scale helps"
         )
-    return util.resize_picture(painting, width, height)
+    return imaging.resize_picture(painting, width, height)
 
 
 def mean_gram(features):
@@ -523,11 +528,13 @@ def save_extras(search, result, options, about):
     """Write what was asked for beside the picture."""
     files = extra_files(result, options)
     if options.gif:
-        util.save_gif(files["animation"], util.same_size([*search.frames, util.small(search.finished())]), seconds=4)
+        imaging.save_gif(
+            files["animation"], imaging.same_size([*search.frames, imaging.small(search.finished())]), seconds=4
+        )
     if options.compare:
         photo = [] if search.photo is None else [search.photo]
         pictures = [*photo, *search.studio.paintings, search.finished()]
-        util.save_png(files["comparison"], side_by_side(pictures, search.picture.shape[0]), about)
+        imaging.save_png(files["comparison"], side_by_side(pictures, search.picture.shape[0]), about)
     if options.plot:
         plot_losses(files["plot"], search.history, about)
 
@@ -537,7 +544,10 @@ def side_by_side(pictures, height, gap=8):
     row = []
     for picture in pictures:
         width = max(1, round(picture.shape[1] * height / picture.shape[0]))
-        row += [util.to_pixels(util.resize_picture(picture, width, height)), np.full((height, gap, 3), 255, "uint8")]
+        row += [
+            imaging.to_pixels(imaging.resize_picture(picture, width, height)),
+            np.full((height, gap, 3), 255, "uint8"),
+        ]
     return np.concatenate(row[:-1], axis=1)
 
 
@@ -551,7 +561,7 @@ def plot_losses(path, history, about):
         axes.semilogy(range(1, len(history) + 1), [terms[name] for terms in history], label=name)
     axes.set(xlabel="step, from the coarsest scale to the finest", ylabel="loss, before its weight")
     axes.legend()
-    with util.whole_file(path) as temporary:
+    with disk.whole_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100, metadata=about)
 
 

@@ -18,6 +18,8 @@ from PIL import Image
 
 import config
 import deepdream
+import disk
+import imaging
 import util
 
 CLASSIFIER = ROOT / "trained/digit_classifier"
@@ -61,7 +63,7 @@ def studio_of(**options):
 )
 def test_the_gradient_is_that_of_finite_differences(options, photo):
     studio, _ = studio_of(**options)
-    picture = util.resize_picture(pixels(photo), 64, 48)
+    picture = imaging.resize_picture(pixels(photo), 64, 48)
     targets = {**studio.targets, "usual": studio.usual(100)}
     _, gradient = studio.evaluate(picture[None], targets)
     gradient = np.asarray(gradient)[0]
@@ -95,7 +97,7 @@ def test_tiles_cover_each_pixel_once_and_see_what_is_around(side, tile):
 @pytest.mark.parametrize(("layer", "likeness"), [("block1_conv2", 0.999), ("block2_conv2", 0.85)])
 def test_tiles_come_to_the_gradient_of_the_whole(layer, likeness, photo):
     """Of deeper layers they do so nearly: pooling begins elsewhere in each tile, as it does at each shift."""
-    picture = util.resize_picture(pixels(photo), 300, 220)
+    picture = imaging.resize_picture(pixels(photo), 300, 220)
     gradients = []
     for tile in (160, 640):
         studio, options = studio_of(layers=(layer,), tile=tile, jitter=0)
@@ -109,7 +111,7 @@ def test_tiles_come_to_the_gradient_of_the_whole(layer, likeness, photo):
 
 def test_all_tiles_and_octaves_are_one_trace(photo):
     studio, options = studio_of(layers=("block1_conv2",), tile=160, octaves=3, steps=1)
-    picture = util.resize_picture(pixels(photo), 300, 220)
+    picture = imaging.resize_picture(pixels(photo), 300, 220)
     deepdream.Dreamer(studio, options).dream(picture, np.random.default_rng(0))
     assert studio.evaluate.traces == 1
 
@@ -131,7 +133,7 @@ def test_a_dream_has_more_of_what_the_layers_see_and_tells_how(photo, tmp_path):
 
 def test_the_dream_is_no_speckle(photo, tmp_path):
     dream(photo, tmp_path / "a.png", "--size", 128, "--octaves", 3, "--steps", 8)
-    change = pixels(tmp_path / "a.png") - util.resize_picture(pixels(photo), 128, 96)
+    change = pixels(tmp_path / "a.png") - imaging.resize_picture(pixels(photo), 128, 96)
     assert np.abs(change).mean() > 5
     assert np.corrcoef(change[:, :-1].ravel(), change[:, 1:].ravel())[0, 1] > 0.6  # speckle has about 0
 
@@ -168,7 +170,7 @@ def test_the_same_seed_dreams_the_same(photo, usual, tmp_path):
 
 def test_blend_goes_back_to_the_photo(photo, tmp_path):
     dream(photo, tmp_path / "a.png", "--blend", 1)
-    assert (pixels(tmp_path / "a.png") == util.to_pixels(util.resize_picture(pixels(photo), 64, 48))).all()
+    assert (pixels(tmp_path / "a.png") == imaging.to_pixels(imaging.resize_picture(pixels(photo), 64, 48))).all()
 
 
 def test_channels_grow_more_than_the_others(photo, tmp_path):
@@ -179,7 +181,7 @@ def test_channels_grow_more_than_the_others(photo, tmp_path):
         flags = ("--layers", "block3_conv1", "--channels", channel, "--steps", 6)
         dream(photo, tmp_path / f"{channel}.png", *flags)
         for where, picture in (
-            (before, util.resize_picture(pixels(photo), 64, 48)),
+            (before, imaging.resize_picture(pixels(photo), 64, 48)),
             (after, pixels(tmp_path / f"{channel}.png")),
         ):
             where.append(np.square(features(util.ops.convert_to_tensor(picture[None]))[0]).mean((0, 1, 2))[[5, 40]])
@@ -282,16 +284,16 @@ def test_dreams_of_digits_are_read_by_another_classifier(digits, tmp_path):
     for digit in range(10):
         result = tmp_path / f"{digit}.png"
         run("deepdream.py", "noise", "--convnet", CLASSIFIER, "--class", digit, "--size", 32, "--output", result)
-        seen = util.luminance(util.resize_picture(pixels(result), 8, 8))[..., 0]
+        seen = imaging.luminance(imaging.resize_picture(pixels(result), 8, 8))[..., 0]
         right += int(judge.predict(evened([seen]))[0]) == digit
     assert right >= 8
 
 
 def test_the_classifier_that_ships_is_as_good_as_it_says(digits):
     classifier = util.load_keras_model(sorted(CLASSIFIER.glob("*.keras"))[-1])
-    images = np.stack([util.resize_picture(image[..., None], 32, 32) for image in digits[2]])
+    images = np.stack([imaging.resize_picture(image[..., None], 32, 32) for image in digits[2]])
     accuracy = np.mean(np.argmax(classifier.predict(images, verbose=0), 1) == digits[3])
-    assert accuracy == pytest.approx(util.read_json(CLASSIFIER / "meta.json")["test_accuracy"], abs=0.003)
+    assert accuracy == pytest.approx(disk.read_json(CLASSIFIER / "meta.json")["test_accuracy"], abs=0.003)
 
 
 def test_weights_that_are_out_of_reach_are_said_so_in_five_seconds(monkeypatch, photo, tmp_path):
@@ -317,7 +319,7 @@ def test_a_film_shows_the_photo_and_then_goes_on(photo, tmp_path):
         first = np.asarray(film.convert("RGB"), "float32")
         film.seek(4)
         last = np.asarray(film.convert("RGB"), "float32")
-    of_photo = util.resize_picture(pixels(photo), 64, 48)
+    of_photo = imaging.resize_picture(pixels(photo), 64, 48)
     assert np.abs(first - of_photo).mean() < 12 < np.abs(last - of_photo).mean()
     assert not (tmp_path / "a_frames").exists()
 
@@ -344,7 +346,7 @@ def test_what_was_being_written_when_it_was_killed_is_removed(photo, tmp_path):
 
 
 def test_a_truncated_mp4_is_noticed(photo, tmp_path, monkeypatch):
-    monkeypatch.setattr(util.imageio_ffmpeg, "count_frames_and_secs", lambda path: (4, 1.0))
+    monkeypatch.setattr(imaging.imageio_ffmpeg, "count_frames_and_secs", lambda path: (4, 1.0))
     assert "whole" in dream(photo, tmp_path / "a.mp4", *FILM, status=2).stderr
     assert not (tmp_path / "a.mp4").exists() and len(list((tmp_path / "a_frames").glob("0*.png"))) == 5
 
@@ -355,7 +357,7 @@ def test_films_of_other_kinds_can_be_read(suffix, photo, tmp_path):
     if suffix == ".mp4":
         frames = [np.asarray(frame) for frame in imageio.get_reader(tmp_path / "a.mp4")]
         assert len(frames) == 5 and frames[0].shape == (48, 64, 3)
-        assert np.abs(frames[0] - util.resize_picture(pixels(photo), 65, 49)[:48, :64]).mean() < 12
+        assert np.abs(frames[0] - imaging.resize_picture(pixels(photo), 65, 49)[:48, :64]).mean() < 12
     else:
         with Image.open(tmp_path / "a.webp") as film:
             assert film.n_frames == 5 and film.size == (65, 49)
@@ -365,7 +367,7 @@ def test_moving_leaves_no_black_corners(photo):
     white = np.full((48, 64, 3), 250, "float32")
     for options in (config.Dream(rotate=30), config.Dream(zoom_factor=0.6), config.Dream(shift=(20, -10))):
         np.testing.assert_allclose(deepdream.move(white, options), 250, atol=0.01)
-    picture = util.resize_picture(pixels(photo), 64, 48)
+    picture = imaging.resize_picture(pixels(photo), 64, 48)
     np.testing.assert_allclose(
         deepdream.move(picture, config.Dream(zoom_factor=1, shift=(3, 2)))[2:, 3:], picture[:-2, :-3], atol=0.01
     )

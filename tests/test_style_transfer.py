@@ -21,7 +21,9 @@ from conftest import LOAD_VGG, ROOT, pixels, results, run, run_process
 from PIL import Image
 
 import config
+import folders
 import hardware
+import imaging
 import style_transfer
 import util
 
@@ -79,8 +81,8 @@ def style_loss(photo, *, picture=None, **options):
 
 
 def test_published_losses_are_the_sums_of_the_paper(photo, vgg):
-    picture, layers = util.resize_picture(pixels(photo), 64, 48), config.Style().style_layers
-    painting = style_transfer.scaled(util.load_image(PAINTING), 64)
+    picture, layers = imaging.resize_picture(pixels(photo), 64, 48), config.Style().style_layers
+    painting = style_transfer.scaled(imaging.load_image(PAINTING), 64)
     other = np.flip(picture, 1).copy()
     _, _, terms, _ = style_loss(
         picture, picture=other, published_losses=True, layer_weights=(1, 2, 3, 4, 5), content_weight=7, tv_weight=0.5
@@ -99,7 +101,7 @@ def test_published_losses_are_the_sums_of_the_paper(photo, vgg):
 
 
 def test_the_gradient_is_that_of_finite_differences(photo):
-    picture = util.resize_picture(pixels(photo), 64, 48)
+    picture = imaging.resize_picture(pixels(photo), 64, 48)
     studio, targets, _, gradient = style_loss(picture, picture=np.flip(picture, 1).copy(), pooling="average")
     direction = gradient / np.linalg.norm(gradient)
     rng = np.random.default_rng(0)
@@ -151,7 +153,7 @@ def test_the_first_step_is_about_a_grey_level():
 
 def test_where_there_is_nothing_to_improve_the_photo_stays(photo, tmp_path):
     printed = style(photo, tmp_path / "same.png", "--style-weight", 0, "--tv-weight", 0, "--scales", 1)
-    expected = util.resize_picture(pixels(photo), *pixels(tmp_path / "same.png").shape[1::-1])
+    expected = imaging.resize_picture(pixels(photo), *pixels(tmp_path / "same.png").shape[1::-1])
     np.testing.assert_allclose(pixels(tmp_path / "same.png"), expected, atol=0.51)
     assert "steps: 1\n" in printed.stdout and "evaluations: 1\n" in printed.stdout
 
@@ -241,13 +243,13 @@ def test_the_style_loss_falls_twentyfold_and_the_picture_is_no_noise(tmp_path):
     photo = pixels(ROOT / "images/content/china.jpg")
     options = config.Style(style=(str(PAINTING),), size=128, weights="hed", quiet=True, scales=1, iterations=60)
     studio = style_transfer.open_studio(options)
-    search = style_transfer.Search(studio, util.resize_picture(photo, 128, 85), tmp_path / "a.png", options)
+    search = style_transfer.Search(studio, imaging.resize_picture(photo, 128, 85), tmp_path / "a.png", options)
     search.run()
     at_sixty = search.history[59 - (search.evaluations - len(search.history))]
     assert at_sixty["style"] < style_loss(search.photo, pooling="average")[2]["style"] / 20
     picture = search.finished().astype("float32")
     neighbours = np.corrcoef(picture[:, :-1].ravel(), picture[:, 1:].ravel())[0, 1]
-    likeness = np.corrcoef(util.luminance(picture).ravel(), util.luminance(search.photo).ravel())[0, 1]
+    likeness = np.corrcoef(imaging.luminance(picture).ravel(), imaging.luminance(search.photo).ravel())[0, 1]
     assert neighbours > 0.8 and likeness > 0.3
 
 
@@ -257,7 +259,7 @@ def test_a_photo_becomes_a_painting_and_tells_how(photo, tmp_path):
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.size == (64, 48)
         assert "style_transfer.py" in picture.text["command"] and picture.text["weights"] == "hed"
-        assert np.abs(np.asarray(picture, "float32") - util.resize_picture(pixels(photo), 64, 48)).mean() > 3
+        assert np.abs(np.asarray(picture, "float32") - imaging.resize_picture(pixels(photo), 64, 48)).mean() > 3
     with Image.open(printed["animation"]) as animation:
         assert animation.n_frames >= 3 and animation.size == (64, 48)
     with Image.open(printed["comparison"]) as comparison:
@@ -331,12 +333,12 @@ def test_paintings_are_mixed_by_their_weights(photo, tmp_path):
 def test_the_photos_colours_can_be_kept(photo, tmp_path):
     flags = ("--iterations", 15)
     style(photo, tmp_path / "free.png", *flags)
-    of_photo = util.resize_picture(pixels(photo), 64, 48)
+    of_photo = imaging.resize_picture(pixels(photo), 64, 48)
     away = {}
     for how in ("luminance", "histogram"):
         style(photo, tmp_path / f"{how}.png", *flags, "--keep-colors", how)
         chroma = [
-            (x - util.luminance(x)).mean((0, 1))
+            (x - imaging.luminance(x)).mean((0, 1))
             for x in (pixels(tmp_path / f"{how}.png"), of_photo, pixels(tmp_path / "free.png"))
         ]
         away[how] = np.abs(chroma[0] - chroma[1]).max()
@@ -348,7 +350,7 @@ def test_the_photos_colours_can_be_kept(photo, tmp_path):
 def test_a_texture_has_the_paintings_statistics_and_not_its_picture(tmp_path):
     run("style_transfer.py", *QUICK, "--iterations", 60, "--output", tmp_path / "a.png")
     texture = pixels(tmp_path / "a.png")
-    painting = style_transfer.scaled(util.load_image(PAINTING), 64)
+    painting = style_transfer.scaled(imaging.load_image(PAINTING), 64)
     assert texture.shape == (64, 64, 3)
     assert np.abs(texture.mean((0, 1)) - painting.mean((0, 1))).max() < 15
     assert np.abs(np.corrcoef(texture.ravel(), painting.ravel())[0, 1]) < 0.5
@@ -360,7 +362,7 @@ def test_a_photo_is_made_again_from_a_layer(photo, tmp_path):
         result = tmp_path / f"{layer}.png"
         flags = ("--size", 64, "--iterations", 60, "--weights", "hed", "--layer", layer, "--output", result)
         run("style_transfer.py", photo, *flags)
-        of_photo = util.resize_picture(pixels(photo), 64, 48)
+        of_photo = imaging.resize_picture(pixels(photo), 64, 48)
         likeness.append(np.corrcoef(pixels(result).ravel(), of_photo.ravel())[0, 1])
     assert likeness[0] > 0.95 > likeness[1] > 0.3
 
@@ -445,7 +447,7 @@ def test_another_folder_of_the_same_names_is_not_taken_for_done(tmp_path):
         return {}
 
     for folder in ("one", "two", "two"):
-        rows = list(util.apply_to_photos(task, [pathlib.Path(folder) / "x.jpg"], tmp_path, ".png"))
+        rows = list(folders.apply_to_photos(task, [pathlib.Path(folder) / "x.jpg"], tmp_path, ".png"))
     assert rows[0]["status"] == "done before"
     assert (tmp_path / "x.png").read_text() == "one/x.jpg" and (tmp_path / "x-2.png").read_text() == "two/x.jpg"
 
@@ -453,7 +455,7 @@ def test_another_folder_of_the_same_names_is_not_taken_for_done(tmp_path):
 def test_a_summary_of_something_else_is_not_replaced(tmp_path):
     (tmp_path / "summary.csv").write_text("month;spent\n1;20\n")
     with pytest.raises(config.InputError, match="no summary"):
-        list(util.apply_to_photos(lambda photo, result: {}, [pathlib.Path("x.jpg")], tmp_path, ".png"))
+        list(folders.apply_to_photos(lambda photo, result: {}, [pathlib.Path("x.jpg")], tmp_path, ".png"))
     assert "month" in (tmp_path / "summary.csv").read_text()
 
 
@@ -464,7 +466,7 @@ def test_a_new_photo_among_old_ones_takes_no_others_name(tmp_path):
 
     folder, b, c = tmp_path / "results", pathlib.Path("2/x.jpg"), pathlib.Path("3/x.jpg")
     for photos in ([b, c], [pathlib.Path("1/x.jpg"), b, c]):
-        list(util.apply_to_photos(task, photos, folder, ".png"))
+        list(folders.apply_to_photos(task, photos, folder, ".png"))
     assert {path.name: path.read_text() for path in folder.glob("*.png")} == {
         "x.png": "2/x.jpg",
         "x-2.png": "3/x.jpg",
@@ -630,7 +632,7 @@ def test_an_output_that_cannot_be_written_is_said_before_the_work(photo, tmp_pat
 
 def test_nothing_to_improve_leaves_the_photo(photo, tmp_path):
     style(photo, tmp_path / "a.png", "--content-weight", 0, "--style-weight", 0, "--tv-weight", 0)
-    of_photo = util.to_pixels(util.resize_picture(pixels(photo), 64, 48))
+    of_photo = imaging.to_pixels(imaging.resize_picture(pixels(photo), 64, 48))
     assert (pixels(tmp_path / "a.png") == of_photo).all()
 
 

@@ -7,6 +7,7 @@ from PIL import Image
 
 import config
 import hardware
+import imaging
 import util
 import visualize_filters
 from visualize_filters import Activation, Deconvnet, ReceptiveField, peaks
@@ -231,7 +232,7 @@ def test_mixed_precision_sees_nearly_the_same(photos):
     for precision in ("float32", "mixed_bfloat16"):
         hardware.use_precision(precision, "convolutions")
         network = visualize_filters.Deconvnet(*util.load_network("vgg16", "hed")[:2], "block2_conv1")
-        seen.append(network.see(util.load_image(photos / "china.png")))
+        seen.append(network.see(imaging.load_image(photos / "china.png")))
     assert 0 < np.abs(seen[0] - seen[1]).mean() < 0.05 * np.abs(seen[0]).mean()
 
 
