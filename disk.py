@@ -1,11 +1,13 @@
-"""Files: written whole or not at all, never in the place of what is still needed; and what C code prints."""
+"""Files: written whole or not at all, never in the place of what is still needed; and standard error, which is one."""
 
 import contextlib
 import functools
 import json
 import os
 import pathlib
+import sys
 import tempfile
+import threading
 
 from config import InputError
 
@@ -72,3 +74,24 @@ def check_writable(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=path.parent):
         pass
+
+
+@contextlib.contextmanager
+def silenced_stderr():
+    """Drop what C and C++ code writes to standard error, where it can't be told not to.
+
+    It is dropped for the whole process, so one thread at a time may have it so.
+    """
+    sys.stderr.flush()
+    with SILENCE:
+        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)
+
+
+SILENCE = threading.Lock()

@@ -17,7 +17,7 @@ from PIL import ExifTags, Image, ImageCms, ImageDraw, ImageOps, PngImagePlugin, 
 from skimage.color import lab2rgb, rgb2lab
 
 from config import InputError
-from disk import whole_file
+from disk import silenced_stderr, whole_file
 
 
 def load_image(path):
@@ -32,7 +32,7 @@ def open_picture(path, at_least=None):
     size, but no smaller than that. Raises InputError where it can't be read.
     """
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as picture, quiet_decoder(picture):
             if at_least:
                 picture.draft(None, at_least)
             profile = picture.info.get("icc_profile")
@@ -49,6 +49,11 @@ def open_picture(path, at_least=None):
         raise
     except Exception as error:  # Pillow's parsers raise whatever a damaged file leads them to
         raise InputError(f"{path} is not a picture that can be read: {error}") from error
+
+
+def quiet_decoder(picture):
+    """Return a context in which a Pillow image is decoded without lines on standard error, which libtiff writes."""
+    return silenced_stderr() if picture.format == "TIFF" else contextlib.nullcontext()
 
 
 def eight_bits(picture):
@@ -72,9 +77,13 @@ def to_srgb(picture, profile):
 
 def find_pictures(folder, recursive=True):
     """List the pictures in a folder, and in the folders in it, in order, judged by their names' endings."""
+    return find_files(folder, picture_endings(), recursive)
+
+
+def picture_endings():
+    """Return how the names of pictures end that can be read: a set of ".png" and so on."""
     known = Image.registered_extensions().items()
-    endings = {ending for ending, kind in known if kind in Image.OPEN and kind not in NOT_PICTURES}
-    return find_files(folder, endings, recursive)
+    return {ending for ending, kind in known if kind in Image.OPEN and kind not in NOT_PICTURES}
 
 
 # What cameras write and Pillow does not read, unless a plugin teaches it.
@@ -171,6 +180,16 @@ def save_picture(path, pixels, about, exif=None):
     Image.fromarray(pixels).save(content, format="JPEG", quality=95, subsampling=0, comment=comment, **more)
     with whole_file(path) as temporary:
         pathlib.Path(temporary).write_bytes(content.getvalue())
+
+
+def read_about(path):
+    """Read what a picture tells of how it was made (see save_picture): a dict of strings, empty where it is nothing."""
+    with contextlib.suppress(Exception), Image.open(path) as picture:
+        if picture.format == "JPEG":
+            lines = picture.info["comment"].decode().splitlines()
+            return dict(line.split(": ", 1) for line in lines)
+        return {key: text for key, text in picture.info.items() if isinstance(text, str)}
+    return {}
 
 
 def kept_exif(path):

@@ -87,10 +87,10 @@ def strongest(layer, options):
     about = util.provenance(options.seed, weights=source)
     imaging.save_png(result, sheet_of_filters(network, pictures, found, options), about)
     print(f"sheet: {result}")
-    print(f"receptive_field: {network.field.size}")
+    print(f"patches: {network.field.size} pixels across")
     for channel, activations in found.items():
         strengths = " ".join(f"{activation.strength:.4g}" for activation in activations)
-        print(f"filter_{channel}: {strengths or 'never active'}")
+        print(f"filter_{channel}: {f'activations {strengths}' if strengths else 'never active'}")
     if refused:
         raise config.PartlyDone(
             f"{len(refused)} of {len(refused) + len(pictures)} pictures were left out: {refused[0]}"

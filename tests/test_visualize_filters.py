@@ -158,8 +158,8 @@ def test_a_field_beyond_the_edge_is_filled(photos):
 
 def test_a_sheet_shows_the_filters_that_were_asked_for(photos, tmp_path):
     printed = results(look_at("block2_conv1", photos, tmp_path / "a.png", "--channels", 3, 40).stdout)
-    assert printed["sheet"] == str(tmp_path / "a.png") and printed["receptive_field"] == "10"
-    strengths = list(map(float, printed["filter_3"].split()))
+    assert printed["sheet"] == str(tmp_path / "a.png") and printed["patches"] == "10 pixels across"
+    strengths = list(map(float, printed["filter_3"].removeprefix("activations ").split()))
     assert len(strengths) == 9 and strengths == sorted(strengths, reverse=True) and "filter_40" in printed
     Image.new("RGB", (640, 40)).save(tmp_path / "narrow.png")
     flags = ("--images", photos, tmp_path / "narrow.png", "--filters", 1)
