@@ -242,12 +242,18 @@ PUBLISHED_LAYERS = {layer: 50.0 if layer == "block3_conv1" else 10.0 for layer i
 class Style(Photos):
     """style_transfer.py: what should be like what, and how the picture is searched for."""
 
-    style: tuple[str, ...] = several((), "the painting, or several to be mixed; after the photo", "PAINTING")
+    style: tuple[str, ...] = several(
+        (), "the painting, or several (or a folder of them) to be mixed; after the photo", "PAINTING"
+    )
+    each: bool = option(False, "do not mix the paintings: paint each photo after each of them, photo__painting.png")
     style_weights: tuple[float, ...] = several((), "how much of each painting (default: all alike)", "WEIGHT")
-    layer: str | None = option(None, "without --style: reconstruct the photo from this layer's features alone")
+    layer: str | None = option(
+        None, "without --style: reconstruct the photo from this layer's features alone, and keep its contrast usual"
+    )
     pooling: str = option(
         "average",
-        "between the blocks of VGG take the maximum, or the average times 1.6, which keeps activations as large",
+        "between the blocks of VGG take the maximum, or the average, times 1.6: then activations are about as large as "
+        "with the maximum",
         choices=("max", "average"),
     )
     convnet: str = option("vgg16", "network whose features are compared", choices=("vgg16", "vgg19"))
@@ -258,16 +264,18 @@ class Style(Photos):
         "content", "what to begin with: content, style, noise or a picture; a texture begins with noise", metavar="WHAT"
     )
     scales: int | None = option(
-        None, "sizes to go through, each twice the one before (default: from about 128 pixels on)"
+        None,
+        "how many sizes to go through: the last is --size, each one before half as large (default: as many as "
+        "begin with about 128 pixels)",
     )
     content_layers: tuple[str, ...] = several(("block4_conv2",), "layers that keep the content", "LAYER")
     style_layers: tuple[str, ...] = several(tuple(STYLE_LAYERS), "layers whose statistics are the style", "LAYER")
     layer_weights: tuple[float, ...] = several(
         (), "weight of each style layer, or one for all (default: 2 2 1 1 0.2, and 1 for other layers)", "WEIGHT"
     )
-    content_weight: float = option(0.03, "weight of the content's features")
-    style_weight: float = option(1.0, "weight of the mean over the style layers")
-    tv_weight: float = option(2.0, "weight of the total variation; more is smoother")
+    content_weight: float = option(0.03, "weight of the content loss: how unlike the photo the content layers are")
+    style_weight: float = option(1.0, "weight of the style loss: how unlike the painting the style layers are")
+    tv_weight: float = option(2.0, "weight of the tv loss, the total variation; more is smoother")
     style_scale: float = option(1.0, "size of the painting relative to the photo's; less makes smaller brush strokes")
     keep_colors: str | None = option(
         None,
@@ -276,8 +284,8 @@ class Style(Photos):
     )
     published_losses: bool = option(
         False,
-        "the sums as they were published, whose weights depend on the size; --layer-weights are then 10 10 50 10 10 "
-        "by default",
+        "content and style loss as Gatys, Ecker and Bethge (2016) wrote them, sums whose weights depend on the size; "
+        "--layer-weights are then 10 10 50 10 10 by default",
     )
     save_every: int | None = option(None, "also keep the picture after every so many steps", metavar="STEPS")
     compare: bool = option(False, "also write a sheet of photo, paintings and result")
@@ -302,7 +310,9 @@ class Dream(Photos):
         choices=("png", "jpg", "mp4", "gif", "webp"),
     )
     layers: tuple[str, ...] = several(
-        (), "layers whose activations grow, each with its weight (default: what suits the network)", "LAYER[=WEIGHT]"
+        (),
+        "layers whose activations grow in strength, each with its weight (default: what suits the network)",
+        "LAYER[=WEIGHT]",
     )
     channels: tuple[int, ...] = several((), "of one layer, only these channels", "CHANNEL")
     guide: str | None = option(None, "strengthen only what the photo shares with this picture", metavar="PICTURE")
@@ -319,7 +329,9 @@ class Dream(Photos):
         metavar="WHICH",
     )
     list_layers: bool = option(False, "print the network's layers, and how many channels each has, and stop")
-    octaves: int | None = option(None, "sizes to go through, from coarse to fine (default: from about 190 pixels on)")
+    octaves: int | None = option(
+        None, "how many sizes to go through, the last is --size (default: as many as begin with about 190 pixels)"
+    )
     octave_scale: float = option(1.4, "how much larger each is than the one before")
     steps: int = option(12, "steps of gradient ascent in each octave")
     step_size: float = option(2.0, "how far a step changes pixels on average, of 0 to 255")

@@ -26,8 +26,12 @@ import numpy as np
 import config
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # where it is not usual, convolutions take less memory so
+disk = config.lazy_import("disk")
+folders = config.lazy_import("folders")
 hardware = config.lazy_import("hardware")
+imaging = config.lazy_import("imaging")
 ndimage = config.lazy_import("scipy.ndimage")
+progress = config.lazy_import("progress")
 tqdm = config.lazy_import("tqdm")
 util = config.lazy_import("util")
 
@@ -37,34 +41,38 @@ FILMS = (".mp4", ".gif", ".webp")
 GUIDE_SIDE = 224  # pixels; each place of the picture is compared with each of the guide's
 
 
-def parse_arguments():
+def parse_arguments(words=None):
     parser = config.Parser(__doc__)
     parser.add_argument(
         "photo", nargs="?", type=pathlib.Path, help="a photo, a folder of them, or noise to begin with nothing"
     )
     variants = {"--class": config.DREAM_DEFAULTS["class"], "--zoom": config.DREAM_DEFAULTS["zoom"]}
     config.add_options(parser, config.Dream, variants=variants)
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 def main():
     arguments = parse_arguments()
-    options = config.collect(config.Dream, arguments, defaults(arguments))
-    if options.list_layers:
-        list_layers(options)
+    if hasattr(arguments, "list_layers"):
+        list_layers(config.collect(config.Dream, arguments))
         return
     photo = arguments.photo
-    check(photo, options)
-    options = dataclasses.replace(options, class_=known_class(options))
+    check_photo(photo)
+    options = options_of(arguments)
     if photo.is_dir():
-        output = pathlib.Path(options.output or f"generated/{default_name(photo, options)}")
-        task, studio = functools.partial(dream, options=options), functools.partial(open_studio, options)
-        util.apply_to_folder(task, studio, photo, output, f".{suffix_of(options)}", options)
+        dream_many(photo, options)
     else:
         dream_one(photo, options)
 
 
 # --- The command -------------------------------------------------------------------------------
+
+
+def options_of(arguments):
+    """Return the options of a command line. Raises InputError."""
+    options = config.collect(config.Dream, arguments, defaults(arguments))
+    check(options)
+    return dataclasses.replace(options, class_=known_class(options))
 
 
 FILM_ONLY = ("zoom_factor", "rotate", "shift", "fps")
@@ -87,12 +95,16 @@ def list_layers(options):
         print(f"{name}: {channels}")
 
 
-def check(photo, options):
-    """Raise InputError for a photo that is none, or an option that makes no sense."""
+def check_photo(photo):
+    """Raise InputError for a photo that is none."""
     if photo is None:
         raise config.InputError("give a photo, a folder of photos, or noise")
     if not photo.exists() and not is_noise(photo):
         raise config.InputError(f"{photo} does not exist")
+
+
+def check(options):
+    """Raise InputError for an option that makes no sense."""
     if options.class_ is not None and (options.layers or options.guide or options.channels):
         raise config.InputError("--class dreams of a class, and --layers, --channels and --guide of layers: not both")
     if options.guide and not pathlib.Path(options.guide).is_file():
@@ -201,14 +213,37 @@ def default_name(photo, options):
     return f"{name}__dream" if options.class_ is None else f"{name}__class_{options.class_}"
 
 
+def dream_many(folder, options):
+    """Make a picture or film of each photo in a folder, and print where they are."""
+    output = pathlib.Path(options.output or f"generated/{default_name(folder, options)}")
+    folders.check_folder(output)
+    photos = folders.find_photos(folder, output, options)
+    craft = folders.Craft(SCRIPT, dream, open_studio, recipe_of, lambda words: options_of(parse_arguments(words)))
+    folders.apply_to_folder(craft, photos, output, f".{suffix_of(options)}", [folders.Way(options)], options)
+
+
+SCRIPT = "deepdream.py"
+
+
+def recipe_of(options, free=()):
+    """Return what shapes the pictures of a folder or, where more is `free`, the frames of a film."""
+    named = {"guide": [options.guide] if options.guide else []}
+    if classifier := config.own_classifier(options.convnet):
+        named["convnet"] = [classifier]
+    if options.weights not in (None, *folders.SOURCES):
+        named["weights"] = [options.weights]
+    options = dataclasses.replace(options, format=suffix_of(options))
+    return folders.recipe_of(SCRIPT, options, ("list_layers", *free), named)
+
+
 def dream_one(photo, options):
     """Make one picture or film, and print where it is and what it came to."""
     result = pathlib.Path(options.output or f"generated/{default_name(photo, options)}.{suffix_of(options)}")
     config.require_suffix(result, *((".png", ".jpg", ".jpeg") if options.zoom is None else FILMS))
     files = files_of(result, options)
     for path in files.values():
-        util.refuse_to_overwrite(path, options.overwrite)
-    util.check_writable(result)
+        disk.refuse_to_overwrite(path, options.overwrite)
+    disk.check_writable(result)
     row = dream(photo, result, options, keep_unfinished=True)
     for key, value in (files | row).items():
         print(f"{key}: {value}")
@@ -226,16 +261,17 @@ def files_of(result, options):
 def dream(photo, result, options, keep_unfinished=False):
     """Dream on one photo, into the file `result`: the task that a folder is given.
 
-    Returns what to tell of it, a dict: size, seconds, steps, and how much was found at first and in the end. Where
-    `keep_unfinished`, an interrupted picture is written as it is, and Interrupted raised. Raises InputError.
+    Returns what to tell of it, a dict: size, seconds, and how strong what is dreamed of was before and after. Where
+    `keep_unfinished`, the picture is the only one: interrupted, it is written as it is, and Interrupted raised, and
+    frames of another film are kept. Raises InputError.
     """
     started = time.perf_counter()
-    util.refuse_to_replace(files_of(result, options).values(), (photo, options.guide))
-    studio = open_studio(options)
+    disk.refuse_to_replace(files_of(result, options).values(), (photo, options.guide))
     picture = read_photo(photo, options)
+    studio = open_studio(options)
     about = util.provenance(options.seed, weights=studio.source, source=str(photo))
     if options.zoom is not None:
-        row = film(studio, picture, result, options, about)
+        row = film(studio, picture, result, options, about, keep_unfinished)
     else:
         row = paint(studio, picture, result, options, about, None if is_noise(photo) else photo, keep_unfinished)
     height, width = picture.shape[:2]
@@ -245,13 +281,16 @@ def dream(photo, result, options, keep_unfinished=False):
 def paint(studio, picture, result, options, about, photo, keep_unfinished):
     """Dream one picture into a file, and return what to tell of it."""
     dreamer, frames, unfinished = Dreamer(studio, options), [], None
-    total = len(dreamer.octaves(picture)) * options.steps
+    octaves = dreamer.octaves(picture)
+    total = len(octaves) * options.steps
+    forecast = studio.forecast([(options.steps, width * height) for width, height in octaves], options)
 
     def show(current):
         dreamer.latest = current
         bar.update()
+        forecast.step(current.shape[0] * current.shape[1])
         if options.gif and (len(dreamer.history) - 1) % max(1, total // 30) == 0:
-            frames.append(util.small(util.to_pixels(current)))
+            frames.append(imaging.small(imaging.to_pixels(current)))
 
     with tqdm.tqdm(total=total, unit="step", leave=False, disable=True if options.quiet else None) as bar:
         try:
@@ -263,19 +302,23 @@ def paint(studio, picture, result, options, about, photo, keep_unfinished):
             dreamed = dreamer.latest
     if dreamer.history[-1] == "0" and not options.quiet:
         print(f"note: nothing in {photo or 'the noise'} excites {' '.join(studio.strengths)}", file=sys.stderr)
-    pixels = util.to_pixels(dreamed)
+    pixels = imaging.to_pixels(dreamed)
     if options.gif:
-        util.save_gif(result.with_suffix(".gif"), util.same_size([*frames, util.small(pixels)]), seconds=4)
+        imaging.save_gif(result.with_suffix(".gif"), imaging.same_size([*frames, imaging.small(pixels)]), seconds=4)
     # The picture comes last: where it is, all is done.
-    util.save_picture(result, pixels, about, util.kept_exif(photo) if photo else None)
+    imaging.save_picture(result, pixels, about, imaging.kept_exif(photo) if photo else None)
     if unfinished:
         raise unfinished
-    return {
-        "steps": len(dreamer.history),
-        "dream": " ".join(studio.strengths),
-        "at_first": dreamer.history[0],
-        "in_the_end": dreamer.history[-1],
-    }
+    row = {"octaves": len(octaves)} | dreamed_of(studio, options)
+    return row | {"strength_before": dreamer.history[0], "strength_after": dreamer.history[-1]}
+
+
+def dreamed_of(studio, options):
+    """Say what the dream is of: a dict from the flag's word to its value."""
+    if options.class_ is None:
+        return {"layers": " ".join(studio.strengths)}
+    names = class_names(config.own_classifier(options.convnet))
+    return {"class": names[options.class_] if names else options.class_}
 
 
 def read_photo(photo, options):
@@ -283,15 +326,15 @@ def read_photo(photo, options):
     if is_noise(photo):
         noise = np.random.default_rng(options.seed).normal(128, NOISE, (options.size, options.size, 3))
         return np.clip(noise, 0, 255).astype("float32")
-    picture = util.load_image(photo)
+    picture = imaging.load_image(photo)
     height, width = picture.shape[:2]
     least = smallest_side(options)
     if min(height, width) < least:
         raise config.InputError(f"{photo} is only {width} x {height} pixels; a dream needs {least}")
-    width, height = util.fit(width, height, options.size)
+    width, height = imaging.fit(width, height, options.size)
     if min(height, width) < 8:
         raise config.InputError(f"{photo} would be {width} x {height} pixels; a larger --size helps")
-    return util.resize_picture(picture, width, height)
+    return imaging.resize_picture(picture, width, height)
 
 
 NOISE = 20  # grey levels, about the middle
@@ -315,10 +358,10 @@ class Dreamer:
         """Dream on a picture, float32 H x W x 3 in 0..255: another one, to which each octave adds what it finds."""
         options, sizes, change = self.options, self.octaves(picture), None
         self.usual = self.studio.usual(1)
-        self.usual = self.studio.usual(self.gradient(util.resize_picture(picture, *sizes[0]), rng)[1])
+        self.usual = self.studio.usual(self.gradient(imaging.resize_picture(picture, *sizes[0]), rng)[1])
         for width, height in sizes:
-            base = util.resize_picture(picture, width, height)
-            current = base if change is None else base + util.resize_picture(change, width, height)
+            base = imaging.resize_picture(picture, width, height)
+            current = base if change is None else base + imaging.resize_picture(change, width, height)
             for _ in range(options.steps):
                 current = self.ascend(current, rng)
                 show(current)
@@ -448,6 +491,12 @@ class Studio:
                 self.targets["guide"] = look_at(features, options)
             loss = layer_strength(features, weights, options)
         self.evaluate = util.value_and_gradient(loss)
+        self.told_time = False
+
+    def forecast(self, sizes, options):
+        """Return what says how long the first picture or film takes, and of the others nothing."""
+        quiet, self.told_time = options.quiet or self.told_time, True
+        return progress.Forecast(sizes, f"for this {'picture' if options.zoom is None else 'film'}", quiet)
 
     def is_vgg(self):
         return not self.own and self.model.name in ("vgg16", "vgg19")
@@ -511,13 +560,13 @@ def check_class(model, options):
 
 def look_at(features, options):
     """Return what the guide has, a tensor places x C for each layer."""
-    picture = util.load_image(options.guide)
-    width, height = util.fit(*picture.shape[1::-1], GUIDE_SIDE)
+    picture = imaging.load_image(options.guide)
+    width, height = imaging.fit(*picture.shape[1::-1], GUIDE_SIDE)
     if min(width, height) < SMALLEST_SIDE:
         raise config.InputError(
             f"{options.guide} would be looked at in {width} x {height} pixels; a guide needs {SMALLEST_SIDE}"
         )
-    found = util.for_any_size(features)(util.resize_picture(picture, width, height)[None])
+    found = util.for_any_size(features)(imaging.resize_picture(picture, width, height)[None])
     flat = [util.ops.reshape(chosen(x, options.channels), (-1, chosen(x, options.channels).shape[3])) for x in found]
     # Each place of a tile is compared with each that is kept here, which in early layers would be too many.
     return [x[:: math.ceil(len(x) ** 2 * (tile_of(options) / GUIDE_SIDE) ** 2 / MOST_COMPARED)] for x in flat]
@@ -570,16 +619,20 @@ def class_logit(classify, options):
 # --- Films -------------------------------------------------------------------------------------
 
 
-def film(studio, picture, result, options, about):
+def film(studio, picture, result, options, about, alone):
     """Make a film of a picture, float32 H x W x 3: each frame is the last one, zoomed and turned, and dreamed on.
 
     Frames are kept in a folder beside the film until it is whole, so that the same command goes on after an
-    interruption. Returns what to tell of it.
+    interruption. Those of another film are refused where this one is `alone`, and else replaced: what is made in a
+    folder of films was decided before. Returns what to tell of it.
     """
-    util.check_encoder(result)
+    imaging.check_encoder(result)
     folder = result.with_name(f"{result.stem}_frames")
-    done = frames_done(folder, recipe_of(picture, studio.source, options), options)
-    frame = util.load_image(frame_path(folder, done)) if done else None
+    recipe = folders.with_weights(recipe_of(options, ("zoom", "fps", "format")), studio.source)
+    recipe["picture"] = zlib.crc32(picture.tobytes())
+    done = frames_done(folder, recipe, options.zoom, replace=options.overwrite or not alone)
+    frame = imaging.load_image(frame_path(folder, done)) if done else None
+    forecast = studio.forecast([(options.zoom - done, 1)], options)
     try:
         with tqdm.tqdm(
             total=options.zoom, initial=done, unit="frame", leave=False, disable=True if options.quiet else None
@@ -589,49 +642,46 @@ def film(studio, picture, result, options, about):
                 moved = picture if frame is None else move(frame, options)
                 dreamed = picture if frame is None else Dreamer(studio, options).dream(moved, rng)
                 # What the file holds, so that a film that was interrupted is the same.
-                pixels = util.to_pixels(dreamed)
-                util.save_png(frame_path(folder, number), pixels, about)
+                pixels = imaging.to_pixels(dreamed)
+                imaging.save_png(frame_path(folder, number), pixels, about)
                 frame = pixels.astype("float32")
                 bar.update()
+                forecast.step(1)
         paths = [frame_path(folder, number) for number in range(1, options.zoom + 1)]
-        util.save_film(result, paths, options.fps)
+        imaging.save_film(result, paths, options.fps)
     except KeyboardInterrupt:
+        if not alone:
+            raise
         raise config.Interrupted(f"interrupted; the same command goes on from the frames in {folder}") from None
     except OSError as error:
         error.filename = f"{error.filename or result} (the frames so far are in {folder})"
         raise
     remove_frames(folder)
-    return {"frames": options.zoom, "frames_before": done}
+    return {"frames": options.zoom} | ({"frames_done_before": done} if done else {})
 
 
 def frame_path(folder, number):
     return folder / f"{number:05}.png"
 
 
-def recipe_of(picture, source, options):
-    """Return what the frames of a film depend on, as a dict."""
-    free = ("output", "overwrite", "quiet", "debug", "zoom", "fps", "recursive", "format")
-    recipe = {key: value for key, value in dataclasses.asdict(options).items() if key not in free}
-    files = [path for path in (options.guide, source) if path and os.path.isfile(path)]
-    stamps = [[os.stat(path).st_size, os.stat(path).st_mtime] for path in files]
-    return {"picture": zlib.crc32(picture.tobytes()), "source": source, "files": stamps, **recipe}
+def frames_done(folder, recipe, most, replace):
+    """Count the frames that an interrupted film of the same recipe left, at most `most`.
 
-
-def frames_done(folder, recipe, options):
-    """Count the frames that an interrupted film of the same recipe left. Raises InputError where they are another's."""
-    recipe, path = util.as_json(recipe), folder / "recipe.json"
-    if path.exists() and util.read_json(path) == recipe:
+    Those of another recipe are removed where they may be replaced. Raises InputError where they may not.
+    """
+    path = folder / folders.RECIPE
+    if path.exists() and disk.read_json(path) == recipe:
         done = 0
-        while done < options.zoom and frame_path(folder, done + 1).exists():
+        while done < most and frame_path(folder, done + 1).exists():
             done += 1
         return done
-    if path.exists() and options.overwrite:
+    if path.exists() and replace:
         remove_frames(folder)
     elif path.exists():
         raise config.InputError(f"{folder} holds frames of another film; pass --overwrite to replace them")
     if folder.exists() and any(path.name[0] != "." for path in folder.iterdir()):
         raise config.InputError(f"{folder} is where frames would be kept, and is not empty; give another --output")
-    util.write_json(path, recipe)
+    disk.write_json(path, recipe)
     return 0
 
 

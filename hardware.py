@@ -10,6 +10,8 @@ import os
 import pathlib
 import sys
 
+from disk import silenced_stderr
+
 
 def keep_freed_memory():
     """Have glibc keep freed memory instead of returning it to the system after each training step.
@@ -31,23 +33,10 @@ def return_freed_memory():
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-@contextlib.contextmanager
-def silenced_stderr():
-    """Drop what C++ code writes to standard error: TensorFlow greets there before it can be told not to."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
 keep_freed_memory()
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-with silenced_stderr():
+with silenced_stderr():  # TensorFlow greets before it can be told not to
     import keras
     import tensorflow as tf
 tf.get_logger().setLevel("ERROR")  # it warns where one function is compiled for several networks

@@ -2,6 +2,7 @@
 
     python style_transfer.py photo.jpg --style wave.jpg
     python style_transfer.py holiday/ --style wave.jpg scream.jpg --style-weights 0.7 0.3 --output styled/
+    python style_transfer.py holiday/ --style wave.jpg scream.jpg --each --output after_each/
     python style_transfer.py photo.jpg --layer block4_conv2
 
 A picture is searched for whose features in VGG resemble the photo's and whose Gram matrices, the correlations of
@@ -10,6 +11,7 @@ texture synthesis (Gatys et al. 2015); without a painting, the photo is made aga
 features (Mahendran & Vedaldi 2015). The search goes from coarse to fine.
 """
 
+import dataclasses
 import functools
 import math
 import os
@@ -23,8 +25,12 @@ import config
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # where it is not usual, convolutions take less memory so
 fft = config.lazy_import("scipy.fft")
+disk = config.lazy_import("disk")
+folders = config.lazy_import("folders")
 hardware = config.lazy_import("hardware")
+imaging = config.lazy_import("imaging")
 optimize = config.lazy_import("scipy.optimize")
+progress = config.lazy_import("progress")
 tqdm = config.lazy_import("tqdm")
 util = config.lazy_import("util")
 
@@ -32,23 +38,38 @@ SMALLEST_SIDE = 32  # pixels; the fifth block of VGG sees two by two places of i
 COARSEST = 128  # pixels of the longest side to begin with
 
 
-def parse_arguments():
+def parse_arguments(words=None):
     parser = config.Parser(__doc__)
     parser.add_argument(
         "content", nargs="?", type=pathlib.Path, help="a photo or a folder of them; left out: texture synthesis"
     )
     variants = {"--published-losses": config.STYLE_DEFAULTS["published"], "--layer": config.STYLE_DEFAULTS["layer"]}
     config.add_options(parser, config.Style, variants=variants)
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
-PHOTO_ONLY = ("content_layers", "content_weight", "keep_colors", "published_losses")
-STYLE_ONLY = ("style_layers", "layer_weights", "style_weight", "style_scale", "style_weights")
+PHOTO_ONLY = ("content_layers", "content_weight", "keep_colors", "published_losses", "each")
+STYLE_ONLY = ("style_layers", "layer_weights", "style_weight", "style_scale", "style_weights", "each")
 WITHOUT_USE = {"texture": PHOTO_ONLY, "layer": ("content_layers", "published_losses", "keep_colors", *STYLE_ONLY)}
 
 
 def main():
     arguments = parse_arguments()
+    content = arguments.content
+    if content is not None and not content.exists():
+        raise config.InputError(f"{content} does not exist")
+    options = options_of(arguments)
+    if content is not None and (content.is_dir() or options.each):
+        paint_many(content, options)
+    else:
+        paint_one(content, options)
+
+
+# --- The command -------------------------------------------------------------------------------
+
+
+def options_of(arguments):
+    """Return the options of a command line, in its place the defaults of what it asks for. Raises InputError."""
     task = which_task(arguments)
     for name in WITHOUT_USE.get(task, ()):
         if config.was_given(arguments, name):
@@ -57,25 +78,15 @@ def main():
     if config.was_given(arguments, "learning_rate") and options.optimizer != "adam":
         raise config.InputError("--learning-rate is Adam's: add --optimizer adam")
     check(options, task)
-    content = arguments.content
-    if content is not None and content.is_dir():
-        paint_folder(content, options)
-    else:
-        paint_one(content, options)
-
-
-# --- The command -------------------------------------------------------------------------------
+    return options
 
 
 def which_task(arguments):
     """Say what the command asks for: style, texture or layer. Raises InputError where it asks for nothing or both."""
     content, styles = arguments.content, getattr(arguments, "style", ())
-    for path in [*([content] if content else []), *styles]:
+    for path in styles:
         if not pathlib.Path(path).exists():
             raise config.InputError(f"{path} does not exist")
-    for path in styles:
-        if pathlib.Path(path).is_dir():
-            raise config.InputError(f"{path} is a folder; --style takes pictures")
     if hasattr(arguments, "layer"):
         if styles or content is None:
             raise config.InputError("--layer reconstructs a photo: it takes one, and no --style")
@@ -95,7 +106,7 @@ def check(options, task):
     config.check_names([*options.content_layers, *options.style_layers], known, options.convnet)
     config.check_names([options.layer] if options.layer else [], known, options.convnet)
     for name, counted, what in (
-        ("style_weights", options.style, "painting"),
+        ("style_weights", paintings_of(options), "painting"),
         ("layer_weights", options.style_layers, "style layer"),
     ):
         weights, flag = getattr(options, name), "--" + name.replace("_", "-")
@@ -116,13 +127,31 @@ def check(options, task):
             raise config.InputError(f"--{name.replace('_', '-')} must be at least 1")
     if not SMALLEST_SIDE <= options.size <= 10_000:
         raise config.InputError(f"--size must be from {SMALLEST_SIDE} to 10000")
-    if options.init not in ("content", "style", "noise") and not pathlib.Path(options.init).is_file():
+    if options.each and options.style_weights:
+        raise config.InputError("--style-weights mixes paintings, and --each paints after each alone: not both")
+    if options.init not in BEGINNINGS and not pathlib.Path(options.init).is_file():
         raise config.InputError(f"--init takes content, style, noise or a picture, and {options.init} is none")
+
+
+BEGINNINGS = ("content", "style", "noise")  # what --init takes, beside a picture
+
+
+def paintings_of(options):
+    """List the paintings that --style names, where it names a folder those in it. Raises InputError."""
+    paintings = []
+    for path in map(pathlib.Path, options.style):
+        found = imaging.find_pictures(path, recursive=False) if path.is_dir() else [path]
+        if not found:
+            raise config.InputError(f"{path} is a folder without pictures; --style takes paintings")
+        paintings += found
+    return paintings
 
 
 def default_name(content, options):
     """Name the result after what goes into it."""
     parts = [content.resolve().name if content.is_dir() else content.stem] if content else []
+    if options.each:
+        return f"{parts[0]}__each"  # where further paintings go, too
     parts += [pathlib.Path(style).stem for style in options.style]
     parts += [options.layer] if options.layer else [] if content else ["texture"]
     return "__".join(parts)
@@ -133,8 +162,8 @@ def paint_one(content, options):
     result = pathlib.Path(options.output or f"generated/{default_name(content, options)}.{options.format}")
     config.require_suffix(result, ".png", ".jpg", ".jpeg")
     for path in extra_files(result, options).values():
-        util.refuse_to_overwrite(path, options.overwrite)
-    util.check_writable(result)
+        disk.refuse_to_overwrite(path, options.overwrite)
+    disk.check_writable(result)
     if content is None and not options.quiet:
         print("note: without a photo before --style, this makes a texture", file=sys.stderr)
     row = paint(content, result, options, keep_unfinished=True)
@@ -146,11 +175,45 @@ def paint_one(content, options):
         print(f"{key}: {value}")
 
 
-def paint_folder(folder, options):
-    """Make a picture of each photo in a folder, and print where it is; a line about each goes to summary.csv."""
-    output = pathlib.Path(options.output or f"generated/{default_name(folder, options)}")
-    task, studio = functools.partial(paint, options=options), functools.partial(open_studio, options)
-    util.apply_to_folder(task, studio, folder, output, f".{options.format}", options)
+def paint_many(content, options):
+    """Paint each photo in a folder, or one after each painting, and print where the pictures are."""
+    output = pathlib.Path(options.output or f"generated/{default_name(content, options)}")
+    folders.check_folder(output)
+    photos = folders.find_photos(content, output, options) if content.is_dir() else [content]
+    craft = folders.Craft(SCRIPT, paint, prepare, recipe_of, lambda words: options_of(parse_arguments(words)))
+    folders.apply_to_folder(craft, photos, output, f".{options.format}", ways_of(options), options)
+
+
+SCRIPT = "style_transfer.py"
+
+
+def ways_of(options):
+    """List the ways to paint a photo: after the mixture of all paintings or, with --each, after each of them."""
+    if not options.each:
+        return [folders.Way(options)]
+    ways = []
+    for path in dict.fromkeys(painting.resolve() for painting in paintings_of(options)):
+        row = {"painting": str(path), "painting_sha256": folders.fingerprint(path)["sha256"]}
+        ways.append(folders.Way(dataclasses.replace(options, style=(str(path),), each=False), f"__{path.stem}", row))
+    return ways
+
+
+def recipe_of(options):
+    """Return what shapes the pictures of a folder. With --each the painting is told in each picture's own row."""
+    named = {} if options.each else {"style": paintings_of(options)}
+    if options.init not in BEGINNINGS:
+        named["init"] = [options.init]
+    if options.weights not in (None, *folders.SOURCES):
+        named["weights"] = [options.weights]
+    recipe = folders.recipe_of(SCRIPT, options, ("compare", "plot", "save_every", "each"), named)
+    return recipe | ({"style": "one by one"} if options.each else {})
+
+
+def prepare(options):
+    """Open the studio, once all paintings are known to be of use: they are not tried one by one, as photos are."""
+    for path in paintings_of(options):
+        read_painting(path, options)
+    return open_studio(options)
 
 
 def extra_files(result, options):
@@ -171,14 +234,14 @@ def extra_files(result, options):
 def paint(content, result, options, keep_unfinished=False):
     """Paint one photo (or None, for a texture) into the file `result`: the task that a folder is given.
 
-    Returns what to tell of it, a dict: size, seconds, steps, evaluations and the losses at the end. Where the search
-    diverges or is interrupted, and `keep_unfinished`, the last good picture is written, and PartlyDone or Interrupted
-    raised. Raises InputError where the photo is of no use.
+    Returns what to tell of it, a dict: size, seconds, the steps at each size and the losses at the end. Where the
+    search diverges or is interrupted, and `keep_unfinished`, the last good picture is written, and PartlyDone or
+    Interrupted raised. Raises InputError where the photo is of no use.
     """
     started = time.perf_counter()
-    util.refuse_to_replace(extra_files(result, options).values(), (content, *options.style, options.init))
-    studio = open_studio(options)
+    disk.refuse_to_replace(extra_files(result, options).values(), (content, *paintings_of(options), options.init))
     photo = None if content is None else read_photo(content, options)
+    studio = open_studio(options)
     search = Search(studio, photo, result, options)
     unfinished = None
     try:
@@ -194,26 +257,36 @@ def paint(content, result, options, keep_unfinished=False):
     about = util.provenance(options.seed, weights=studio.source, source=str(content))
     save_extras(search, result, options, about)
     # The picture comes last: where it is, all is done.
-    util.save_picture(result, search.finished(), about, util.kept_exif(content) if content else None)
+    imaging.save_picture(result, search.finished(), about, imaging.kept_exif(content) if content else None)
     if unfinished:
         raise unfinished
     height, width = search.picture.shape[:2]
     row = {"width": width, "height": height, "seconds": round(time.perf_counter() - started, 1)}
-    row |= {"steps": len(search.history), "evaluations": search.evaluations}
-    return row | {name: f"{value:.6g}" for name, value in search.history[-1].items()}
+    row |= {"steps": " + ".join(map(str, search.steps))}
+    return row | {LOSSES[name]: f"{value:.6g}" for name, value in search.history[-1].items()}
+
+
+# What users are told the terms of the loss are.
+LOSSES = {
+    "total": "loss",
+    "content": "content_loss",
+    "style": "style_loss",
+    "tv": "tv_loss",
+    "contrast": "contrast_loss",
+}
 
 
 def read_photo(path, options):
     """Read a photo at the size of the result: float32 H x W x 3. Raises InputError where it is of no use."""
-    photo = util.load_image(path)
+    photo = imaging.load_image(path)
     height, width = photo.shape[:2]
     if min(height, width) < SMALLEST_SIDE:
         raise config.InputError(f"{path} is only {width} x {height} pixels; VGG needs {SMALLEST_SIDE}")
-    width, height = util.fit(width, height, options.size)
+    width, height = imaging.fit(width, height, options.size)
     if min(height, width) < SMALLEST_SIDE:
         least = math.ceil(options.size * SMALLEST_SIDE / min(height, width))
         raise config.InputError(f"{path} would be {width} x {height} pixels; VGG needs {SMALLEST_SIDE}: --size {least}")
-    return util.resize_picture(photo, width, height)
+    return imaging.resize_picture(photo, width, height)
 
 
 def with_margin(picture, margin):
@@ -232,21 +305,27 @@ class Diverged(Exception):
 
 
 class Search:
-    """The search for one picture, from coarse to fine. `picture` is the last good one, float32 H x W x 3."""
+    """The search for one picture, from coarse to fine. `picture` is the last good one, float32 H x W x 3.
+
+    `history` has the terms of the loss after each step, and `steps` how many steps there were at each size.
+    """
 
     def __init__(self, studio, photo, result, options):
         self.studio, self.result, self.options = studio, result, options
         self.photo = photo  # in its own colours
-        self.content = util.luminance(photo) if options.keep_colors == "luminance" else photo
-        self.paintings = [adapt(painting, photo, options.keep_colors) for painting in studio.paintings]
+        self.content = imaging.luminance(photo) if options.keep_colors == "luminance" else photo
+        self.mixture = studio.mixture(options)
+        self.paintings = [adapt(painting, photo, options.keep_colors) for painting in self.mixture.paintings]
         self.margin = 0 if options.published_losses else MARGIN
-        self.picture, self.frames, self.history, self.evaluations = None, [], [], 0
+        self.picture, self.frames, self.history, self.steps, self.evaluations = None, [], [], [], 0
 
     def run(self):
         """Go through all scales."""
-        sizes = self.sizes()
-        total = self.options.iterations * len(sizes)
+        sizes, iterations = self.sizes(), self.options.iterations
+        total = iterations * len(sizes)
         disable = True if self.options.quiet else None
+        pixels = [(iterations, width * height) for width, height in sizes]
+        self.forecast = self.studio.forecast(pixels, self.options.quiet)
         with tqdm.tqdm(total=total, unit="step", leave=False, disable=disable) as self.bar:
             for width, height in sizes:
                 self.descend(self.start(width, height), self.targets(width, height))
@@ -256,13 +335,13 @@ class Search:
         height, width = self.photo.shape[:2] if self.photo is not None else (self.options.size,) * 2
         longest = max(width, height)
         count = self.options.scales or max(1, 1 + round(math.log2(longest / COARSEST)))
-        sizes = [util.fit(width, height, longest / 2**i) for i in reversed(range(count))]
+        sizes = [imaging.fit(width, height, longest / 2**i) for i in reversed(range(count))]
         return [size for size in sizes if self.is_seen(size)] or sizes[-1:]
 
     def is_seen(self, size):
         """Say whether VGG sees enough of the picture and of each painting at this scale."""
         longest = max(size) * self.options.style_scale
-        sides = [min(util.fit(*painting.shape[1::-1], longest)) for painting in self.paintings]
+        sides = [min(imaging.fit(*painting.shape[1::-1], longest)) for painting in self.paintings]
         return min([*size, *sides]) >= SMALLEST_SIDE
 
     def start(self, width, height):
@@ -270,9 +349,9 @@ class Search:
         init = self.options.init
         if self.picture is not None and init == "content":
             # What the coarser scale changed, on top of the photo: its details are not lost.
-            content = util.resize_picture(self.content, width, height)
-            coarse = util.resize_picture(self.content, *self.picture.shape[1::-1])
-            return content + util.resize_picture(self.picture - coarse, width, height)
+            content = imaging.resize_picture(self.content, width, height)
+            coarse = imaging.resize_picture(self.content, *self.picture.shape[1::-1])
+            return content + imaging.resize_picture(self.picture - coarse, width, height)
         if self.picture is not None:
             beginning = self.picture
         elif init == "noise":
@@ -281,19 +360,19 @@ class Search:
         elif init == "content":
             beginning = self.content
         else:
-            beginning = self.paintings[0] if init == "style" else util.load_image(init)
-        return util.resize_picture(beginning, width, height)
+            beginning = self.paintings[0] if init == "style" else imaging.load_image(init)
+        return imaging.resize_picture(beginning, width, height)
 
     def targets(self, width, height):
         """Return what the picture should be like at this scale, as the studio's loss takes it."""
         targets = {}
         if self.content is not None:
             targets["content"] = self.studio.content(
-                with_margin(util.resize_picture(self.content, width, height), self.margin)[None]
+                with_margin(imaging.resize_picture(self.content, width, height), self.margin)[None]
             )
         if self.paintings:
             same = self.options.keep_colors is None
-            targets["style"] = self.studio.style(self.paintings, max(width, height), remember=same)
+            targets["style"] = self.mixture.style(self.paintings, max(width, height), remember=same)
         return targets
 
     def descend(self, start, targets):
@@ -316,26 +395,30 @@ class Search:
         minimize(evaluate, start, self.options, lambda picture: self.accept(picture[rows, columns]))
         if len(self.history) == steps:  # there was nothing to improve
             self.accept(start[rows, columns])
+        self.steps.append(len(self.history) - steps)
 
     def accept(self, picture):
         """Take note of a step of the optimizer."""
         self.picture = picture
         self.history.append(self.terms)
         self.bar.update()
+        self.forecast.step(picture.shape[0] * picture.shape[1])
         self.bar.set_postfix(loss=f"{self.terms['total']:.4g}", refresh=False)
         step, options = len(self.history), self.options
         if options.gif and (step - 1) % max(1, options.iterations // 20) == 0:
-            self.frames.append(util.small(self.finished()))
+            self.frames.append(imaging.small(self.finished()))
         if options.save_every and step % options.save_every == 0:
             path = self.result.with_name(f"{self.result.stem}__step{step:05}.png")
-            util.save_png(path, self.finished(), util.provenance(options.seed, weights=self.studio.source))
+            imaging.save_png(path, self.finished(), util.provenance(options.seed, weights=self.studio.source))
 
     def finished(self):
         """Return the picture as the user wants it: uint8 H x W x 3."""
         if self.options.keep_colors == "luminance":
             height, width = self.picture.shape[:2]
-            return util.to_pixels(util.with_colors_of(self.picture, util.resize_picture(self.photo, width, height)))
-        return util.to_pixels(self.picture)
+            return imaging.to_pixels(
+                imaging.with_colors_of(self.picture, imaging.resize_picture(self.photo, width, height))
+            )
+        return imaging.to_pixels(self.picture)
 
 
 def adapt(painting, photo, keep_colors):
@@ -343,7 +426,7 @@ def adapt(painting, photo, keep_colors):
     if keep_colors is None or photo is None:
         return painting
     if keep_colors == "luminance":
-        gray, model = util.luminance(painting), util.luminance(photo)
+        gray, model = imaging.luminance(painting), imaging.luminance(photo)
         return np.clip((gray - gray.mean()) * model.std() / max(gray.std(), 1e-3) + model.mean(), 0, 255)
     from skimage.exposure import match_histograms
 
@@ -393,17 +476,20 @@ def minimize_adam(evaluate, start, options, accept):
 # --- The network and the losses ----------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=1)
 def open_studio(options):
-    """Make, once for all photos, what they share."""
+    """Return what all photos share, whatever they are painted after: it is made once."""
+    return make_studio(dataclasses.replace(options, style=(), style_weights=(), each=False))
+
+
+@functools.lru_cache(maxsize=1)
+def make_studio(options):
     return Studio(options)
 
 
 class Studio:
-    """The network, the compiled loss, the paintings and their Gram matrices."""
+    """The network, the compiled loss, and the paintings that were looked at last."""
 
     def __init__(self, options):
-        self.options = options
         device = hardware.use_precision(options.precision, "convolutions")
         hardware.reserve_memory(1 + 2.5 * (options.size / 1000) ** 2)  # about what it comes to in the end
         model, self.source = util.load_vgg(options.convnet, options.weights)
@@ -414,22 +500,40 @@ class Studio:
         content_layers = [options.layer] if options.layer else options.content_layers
         extractor = functools.partial(util.feature_extractor, model, pooling=options.pooling)
         self.content = util.for_any_size(extractor(content_layers)) if content_layers else None
-        if options.style:
+        if options.layer:
+            self.evaluate = util.value_and_gradient(reconstruction_loss(extractor(content_layers), options))
+        else:
             features = extractor(options.style_layers)
             self.grams = util.for_any_size(lambda picture: [mean_gram(x) for x in features(picture)])
-        self.paintings = [read_painting(path, options) for path in options.style]
-        layers = [*content_layers, *options.style_layers] if options.style else content_layers
-        loss = {"layer": reconstruction_loss, "style": style_transfer_loss}["layer" if options.layer else "style"]
-        self.evaluate = util.value_and_gradient(loss(extractor(layers), options))
+            layers = [*content_layers, *options.style_layers]
+            self.evaluate = util.value_and_gradient(style_transfer_loss(extractor(layers), options))
+        self.mixture = functools.lru_cache(maxsize=8)(functools.partial(Mixture, self))  # some megabytes each
+        self.told_time = False
+
+    def forecast(self, sizes, quiet):
+        """Return what says how long the first picture takes, and of the others nothing."""
+        quiet, self.told_time = quiet or self.told_time, True
+        return progress.Forecast(sizes, "for this picture", quiet)
+
+
+class Mixture:
+    """One painting or several, float32 H x W x 3 each, and their Gram matrices at each size."""
+
+    def __init__(self, studio, options):
+        self.studio, self.options = studio, options
+        self.paintings = [read_painting(path, options) for path in paintings_of(options)]
         self.remembered = {}
 
     def style(self, paintings, longest, remember):
-        """Return the Gram matrices, over the number of places, of the paintings' mixture beside a picture this long."""
+        """Return the Gram matrices, over the number of places, of a mixture beside a picture this long.
+
+        `paintings` are these ones, or as they were adapted to a photo; then there is nothing to remember.
+        """
         if remember and longest in self.remembered:
             return self.remembered[longest]
         weights = np.resize(self.options.style_weights or (1.0,), len(paintings))
         longest_painting = longest * self.options.style_scale
-        grams = [self.grams(scaled(painting, longest_painting)[None]) for painting in paintings]
+        grams = [self.studio.grams(scaled(painting, longest_painting)[None]) for painting in paintings]
         shares = weights / weights.sum()
         mixture = [sum(share * gram for share, gram in zip(shares, layer)) for layer in zip(*grams)]
         if remember:
@@ -438,22 +542,22 @@ class Studio:
 
 
 def scaled(painting, longest):
-    return util.resize_picture(painting, *util.fit(*painting.shape[1::-1], longest))
+    return imaging.resize_picture(painting, *imaging.fit(*painting.shape[1::-1], longest))
 
 
 def read_painting(path, options):
     """Read a painting, as large as it is looked at. Raises InputError where VGG would see nothing of it."""
-    painting = util.load_image(path)
+    painting = imaging.load_image(path)
     height, width = painting.shape[:2]
     if min(height, width) < SMALLEST_SIDE:
         raise config.InputError(f"{path} is only {width} x {height} pixels; VGG needs {SMALLEST_SIDE}")
-    width, height = util.fit(width, height, options.size * options.style_scale)
+    width, height = imaging.fit(width, height, options.size * options.style_scale)
     if min(width, height) < SMALLEST_SIDE:
         raise config.InputError(
             f"{path} would be looked at in {width} x {height} pixels; VGG needs {SMALLEST_SIDE}: "
             "a larger --size or --style-scale helps"
         )
-    return util.resize_picture(painting, width, height)
+    return imaging.resize_picture(painting, width, height)
 
 
 def mean_gram(features):
@@ -500,16 +604,16 @@ def reconstruction_loss(features, options):
     def loss(picture, targets):
         terms = {
             "content": util.relative_difference(targets["content"][0], features(picture)[0]),
-            "alpha": util.ops.mean(((picture - 128) / USUAL_RANGE) ** 6),
+            "contrast": util.ops.mean(((picture - 128) / USUAL_RANGE) ** 6),
             "tv": util.mean_variation(picture),
         }
-        return with_total(terms, content=options.content_weight, alpha=ALPHA_WEIGHT, tv=options.tv_weight)
+        return with_total(terms, content=options.content_weight, contrast=CONTRAST_WEIGHT, tv=options.tv_weight)
 
     return loss
 
 
-USUAL_RANGE = 80  # grey levels from the middle, beyond which the alpha-norm rises steeply
-ALPHA_WEIGHT = 0.01
+USUAL_RANGE = 80  # grey levels from the middle, beyond which their paper's alpha-norm rises steeply
+CONTRAST_WEIGHT = 0.01
 
 
 def with_total(terms, **weights):
@@ -523,11 +627,13 @@ def save_extras(search, result, options, about):
     """Write what was asked for beside the picture."""
     files = extra_files(result, options)
     if options.gif:
-        util.save_gif(files["animation"], util.same_size([*search.frames, util.small(search.finished())]), seconds=4)
+        imaging.save_gif(
+            files["animation"], imaging.same_size([*search.frames, imaging.small(search.finished())]), seconds=4
+        )
     if options.compare:
         photo = [] if search.photo is None else [search.photo]
-        pictures = [*photo, *search.studio.paintings, search.finished()]
-        util.save_png(files["comparison"], side_by_side(pictures, search.picture.shape[0]), about)
+        pictures = [*photo, *search.mixture.paintings, search.finished()]
+        imaging.save_png(files["comparison"], side_by_side(pictures, search.picture.shape[0]), about)
     if options.plot:
         plot_losses(files["plot"], search.history, about)
 
@@ -537,7 +643,10 @@ def side_by_side(pictures, height, gap=8):
     row = []
     for picture in pictures:
         width = max(1, round(picture.shape[1] * height / picture.shape[0]))
-        row += [util.to_pixels(util.resize_picture(picture, width, height)), np.full((height, gap, 3), 255, "uint8")]
+        row += [
+            imaging.to_pixels(imaging.resize_picture(picture, width, height)),
+            np.full((height, gap, 3), 255, "uint8"),
+        ]
     return np.concatenate(row[:-1], axis=1)
 
 
@@ -548,10 +657,10 @@ def plot_losses(path, history, about):
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for name in history[0]:
-        axes.semilogy(range(1, len(history) + 1), [terms[name] for terms in history], label=name)
+        axes.semilogy(range(1, len(history) + 1), [terms[name] for terms in history], label=LOSSES[name])
     axes.set(xlabel="step, from the coarsest scale to the finest", ylabel="loss, before its weight")
     axes.legend()
-    with util.whole_file(path) as temporary:
+    with disk.whole_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100, metadata=about)
 
 

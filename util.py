@@ -1,4 +1,4 @@
-"""What the scripts share: pictures, data sets, quantization, recurrent networks, and drawing with them.
+"""What the scripts share: data sets, quantization, recurrent networks and drawing with them, what a network sees.
 
 Pictures are float32 H x W x C in 0..255, or uint8 N x H x W where there are many; tokens are integers
 N x T in 0..levels-1, row by row; log-likelihoods are in nats. Nothing here knows of command lines, or of
@@ -6,12 +6,9 @@ where the scripts keep their files.
 """
 
 import contextlib
-import csv
-import errno
 import functools
 import gzip
 import importlib.util
-import io
 import json
 import math
 import os
@@ -19,95 +16,38 @@ import pathlib
 import platform
 import shlex
 import sys
-import tempfile
 import threading
 import urllib.request
-import warnings
 import zlib
 
 import hardware  # has TensorFlow start quietly
 
 # isort: split
 import h5py
-import imageio.v2 as imageio
-import imageio_ffmpeg
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
-from PIL import ExifTags, Image, ImageCms, ImageDraw, ImageOps, PngImagePlugin, UnidentifiedImageError
 from scipy.spatial import KDTree
 from skimage.color import deltaE_ciede2000, lab2rgb, rgb2lab
 from skimage.transform import resize
-from tqdm import tqdm
 
-from config import NETWORKS, InputError, Interrupted, PartlyDone, describe, in_order, network_name, plain
+from config import NETWORKS, InputError, in_order, network_name, plain
 
-# --- Files -------------------------------------------------------------------------------------
+# train_rnn.py, generate_rnn.py and classify_mnist.py ask for the rest of these here.
+from disk import refuse_to_overwrite, whole_file, write_json  # noqa: F401
+from imaging import (  # noqa: F401
+    contact_sheet,
+    fit_picture,
+    load_image,
+    load_pictures,
+    open_picture,
+    save_gif,
+    save_png,
+    with_title,
+)
 
-
-@contextlib.contextmanager
-def whole_file(path):
-    """Yield a temporary path beside `path`, renamed to it at the end: a file appears whole or not at all."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~current_umask())
-        os.replace(temporary, path)
-    except OSError as error:
-        error.filename = str(path)  # a full disk doesn't say which file it was about
-        raise
-    finally:
-        pathlib.Path(temporary).unlink(missing_ok=True)
-
-
-@functools.cache
-def current_umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def write_json(path, value):
-    with whole_file(path) as temporary:
-        pathlib.Path(temporary).write_text(json.dumps(value, indent=2) + "\n")
-
-
-def read_json(path):
-    return json.loads(pathlib.Path(path).read_text())
-
-
-def as_json(value):
-    """Return a value as it would be read back: tuples as lists, for one."""
-    return json.loads(json.dumps(value))
-
-
-def refuse_to_overwrite(path, overwrite):
-    """Raise InputError where `path` exists and `overwrite` is false."""
-    if pathlib.Path(path).exists() and not overwrite:
-        raise InputError(f"{path} exists already; pass --overwrite to replace it")
-
-
-def refuse_to_replace(results, sources):
-    """Raise InputError where one of the files to be written is one of those that are read."""
-    for result in filter(os.path.exists, results):
-        if any(os.path.samefile(result, source) for source in sources if source and os.path.exists(source)):
-            raise InputError(f"{result} would replace what it is made of; give another --output")
-
-
-def check_writable(path):
-    """Raise OSError where the file `path` could not be written, before there is something to lose."""
-    if pathlib.Path(path).is_dir():
-        raise InputError(f"{path} is a folder")
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=path.parent):
-        pass
+# --- How a result was made ----------------------------------------------------------------------
 
 
 def versions():
@@ -127,411 +67,6 @@ def provenance(seed, **more):
     told = {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
     # File names need not be Unicode, and text chunks must.
     return {key: value.encode(errors="backslashreplace").decode() for key, value in told.items()}
-
-
-# --- Pictures ----------------------------------------------------------------------------------
-
-
-def load_image(path):
-    """Read a picture upright and in RGB: float32 H x W x 3 in 0..255. Raises InputError where it can't be read."""
-    return np.asarray(open_picture(path), "float32")
-
-
-def open_picture(path, at_least=None):
-    """Open a picture upright and in sRGB, on white where it is transparent, as a Pillow RGB image.
-
-    Of an animation it is the first frame. `at_least` (width, height) lets a JPEG be decoded at a fraction of its
-    size, but no smaller than that. Raises InputError where it can't be read.
-    """
-    try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:
-            if at_least:
-                picture.draft(None, at_least)
-            profile = picture.info.get("icc_profile")
-            upright = eight_bits(ImageOps.exif_transpose(picture))
-            if upright.has_transparency_data:
-                upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
-                upright = upright.convert("RGB")
-            return to_srgb(upright, profile)
-    except UnidentifiedImageError as error:
-        raise InputError(f"{path} is not a picture that can be read") from error
-    except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror or error}") from error
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow's parsers raise whatever a damaged file leads them to
-        raise InputError(f"{path} is not a picture that can be read: {error}") from error
-
-
-def eight_bits(picture):
-    """Make 8 bits of the greys of a Pillow image that has more: numbers up to 255 or 65535, or real ones up to 1."""
-    if picture.mode not in ("I", "F") and not picture.mode.startswith("I;16"):
-        return picture
-    greys = np.asarray(picture, "float64")
-    largest = greys.max(initial=0)
-    white = 1 if picture.mode == "F" and largest <= 1 else 255 if largest <= 255 else 65535
-    return Image.fromarray(np.clip(greys / white * 255, 0, 255).astype("uint8"))
-
-
-def to_srgb(picture, profile):
-    """Convert a Pillow image to RGB, by way of its ICC profile (bytes or None) where that can be understood."""
-    if profile:
-        with contextlib.suppress(ImageCms.PyCMSError, OSError):
-            srgb = ImageCms.createProfile("sRGB")
-            return ImageCms.profileToProfile(picture, io.BytesIO(profile), srgb, outputMode="RGB")
-    return picture.convert("RGB")
-
-
-def find_pictures(folder, recursive=True):
-    """List the pictures in a folder, and in the folders in it, in order, judged by their names' endings."""
-    known = Image.registered_extensions().items()
-    endings = {ending for ending, kind in known if kind in Image.OPEN and kind not in NOT_PICTURES}
-    return find_files(folder, endings, recursive)
-
-
-# What cameras write and Pillow does not read, unless a plugin teaches it.
-CAMERA_KINDS = {".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
-
-
-def find_files(folder, endings, recursive):
-    """List the files in a folder whose names end so, in order; hidden ones are left out."""
-    folder = pathlib.Path(folder)
-    files = folder.rglob("*") if recursive else folder.iterdir()
-    found = (path for path in files if path.suffix.lower() in endings and path.is_file())
-    return sorted(path for path in found if not any(part[0] == "." for part in path.relative_to(folder).parts))
-
-
-def load_pictures(folder, width, height, gray=False):
-    """Read a folder of pictures, each cropped about its middle and resized: uint8 N x height x width x 3.
-
-    Returns the pictures and, for each file that could not be used, a line that says why. Raises InputError where
-    none can be used.
-    """
-    pictures, refused = [], []
-    for path in find_pictures(folder):
-        try:
-            picture = open_picture(path, at_least=(2 * width, 2 * height))
-            if min(picture.size) < SMALLEST_SIDE:
-                raise InputError(f"{path} is only {picture.width} x {picture.height} pixels")
-            pictures.append(fit_picture(picture, width, height, gray))
-        except InputError as error:
-            refused.append(str(error))
-    if not pictures:
-        reason = f"; the first: {refused[0]}" if refused else ""
-        raise InputError(f"{folder} holds no picture that can be used{reason}")
-    return np.stack(pictures), refused
-
-
-def fit_picture(picture, width, height, gray):
-    """Crop a Pillow RGB image about its middle and resize it: uint8 height x width x 3, in greys if `gray`."""
-    fitted = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
-    return np.asarray(fitted.convert("L").convert("RGB") if gray else fitted)
-
-
-NOT_PICTURES = ("EPS", "HDF5", "MPEG", "GRIB", "BUFR")  # what Pillow opens, but can't show or not by itself
-SMALLEST_SIDE = 8  # pixels; less is an icon or a mistake, not something to learn painting from
-
-
-def resize_picture(picture, width, height):
-    """Resize float32 H x W x 3 to float32 height x width x 3, without ringing out of its range."""
-    channels = [Image.fromarray(channel) for channel in np.moveaxis(np.asarray(picture, "float32"), 2, 0)]
-    resized = [channel.resize((width, height), Image.Resampling.LANCZOS) for channel in channels]
-    return np.clip(np.stack([np.asarray(channel) for channel in resized], axis=2), picture.min(), picture.max())
-
-
-def fit(width, height, longest):
-    """Scale (width, height) in proportion."""
-    factor = longest / max(width, height)
-    return max(1, round(width * factor)), max(1, round(height * factor))
-
-
-def luminance(picture):
-    """Return a picture, float32 H x W x 3, in greys."""
-    return np.repeat(picture @ np.array([0.299, 0.587, 0.114], "float32")[:, None], 3, axis=2)
-
-
-def with_colors_of(picture, photo):
-    """Give a grey picture the colours of a photo, both float32 H x W x 3, in CIELAB: the lightness stays."""
-    colored = rgb2lab(photo / 255)
-    colored[..., 0] = rgb2lab(np.clip(picture, 0, 255) / 255)[..., 0]
-    with warnings.catch_warnings(action="ignore"):  # of colours that sRGB lacks, which are clipped
-        return 255 * lab2rgb(colored)
-
-
-def to_pixels(picture):
-    """Turn float H x W x 3 about 0..255 into uint8."""
-    return np.clip(np.round(picture), 0, 255).astype("uint8")
-
-
-def save_png(path, pixels, about, **more):
-    """Write uint8 H x W or H x W x 3 as a PNG whose text chunks, `about`, tell how it was made."""
-    text = PngImagePlugin.PngInfo()
-    for key, value in about.items():
-        text.add_itxt(key, value)
-    with whole_file(path) as temporary:
-        Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=text, **more)
-
-
-def save_picture(path, pixels, about, exif=None):
-    """Write uint8 H x W x 3 as .png or .jpg, with what `about` tells and `exif` (bytes, or None)."""
-    more = {"exif": exif} if exif else {}
-    if pathlib.Path(path).suffix.lower() == ".png":
-        save_png(path, pixels, about, **more)
-        return
-    comment = "\n".join(f"{key}: {value}" for key, value in about.items())
-    content = io.BytesIO()  # written to a file, Pillow's JPEG would not notice that a disk is full
-    Image.fromarray(pixels).save(content, format="JPEG", quality=95, subsampling=0, comment=comment, **more)
-    with whole_file(path) as temporary:
-        pathlib.Path(temporary).write_bytes(content.getvalue())
-
-
-def kept_exif(path):
-    """Read when and with which camera a photo was taken: EXIF of these tags alone, in bytes, or None."""
-    kept, names = Image.Exif(), ExifTags.Base
-    with contextlib.suppress(Exception), Image.open(path) as photo:  # tags may be damaged in any way
-        exif = photo.getexif()
-        details = exif.get_ifd(ExifTags.IFD.Exif)
-        for tag in (names.Make, names.Model, names.DateTime):
-            if tag in exif:
-                kept[tag] = exif[tag]
-        dates = (names.DateTimeOriginal, names.DateTimeDigitized, names.OffsetTimeOriginal, names.LensModel)
-        found = {tag: details[tag] for tag in dates if tag in details}
-        if found:
-            kept.get_ifd(ExifTags.IFD.Exif).update(found)
-        return kept.tobytes() if found or len(kept) else None
-    return None
-
-
-def save_gif(path, frames, seconds):
-    """Write uint8 H x W (x 3) frames as a looping GIF of about `seconds`, with a pause on the last frame."""
-    pictures = [Image.fromarray(frame) for frame in frames]
-    durations = [max(20, round(1000 * seconds / len(pictures)))] * (len(pictures) - 1) + [1500]
-    with whole_file(path) as temporary:
-        pictures[0].save(temporary, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
-
-
-GIF_SIDE = 400  # pixels; a GIF of larger frames is many megabytes
-
-
-def small(frame):
-    """Resize a frame, uint8 H x W x 3, to be no larger than a GIF's."""
-    height, width = frame.shape[:2]
-    return to_pixels(resize_picture(frame, *fit(width, height, min(GIF_SIDE, max(width, height)))))
-
-
-def same_size(frames):
-    """Resize frames, uint8 H x W x 3, to the shape of the last one."""
-    height, width = frames[-1].shape[:2]
-    return [to_pixels(resize_picture(frame, width, height)) for frame in frames]
-
-
-def check_encoder(path):
-    """Raise InputError where a film of this kind can't be written, before there are frames to lose."""
-    if pathlib.Path(path).suffix.lower() == ".mp4":
-        try:
-            imageio_ffmpeg.get_ffmpeg_exe()
-        except RuntimeError as error:
-            raise InputError("there is no ffmpeg here, which .mp4 needs; .gif and .webp do without") from error
-
-
-def save_film(path, frames, fps):
-    """Write the pictures in the files `frames`, all of one size, as an .mp4, .gif or .webp of `fps` frames a second.
-
-    Raises OSError where it can't be written whole.
-    """
-    suffix = pathlib.Path(path).suffix.lower()
-    with whole_file(path) as temporary:
-        if suffix == ".mp4":
-            encode_mp4(temporary, frames, fps)
-        else:
-            pictures = (Image.fromarray(read_frame(frame)) for frame in frames)
-            more = {"append_images": pictures, "duration": round(1000 / fps), "loop": 0}
-            content = io.BytesIO()  # written to a file, not all of Pillow's writers would notice that a disk is full
-            next(pictures).save(content, format=suffix[1:].upper(), save_all=True, **more)
-            pathlib.Path(temporary).write_bytes(content.getvalue())
-
-
-def read_frame(path):
-    """Read a picture's pixels as they are: uint8 H x W x 3."""
-    with Image.open(path) as picture:
-        return np.asarray(picture)
-
-
-def encode_mp4(path, frames, fps):
-    """Write the pictures in the files `frames` as H.264, with even sides, as players want them."""
-    try:
-        more = {"macro_block_size": 2, "quality": 8, "ffmpeg_log_level": "quiet"}
-        with imageio.get_writer(path, format="FFMPEG", fps=fps, **more) as writer:
-            for frame in frames:
-                pixels = read_frame(frame)
-                height, width = (side // 2 * 2 for side in pixels.shape[:2])
-                writer.append_data(pixels[:height, :width])
-        # ffmpeg does not always complain, and what it says is not handed on.
-        whole = imageio_ffmpeg.count_frames_and_secs(path)[0] >= len(frames)
-        reason = None
-    except (OSError, RuntimeError) as error:
-        whole, reason = False, error
-    if not whole:
-        raise OSError(errno.EIO, "the film can't be written whole (is the disk full?)") from reason
-
-
-def contact_sheet(pictures, columns, gap=1, across=1500):
-    """Lay uint8 N x H x W (x 3) pictures out on a grid with dark grey lines.
-
-    Each pixel is enlarged by a whole number, up to 8, so that the sheet is about `across` pixels wide.
-    """
-    count, height, width = pictures.shape[:3]
-    enlarge = int(np.clip(across // (columns * (width + gap)), 1, 8))
-    rows = -(-count // columns)
-    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, *pictures.shape[3:]), 64, "uint8")
-    for i, picture in enumerate(pictures):
-        y, x = (i // columns) * (height + gap) + gap, (i % columns) * (width + gap) + gap
-        sheet[y : y + height, x : x + width] = picture
-    return sheet.repeat(enlarge, 0).repeat(enlarge, 1)
-
-
-def with_title(pixels, title):
-    """Put a line of text above a picture, uint8 H x W x 3."""
-    height = 20
-    strip = Image.new("RGB", (pixels.shape[1], height), (64, 64, 64))
-    ImageDraw.Draw(strip).text((6, 3), title, fill="white", font_size=12)
-    return np.concatenate([np.asarray(strip), pixels])
-
-
-# --- Many photos -------------------------------------------------------------------------------
-
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # the next photo would meet it, too
-
-
-def apply_to_photos(task, photos, folder, suffix, overwrite=False, bar=None):
-    """Apply `task(photo, result)` to each photo, and write a line about each to summary.csv in the folder of results.
-
-    `task` writes the file `result`, and nothing after it, and returns a dict of what to tell of it. A photo whose
-    result exists is passed over unless `overwrite`; one that fails is noted, and the next one tried. `bar` wraps the
-    list of photos, as tqdm does. Yields each photo's row, a dict with photo, result and status ("done", "done before"
-    or why not).
-    """
-    summary = pathlib.Path(folder) / "summary.csv"
-    before = read_summary(summary)
-    results = name_results(photos, folder, suffix, before)
-    rows = dict(before)
-    for photo in photos if bar is None else bar:
-        result, key = results[photo], str(photo.resolve())
-        passed_over = result.exists() and not overwrite
-        if passed_over:
-            known = before.get(key, {})
-            unknown = {"photo": key, "result": str(result), "status": "done before"}
-            rows[key] = known if known.get("status") == "done" else unknown
-            yield rows[key] | {"status": "done before"}
-        else:
-            rows[key] = {"photo": key, "result": str(result)} | attempt(task, photo, result)
-            hardware.return_freed_memory()
-            write_summary(summary, rows.values())
-            yield rows[key]
-    if rows != before:
-        write_summary(summary, rows.values())
-
-
-def apply_to_folder(task, open_studio, folder, output, suffix, options):
-    """Apply `task(photo, result)` to each photo in a folder as its user sees it: a bar, a line about each, a summary.
-
-    `open_studio()` returns what all photos share, with the compiled function `evaluate`; it is asked for once there
-    is known to be something to do. `options` are of the kind config.Photos. Raises InputError where there is
-    nothing to do, PartlyDone at the end where photos failed, and Interrupted.
-    """
-    if output.exists() and not output.is_dir():
-        raise InputError(f"{output} is a file; a folder of photos makes a folder of pictures")
-    inside = options.recursive and folder.resolve() in output.resolve().parents
-    if output.resolve() == folder.resolve() or inside:
-        raise InputError(f"{output} is where the photos are; give another folder with --output")
-    photos = find_pictures(folder, options.recursive)
-    raw = sorted({*find_files(folder, CAMERA_KINDS, options.recursive)} - {*photos})
-    if raw and not options.quiet:
-        print(f"note: {len(raw)} such as {raw[0]} can't be read; save them as JPEG", file=sys.stderr)
-    if not photos:
-        raise InputError(f"{folder} holds no picture" + ("" if options.recursive else "; try --recursive"))
-    summary = output / "summary.csv"
-    check_writable(summary)
-    results = name_results(photos, output, suffix, read_summary(summary)).values()
-    studio = open_studio() if options.overwrite or not all(result.exists() for result in results) else None
-    bar = tqdm(photos, unit="photo", disable=True if options.quiet else None)
-    failed = passed_over = 0
-    try:
-        for row in apply_to_photos(task, photos, output, suffix, options.overwrite, bar):
-            passed_over += row["status"] == "done before"
-            if row["status"].startswith("done"):
-                tqdm.write(f"picture: {row['result']}", file=sys.stdout)
-            else:
-                failed += 1
-                tqdm.write(f"left out: {row['photo']}: {row['status']}", file=sys.stderr)
-    except KeyboardInterrupt:
-        again = "the same command" + " without --overwrite" * options.overwrite
-        raise Interrupted(f"interrupted; {again} goes on with the photos that are not done") from None
-    print(f"summary: {summary}")
-    if studio:
-        print(f"traces: {studio.evaluate.traces}")
-    if passed_over and not options.quiet:
-        print(f"note: {passed_over} were there before; --overwrite makes them anew", file=sys.stderr)
-    if failed:
-        raise PartlyDone(f"{failed} of {len(photos)} photos failed; {summary} says why")
-
-
-def attempt(task, photo, result):
-    """Apply the task to one photo; return its row, or why there is none. Raises what would befall the next one, too."""
-    try:
-        return {"status": "done"} | task(photo, result)
-    except Interrupted:
-        raise
-    except OSError as error:
-        if error.errno in FULL_DISK:
-            raise
-        return {"status": describe(error)}
-    except Exception as error:
-        return {"status": describe(error)[:300] or type(error).__name__}
-
-
-def name_results(photos, folder, suffix, before):
-    """Name each photo's result in `folder` after it, numbered where two photos share a name: a dict of paths.
-
-    A photo that the summary knows keeps its name, and no other takes it.
-    """
-    folder = pathlib.Path(folder)
-    names, taken = {}, {pathlib.Path(row["result"]).name.casefold() for row in before.values()}
-    for photo in photos:
-        known = pathlib.Path(before.get(str(photo.resolve()), {}).get("result", ""))
-        number, name = 1, f"{photo.stem}{suffix}"
-        while name.casefold() in taken:
-            number += 1
-            name = f"{photo.stem}-{number}{suffix}"
-        name = known.name if known.suffix == suffix else name
-        taken.add(name.casefold())
-        names[photo] = folder / name
-    return names
-
-
-def read_summary(path):
-    """Read summary.csv as a dict from photo to row. Raises InputError where the file is another's, or can't be read."""
-    if not path.exists():
-        return {}
-    try:
-        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            rows = csv.DictReader(file)
-            if not {"photo", "result", "status"} <= set(rows.fieldnames or ()):
-                raise ValueError("it has no columns photo, result and status")
-            return {row["photo"]: row for row in rows if row["photo"] and row["result"]}
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{path} is no summary of such a folder ({describe(error)}); give another --output") from error
-
-
-def write_summary(path, rows):
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    with (
-        whole_file(path) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 # --- Data sets ---------------------------------------------------------------------------------

@@ -20,7 +20,9 @@ import numpy as np
 import config
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # where it is not usual, convolutions take less memory so
+disk = config.lazy_import("disk")
 hardware = config.lazy_import("hardware")
+imaging = config.lazy_import("imaging")
 tqdm = config.lazy_import("tqdm")
 util = config.lazy_import("util")
 
@@ -83,12 +85,12 @@ def strongest(layer, options):
     channels = chosen_channels(network, pictures, options)
     found = look(network, pictures, channels, options)
     about = util.provenance(options.seed, weights=source)
-    util.save_png(result, sheet_of_filters(network, pictures, found, options), about)
+    imaging.save_png(result, sheet_of_filters(network, pictures, found, options), about)
     print(f"sheet: {result}")
-    print(f"receptive_field: {network.field.size}")
+    print(f"patches: {network.field.size} pixels across")
     for channel, activations in found.items():
         strengths = " ".join(f"{activation.strength:.4g}" for activation in activations)
-        print(f"filter_{channel}: {strengths or 'never active'}")
+        print(f"filter_{channel}: {f'activations {strengths}' if strengths else 'never active'}")
     if refused:
         raise config.PartlyDone(
             f"{len(refused)} of {len(refused) + len(pictures)} pictures were left out: {refused[0]}"
@@ -114,7 +116,7 @@ def evolution(layer, options):
             seen = [shown(network.project(pictures, activation), SIDES[0]) for activation in activations]
             rows.setdefault(channel, []).append(seen[0] if seen else blank(SIDES[0]))
     labels = [path.stem for path in epochs]
-    util.save_png(result, sheet_of_epochs(rows, labels), util.provenance(options.seed, source=str(folder)))
+    imaging.save_png(result, sheet_of_epochs(rows, labels), util.provenance(options.seed, source=str(folder)))
     print(f"sheet: {result}")
     print(f"epochs: {' '.join(labels)}")
     print(f"filters: {' '.join(map(str, rows))}")
@@ -126,16 +128,16 @@ def prepare(name, options):
     """Return the path of the result, and see that it can be written."""
     result = pathlib.Path(options.output or f"generated/{name}.png")
     config.require_suffix(result, ".png")
-    util.refuse_to_replace([result], find_images(options))
-    util.refuse_to_overwrite(result, options.overwrite)
-    util.check_writable(result)
+    disk.refuse_to_replace([result], find_images(options))
+    disk.refuse_to_overwrite(result, options.overwrite)
+    disk.check_writable(result)
     return result
 
 
 def find_images(options):
     paths = []
     for path in map(pathlib.Path, options.images):
-        paths += util.find_pictures(path) if path.is_dir() else [path]
+        paths += imaging.find_pictures(path) if path.is_dir() else [path]
     return paths
 
 
@@ -144,13 +146,13 @@ def read_pictures(model, options):
     pictures, refused = [], []
     for path in find_images(options):
         try:
-            picture = util.load_image(path)
+            picture = imaging.load_image(path)
             height, width = model.input_shape[1:3]
             if not height:
-                width, height = util.fit(*picture.shape[1::-1], options.size)
+                width, height = imaging.fit(*picture.shape[1::-1], options.size)
                 if min(width, height) < SMALLEST_SIDE:
                     raise config.InputError(f"{path} would be {width} x {height} pixels, which is too narrow")
-            pictures.append(util.to_pixels(util.resize_picture(picture, width, height)))
+            pictures.append(imaging.to_pixels(imaging.resize_picture(picture, width, height)))
         except config.InputError as error:
             refused.append(str(error))
     if not pictures:
@@ -167,7 +169,8 @@ def data_set(folder, model):
     images = util.load_dataset(source)[0]
     height, width = (taken or own for taken, own in zip(model.input_shape[1:3], images.shape[1:3]))
     return [
-        util.to_pixels(util.resize_picture(np.repeat(image[..., None], 3, axis=2), width, height)) for image in images
+        imaging.to_pixels(imaging.resize_picture(np.repeat(image[..., None], 3, axis=2), width, height))
+        for image in images
     ]
 
 
@@ -350,13 +353,13 @@ def peaks(features, count, apart):
 
 def tile(patch, side):
     """Resize a patch, float32 H x W x 3, for the sheet."""
-    return util.resize_picture(patch, side, side)
+    return imaging.resize_picture(patch, side, side)
 
 
 def shown(projection, side):
     """Turn a projection, float32 H x W x 3 about 0, into a tile of the sheet, grey where nothing was: uint8."""
     small = tile(projection, side)
-    return util.to_pixels(128 + 127 * small / max(np.quantile(np.abs(small), 0.999), 1e-9))
+    return imaging.to_pixels(128 + 127 * small / max(np.quantile(np.abs(small), 0.999), 1e-9))
 
 
 def blank(side):
@@ -372,20 +375,22 @@ def sheet_of_filters(network, pictures, found, options):
             projections, patches = [], []
             for activation in activations:
                 projections.append(shown(network.project(pictures, activation), side))
-                patches.append(util.to_pixels(tile(network.cut(pictures[activation.picture], activation, 128), side)))
+                patches.append(
+                    imaging.to_pixels(tile(network.cut(pictures[activation.picture], activation, 128), side))
+                )
                 bar.update()
             missing = [blank(side)] * (9 - len(activations))
-            halves = [util.contact_sheet(np.stack(tiles + missing), 3, across=0) for tiles in (projections, patches)]
-            blocks.append(util.with_title(np.concatenate(halves, axis=1), f"filter {channel}"))
-    return util.contact_sheet(np.stack(blocks), min(4, len(blocks)), GAP, across=0)
+            halves = [imaging.contact_sheet(np.stack(tiles + missing), 3, across=0) for tiles in (projections, patches)]
+            blocks.append(imaging.with_title(np.concatenate(halves, axis=1), f"filter {channel}"))
+    return imaging.contact_sheet(np.stack(blocks), min(4, len(blocks)), GAP, across=0)
 
 
 def sheet_of_epochs(rows, labels):
     """Lay out a row for each filter and a column for each epoch: uint8."""
-    lines = [util.contact_sheet(np.stack(tiles), len(labels), across=0) for tiles in rows.values()]
-    named = [util.with_title(line, f"filter {channel}") for channel, line in zip(rows, lines)]
+    lines = [imaging.contact_sheet(np.stack(tiles), len(labels), across=0) for tiles in rows.values()]
+    named = [imaging.with_title(line, f"filter {channel}") for channel, line in zip(rows, lines)]
     header = f"strongest activation of each filter after {labels[0]} ... {labels[-1]}"
-    return util.with_title(np.concatenate(named), header)
+    return imaging.with_title(np.concatenate(named), header)
 
 
 if __name__ == "__main__":

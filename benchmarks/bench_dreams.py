@@ -69,7 +69,7 @@ def prepared(**more):
     flags = {"octaves": OCTAVES, "steps": STEPS, "octave_scale": SCALE, "step_size": STEP_SIZE, "jitter": JITTER}
     options = config.Dream(layers=(LAYER,), size=WIDTH, quiet=True, weights="hed", **flags | more)
     studio = deepdream.Studio(options)
-    photo = deepdream.util.resize_picture(deepdream.util.load_image(PHOTO), WIDTH, HEIGHT)
+    photo = deepdream.imaging.resize_picture(deepdream.imaging.load_image(PHOTO), WIDTH, HEIGHT)
     return studio, options, photo
 
 

@@ -35,10 +35,10 @@ def pictures(data, count, width=SIDE, height=SIDE):
     from PIL import Image
     from sklearn.datasets import load_sample_images
 
-    import util
+    import imaging
 
     if data:
-        originals = [util.open_picture(path) for path in util.find_pictures(data)]
+        originals = [imaging.open_picture(path) for path in imaging.find_pictures(data)]
     else:
         originals = [Image.fromarray(image) for image in load_sample_images().images]
     rng = np.random.default_rng(0)
@@ -49,7 +49,7 @@ def pictures(data, count, width=SIDE, height=SIDE):
             side = int(min(picture.size) * rng.uniform(0.5, 1))
             left, top = (int(rng.integers(total - side + 1)) for total in picture.size)
             picture = picture.crop((left, top, left + side, top + side))
-        cut.append(util.fit_picture(picture, width, height, gray=False))
+        cut.append(imaging.fit_picture(picture, width, height, gray=False))
     return np.stack(cut)
 
 

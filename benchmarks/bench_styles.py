@@ -88,7 +88,7 @@ def prepared(**more):
 
     options = config.Style(style=(str(PAINTING),), size=WIDTH, quiet=True, weights="hed", scales=1, **more)
     studio = style_transfer.open_studio(options)
-    photo = style_transfer.util.resize_picture(style_transfer.util.load_image(PHOTO), WIDTH, HEIGHT)
+    photo = style_transfer.imaging.resize_picture(style_transfer.imaging.load_image(PHOTO), WIDTH, HEIGHT)
     search = style_transfer.Search(studio, photo, None, options)
     search.margin = 0  # the peer has none
     return studio, search, photo, search.targets(WIDTH, HEIGHT)

@@ -1,6 +1,7 @@
 """Real data for the tests, tiny models trained by the real command, and the command line itself."""
 
 import contextlib
+import csv
 import functools
 import gzip
 import importlib
@@ -190,3 +191,9 @@ LOAD_VGG = util.load_vgg
 @functools.lru_cache(maxsize=3)
 def vgg_of(convnet, weights, precision):
     return LOAD_VGG(convnet, weights)
+
+
+def rows_of(folder):
+    """Read the summary of a folder of photos as a dict from each photo's name to its row."""
+    with open(folder / "summary.csv", newline="") as file:
+        return {pathlib.Path(row["photo"]).name: row for row in csv.DictReader(file)}

@@ -1,8 +1,6 @@
 """deepdream.py: the dream, classes, films, a folder of photos, and bad input."""
 
-import csv
 import os
-import pathlib
 import resource
 import signal
 import subprocess
@@ -13,11 +11,13 @@ import urllib.request
 import imageio.v2 as imageio
 import numpy as np
 import pytest
-from conftest import ROOT, pixels, results, run, run_process
+from conftest import ROOT, pixels, results, rows_of, run, run_process
 from PIL import Image
 
 import config
 import deepdream
+import disk
+import imaging
 import util
 
 CLASSIFIER = ROOT / "trained/digit_classifier"
@@ -61,7 +61,7 @@ def studio_of(**options):
 )
 def test_the_gradient_is_that_of_finite_differences(options, photo):
     studio, _ = studio_of(**options)
-    picture = util.resize_picture(pixels(photo), 64, 48)
+    picture = imaging.resize_picture(pixels(photo), 64, 48)
     targets = {**studio.targets, "usual": studio.usual(100)}
     _, gradient = studio.evaluate(picture[None], targets)
     gradient = np.asarray(gradient)[0]
@@ -95,7 +95,7 @@ def test_tiles_cover_each_pixel_once_and_see_what_is_around(side, tile):
 @pytest.mark.parametrize(("layer", "likeness"), [("block1_conv2", 0.999), ("block2_conv2", 0.85)])
 def test_tiles_come_to_the_gradient_of_the_whole(layer, likeness, photo):
     """Of deeper layers they do so nearly: pooling begins elsewhere in each tile, as it does at each shift."""
-    picture = util.resize_picture(pixels(photo), 300, 220)
+    picture = imaging.resize_picture(pixels(photo), 300, 220)
     gradients = []
     for tile in (160, 640):
         studio, options = studio_of(layers=(layer,), tile=tile, jitter=0)
@@ -109,7 +109,7 @@ def test_tiles_come_to_the_gradient_of_the_whole(layer, likeness, photo):
 
 def test_all_tiles_and_octaves_are_one_trace(photo):
     studio, options = studio_of(layers=("block1_conv2",), tile=160, octaves=3, steps=1)
-    picture = util.resize_picture(pixels(photo), 300, 220)
+    picture = imaging.resize_picture(pixels(photo), 300, 220)
     deepdream.Dreamer(studio, options).dream(picture, np.random.default_rng(0))
     assert studio.evaluate.traces == 1
 
@@ -119,9 +119,9 @@ def test_all_tiles_and_octaves_are_one_trace(photo):
 
 def test_a_dream_has_more_of_what_the_layers_see_and_tells_how(photo, tmp_path):
     printed = results(dream(photo, tmp_path / "a.png", "--gif", "--steps", 6).stdout)
-    assert printed["dream"] == "block5_conv1"
-    assert float(printed["in_the_end"]) > 1.5 * float(printed["at_first"])
-    assert printed["steps"] == "12" and printed["picture"] == str(tmp_path / "a.png")
+    assert printed["layers"] == "block5_conv1"
+    assert float(printed["strength_after"]) > 1.5 * float(printed["strength_before"])
+    assert printed["octaves"] == "2" and printed["picture"] == str(tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.size == (64, 48)
         assert "deepdream.py" in picture.text["command"] and picture.text["weights"] == "hed"
@@ -131,7 +131,7 @@ def test_a_dream_has_more_of_what_the_layers_see_and_tells_how(photo, tmp_path):
 
 def test_the_dream_is_no_speckle(photo, tmp_path):
     dream(photo, tmp_path / "a.png", "--size", 128, "--octaves", 3, "--steps", 8)
-    change = pixels(tmp_path / "a.png") - util.resize_picture(pixels(photo), 128, 96)
+    change = pixels(tmp_path / "a.png") - imaging.resize_picture(pixels(photo), 128, 96)
     assert np.abs(change).mean() > 5
     assert np.corrcoef(change[:, :-1].ravel(), change[:, 1:].ravel())[0, 1] > 0.6  # speckle has about 0
 
@@ -168,7 +168,7 @@ def test_the_same_seed_dreams_the_same(photo, usual, tmp_path):
 
 def test_blend_goes_back_to_the_photo(photo, tmp_path):
     dream(photo, tmp_path / "a.png", "--blend", 1)
-    assert (pixels(tmp_path / "a.png") == util.to_pixels(util.resize_picture(pixels(photo), 64, 48))).all()
+    assert (pixels(tmp_path / "a.png") == imaging.to_pixels(imaging.resize_picture(pixels(photo), 64, 48))).all()
 
 
 def test_channels_grow_more_than_the_others(photo, tmp_path):
@@ -179,7 +179,7 @@ def test_channels_grow_more_than_the_others(photo, tmp_path):
         flags = ("--layers", "block3_conv1", "--channels", channel, "--steps", 6)
         dream(photo, tmp_path / f"{channel}.png", *flags)
         for where, picture in (
-            (before, util.resize_picture(pixels(photo), 64, 48)),
+            (before, imaging.resize_picture(pixels(photo), 64, 48)),
             (after, pixels(tmp_path / f"{channel}.png")),
         ):
             where.append(np.square(features(util.ops.convert_to_tensor(picture[None]))[0]).mean((0, 1, 2))[[5, 40]])
@@ -243,7 +243,7 @@ def mobilenet(tmp_path_factory):
 def test_another_network_dreams_with_weights_from_a_file(mobilenet, photo, tmp_path):
     flags = ("--convnet", "MobileNetV2", "--weights", mobilenet / "False.weights.h5")
     printed = results(dream(photo, tmp_path / "a.png", *flags).stdout)
-    assert float(printed["in_the_end"]) > float(printed["at_first"])
+    assert float(printed["strength_after"]) > float(printed["strength_before"])
     assert (
         "did you mean block_12_add"
         in dream(photo, tmp_path / "b.png", *flags, "--layers", "block_12_ad", status=2).stderr
@@ -254,7 +254,7 @@ def test_a_class_of_imagenets_is_dreamed_of_by_its_name(mobilenet, photo, tmp_pa
     flags = ("--convnet", "mobilenet_v2", "--weights", mobilenet / "True.weights.h5", "--octaves", 1, "--size", 224)
     steady = ("--tv-weight", 0, "--jitter", 0, "--blur", 0, "--step-size", 1, "--steps", 4)
     printed = results(dream(photo, tmp_path / "a.png", *flags, *steady, "--class", "Banana").stdout)
-    assert float(printed["in_the_end"]) > float(printed["at_first"])
+    assert float(printed["strength_after"]) > float(printed["strength_before"])
     error = dream(
         photo,
         tmp_path / "b.png",
@@ -282,16 +282,16 @@ def test_dreams_of_digits_are_read_by_another_classifier(digits, tmp_path):
     for digit in range(10):
         result = tmp_path / f"{digit}.png"
         run("deepdream.py", "noise", "--convnet", CLASSIFIER, "--class", digit, "--size", 32, "--output", result)
-        seen = util.luminance(util.resize_picture(pixels(result), 8, 8))[..., 0]
+        seen = imaging.luminance(imaging.resize_picture(pixels(result), 8, 8))[..., 0]
         right += int(judge.predict(evened([seen]))[0]) == digit
     assert right >= 8
 
 
 def test_the_classifier_that_ships_is_as_good_as_it_says(digits):
     classifier = util.load_keras_model(sorted(CLASSIFIER.glob("*.keras"))[-1])
-    images = np.stack([util.resize_picture(image[..., None], 32, 32) for image in digits[2]])
+    images = np.stack([imaging.resize_picture(image[..., None], 32, 32) for image in digits[2]])
     accuracy = np.mean(np.argmax(classifier.predict(images, verbose=0), 1) == digits[3])
-    assert accuracy == pytest.approx(util.read_json(CLASSIFIER / "meta.json")["test_accuracy"], abs=0.003)
+    assert accuracy == pytest.approx(disk.read_json(CLASSIFIER / "meta.json")["test_accuracy"], abs=0.003)
 
 
 def test_weights_that_are_out_of_reach_are_said_so_in_five_seconds(monkeypatch, photo, tmp_path):
@@ -317,7 +317,7 @@ def test_a_film_shows_the_photo_and_then_goes_on(photo, tmp_path):
         first = np.asarray(film.convert("RGB"), "float32")
         film.seek(4)
         last = np.asarray(film.convert("RGB"), "float32")
-    of_photo = util.resize_picture(pixels(photo), 64, 48)
+    of_photo = imaging.resize_picture(pixels(photo), 64, 48)
     assert np.abs(first - of_photo).mean() < 12 < np.abs(last - of_photo).mean()
     assert not (tmp_path / "a_frames").exists()
 
@@ -344,7 +344,7 @@ def test_what_was_being_written_when_it_was_killed_is_removed(photo, tmp_path):
 
 
 def test_a_truncated_mp4_is_noticed(photo, tmp_path, monkeypatch):
-    monkeypatch.setattr(util.imageio_ffmpeg, "count_frames_and_secs", lambda path: (4, 1.0))
+    monkeypatch.setattr(imaging.imageio_ffmpeg, "count_frames_and_secs", lambda path: (4, 1.0))
     assert "whole" in dream(photo, tmp_path / "a.mp4", *FILM, status=2).stderr
     assert not (tmp_path / "a.mp4").exists() and len(list((tmp_path / "a_frames").glob("0*.png"))) == 5
 
@@ -355,7 +355,7 @@ def test_films_of_other_kinds_can_be_read(suffix, photo, tmp_path):
     if suffix == ".mp4":
         frames = [np.asarray(frame) for frame in imageio.get_reader(tmp_path / "a.mp4")]
         assert len(frames) == 5 and frames[0].shape == (48, 64, 3)
-        assert np.abs(frames[0] - util.resize_picture(pixels(photo), 65, 49)[:48, :64]).mean() < 12
+        assert np.abs(frames[0] - imaging.resize_picture(pixels(photo), 65, 49)[:48, :64]).mean() < 12
     else:
         with Image.open(tmp_path / "a.webp") as film:
             assert film.n_frames == 5 and film.size == (65, 49)
@@ -365,7 +365,7 @@ def test_moving_leaves_no_black_corners(photo):
     white = np.full((48, 64, 3), 250, "float32")
     for options in (config.Dream(rotate=30), config.Dream(zoom_factor=0.6), config.Dream(shift=(20, -10))):
         np.testing.assert_allclose(deepdream.move(white, options), 250, atol=0.01)
-    picture = util.resize_picture(pixels(photo), 64, 48)
+    picture = imaging.resize_picture(pixels(photo), 64, 48)
     np.testing.assert_allclose(
         deepdream.move(picture, config.Dream(zoom_factor=1, shift=(3, 2)))[2:, 3:], picture[:-2, :-3], atol=0.01
     )
@@ -388,7 +388,7 @@ def test_a_film_that_was_killed_goes_on_and_is_the_same(photo, tmp_path):
     error = run("deepdream.py", *flags, "--output", tmp_path / "killed.gif", "--rotate", 1, status=2).stderr
     assert "another film" in error
     printed = results(run("deepdream.py", *flags, "--output", tmp_path / "killed.gif").stdout)
-    assert 3 <= int(printed["frames_before"]) < 12 and printed["frames"] == "12"
+    assert 3 <= int(printed["frames_done_before"]) < 12 and printed["frames"] == "12"
     run("deepdream.py", *flags, "--output", tmp_path / "whole.gif")
     assert (tmp_path / "killed.gif").read_bytes() == (tmp_path / "whole.gif").read_bytes()
 
@@ -417,10 +417,9 @@ def test_a_folder_of_photos_is_dreamed_on_and_a_broken_one_named(photo, tmp_path
     Image.open(photo).rotate(90, expand=True).save(folder / "b.jpg")
     (folder / "broken.jpg").write_bytes(b"no picture")
     out = run("deepdream.py", folder, *QUICK, "--output", tmp_path / "out", status=1)
-    assert "broken.jpg" in out.stderr and "traces: 1" in out.stdout
-    with open(tmp_path / "out/summary.csv", newline="") as file:
-        statuses = {pathlib.Path(row["photo"]).name: row["status"] for row in csv.DictReader(file)}
-    assert statuses["a.jpg"] == statuses["b.jpg"] == "done" and "broken" in statuses["broken.jpg"]
+    assert "broken.jpg" in out.stderr
+    statuses = {name: row["status"] for name, row in rows_of(tmp_path / "out").items()}
+    assert statuses == {"a.jpg": "done", "b.jpg": "done", "broken.jpg": "failed"}
     assert Image.open(tmp_path / "out/b.png").size == (48, 64)
     before = os.stat(tmp_path / "out/a.png").st_mtime_ns
     run("deepdream.py", folder, *QUICK, "--output", tmp_path / "out", status=1)
@@ -441,6 +440,78 @@ def test_a_folder_becomes_films_and_ctrl_c_ends_it(photo, tmp_path, monkeypatch)
     assert (tmp_path / "out/b.gif").exists()
     with Image.open(tmp_path / "out/a.gif") as film:
         assert film.n_frames == 5
+
+
+@pytest.fixture
+def album(photo, tmp_path):
+    """Two photos that can be dreamed on."""
+    (tmp_path / "album").mkdir()
+    for name in "ab":
+        Image.open(photo).save(tmp_path / f"album/{name}.jpg")
+    return tmp_path / "album"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--steps", 3), "--steps 2, now 3"),
+        (("--layers", "block4_conv1"), "--layers not given, now block4_conv1"),
+        (("--guide", ROOT / "images/style/gravel.jpg"), "--guide not given, now gravel.jpg"),
+        (("--convnet", CLASSIFIER), "--convnet vgg16, now epoch_32.keras"),
+        (("--zoom", 3), "--zoom not given, now 3"),
+    ],
+)
+def test_a_folder_that_was_dreamed_otherwise_is_refused(flags, said, album, tmp_path):
+    dream(album, tmp_path / "out")
+    refused = dream(album, tmp_path / "out", *flags, status=2).stderr
+    assert said in refused and "device" not in refused and "--overwrite" in refused
+    assert "done before: 2\n" in dream(album, tmp_path / "out").stdout
+
+
+def test_a_guide_counts_by_what_is_in_it(album, tmp_path):
+    guide = tmp_path / "guide.jpg"
+    guide.write_bytes((ROOT / "images/style/gravel.jpg").read_bytes())
+    dream(album, tmp_path / "out", "--guide", guide)
+    guide.rename(tmp_path / "same.jpg")
+    assert "done before: 2" in dream(album, tmp_path / "out", "--guide", tmp_path / "same.jpg").stdout
+    guide.write_bytes((ROOT / "images/style/glands.jpg").read_bytes())
+    guide.rename(tmp_path / "same.jpg")
+    error = dream(album, tmp_path / "out", "--guide", tmp_path / "same.jpg", status=2).stderr
+    assert "--guide same.jpg has changed" in error
+
+
+def test_frames_of_a_film_that_is_replaced_are_no_part_of_the_new_one(album, tmp_path, monkeypatch):
+    """A folder is interrupted in its second film, then in the first of another recipe, and goes on by that one."""
+    flags, out = ("--format", "gif", *FILM), tmp_path / "out"
+    original, calls = deepdream.move, []
+
+    def interrupted(frame, options):
+        calls.append(1)
+        if len(calls) > most:
+            raise KeyboardInterrupt
+        return original(frame, options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(deepdream, "move", interrupted)
+        most = 6
+        assert "goes on" in dream(album, out, *flags, status=130).stderr
+        assert (out / "a.gif").exists() and len(list((out / "b_frames").glob("0*.png"))) == 3
+        most = len(calls) + 2
+        error = dream(album, out, *flags, "--rotate", 9, "--overwrite", status=130).stderr
+        assert "without --overwrite" in error
+    assert "--rotate 9.0, now 0.0" in dream(album, out, *flags, status=2).stderr
+    printed = dream(album, out, *flags, "--rotate", 9).stdout
+    assert printed.count("film: ") == 2 and not (out / "b_frames").exists()
+    alone = tmp_path / "alone.gif"
+    dream(album / "b.jpg", alone, *FILM, "--rotate", 9)
+    assert (out / "b.gif").read_bytes() == (out / "a.gif").read_bytes() == alone.read_bytes()
+
+
+def test_the_time_left_is_said_of_a_dream_and_of_a_film(album, tmp_path):
+    for name, flags, of_what in (("a.png", ("--steps", 4), "picture"), ("a.gif", FILM, "film")):
+        told = [line for line in dream(album / "a.jpg", tmp_path / name, *flags).stderr.splitlines() if "time" in line]
+        assert len(told) == 1 and told[0].startswith("time left: about ") and f"for this {of_what}" in told[0]
+        assert dream(album / "a.jpg", tmp_path / f"quiet_{name}", *flags, "--quiet").stderr == ""
 
 
 # --- Bad input ---

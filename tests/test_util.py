@@ -13,6 +13,7 @@ import tensorflow as tf
 from PIL import Image
 from skimage.transform import resize
 
+import disk
 import util
 from config import InputError
 
@@ -491,7 +492,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
 def test_a_file_can_be_read_by_whom_the_user_lets_read_files(umask, mode, tmp_path):
-    util.current_umask.cache_clear()
+    disk.current_umask.cache_clear()
     earlier = os.umask(umask)
     try:
         with util.whole_file(tmp_path / "result.txt") as temporary:
@@ -500,4 +501,4 @@ def test_a_file_can_be_read_by_whom_the_user_lets_read_files(umask, mode, tmp_pa
         assert os.umask(umask) == umask  # it was read, and left as it was
     finally:
         os.umask(earlier)
-        util.current_umask.cache_clear()
+        disk.current_umask.cache_clear()

@@ -7,6 +7,7 @@ from PIL import Image
 
 import config
 import hardware
+import imaging
 import util
 import visualize_filters
 from visualize_filters import Activation, Deconvnet, ReceptiveField, peaks
@@ -157,8 +158,8 @@ def test_a_field_beyond_the_edge_is_filled(photos):
 
 def test_a_sheet_shows_the_filters_that_were_asked_for(photos, tmp_path):
     printed = results(look_at("block2_conv1", photos, tmp_path / "a.png", "--channels", 3, 40).stdout)
-    assert printed["sheet"] == str(tmp_path / "a.png") and printed["receptive_field"] == "10"
-    strengths = list(map(float, printed["filter_3"].split()))
+    assert printed["sheet"] == str(tmp_path / "a.png") and printed["patches"] == "10 pixels across"
+    strengths = list(map(float, printed["filter_3"].removeprefix("activations ").split()))
     assert len(strengths) == 9 and strengths == sorted(strengths, reverse=True) and "filter_40" in printed
     Image.new("RGB", (640, 40)).save(tmp_path / "narrow.png")
     flags = ("--images", photos, tmp_path / "narrow.png", "--filters", 1)
@@ -231,7 +232,7 @@ def test_mixed_precision_sees_nearly_the_same(photos):
     for precision in ("float32", "mixed_bfloat16"):
         hardware.use_precision(precision, "convolutions")
         network = visualize_filters.Deconvnet(*util.load_network("vgg16", "hed")[:2], "block2_conv1")
-        seen.append(network.see(util.load_image(photos / "china.png")))
+        seen.append(network.see(imaging.load_image(photos / "china.png")))
     assert 0 < np.abs(seen[0] - seen[1]).mean() < 0.05 * np.abs(seen[0]).mean()
 
 

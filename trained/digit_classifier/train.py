@@ -14,6 +14,8 @@ import numpy as np
 FOLDER = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent.parent))
 
+import disk
+import imaging
 import util
 
 SIDE = 32  # pixels
@@ -44,7 +46,7 @@ def build_classifier():
 
 def enlarged(images):
     """Resize uint8 N x 8 x 8 to float32 N x 32 x 32 x 1."""
-    return np.stack([util.resize_picture(image[..., None], SIDE, SIDE) for image in images])
+    return np.stack([imaging.resize_picture(image[..., None], SIDE, SIDE) for image in images])
 
 
 def main():
@@ -70,7 +72,7 @@ def main():
     _, accuracy = trained.evaluate(enlarged(x_test), y_test, verbose=0)
     print(f"accuracy: {accuracy:.4f}")
     classes = [str(digit) for digit in range(10)]
-    util.write_json(FOLDER / "meta.json", {"source": "digits", "classes": classes, "test_accuracy": round(accuracy, 4)})
+    disk.write_json(FOLDER / "meta.json", {"source": "digits", "classes": classes, "test_accuracy": round(accuracy, 4)})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,451 @@
+"""Folders of photos: a picture is made of each, and what shaped it and became of it is kept beside the pictures.
+
+In goes a craft, whose task is a plain function of (photo, result, options). Out come the pictures and, in their folder,
+recipe.json, which says what shaped all of them, and summary.csv, which has a row for each. TensorFlow is not started
+before there is something to do.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import errno
+import functools
+import hashlib
+import io
+import pathlib
+import shlex
+import sys
+import time
+import typing
+
+import numpy as np
+from tqdm import tqdm
+
+import config
+from config import InputError, Interrupted, PartlyDone, describe, flag_of
+from disk import as_json, check_writable, read_json, whole_file, write_json
+from imaging import CAMERA_KINDS, find_files, find_pictures, picture_endings, read_about
+from progress import say_time_left
+
+hardware = config.lazy_import("hardware")
+
+
+@dataclasses.dataclass(frozen=True)
+class Craft:
+    """What a script, of that name, does with photos.
+
+    `task(photo, result, options)` makes the picture of a photo: it writes the file `result`, and nothing after it, and
+    returns a dict of what to tell of it. `open_studio(options)` loads what all pictures share; its `source` says what
+    the network's weights are. `recipe_of(options)` says what shapes a picture, by way of recipe_of below, and
+    `options_of(words)` reads the options of another command line. Both raise InputError.
+    """
+
+    script: str
+    task: typing.Callable
+    open_studio: typing.Callable
+    recipe_of: typing.Callable
+    options_of: typing.Callable
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """One of the ways to make a picture of each photo.
+
+    `name` follows the photo's in that of the result, and `row` is added to the summary's: a painting, where there is
+    one for each way.
+    """
+
+    options: config.Photos
+    name: str = ""
+    row: dict = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A picture to be made of a photo, in one way."""
+
+    photo: pathlib.Path
+    way: Way
+    result: pathlib.Path
+
+    def row(self, status):
+        """Return what the summary says of the picture in any case: a dict of strings."""
+        return {"photo": absolute(self.photo), "result": str(self.result), "status": status, "reason": ""}
+
+    def made_of(self):
+        """Return the columns by which a later run sees that what the picture is made of is still the same."""
+        stat = self.photo.stat()
+        changed = np.datetime64(int(stat.st_mtime), "s")  # of any year that a file system may come up with
+        return {"photo_bytes": str(stat.st_size), "photo_changed": str(changed)} | self.way.row
+
+    def key(self):
+        return key_of({"photo": absolute(self.photo)} | self.way.row)
+
+
+def key_of(row):
+    """Return what tells a row of the summary from the others."""
+    return row["photo"], row.get("painting", "")
+
+
+def absolute(path):
+    return str(pathlib.Path(path).resolve())
+
+
+# --- Many photos -------------------------------------------------------------------------------
+
+DONE = ("done", "done before")
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # the next photo would meet it, too
+
+
+def apply_to_photos(task, jobs, summary, rows):
+    """Do each job, and keep a row about each in summary.csv: yields (job, row), whether it went well or not.
+
+    `rows` is what the summary holds before, a dict from key to row.
+    """
+    for job in jobs:
+        rows[job.key()] = attempt(task, job)
+        hardware.return_freed_memory()
+        write_summary(summary, rows.values())
+        yield job, rows[job.key()]
+
+
+def attempt(task, job):
+    """Do one job; return its row, or that of a failure. Raises what would befall the next photo, too."""
+    row = job.row("failed")
+    try:
+        row |= job.made_of()  # before the photo is read: it may be changed while it is painted
+        return row | {"status": "done"} | task(job.photo, job.result, job.way.options)
+    except OSError as error:
+        if error.errno in FULL_DISK:
+            raise
+        return row | {"reason": reason_of(error, job.photo)}
+    except Exception as error:
+        return row | {"reason": reason_of(error, job.photo)}
+
+
+def reason_of(error, photo):
+    """Say why a photo failed, without naming it once more."""
+    reason = describe(error)[:300] or type(error).__name__
+    return reason.removeprefix(f"{photo} ").removesuffix(f": {photo}")
+
+
+def apply_to_folder(craft, photos, output, suffix, ways, options):
+    """Make a picture of each photo in each way, as the user sees it: a bar, a line about each, a summary.
+
+    `options` are of the kind config.Photos. Raises InputError where the folder `output` holds pictures of another
+    recipe, PartlyDone at the end where photos failed, and Interrupted.
+    """
+    summary, recipe = output / "summary.csv", craft.recipe_of(options)
+    rows = read_summary(summary)
+    known = None if options.overwrite else refuse_another_recipe(output, rows, recipe, craft)
+    jobs = name_results(photos, ways, output, suffix, rows)
+    todo = [job for job in jobs if options.overwrite or not is_done(job, rows, recipe, craft)]
+    check_writable(summary)
+    if todo:
+        recipe = with_weights(recipe, craft.open_studio(options).source)
+        if not options.overwrite:
+            refuse_another_recipe(output, rows, recipe, craft)
+    if not (options.quiet or options.overwrite):
+        say_what_is_done(jobs, todo, rows, craft)
+    begin(output, jobs, todo, rows, with_weights(recipe, known and known["weights"]), options.overwrite)
+    failed = work_through(craft.task, todo, summary, rows, options)
+    if len(todo) < len(jobs):
+        print(f"done before: {len(jobs) - len(todo)}")
+    print(f"summary: {summary}")
+    if failed:
+        what = "photos" if len(ways) == 1 else "pictures"
+        raise PartlyDone(f"{failed} of {len(jobs)} {what} failed; {summary} says why")
+
+
+def work_through(task, jobs, summary, rows, options):
+    """Do the jobs, with a bar and a line about each; return how many failed. Raises Interrupted."""
+    done, failed, started = 0, 0, time.perf_counter()
+    bar = tqdm(jobs, unit="picture", disable=True if options.quiet or not jobs else None)
+    try:
+        for job, row in apply_to_photos(task, bar, summary, rows):
+            if row["status"] == "failed":
+                failed += 1
+                tqdm.write(f"failed: {job.photo}: {row['reason']}", file=sys.stderr)
+                continue
+            done += 1
+            kind = "picture" if job.result.suffix in (".png", ".jpg") else "film"
+            tqdm.write(f"{kind}: {job.result}", file=sys.stdout)
+            left = len(jobs) - done - failed
+            if done == 1 and left and not options.quiet:
+                say_time_left((time.perf_counter() - started) * left, f"for {left} more")
+    except KeyboardInterrupt:
+        again = "the same command" + " without --overwrite" * options.overwrite
+        raise Interrupted(f"interrupted; {again} goes on with what is not done") from None
+    return failed
+
+
+def find_photos(folder, output, options):
+    """List the photos in a folder. Raises InputError where there are none, or results would lie among them."""
+    inside = options.recursive and folder.resolve() in output.resolve().parents
+    if output.resolve() == folder.resolve() or inside:
+        raise InputError(f"{output} is where the photos are; give another folder with --output")
+    photos = find_pictures(folder, options.recursive)
+    raw = sorted({*find_files(folder, CAMERA_KINDS, options.recursive)} - {*photos})
+    if raw and not options.quiet:
+        print(f"note: {len(raw)} such as {raw[0]} can't be read; save them as JPEG", file=sys.stderr)
+    if not photos:
+        beneath = not options.recursive and find_pictures(folder)
+        raise InputError(f"{folder} holds no picture" + "; --recursive takes those in its subfolders" * bool(beneath))
+    return photos
+
+
+def check_folder(output):
+    """Raise InputError where many pictures can't go to a folder of this name."""
+    if output.is_file():
+        raise InputError(f"{output} is a file, and many pictures go to a folder; give another --output")
+    if output.suffix.lower() in {*picture_endings(), ".mp4"} and not output.is_dir():
+        raise InputError(f"{output} is a name for one picture, and many go to a folder; give a folder with --output")
+
+
+# --- What is done ------------------------------------------------------------------------------
+
+
+def name_results(photos, ways, folder, suffix, rows):
+    """Name each picture in `folder` after its photo and way, numbered where two share a name: a list of jobs.
+
+    What the summary knows keeps its name, and no other takes it.
+    """
+    taken = {pathlib.Path(row["result"]).name.casefold() for row in rows.values()}
+    jobs = []
+    for photo in photos:
+        for way in ways:
+            stem = photo.stem + way.name
+            number, name = 1, f"{stem}{suffix}"
+            while name.casefold() in taken:
+                number += 1
+                name = f"{stem}-{number}{suffix}"
+            job = Job(photo, way, folder / name)
+            known = pathlib.Path(rows.get(job.key(), {}).get("result", ""))
+            if known.suffix == suffix:
+                job = dataclasses.replace(job, result=folder / known.name)
+            taken.add(job.result.name.casefold())
+            jobs.append(job)
+    return jobs
+
+
+def is_done(job, rows, recipe, craft):
+    """Say whether a job's picture is there and still right. Raises InputError where it was made otherwise."""
+    if not job.result.exists():
+        return False
+    row = rows.get(job.key(), {})
+    if is_known(row):
+        return row["status"] in DONE and not has_changed(job, row)
+    refuse_differences(job.result, told_recipe(job.result, craft), recipe)
+    return True
+
+
+def is_known(row):
+    """Say whether a row says what its picture was made of: older ones do not."""
+    return bool(row.get("photo_bytes"))
+
+
+def has_changed(job, row):
+    """Say whether what a picture was made of is another thing today."""
+    return any(row.get(name) != value for name, value in job.made_of().items())
+
+
+def say_what_is_done(jobs, todo, rows, craft):
+    """Print notes about pictures that are made once more, or taken for done."""
+    anew = untold = 0
+    waiting = {job.key() for job in todo}
+    for job in jobs:
+        row = rows.get(job.key(), {})
+        if job.key() in waiting:
+            anew += is_known(row) and row["status"] in DONE and job.result.exists()
+        else:
+            untold += not is_known(row) and told_recipe(job.result, craft) is None
+    if anew:
+        print(f"note: photos that changed since their pictures were made: {anew}, made anew", file=sys.stderr)
+    if untold:
+        print(f"note: pictures that tell nothing of how they were made: {untold}, taken for done", file=sys.stderr)
+    if not todo:
+        print("note: there was nothing to do; --overwrite makes all anew", file=sys.stderr)
+
+
+def begin(output, jobs, todo, rows, recipe, overwrite):
+    """Write down what is about to be made. Killed at any moment, no picture of another recipe passes for done.
+
+    A picture that is to be replaced is noted as waiting before the recipe is, and the recipe before the first picture.
+    """
+    before, record = dict(rows), read_recipe(output)
+    waiting = {job.key() for job in todo}
+    for job in jobs:
+        row = rows.get(job.key(), {})
+        if job.key() in waiting and job.result.exists():
+            rows[job.key()] = job.row("waiting") | job.made_of()
+        elif job.key() not in waiting and not is_known(row):
+            rows[job.key()] = job.row("done before") | (row if row.get("status") == "done" else {}) | job.made_of()
+    if overwrite and (record is None or differences(record, recipe)):
+        for key in rows.keys() - waiting:
+            rows[key] = rows[key] | {"status": "waiting", "reason": "made with other options"}
+    if rows != before:
+        write_summary(output / "summary.csv", rows.values())
+    if recipe != record:
+        write_json(output / RECIPE, recipe)
+
+
+# --- What shaped the pictures ------------------------------------------------------------------
+
+RECIPE = "recipe.json"
+
+# Options that say where pictures lie, which photos are taken, and what else is told or written.
+FREE = {"output", "overwrite", "quiet", "debug", "recursive", "gif"}
+
+
+def recipe_of(script, options, free=(), files=None):
+    """Return what shapes a picture, as JSON has it: the script, and each option that is not `free`.
+
+    `files` lists, for each option that names files, which: they count by what is in them. The precision counts as it
+    was given: what auto comes to depends on the machine, and several may share a folder.
+    """
+    recipe = {"script": script}
+    recipe |= {name: value for name, value in dataclasses.asdict(options).items() if name not in FREE.union(free)}
+    return as_json(recipe | {name: [fingerprint(path) for path in paths] for name, paths in (files or {}).items()})
+
+
+def fingerprint(path):
+    """Return by what a file is known again: its name, for people, and a checksum."""
+    with open(path, "rb") as file:
+        return {"name": pathlib.Path(path).name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()[:16]}
+
+
+def with_weights(recipe, source):
+    """Put into a recipe which weights the network has, where the command left it open and they are no file."""
+    return recipe if recipe["weights"] or source not in SOURCES else recipe | {"weights": source}
+
+
+SOURCES = ("imagenet", "hed")
+
+
+def refuse_another_recipe(output, rows, recipe, craft):
+    """Return the recipe by which the pictures in a folder were made, or None. Raises InputError where it is another.
+
+    Where it was not kept, what the pictures tell of themselves decides.
+    """
+    if record := read_recipe(output):
+        refuse_differences(output, record, recipe)
+        return record
+    told = None
+    for row in rows.values():
+        result = output / pathlib.Path(row["result"]).name
+        if row["status"] in DONE and result.exists():
+            refuse_differences(result, told_recipe(result, craft), recipe)
+            told = told_recipe(result, craft) or told
+    return told
+
+
+def refuse_differences(path, record, recipe):
+    if record and (said := differences(record, recipe)):
+        more = f", and {len(said) - 4} more" if len(said) > 4 else ""
+        raise InputError(
+            f"{path} was made otherwise ({'; '.join(said[:4])}{more}); "
+            "give another --output, or --overwrite to make all anew"
+        )
+
+
+def differences(record, recipe):
+    """Say in what a recipe differs from the one that was kept: a list of texts."""
+    if record["script"] != recipe["script"]:
+        return [f"by {record['script']}, now {recipe['script']}"]
+    said = []
+    for name in dict.fromkeys([*record, *recipe]):
+        before, now = record.get(name), recipe.get(name)
+        unknown = name == "weights" and None in (before, now)
+        if not unknown and contents(before) != contents(now):
+            told = f"{flag_of(name)} {spelled(before)}, now {spelled(now)}"
+            said.append(told if spelled(before) != spelled(now) else f"{flag_of(name)} {spelled(now)} has changed")
+    return said
+
+
+def contents(value):
+    """Return what counts of an option's value: of files what is in them, and of what was not given, nothing."""
+    if value is None or value is False or value == []:
+        return None
+    return [item["sha256"] if isinstance(item, dict) else item for item in value] if isinstance(value, list) else value
+
+
+def spelled(value):
+    """Put an option's value into words."""
+    if value is True or contents(value) is None:
+        return "given" if value else "not given"
+    items = value if isinstance(value, list) else [value]
+    return " ".join(item["name"] if isinstance(item, dict) else str(item) for item in items)
+
+
+def read_recipe(folder):
+    """Read what shaped the pictures in a folder, or None where it was not kept. Raises InputError."""
+    path = folder / RECIPE
+    if not path.exists():
+        return None
+    try:
+        recipe = read_json(path)
+        return recipe | {"script": str(recipe["script"]), "weights": recipe["weights"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no recipe of such a folder ({describe(error)}); give another --output") from error
+
+
+def told_recipe(path, craft):
+    """Return the recipe that a picture tells of itself, by the command that made it, or None."""
+    about = read_about(path)
+    recipe = recipe_of_command(about.get("command", ""), craft)
+    return recipe and with_weights(recipe, about.get("weights"))
+
+
+@functools.lru_cache(maxsize=16)  # one command made many pictures
+def recipe_of_command(command, craft):
+    """Return the recipe of a command that made a picture, or None where that can't be said any more."""
+    try:
+        _, script, *words = shlex.split(command)
+        if pathlib.Path(script).name != craft.script:
+            return {"script": pathlib.Path(script).name, "weights": None}
+        with contextlib.redirect_stderr(io.StringIO()):
+            return craft.recipe_of(craft.options_of(words))
+    except (ValueError, OSError, InputError, SystemExit):
+        return None
+
+
+# --- The summary -------------------------------------------------------------------------------
+
+FIRST_COLUMNS = ("photo", "painting", "result", "status", "reason")
+
+
+def read_summary(path):
+    """Read summary.csv as a dict from key to row. Raises InputError where the file is another's, or can't be read."""
+    if not path.exists():
+        return {}
+    try:
+        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            rows = csv.DictReader(file)
+            if not {"photo", "result", "status"} <= set(rows.fieldnames or ()):
+                raise ValueError("it has no columns photo, result and status")
+            found = [{name: value or "" for name, value in row.items() if name} for row in rows]
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path} is no summary of such a folder ({describe(error)}); give another --output") from error
+    return {key_of(row): with_reason(row) for row in found if row["photo"] and row["result"]}
+
+
+def with_reason(row):
+    """Give an older row, whose status may be why the photo failed, a column for that."""
+    if "reason" in row or row["status"] in DONE:
+        return row
+    return row | {"status": "failed", "reason": row["status"]}
+
+
+def write_summary(path, rows):
+    there = dict.fromkeys(name for row in rows for name in row)
+    columns = [
+        *(name for name in FIRST_COLUMNS if name in there),
+        *(name for name in there if name not in FIRST_COLUMNS),
+    ]
+    with (
+        whole_file(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)

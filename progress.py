@@ -1,0 +1,50 @@
+"""How long it takes: said once, on standard error, as soon as the first steps of a work tell."""
+
+import datetime
+import sys
+import time
+
+from tqdm import tqdm
+
+ENOUGH = 10  # steps that tell how long the others take
+STEP_COST = 20_000  # pixels that would take as long as what a step takes at any size
+
+
+class Forecast:
+    """Says how much time is left once the first steps tell, at the second of several sizes: the first is too small.
+
+    `sizes` lists, from the first to the last, how many steps there will be and of how many pixels each; `step` is
+    called after each.
+    """
+
+    def __init__(self, sizes, of_what, quiet):
+        telling = min(1, len(sizes) - 1)
+        (self.count, self.pixels), self.later = sizes[telling], sizes[telling + 1 :]
+        self.of_what, self.quiet, self.times = of_what, quiet, []
+        self.enough = max(2, min(ENOUGH, self.count // 2))
+
+    def step(self, pixels):
+        if self.quiet or pixels != self.pixels or len(self.times) == self.enough:
+            return
+        self.times.append(time.perf_counter())
+        if len(self.times) == self.enough:
+            each = (self.times[-1] - self.times[0]) / (self.enough - 1)
+            later = sum(count * (pixels + STEP_COST) for count, pixels in self.later) / (self.pixels + STEP_COST)
+            say_time_left(each * (self.count - self.enough + later), self.of_what)
+
+
+def say_time_left(seconds, of_what):
+    """Print how long something still takes and, where one would go away meanwhile, until when."""
+    end = datetime.datetime.now() + datetime.timedelta(seconds=seconds)
+    clock = f", until {end:{'%H:%M' if seconds < 12 * 3600 else '%A, %H:%M'}}" if seconds >= 60 else ""
+    tqdm.write(f"time left: about {spoken(seconds)} {of_what}{clock}", file=sys.stderr)
+
+
+def spoken(seconds):
+    """Put a time into words, about as exactly as it can be known."""
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes < 600 else f"{round(minutes / 60)} h"

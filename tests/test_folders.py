@@ -1,0 +1,488 @@
+"""folders.py, by way of style_transfer.py: a folder of photos, what shaped its pictures, and several paintings."""
+
+import json
+import os
+import pathlib
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, pixels, rows_of, run, run_process
+from PIL import Image
+
+import config
+import folders
+import imaging
+import style_transfer
+import util
+
+PAINTING = ROOT / "images/style/glands.jpg"
+OTHER = ROOT / "images/style/gravel.jpg"
+QUICK = ("--precision", "float32", "--size", 64, "--iterations", 4, "--weights", "hed")
+
+
+@pytest.fixture(autouse=True)
+def quick(vgg_once):
+    style_transfer.make_studio.cache_clear()
+
+
+@pytest.fixture
+def holiday(tmp_path):
+    """Photos of several shapes, two of one name, one that is none, and a subfolder."""
+    folder = tmp_path / "holiday"
+    (folder / "more").mkdir(parents=True)
+    photo = Image.open(ROOT / "images/content/china.jpg").resize((120, 80))
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F], exif[0x0132] = 6, "Camera & Sons", "2026:05:01 10:00:00"
+    exif.get_ifd(0x8769)[0x9003] = "2026:05:01 09:59:59"
+    photo.save(folder / "upright.jpg", exif=exif)
+    photo.resize((80, 80)).save(folder / "square.png")
+    photo.save(folder / "square.jpg")
+    photo.save(folder / "more" / "hidden.jpg")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8 not a photo")
+    return folder
+
+
+@pytest.fixture
+def album(tmp_path):
+    """Three photos that can be painted."""
+    folder = tmp_path / "album"
+    folder.mkdir()
+    photo = Image.open(ROOT / "images/content/china.jpg").resize((96, 64))
+    for name in "abc":
+        photo.save(folder / f"{name}.jpg")
+        photo = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return folder
+
+
+def paint(content, output, *flags, style=(PAINTING,), status=0):
+    """Paint photos in four steps each; return what was printed."""
+    return run("style_transfer.py", content, *QUICK, "--style", *style, "--output", output, *flags, status=status)
+
+
+def times(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("[!.]*.[pj][np]g")}
+
+
+def sides(folder):
+    """Return the longest side of each picture in a folder."""
+    return {path.name: max(Image.open(path).size) for path in folder.glob("[!.]*.png")}
+
+
+def kill_once(command, there):
+    """Start a script, and kill it as soon as `there()` is true."""
+    process = subprocess.Popen(
+        [sys.executable, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    )
+    deadline = time.monotonic() + 120
+    while not there() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+# --- Many photos ---
+
+
+def test_a_folder_is_painted_and_what_fails_is_named(holiday, tmp_path, monkeypatch):
+    functions, original = [], util.value_and_gradient
+    monkeypatch.setattr(util, "value_and_gradient", lambda loss: functions.append(original(loss)) or functions[-1])
+    output = tmp_path / "styled"
+    (holiday / "phone.HEIC").write_bytes(b"what Pillow does not read")
+    first = paint(holiday, output, "--format", "jpg", status=1)
+    assert "broken.jpg" in first.stderr and "1 of 4 photos failed" in first.stderr
+    assert "phone.HEIC can't be read" in first.stderr
+    assert [function.traces for function in functions] == [1]
+    assert sorted(path.name for path in output.glob("*.jpg")) == ["square-2.jpg", "square.jpg", "upright.jpg"]
+    with Image.open(output / "upright.jpg") as picture:
+        assert picture.size == (43, 64)
+        kept = picture.getexif()
+        assert kept[0x010F] == "Camera & Sons" and kept.get_ifd(0x8769)[0x9003] == "2026:05:01 09:59:59"
+        assert 0x0112 not in kept
+    rows = rows_of(output)
+    assert rows["square.jpg"]["status"] == rows["upright.jpg"]["status"] == "done"
+    assert float(rows["square.png"]["seconds"]) > 0 and float(rows["square.png"]["style_loss"]) > 0
+    assert rows["square.jpg"]["result"] != rows["square.png"]["result"]
+    assert rows["broken.jpg"]["status"] == "failed" and "not a picture" in rows["broken.jpg"]["reason"]
+    (told,) = (line for line in first.stderr.splitlines() if "broken.jpg" in line)
+    assert told.count("broken.jpg") == 1 and "broken.jpg" not in rows["broken.jpg"]["reason"]
+    before = times(output)
+    again = paint(holiday, output, "--format", "jpg", "--recursive", status=1)
+    assert "1 of 5 photos failed" in again.stderr
+    assert again.stdout.count("picture: ") == 1 and "done before: 3\n" in again.stdout
+    after = times(output)
+    assert after.pop("hidden.jpg") and after == before
+    assert float(rows_of(output)["square.png"]["seconds"]) == float(rows["square.png"]["seconds"])
+
+
+def test_a_killed_folder_goes_on(album, tmp_path):
+    output = tmp_path / "styled"
+    flags = (album, *QUICK, "--iterations", 20, "--style", PAINTING, "--output", output)
+    kill_once([ROOT / "style_transfer.py", *flags], lambda: times(output))
+    done = times(output)
+    assert done
+    for name in done:
+        Image.open(output / name).load()
+    run("style_transfer.py", *flags)
+    assert len(times(output)) == 3
+    again = run("style_transfer.py", *flags)
+    assert "device" not in again.stderr and "nothing to do" in again.stderr  # nothing was loaded
+    assert again.stdout == f"done before: 3\nsummary: {output}/summary.csv\n"
+    assert {name: times(output)[name] for name in done} == done
+    assert all(row["status"].startswith("done") for row in rows_of(output).values())
+
+
+def apply(photos, output, rows=None):
+    """Have the name of each photo written into its result; return the rows."""
+
+    def task(photo, result, options):
+        result.write_text(str(photo))
+        return {}
+
+    output.mkdir(exist_ok=True)
+    rows = folders.read_summary(output / "summary.csv")
+    jobs = folders.name_results(photos, [folders.Way(config.Style())], output, ".png", rows)
+    todo = [job for job in jobs if not folders.is_done(job, rows, {"script": ""}, None)]
+    return [row for _, row in folders.apply_to_photos(task, todo, output / "summary.csv", rows)]
+
+
+@pytest.fixture
+def three(tmp_path):
+    """Three photos of one name."""
+    for name in "123":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.jpg").write_text("photo")
+    return [tmp_path / name / "x.jpg" for name in "123"]
+
+
+def test_another_folder_of_the_same_names_is_not_taken_for_done(three, tmp_path):
+    output = tmp_path / "styled"
+    assert [len(apply([photo], output)) for photo in (three[0], three[1], three[1])] == [1, 1, 0]
+    assert (output / "x.png").read_text() == str(three[0]) and (output / "x-2.png").read_text() == str(three[1])
+
+
+def test_a_new_photo_among_old_ones_takes_no_others_name(three, tmp_path):
+    output = tmp_path / "styled"
+    for photos in (three[1:], three):
+        apply(photos, output)
+    assert [(output / name).read_text() for name in ("x.png", "x-2.png", "x-3.png")] == [
+        str(three[1]),
+        str(three[2]),
+        str(three[0]),
+    ]
+
+
+def test_a_summary_of_something_else_is_not_replaced(album, tmp_path):
+    (tmp_path / "summary.csv").write_text("month;spent\n1;20\n")
+    assert "no summary" in paint(album, tmp_path, status=2).stderr
+    assert "month" in (tmp_path / "summary.csv").read_text()
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_a_full_disk_ends_a_folder(kind, album, tmp_path):
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    output = tmp_path / "styled"
+    flags = ("--size", 128, "--style", PAINTING, "--output", output, "--format", kind)
+    result = run_process("style_transfer.py", album, *QUICK, *flags, status=2, preexec_fn=limited)
+    assert "file too large" in result.stderr
+    assert not list(output.glob(f"*.{kind}"))
+
+
+@pytest.mark.parametrize("where", ["same", "inside"])
+def test_the_photos_folder_is_no_place_for_results(where, holiday):
+    output = holiday if where == "same" else holiday / "styled"
+    assert "--output" in paint(holiday, output, "--recursive", status=2).stderr
+
+
+def test_many_pictures_go_to_no_file(album, tmp_path):
+    (tmp_path / "file").write_text("")
+    for content, flags in ((album, ()), (album / "a.jpg", ("--each",))):
+        for name in ("one.png", "one.jpg", "file"):
+            assert "a folder" in paint(content, tmp_path / name, *flags, status=2).stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["album", "file"]
+
+
+def test_an_empty_folder_is_told_of_photos_beneath_it_alone(tmp_path, album):
+    (tmp_path / "empty").mkdir()
+    assert "--recursive" not in paint(tmp_path / "empty", tmp_path / "out", status=2).stderr
+    assert "--recursive" in paint(tmp_path, tmp_path / "out", status=2).stderr
+
+
+def test_what_a_tiff_has_wrong_is_one_line(album, tmp_path):
+    photo = Image.open(album / "a.jpg")
+    photo.save(album / "odd.tif", compression="tiff_lzw")
+    content = bytearray((album / "odd.tif").read_bytes())
+    content[200:260] = b"\xff" * 60  # which libtiff complains about by itself
+    (album / "odd.tif").write_bytes(content)
+    for name in "abc":
+        (album / f"{name}.jpg").unlink()
+    flags = ("--style", PAINTING, "--quiet", "--output", tmp_path / "out")
+    lines = run_process("style_transfer.py", album, *QUICK, *flags, status=1).stderr.splitlines()
+    assert len(lines) == 2 and "odd.tif: can't be read" in lines[0] and lines[1].startswith("error: 1 of 1 photos")
+
+
+# --- The time left ---
+
+
+def test_the_time_left_is_said_once_of_a_picture_and_once_of_a_folder(album, tmp_path):
+    lines = [line for line in paint(album, tmp_path / "a").stderr.splitlines() if line.startswith("time left: about ")]
+    assert len(lines) == 2 and "for this picture" in lines[0] and "for 2 more" in lines[1]
+    alone = paint(album / "a.jpg", tmp_path / "a.png").stderr
+    assert alone.count("time left: about ") == 1 and "for this picture" in alone
+    assert paint(album, tmp_path / "b", "--quiet").stderr == ""
+
+
+# --- What shaped the pictures ---
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--size", 72), "--size 64, now 72"),
+        (("--keep-colors", "luminance"), "--keep-colors not given, now luminance"),
+        (("--init", OTHER), "--init content, now gravel.jpg"),
+        (("--style", OTHER), "--style glands.jpg, now gravel.jpg"),
+        (("--style", PAINTING, OTHER), "--style glands.jpg, now glands.jpg gravel.jpg"),
+        (("--each",), "one by one"),
+        (("--format", "jpg"), "--format png, now jpg"),
+        (("--published-losses",), "--pooling average, now max"),
+        (("--precision", "auto"), "--precision float32, now auto"),
+    ],
+)
+def test_a_folder_that_was_painted_otherwise_is_refused(flags, said, album, painted, tmp_path):
+    output = tmp_path / "styled"
+    shutil.copytree(painted, output)
+    before = times(output)
+    refused = paint(album, output, *flags, status=2)
+    assert said in refused.stderr and "--overwrite" in refused.stderr and "--output" in refused.stderr
+    assert "device" not in refused.stderr and refused.stdout == ""
+    assert times(output) == before
+
+
+@pytest.fixture(scope="module")
+def painted(tmp_path_factory):
+    """A folder that was painted without further flags, of photos that are no more."""
+    photos, output = tmp_path_factory.mktemp("gone"), tmp_path_factory.mktemp("painted") / "styled"
+    Image.open(ROOT / "images/content/china.jpg").resize((96, 64)).save(photos / "z.jpg")
+    style_transfer.make_studio.cache_clear()
+    paint(photos, output)
+    return output
+
+
+def test_it_is_refused_before_tensorflow_starts(album, painted):
+    command = ["style_transfer.py", str(album), "--style", str(PAINTING), "--output", str(painted)]
+    code = (
+        f"import sys; sys.argv = {command!r}\nimport config, style_transfer\n"
+        "try: config.run(style_transfer.main)\nexcept SystemExit as end: print(end.code, 'tensorflow' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=100)
+    assert ended.stdout == "2 False\n", ended.stderr
+
+
+def test_other_flags_that_shape_nothing_go_on(album, tmp_path):
+    output, copy = tmp_path / "styled", tmp_path / "the same under another name.jpg"
+    paint(album, output)
+    before = times(output)
+    copy.write_bytes(PAINTING.read_bytes())
+    for flags in (("--style", copy), ("--quiet",), ("--compare", "--gif", "--plot"), ("--recursive",)):
+        assert "done before: 3\n" in paint(album, output, *flags).stdout
+    assert times(output) == before
+
+
+def test_overwrite_paints_all_anew_and_by_another_recipe(album, tmp_path):
+    output = tmp_path / "styled"
+    paint(album, output)
+    assert paint(album, output, "--size", 72, "--overwrite").stdout.count("picture: ") == 3
+    assert set(sides(output).values()) == {72}
+    assert "done before: 3\n" in paint(album, output, "--size", 72).stdout
+    assert "--size 72, now 64" in paint(album, output, status=2).stderr
+
+
+def test_after_a_kill_no_picture_of_the_old_recipe_passes_for_done(album, tmp_path):
+    output = tmp_path / "styled"
+    (album / "more").mkdir()
+    shutil.copy(album / "a.jpg", album / "more" / "deep.jpg")
+    paint(album, output, "--recursive")
+    flags = (album, *QUICK, "--iterations", 20, "--size", 72, "--style", PAINTING, "--output", output)
+    kill_once([ROOT / "style_transfer.py", *flags, "--overwrite"], lambda: 72 in sides(output).values())
+    done = [name for name, side in sides(output).items() if side == 72]
+    assert 1 <= len(done) < 4 and "--size 72, now 64" in paint(album, output, status=2).stderr
+    before = times(output)
+    run("style_transfer.py", *flags)
+    assert sides(output) == {"a.png": 72, "b.png": 72, "c.png": 72, "deep.png": 64}
+    assert [times(output)[name] for name in done[:-1]] == [before[name] for name in done[:-1]]
+    run("style_transfer.py", *flags, "--recursive")
+    assert set(sides(output).values()) == {72}
+
+
+def test_a_kill_before_the_first_picture_leaves_the_old_ones_as_they_were(album, tmp_path, monkeypatch):
+    """Between what is noted as waiting and the new recipe: the old command goes on, and the new one is refused."""
+    output = tmp_path / "styled"
+    paint(album, output)
+    with monkeypatch.context() as patched:
+        patched.setattr(folders, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        paint(album, output, "--size", 72, "--overwrite", status=130)
+    assert "--size 64, now 72" in paint(album, output, "--size", 72, status=2).stderr
+    paint(album, output)
+    assert set(sides(output).values()) == {64}
+    assert {row["status"] for row in rows_of(output).values()} == {"done"}
+
+
+def test_a_changed_photo_is_painted_anew(album, tmp_path):
+    output = tmp_path / "styled"
+    paint(album, output)
+    before = times(output)
+    os.utime(album / "b.jpg", (1e9, 1e9))
+    Image.open(album / "a.jpg").resize((60, 90)).save(album / "c.jpg")
+    again = paint(album, output)
+    assert "changed since their pictures were made: 2" in again.stderr and "done before: 1\n" in again.stdout
+    assert times(output)["a.png"] == before["a.png"] and times(output)["b.png"] != before["b.png"]
+    assert Image.open(output / "c.png").size == (43, 64)
+    assert "done before: 3\n" in paint(album, output).stdout
+
+
+def test_other_weights_are_refused_though_no_flag_names_them(album, tmp_path, monkeypatch):
+    output, flags = tmp_path / "styled", ("--precision", "float32", "--size", 64, "--iterations", 2)
+    command = ("style_transfer.py", album, *flags, "--style", PAINTING, "--output", output)
+    run(*command, "--weights", "hed")
+    vgg = util.load_vgg("vgg16", "hed")[0]
+    monkeypatch.setattr(util, "load_vgg", lambda *_: (vgg, "imagenet"))
+    assert "done before: 3\n" in run(*command).stdout  # which asks for no network
+    (album / "c.jpg").rename(album / "d.jpg")
+    assert "--weights hed, now imagenet" in run(*command, status=2).stderr
+    monkeypatch.setattr(util, "load_vgg", lambda *_: (vgg, "hed"))
+    style_transfer.make_studio.cache_clear()
+    run(*command)
+    assert rows_of(output)["d.jpg"]["status"] == "done"
+
+
+def test_a_recipe_of_something_else_is_not_replaced(album, tmp_path):
+    for content in ("{", "[1]", '{"flour": 500}'):
+        (tmp_path / "recipe.json").write_text(content)
+        assert "no recipe" in paint(album, tmp_path, status=2).stderr
+        assert (tmp_path / "recipe.json").read_text() == content
+
+
+# --- Folders from before it was kept ---
+
+
+def make_old(output):
+    """Make a folder look as it did before it was kept how its pictures are made."""
+    (output / "recipe.json").unlink()
+    rows = list(rows_of(output).values())
+    for row in rows:
+        row["status"] = row.pop("reason") or row["status"]
+        del row["photo_bytes"], row["photo_changed"]
+    folders.write_summary(output / "summary.csv", rows)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_of_an_old_folder_what_the_pictures_tell_decides(kind, album, tmp_path):
+    output, flags = tmp_path / "styled", ("--format", kind)
+    (album / "broken.jpg").write_bytes(b"no photo")
+    paint(album, output, *flags, status=1)
+    make_old(output)
+    before = times(output)
+    assert rows_of(output)["broken.jpg"]["status"] == "is not a picture that can be read"
+    refused = paint(album, output, *flags, "--size", 72, status=2).stderr
+    assert "--size 64, now 72" in refused and f"a.{kind}" in refused
+    assert not (output / "recipe.json").exists() and times(output) == before
+    (album / "broken.jpg").unlink()
+    again = paint(album, output, *flags)
+    assert "done before: 3\n" in again.stdout and "tell nothing" not in again.stderr
+    assert times(output) == before
+    assert rows_of(output)["a.jpg"]["photo_bytes"] and rows_of(output)["broken.jpg"]["status"] == "failed"
+    assert json.loads((output / "recipe.json").read_text())["weights"] == "hed"
+    assert "--size 64, now 72" in paint(album, output, *flags, "--size", 72, status=2).stderr
+
+
+def test_pictures_that_tell_nothing_are_taken_for_done_with_a_note(album, tmp_path):
+    output = tmp_path / "styled"
+    output.mkdir()
+    Image.new("RGB", (9, 9)).save(output / "a.png")
+    first = paint(album, output)
+    assert "tell nothing of how they were made: 1, taken for done" in first.stderr and "done before: 1" in first.stdout
+    assert Image.open(output / "a.png").size == (9, 9)
+    assert rows_of(output)["a.jpg"]["status"] == "done before"
+    assert "tell nothing" not in paint(album, output).stderr
+
+
+def test_a_picture_that_another_script_made_is_not_taken_for_done(album, tmp_path):
+    output = tmp_path / "styled"
+    output.mkdir()
+    about = util.provenance(0) | {"command": "python deepdream.py album --output styled"}
+    imaging.save_png(output / "a.png", np.zeros((9, 9), "uint8"), about)
+    assert "by deepdream.py, now style_transfer.py" in paint(album, output, status=2).stderr
+
+
+# --- Several paintings ---
+
+
+def test_each_photo_is_painted_after_each_painting(album, tmp_path, monkeypatch):
+    functions, original = [], util.value_and_gradient
+    monkeypatch.setattr(util, "value_and_gradient", lambda loss: functions.append(original(loss)) or functions[-1])
+    output, both = tmp_path / "styled", (PAINTING, OTHER)
+    printed = paint(album, output, "--each", style=both)
+    assert [function.traces for function in functions] == [1]
+    names = [f"{photo}__{painting}.png" for photo in "abc" for painting in ("glands", "gravel")]
+    assert printed.stdout.splitlines()[:6] == [f"picture: {output / name}" for name in names]
+    rows = folders.read_summary(output / "summary.csv").values()
+    assert [(pathlib.Path(row["photo"]).name, row["painting"], row["status"]) for row in rows] == [
+        (f"{photo}.jpg", str(painting), "done") for photo in "abc" for painting in both
+    ]
+    paint(album / "a.jpg", tmp_path / "alone.png", style=(OTHER,))
+    assert (pixels(tmp_path / "alone.png") == pixels(output / "a__gravel.png")).all()
+    third = tmp_path / "third.jpg"
+    shutil.copy(ROOT / "images/style/hubble_deep_field.jpg", third)
+    more = paint(album, output, "--each", style=(PAINTING, third))
+    assert more.stdout.count("__third.png") == 3 and "done before: 3\n" in more.stdout
+    shutil.copy(OTHER, third)
+    assert more.stdout.count("picture: ") == 3
+    before = times(output)
+    assert "done before: 6\n" in paint(album, output, "--each", style=(*both, third)).stdout
+    assert {name for name, when in times(output).items() if when != before[name]} == {f"{x}__third.png" for x in "abc"}
+
+
+def test_paintings_of_one_name_do_not_collide(album, tmp_path):
+    paintings = []
+    for folder, painting in (("x", PAINTING), ("y", OTHER)):
+        (tmp_path / folder).mkdir()
+        paintings.append(tmp_path / folder / "wave.jpg")
+        shutil.copy(painting, paintings[-1])
+    output = tmp_path / "styled"
+    printed = paint(album / "a.jpg", output, "--each", style=paintings).stdout
+    assert f"picture: {output}/a__wave.png\npicture: {output}/a__wave-2.png\n" in printed
+    assert (pixels(output / "a__wave.png") != pixels(output / "a__wave-2.png")).any()
+    assert "done before: 2\n" in paint(album / "a.jpg", output, "--each", style=reversed(paintings)).stdout
+
+
+def test_a_folder_of_paintings_is_a_mixture_or_each_of_them(album, tmp_path):
+    paintings = tmp_path / "paintings"
+    paintings.mkdir()
+    for painting in (PAINTING, OTHER):
+        shutil.copy(painting, paintings)
+    for photo in "bc":
+        (album / f"{photo}.jpg").unlink()
+    paint(album, tmp_path / "each", "--each", style=(paintings,))
+    assert set(sides(tmp_path / "each")) == {"a__glands.png", "a__gravel.png"}
+    paint(album / "a.jpg", tmp_path / "mixture.png", style=(paintings,))
+    paint(album / "a.jpg", tmp_path / "listed.png", style=(PAINTING, OTHER))
+    assert (pixels(tmp_path / "mixture.png") == pixels(tmp_path / "listed.png")).all()
+    (paintings / "broken.jpg").write_bytes(b"no painting")
+    assert "broken.jpg" in paint(album, tmp_path / "more", "--each", style=(paintings,), status=2).stderr
+    assert not list((tmp_path / "more").glob("*.png"))
+
+
+def test_what_each_cannot_be_combined_with_is_said(album, tmp_path):
+    both = ("--each", "--style-weights", 1, 2)
+    assert "--style-weights" in paint(album, tmp_path / "out", *both, style=(PAINTING, OTHER), status=2).stderr
+    flags = ("--each", "--style", PAINTING, "--output", tmp_path / "a.png")
+    assert "--each" in run("style_transfer.py", *QUICK, *flags, status=2).stderr

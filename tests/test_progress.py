@@ -1,0 +1,37 @@
+"""progress.py: what is said of the time left."""
+
+import pytest
+
+import progress
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.2, "1 s"), (99, "99 s"), (130, "2 min"), (5700, "95 min"), (7300, "2 h 2 min"), (90_000, "25 h")],
+)
+def test_times_are_put_into_words(seconds, words):
+    assert progress.spoken(seconds) == words
+
+
+def told(sizes, capsys, monkeypatch, seconds_of, quiet=False):
+    """Do steps of given sizes, on a clock of our own; return what was said and after how many steps."""
+    now, said = [0.0], []
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    forecast = progress.Forecast(sizes, "for this picture", quiet)
+    for number, pixels in enumerate((pixels for count, pixels in sizes for _ in range(count)), 1):
+        now[0] += seconds_of(pixels) + (100 if number == 1 else 0)  # the first one compiles
+        forecast.step(pixels)
+        said += [(number, line) for line in capsys.readouterr().err.splitlines()]
+    return said
+
+
+def test_the_time_left_is_that_of_all_further_steps(capsys, monkeypatch):
+    def seconds_of(pixels):
+        return (pixels + progress.STEP_COST) / 1e5
+
+    left = 10 * seconds_of(20_000) + 30 * seconds_of(380_000)
+    sizes = [(30, 5_000), (20, 20_000), (30, 380_000)]
+    ((number, line),) = told(sizes, capsys, monkeypatch, seconds_of)
+    assert number == 40 and line.startswith(f"time left: about {round(left / 60)} min for this picture, until ")
+    assert told([(4, 1)], capsys, monkeypatch, lambda _: 10) == [(2, "time left: about 20 s for this picture")]
+    assert told(sizes, capsys, monkeypatch, seconds_of, quiet=True) == []
