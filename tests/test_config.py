@@ -1,11 +1,17 @@
 """config.py: flags made from the dataclasses, and the command-line manners that all scripts share."""
 
 import argparse
+import dataclasses
+import functools
+import re
+import signal
 import subprocess
 import sys
+import time
+import typing
 
 import pytest
-from conftest import ROOT, environment, run
+from conftest import ROOT, TINY, check, environment, results, run
 
 import config
 
@@ -88,3 +94,212 @@ def test_the_help_says_what_other_flags_bring_with_them():
 )
 def test_an_error_is_one_line(error, text):
     assert config.describe(error) == text
+
+
+# --- Flags that are nearly right ---
+
+
+@pytest.mark.parametrize(
+    ("command", "meant"),
+    [
+        (("style_transfer.py", "photo.jpg", "--itertions", 40), "--itertions (did you mean --iterations?)"),
+        (("train_rnn.py", "--epoch=3", "digits"), "--epoch (did you mean --epochs?)"),
+        (("train_rnn.py", "-epochs", 3), "-epochs (did you mean --epochs?)"),
+        (("classify_mnist.py", "--imge", "x.png"), "--imge (did you mean --image?)"),
+        (("generate_rnn.py", "trained/monet", "--temprature", 1), "--temprature (did you mean --temperature?)"),
+        (("deepdream.py", "noise", "--xyzzy"), "there is no --xyzzy (--help"),
+        (("train_rnn.py", "digits", "--optimizer", "adm"), "no adm (did you mean adam?); it has adam, rmsprop"),
+        (
+            ("train_rnn.py", "digits", "--preset", "painters"),
+            "no painters (did you mean painter?); it has tutorial, best",
+        ),
+        (("generate_rnn.py", "x", "--start", "q"), "--start has no q; it has nothing, window"),
+    ],
+)
+def test_a_flag_or_word_that_is_nearly_right_is_answered_with_what_may_have_been_meant(command, meant):
+    assert meant in run(*command, status=2).stderr
+
+
+def test_what_is_no_flag_is_not_taken_for_one(tmp_path):
+    odd = tmp_path / "--odd flag"
+    for words in (("--style-weights", "-1", "--style", "x.png"), ("--", "--odd"), ("--style", odd.name)):
+        assert "there is no" not in run("style_transfer.py", *words, status=2).stderr
+
+
+# --- Paths ---
+
+SHIPPED = ROOT / "trained/digits"
+WORDS = {"layer", "class_", "content_layers", "style_layers", "layers"}  # names of a network's layers and classes
+
+
+@pytest.mark.parametrize(
+    "options", [config.Train, config.Generate, config.Classify, config.Style, config.Dream, config.Filters]
+)
+def test_an_option_that_is_no_choice_and_no_layer_is_a_path(options):
+    for item in dataclasses.fields(options):
+        kinds = {item.type, *typing.get_args(item.type)}
+        if str in kinds and not item.metadata["choices"]:
+            assert item.name in WORDS
+
+
+@pytest.mark.parametrize(
+    ("command", "path"),
+    [
+        (("classify_mnist.py", "~/models"), "models"),
+        (("classify_mnist.py", "trained/digits", "--image=~/a b.png"), "a b.png"),
+        (("generate_rnn.py", "trained/monet", "--complete=~/a.png"), "a.png"),
+        (("generate_rnn.py", "~/painter"), "painter"),
+        (("train_rnn.py", "letters", "--all-digits", "--data", "~/idx"), "idx"),
+        (("train_rnn.py", "~/pictures"), "pictures"),
+        (("style_transfer.py", "~/a.jpg", "--style", "~/b.jpg"), "a.jpg"),
+        (("style_transfer.py", "images/content/china.jpg", "--style", "~/b.jpg"), "b.jpg"),
+        (("style_transfer.py", "images/content/china.jpg", "--style", "images/style/glands.jpg", "--init=~/c"), "c"),
+        (("deepdream.py", "~/a.jpg"), "a.jpg"),
+        (("deepdream.py", "noise", "--convnet=~/net.keras"), "net.keras"),
+        (("deepdream.py", "images/content/china.jpg", "--guide", "~/b.jpg"), "b.jpg"),
+        (("visualize_filters.py", "block1_conv1", "--images", "~/a.jpg"), "a.jpg"),
+        (("visualize_filters.py", "--evolution=~/epochs"), "epochs"),
+    ],
+)
+def test_a_tilde_is_the_home_folder_in_every_path_that_is_read(command, path, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert str(tmp_path / path) in run(*command, status=2).stderr
+
+
+def test_a_tilde_is_the_home_folder_where_something_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("conftest.ROOT", tmp_path)
+    flags = ("--num-images", 20, "--output=~/new/c.png", "--csv", "~/c.csv")
+    run("classify_mnist.py", SHIPPED, *flags)
+    run("generate_rnn.py", SHIPPED, "--digit", 3, "--grid", 2, "--output=~/g.png")
+    run("train_rnn.py", "digits", "--digit", 3, *TINY, "--epochs", 1, "--output", "~/m")
+    for name in ("new/c.png", "c.csv", "g.png", "m/model_3.keras"):
+        assert (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("path", ["kept/~/x.png", "~no-such-user/x.png"])
+def test_no_file_or_folder_is_called_by_a_tilde(path, photo, tmp_path, monkeypatch):
+    monkeypatch.setattr("conftest.ROOT", tmp_path)
+    for command in (
+        ("generate_rnn.py", SHIPPED, "--digit", 3, "--output", path),
+        ("classify_mnist.py", SHIPPED, "--num-images", 20, "--output", path),
+        ("classify_mnist.py", SHIPPED, "--num-images", 20, "--output", "c.png", "--csv", path.replace("png", "csv")),
+        ("train_rnn.py", "digits", "--digit", 3, *TINY, "--output", path),
+        ("style_transfer.py", "--style", photo, "--output", path),
+    ):
+        assert "write out which one is meant" in run(*command, status=2).stderr
+        assert not any("~" in found.name for found in tmp_path.rglob("*"))
+
+
+# --- Ctrl-C ---
+
+
+def interrupted(command, stream, sign, after=0.0, **options):
+    """Run a command, and press Ctrl-C so many seconds after a line of its stdout or stderr that matches `sign`."""
+    # Where the tests themselves run in the background, Ctrl-C would be ignored in what they start.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, cwd=ROOT, text=True, preexec_fn=heed, **pipes, **options)
+    seen = []
+    for line in getattr(process, stream):
+        seen.append(line)
+        if re.search(sign, line):
+            break
+    time.sleep(after)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=120)
+    seen = "".join(seen)
+    output, errors = (seen + output, errors) if stream == "stdout" else (output, seen + errors)
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+@pytest.mark.parametrize(
+    ("module", "after"),
+    [("config", 0), ("concurrent", 0), ("numpy", 0), ("h5py", 0), ("scipy.spatial", 0), ("skimage.transform", 1)],
+)
+def test_ctrl_c_during_the_imports_is_one_line(module, after, tmp_path):
+    command = [sys.executable, "-X", "importtime", "classify_mnist.py", "trained/digits"]
+    command += ["--output", str(tmp_path / "c.png")]
+    result = interrupted(command, "stderr", rf"\| +{re.escape(module)}$", after)
+    said = [line for line in result.stderr.splitlines() if not line.startswith("import time:")]
+    assert (result.returncode, said, result.stdout) == (130, ["error: interrupted"], "")
+
+
+@pytest.mark.parametrize("after", [0, 0.2])
+def test_ctrl_c_at_the_end_hides_nothing_of_what_is_done(after, tmp_path):
+    command = [sys.executable, "-u", "classify_mnist.py", "trained/digits", "--num-images", "20"]
+    command += ["--output", str(tmp_path / "c.png")]
+    result = interrupted(command, "stdout", "confusion_matrix", after)
+    assert "confusion_matrix" in results(result.stdout) and (tmp_path / "c.png").exists()
+    assert "Traceback" not in result.stderr and result.returncode in (0, 130)
+    assert result.stderr.count("error: interrupted") == (result.returncode == 130)
+
+
+ENDING = """
+import atexit, sys, threading, time
+import config
+atexit.register(time.sleep, 1)
+atexit.register(print, "at exit", flush=True)
+def main():
+    threading.Thread(target=lambda: (print("a thread", flush=True), time.sleep(1))).start()
+    print("done", flush=True)
+    {last}
+config.run(main)
+"""
+
+
+CLEARED = """
+import time
+import config
+class Large:
+    def __del__(self):
+        print("clearing away", flush=True)
+        time.sleep(1)
+def main():
+    large = Large()
+    {last}
+config.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("last", "status", "errors"),
+    [("pass", 0, ""), ("del large; time.sleep(30); print('done')", 130, "error: interrupted\n")],
+)
+def test_ctrl_c_is_not_lost_where_python_clears_something_away(last, status, errors):
+    result = interrupted([sys.executable, "-c", CLEARED.format(last=last)], "stdout", "clearing", 0.2)
+    assert (result.returncode, result.stdout, result.stderr) == (status, "clearing away\n", errors)
+
+
+SWALLOWED = """
+import time
+import config
+def main():
+    try:
+        print("at work", flush=True)
+        time.sleep(30)
+    except KeyboardInterrupt:
+        raise {error}
+config.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        ("AttributeError('half imported')", "error: interrupted"),
+        ("OSError(28, 'No space left on device')", "error: interrupted; no space left on device"),
+        ("config.Interrupted('interrupted; go on')", "error: interrupted; go on"),
+    ],
+)
+def test_ctrl_c_stays_one_where_something_makes_another_error_of_it(error, line):
+    result = interrupted([sys.executable, "-c", SWALLOWED.format(error=error)], "stdout", "at work", 0.2)
+    assert (result.returncode, result.stderr.splitlines()) == (130, [line])
+
+
+@pytest.mark.parametrize("moment", ["a thread", "at exit"])
+@pytest.mark.parametrize(("last", "status"), [("pass", 0), ("raise config.PartlyDone('one failed')", 1)])
+def test_ctrl_c_while_python_ends_changes_no_status(moment, last, status):
+    result = interrupted([sys.executable, "-c", ENDING.format(last=last)], "stdout", moment, 0.3)
+    assert "done" in result.stdout
+    check(result, status)

@@ -5,6 +5,7 @@ import pytest
 from conftest import run, run_process
 from PIL import Image
 
+import imaging
 import util
 
 CELL = 9 * 8  # a picture of 8 x 8 and a line, each pixel enlarged 8 times
@@ -145,7 +146,7 @@ def test_temperature_top_k_and_top_p_make_a_painter_bolder(painter, tmp_path):
 def test_a_painting_is_finished_below_the_rows_that_are_kept(painter, pictures, tmp_path):
     begun = pictures / "tile_05.png"
     finished = paint(painter, tmp_path / "f.png", "--complete", begun, "--rows", 7)
-    small = util.fit_picture(util.open_picture(begun), 16, 12, gray=False)
+    small = imaging.fit_picture(imaging.open_picture(begun), 16, 12, gray=False)
     palette = util.load_meta(painter)["palette"]
     quantized = util.from_palette(util.to_palette(small[None], palette), palette, 12, 16)[0]
     for picture in finished:

@@ -14,6 +14,7 @@ from PIL import Image
 from skimage.transform import resize
 
 import disk
+import imaging
 import util
 from config import InputError
 
@@ -77,7 +78,7 @@ def test_greys_of_more_than_eight_bits_keep_their_brightness(kind, white, suffix
     ramp = np.tile(np.linspace(0, 1, 256), (64, 1))
     path = tmp_path / f"ramp.{suffix}"
     Image.fromarray((ramp * white).astype(kind)).save(path)
-    np.testing.assert_allclose(util.load_image(path)[..., 1], 255 * ramp, atol=1)
+    np.testing.assert_allclose(imaging.load_image(path)[..., 1], 255 * ramp, atol=1)
 
 
 def test_a_picture_is_read_upright_and_without_transparency(tmp_path):
@@ -87,11 +88,11 @@ def test_a_picture_is_read_upright_and_without_transparency(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned a quarter clockwise
     Image.fromarray(pixels).save(path, exif=exif, quality=95)
-    upright = util.load_image(path)
+    upright = imaging.load_image(path)
     assert upright.shape == (40, 20, 3)
     assert upright[:15].mean() > 250 > 5 > upright[25:].mean()
     Image.new("RGBA", (3, 2), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert (util.load_image(tmp_path / "clear.png") == 255).all()
+    assert (imaging.load_image(tmp_path / "clear.png") == 255).all()
 
 
 def test_a_digit_is_laid_out_as_mnist_is(tmp_path):
@@ -482,7 +483,7 @@ def test_an_h5_file_that_asks_for_anything_else_is_refused(shared, tmp_path, cha
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
     target = tmp_path / "result.txt"
     target.write_text("old")
-    with pytest.raises(RuntimeError), util.whole_file(target) as temporary:
+    with pytest.raises(RuntimeError), disk.whole_file(target) as temporary:
         with open(temporary, "w") as file:
             file.write("half")
         raise RuntimeError
@@ -495,7 +496,7 @@ def test_a_file_can_be_read_by_whom_the_user_lets_read_files(umask, mode, tmp_pa
     disk.current_umask.cache_clear()
     earlier = os.umask(umask)
     try:
-        with util.whole_file(tmp_path / "result.txt") as temporary:
+        with disk.whole_file(tmp_path / "result.txt") as temporary:
             pathlib.Path(temporary).write_text("whole")
         assert stat.S_IMODE((tmp_path / "result.txt").stat().st_mode) == mode
         assert os.umask(umask) == umask  # it was read, and left as it was
