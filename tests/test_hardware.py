@@ -36,8 +36,8 @@ def machine(monkeypatch):
         flags, capabilities, _ = MACHINES[name]
         monkeypatch.setattr(hardware, "processor_flags", lambda: set(flags.split()))
         monkeypatch.setattr(hardware, "gpu_capabilities", lambda: capabilities)
-        for module in (style_transfer, deepdream):
-            module.open_studio.cache_clear()
+        for studio in (style_transfer.make_studio, deepdream.open_studio):
+            studio.cache_clear()
 
     return become
 
