@@ -179,6 +179,8 @@ def paint_many(content, options):
     """Paint each photo in a folder, or one after each painting, and print where the pictures are."""
     output = pathlib.Path(options.output or f"generated/{default_name(content, options)}")
     folders.check_folder(output)
+    if any(pathlib.Path(path).is_dir() and output.resolve() == pathlib.Path(path).resolve() for path in options.style):
+        raise config.InputError(f"{output} is where the paintings are; give another folder with --output")
     photos = folders.find_photos(content, output, options) if content.is_dir() else [content]
     craft = folders.Craft(SCRIPT, paint, prepare, recipe_of, lambda words: options_of(parse_arguments(words)))
     folders.apply_to_folder(craft, photos, output, f".{options.format}", ways_of(options), options)

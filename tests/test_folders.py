@@ -476,6 +476,7 @@ def test_a_folder_of_paintings_is_a_mixture_or_each_of_them(album, tmp_path):
     paint(album / "a.jpg", tmp_path / "mixture.png", style=(paintings,))
     paint(album / "a.jpg", tmp_path / "listed.png", style=(PAINTING, OTHER))
     assert (pixels(tmp_path / "mixture.png") == pixels(tmp_path / "listed.png")).all()
+    assert "where the paintings are" in paint(album, paintings, style=(paintings,), status=2).stderr
     (paintings / "broken.jpg").write_bytes(b"no painting")
     assert "broken.jpg" in paint(album, tmp_path / "more", "--each", style=(paintings,), status=2).stderr
     assert not list((tmp_path / "more").glob("*.png"))
