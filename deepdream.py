@@ -470,7 +470,7 @@ class Studio:
             name = classifier or config.network_name(options.convnet)
             print(f"device: {device}; {name} with the weights {self.source}", file=sys.stderr)
             if self.source == "hed" and options.weights is None:
-                print("note: Keras's ImageNet weights can't be had here; these are near them", file=sys.stderr)
+                print("note: ImageNet's weights can't be downloaded here; hed's, which began as these, serve as well", file=sys.stderr)
         self.own, self.targets, self.jitter = classifier is not None, {}, options.jitter
         self.tile, self.margin, self.stride = tile_of(options), MARGIN, STRIDE
         self.least = STRIDE if self.is_vgg() else LEAST_SEEN
@@ -678,7 +678,10 @@ def frames_done(folder, recipe, most, replace):
     if path.exists() and replace:
         remove_frames(folder)
     elif path.exists():
-        raise config.InputError(f"{folder} holds frames of another film; pass --overwrite to replace them")
+        differing = "; ".join(folders.differences(disk.read_json(path), recipe))
+        raise config.InputError(
+            f"{folder} holds frames of another film ({differing}); give another --output, or --overwrite"
+        )
     if folder.exists() and any(path.name[0] != "." for path in folder.iterdir()):
         raise config.InputError(f"{folder} is where frames would be kept, and is not empty; give another --output")
     disk.write_json(path, recipe)

@@ -277,7 +277,9 @@ def begin(output, jobs, todo, rows, recipe, overwrite):
     for job in jobs:
         row = rows.get(job.key(), {})
         if job.key() in waiting and job.result.exists():
-            rows[job.key()] = job.row("waiting") | job.made_of()
+            rows[job.key()] = job.row("waiting") | {"reason": "to be made anew"} | job.made_of()
+        elif job.key() in waiting:  # killed before it is noted as done, a picture tells by itself how it was made
+            rows[job.key()] = job.row("waiting") | {"reason": "not made yet"}
         elif job.key() not in waiting and not is_known(row):
             rows[job.key()] = job.row("done before") | (row if row.get("status") == "done" else {}) | job.made_of()
     if overwrite and (record is None or differences(record, recipe)):

@@ -1,8 +1,7 @@
 """Turn photos into paintings, or show the two halves of it: textures alone, and what one layer keeps of a photo.
 
     python style_transfer.py photo.jpg --style wave.jpg
-    python style_transfer.py holiday/ --style wave.jpg scream.jpg --style-weights 0.7 0.3 --output styled/
-    python style_transfer.py holiday/ --style wave.jpg scream.jpg --each --output after_each/
+    python style_transfer.py holiday/ --style wave.jpg scream.jpg --each --output styled/
     python style_transfer.py photo.jpg --layer block4_conv2
 
 A picture is searched for whose features in VGG resemble the photo's and whose Gram matrices, the correlations of
@@ -160,12 +159,12 @@ def default_name(content, options):
 def paint_one(content, options):
     """Make one picture, and print where it is and what became of its losses."""
     result = pathlib.Path(options.output or f"generated/{default_name(content, options)}.{options.format}")
+    if content is None and not options.quiet:  # first, since the error may be about what was meant as the photo
+        print("note: without a photo before --style, this makes a texture", file=sys.stderr)
     config.require_suffix(result, ".png", ".jpg", ".jpeg")
     for path in extra_files(result, options).values():
         disk.refuse_to_overwrite(path, options.overwrite)
     disk.check_writable(result)
-    if content is None and not options.quiet:
-        print("note: without a photo before --style, this makes a texture", file=sys.stderr)
     row = paint(content, result, options, keep_unfinished=True)
     print(f"picture: {result}")
     for kind, path in extra_files(result, options).items():
@@ -208,7 +207,7 @@ def recipe_of(options):
     if options.weights not in (None, *folders.SOURCES):
         named["weights"] = [options.weights]
     recipe = folders.recipe_of(SCRIPT, options, ("compare", "plot", "save_every", "each"), named)
-    return recipe | ({"style": "one by one"} if options.each else {})
+    return recipe | ({"style": "--each, one by one"} if options.each else {})
 
 
 def prepare(options):
@@ -498,7 +497,7 @@ class Studio:
         if not options.quiet:
             print(f"device: {device}; {options.convnet} with the weights {self.source}", file=sys.stderr)
             if self.source == "hed" and options.weights is None:
-                print("note: Keras's ImageNet weights can't be had here; these are near them", file=sys.stderr)
+                print("note: ImageNet's weights can't be downloaded here; hed's, which began as these, serve as well", file=sys.stderr)
         content_layers = [options.layer] if options.layer else options.content_layers
         extractor = functools.partial(util.feature_extractor, model, pooling=options.pooling)
         self.content = util.for_any_size(extractor(content_layers)) if content_layers else None

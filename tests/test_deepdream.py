@@ -403,6 +403,7 @@ def test_a_full_disk_leaves_the_frames_so_far(photo, tmp_path):
     assert "a_frames" in result.stderr and not (tmp_path / "a.gif").exists()
     frames = sorted((tmp_path / "a_frames").glob("*.png"))
     assert frames
+    assert "(--rotate 0.0, now 1.0)" in run("deepdream.py", *flags, "--rotate", 1, status=2).stderr
     for path in frames:
         Image.open(path).load()
 

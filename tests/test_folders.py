@@ -137,6 +137,18 @@ def test_a_killed_folder_goes_on(album, tmp_path):
     assert all(row["status"].startswith("done") for row in rows_of(output).values())
 
 
+def test_an_interrupted_folder_says_what_is_waiting(album, tmp_path, monkeypatch):
+    output = tmp_path / "styled"
+    with monkeypatch.context() as patched:
+        patched.setattr(folders, "attempt", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert "goes on with what is not done" in paint(album, output, status=130).stderr
+    waiting = rows_of(output)
+    assert len(waiting) == 3
+    assert {(row["status"], row["reason"]) for row in waiting.values()} == {("waiting", "not made yet")}
+    paint(album, output)
+    assert {(row["status"], row["reason"]) for row in rows_of(output).values()} == {("done", "")}
+
+
 def apply(photos, output, rows=None):
     """Have the name of each photo written into its result; return the rows."""
 
