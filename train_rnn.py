@@ -43,6 +43,7 @@ def parse_arguments():
     parser.add_argument(
         "source",
         nargs="?",
+        type=config.expanded,
         default="digits",
         help="a folder of pictures; or digits, mnist, fashion_mnist, a --data set",
     )

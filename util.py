@@ -88,6 +88,7 @@ tf.get_logger().setLevel("ERROR")  # it warns where one function is compiled for
 def whole_file(path):
     """Yield a temporary path beside `path`, renamed to it at the end: a file appears whole or not at all."""
     path = pathlib.Path(path)
+    refuse_tilde(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
     os.close(handle)
@@ -125,8 +126,16 @@ def as_json(value):
     return json.loads(json.dumps(value))
 
 
+def refuse_tilde(path):
+    """Raise InputError where a file or folder would be called ~: sooner or later someone removes it with rm -r."""
+    parts = pathlib.Path(path).parts
+    if "~" in parts or "".join(parts[:1]).startswith("~"):
+        raise InputError(f"the ~ in {path} stands for no folder here; write out which one is meant")
+
+
 def refuse_to_overwrite(path, overwrite):
-    """Raise InputError where `path` exists and `overwrite` is false."""
+    """Raise InputError where `path` can't be written: it exists and `overwrite` is false, or it has a stray ~."""
+    refuse_tilde(path)
     if pathlib.Path(path).exists() and not overwrite:
         raise InputError(f"{path} exists already; pass --overwrite to replace it")
 
@@ -143,6 +152,7 @@ def check_writable(path):
     if pathlib.Path(path).is_dir():
         raise InputError(f"{path} is a folder")
     path = pathlib.Path(path)
+    refuse_tilde(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=path.parent):
         pass

@@ -1,11 +1,13 @@
 """config.py: flags made from the dataclasses, and the command-line manners that all scripts share."""
 
 import argparse
+import dataclasses
 import subprocess
 import sys
+import typing
 
 import pytest
-from conftest import ROOT, environment, run
+from conftest import ROOT, TINY, environment, run
 
 import config
 
@@ -88,3 +90,68 @@ def test_the_help_says_what_other_flags_bring_with_them():
 )
 def test_an_error_is_one_line(error, text):
     assert config.describe(error) == text
+
+
+# --- Paths ---
+
+SHIPPED = ROOT / "trained/digits"
+WORDS = {"layer", "class_", "content_layers", "style_layers", "layers"}  # names of a network's layers and classes
+
+
+@pytest.mark.parametrize(
+    "options", [config.Train, config.Generate, config.Classify, config.Style, config.Dream, config.Filters]
+)
+def test_an_option_that_is_no_choice_and_no_layer_is_a_path(options):
+    for item in dataclasses.fields(options):
+        kinds = {item.type, *typing.get_args(item.type)}
+        if str in kinds and not item.metadata["choices"]:
+            assert item.name in WORDS
+
+
+@pytest.mark.parametrize(
+    ("command", "path"),
+    [
+        (("classify_mnist.py", "~/models"), "models"),
+        (("classify_mnist.py", "trained/digits", "--image=~/a b.png"), "a b.png"),
+        (("generate_rnn.py", "trained/monet", "--complete=~/a.png"), "a.png"),
+        (("generate_rnn.py", "~/painter"), "painter"),
+        (("train_rnn.py", "letters", "--all-digits", "--data", "~/idx"), "idx"),
+        (("train_rnn.py", "~/pictures"), "pictures"),
+        (("style_transfer.py", "~/a.jpg", "--style", "~/b.jpg"), "a.jpg"),
+        (("style_transfer.py", "images/content/china.jpg", "--style", "~/b.jpg"), "b.jpg"),
+        (("style_transfer.py", "images/content/china.jpg", "--style", "images/style/glands.jpg", "--init=~/c"), "c"),
+        (("deepdream.py", "~/a.jpg"), "a.jpg"),
+        (("deepdream.py", "noise", "--convnet=~/net.keras"), "net.keras"),
+        (("deepdream.py", "images/content/china.jpg", "--guide", "~/b.jpg"), "b.jpg"),
+        (("visualize_filters.py", "block1_conv1", "--images", "~/a.jpg"), "a.jpg"),
+        (("visualize_filters.py", "--evolution=~/epochs"), "epochs"),
+    ],
+)
+def test_a_tilde_is_the_home_folder_in_every_path_that_is_read(command, path, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert str(tmp_path / path) in run(*command, status=2).stderr
+
+
+def test_a_tilde_is_the_home_folder_where_something_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("conftest.ROOT", tmp_path)
+    flags = ("--num-images", 20, "--output=~/new/c.png", "--csv", "~/c.csv")
+    run("classify_mnist.py", SHIPPED, *flags)
+    run("generate_rnn.py", SHIPPED, "--digit", 3, "--grid", 2, "--output=~/g.png")
+    run("train_rnn.py", "digits", "--digit", 3, *TINY, "--epochs", 1, "--output", "~/m")
+    for name in ("new/c.png", "c.csv", "g.png", "m/model_3.keras"):
+        assert (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("path", ["kept/~/x.png", "~no-such-user/x.png"])
+def test_no_file_or_folder_is_called_by_a_tilde(path, photo, tmp_path, monkeypatch):
+    monkeypatch.setattr("conftest.ROOT", tmp_path)
+    for command in (
+        ("generate_rnn.py", SHIPPED, "--digit", 3, "--output", path),
+        ("classify_mnist.py", SHIPPED, "--num-images", 20, "--output", path),
+        ("classify_mnist.py", SHIPPED, "--num-images", 20, "--output", "c.png", "--csv", path.replace("png", "csv")),
+        ("train_rnn.py", "digits", "--digit", 3, *TINY, "--output", path),
+        ("style_transfer.py", "--style", photo, "--output", path),
+    ):
+        assert "write out which one is meant" in run(*command, status=2).stderr
+        assert not any("~" in found.name for found in tmp_path.rglob("*"))
