@@ -459,9 +459,13 @@ def check_names(names, known, what):
     """Raise InputError, with the likeliest intended, where one of `names` is not among `known`."""
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1, cutoff=0.5)
-            meant = f" (did you mean {near[0]}?)" if near else ""
-            raise InputError(f"{what} has no {name}{meant}; it has {', '.join(known)}")
+            raise InputError(f"{what} has no {name}{meant(name, known)}; it has {', '.join(known)}")
+
+
+def meant(name, known):
+    """Ask in brackets for the likeliest of the `known` names, or say nothing where none is like this one."""
+    near = difflib.get_close_matches(name, known, 1, cutoff=0.5)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 class InputError(Exception):
@@ -493,6 +497,22 @@ class Parser(argparse.ArgumentParser):
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
         self.register("type", pathlib.Path, lambda text: pathlib.Path(expanded(text)))
+
+    def parse_args(self, args=None, namespace=None):
+        """Parse the command line; where there is no such flag, ask whether another one was meant."""
+        for word in sys.argv[1:] if args is None else args:
+            if word == "--":
+                break
+            flag = word.split("=")[0]
+            if re.fullmatch(r"--?[A-Za-z][\w-]*", flag) and flag not in self._option_string_actions:
+                self.error(f"there is no {flag}{meant(flag, list(self._option_string_actions))}")
+        return super().parse_args(args, namespace)
+
+    def _check_value(self, action, value):
+        if action.choices is not None and value not in action.choices:
+            known = list(action.choices)
+            flag = "/".join(action.option_strings)
+            self.error(f"{flag} has no {value}{meant(value, known)}; it has {', '.join(known)}")
 
     def error(self, message):
         fail(f"{message} (--help lists the flags)", 2)

@@ -92,6 +92,36 @@ def test_an_error_is_one_line(error, text):
     assert config.describe(error) == text
 
 
+# --- Flags that are nearly right ---
+
+
+@pytest.mark.parametrize(
+    ("command", "meant"),
+    [
+        (("style_transfer.py", "photo.jpg", "--itertions", 40), "--itertions (did you mean --iterations?)"),
+        (("train_rnn.py", "--epoch=3", "digits"), "--epoch (did you mean --epochs?)"),
+        (("train_rnn.py", "-epochs", 3), "-epochs (did you mean --epochs?)"),
+        (("classify_mnist.py", "--imge", "x.png"), "--imge (did you mean --image?)"),
+        (("generate_rnn.py", "trained/monet", "--temprature", 1), "--temprature (did you mean --temperature?)"),
+        (("deepdream.py", "noise", "--xyzzy"), "there is no --xyzzy (--help"),
+        (("train_rnn.py", "digits", "--optimizer", "adm"), "no adm (did you mean adam?); it has adam, rmsprop"),
+        (
+            ("train_rnn.py", "digits", "--preset", "painters"),
+            "no painters (did you mean painter?); it has tutorial, best",
+        ),
+        (("generate_rnn.py", "x", "--start", "q"), "--start has no q; it has nothing, window"),
+    ],
+)
+def test_a_flag_or_word_that_is_nearly_right_is_answered_with_what_may_have_been_meant(command, meant):
+    assert meant in run(*command, status=2).stderr
+
+
+def test_what_is_no_flag_is_not_taken_for_one(tmp_path):
+    odd = tmp_path / "--odd flag"
+    for words in (("--style-weights", "-1", "--style", "x.png"), ("--", "--odd"), ("--style", odd.name)):
+        assert "there is no" not in run("style_transfer.py", *words, status=2).stderr
+
+
 # --- Paths ---
 
 SHIPPED = ROOT / "trained/digits"
