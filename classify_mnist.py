@@ -9,6 +9,9 @@ p(class) and divided by the sum over classes, that is p(class | picture). Nothin
 classes apart. Likelihoods are added as logarithms: their product would be far below the smallest float.
 """
 
+import config  # first, since it puts Ctrl-C in a line from here on
+
+# isort: split
 import concurrent.futures
 import csv
 import pathlib
@@ -16,8 +19,6 @@ import sys
 import time
 
 import numpy as np
-
-import config
 
 tqdm = config.lazy_import("tqdm")
 util = config.lazy_import("util")

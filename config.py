@@ -5,14 +5,30 @@ annotation the type, its default the default, its metadata the help. Only the st
 imported here, so that `--help` and a wrong flag are answered at once.
 """
 
+import os
+import sys
+
+
+def end_interrupted(kind, error, traceback):
+    """Put Ctrl-C in a line and an exit status also where it comes before a script has reached `run`."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, traceback)
+        return
+    print("error: interrupted", file=sys.stderr, flush=True)
+    os._exit(130)
+
+
+sys.excepthook = end_interrupted  # before the imports below: they take their time, too
+
+import _thread
 import argparse
 import dataclasses
 import difflib
 import importlib.util
-import os
 import pathlib
 import re
-import sys
+import signal
+import threading
 import typing
 
 PathName = typing.NewType("PathName", str)  # the type of an option that is a path, or may be one
@@ -606,18 +622,57 @@ def run(main):
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a file's name may be in no encoding at all
+    pressed = []
+
+    def heed(*_):
+        pressed.append("Ctrl-C")
+        raise KeyboardInterrupt
+
+    try:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, heed)
+        sys.unraisablehook = press_again
+        status, message = outcome(main, pressed)
+        # From here on all is done or told: Ctrl-C while Python ends would only hide that.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        status, message = 130, "interrupted"
+    if message is not None:
+        fail(message, status)
+    sys.exit(status)
+
+
+def press_again(dropped):
+    """Press Ctrl-C once more where it came while Python cleared something away, which drops every error."""
+    if issubclass(dropped.exc_type, KeyboardInterrupt):
+        threading.Timer(0.05, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(dropped)
+
+
+def outcome(main, pressed):
+    """Run `main`; return the exit status, and the line that says what went wrong, or None.
+
+    Raises KeyboardInterrupt where Ctrl-C was `pressed`, also where C++ or an import has made another error of it.
+    """
     try:
         main()
-    except KeyboardInterrupt:
-        fail("interrupted", 130)
+        return 0, None
+    except SystemExit as end:
+        return end.code, None
     except (InputError, OSError, MemoryError) as error:
         if "--debug" in sys.argv:
             raise
-        fail(describe(error), getattr(error, "status", 2))
+        if pressed and not isinstance(error, Interrupted):
+            error = Interrupted(f"interrupted; {describe(error)}")
+        return getattr(error, "status", 2), describe(error)
     except Exception as error:
+        if pressed:
+            raise KeyboardInterrupt from error
         if "--debug" in sys.argv:
             raise
-        fail(f"{type(error).__name__}: {describe(error)[:300]} (--debug shows where)", 2)
+        return 2, f"{type(error).__name__}: {describe(error)[:300]} (--debug shows where)"
 
 
 def describe(error):

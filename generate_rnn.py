@@ -8,13 +8,14 @@ The network gives each pixel's probabilities from the pixels before it, a colour
 so on to the last pixel. All pictures of a sheet are drawn at once, in one compiled call.
 """
 
+import config  # first, since it puts Ctrl-C in a line from here on
+
+# isort: split
 import math
 import pathlib
 import sys
 
 import numpy as np
-
-import config
 
 util = config.lazy_import("util")
 

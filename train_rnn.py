@@ -14,6 +14,9 @@ samples/, drawn as the training goes. Of digits: model_<class>.keras for each cl
 each core. Interrupt it when you like; the same command with --resume goes on.
 """
 
+import config  # first, since it puts Ctrl-C in a line from here on
+
+# isort: split
 import concurrent.futures
 import contextlib
 import csv
@@ -30,8 +33,6 @@ import zipfile
 import zlib
 
 import numpy as np
-
-import config
 
 keras = config.lazy_import("keras")
 tqdm = config.lazy_import("tqdm")

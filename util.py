@@ -63,8 +63,8 @@ def return_freed_memory():
 def silenced_stderr():
     """Drop what C++ code writes to standard error: TensorFlow greets there before it can be told not to."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
     try:
+        os.dup2(nowhere, 2)
         yield
     finally:
         os.dup2(kept, 2)

@@ -8,6 +8,7 @@ import io
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import unittest.mock
@@ -35,13 +36,24 @@ def run(script, *arguments, status=0):
         unittest.mock.patch.object(sys, "argv", command),
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(errors),
+        heeding_ctrl_c(),
     ):
         try:
             config.run(module.main)
-            code = 0
         except SystemExit as end:
-            code = end.code or 0
+            code = end.code
     return check(subprocess.CompletedProcess(command, code, output.getvalue(), errors.getvalue()), status)
+
+
+@contextlib.contextmanager
+def heeding_ctrl_c():
+    """Keep Ctrl-C at work in the tests' own process: a script ignores it once it is done."""
+    handler, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        sys.unraisablehook = hook
 
 
 def run_process(script, *arguments, status=0, **options):
