@@ -7,6 +7,10 @@
 Each class's network says how likely it would be to draw the picture, p(picture | class); times the prior
 p(class) and divided by the sum over classes, that is p(class | picture). Nothing was trained to tell the
 classes apart. Likelihoods are added as logarithms: their product would be far below the smallest float.
+
+Printed are the accuracy on the set's test pictures and their mean log-likelihood, each under its own class's network,
+in nats a picture and as bits a pixel: fewer bits are better. Of a single --image it is the likeliest digit with its
+probability, and below it those of the others.
 """
 
 import config  # first, since it puts Ctrl-C in a line from here on
@@ -121,8 +125,11 @@ class Classifier:
 
 
 def print_posterior(classifier, picture):
+    """Print the class that the picture is likeliest to be of, then how likely the others are."""
     posterior = classifier.posterior(classifier.log_likelihoods(picture[None]))[0]
-    for column in np.argsort(-posterior):
+    best, *others = np.argsort(-posterior)
+    print(f"digit: {classifier.classes[best]} ({posterior[best]:.3f})")
+    for column in others:
         print(f"{classifier.classes[column]}: {posterior[column]:.5f}")
 
 
@@ -137,7 +144,7 @@ def report(classifier, images, labels, options, output):
     print(f"accuracy: {(predictions == labels).mean():.5f}")
     print(f"images: {len(labels)}")
     print(f"images_per_second: {len(labels) / seconds:.1f}")
-    print(f"log_likelihood: {own:.3f} nats")
+    print(f"log_likelihood: {own:.3f} nats a picture")
     print(f"bits_per_pixel: {-own / np.log(2) / classifier.recipe['size'] ** 2:.4f}")
     try:
         if options.csv:

@@ -230,7 +230,9 @@ class Classify(Common):
         "how likely each class is before looking: all alike, or as often as in the training set",
         choices=("uniform", "empirical"),
     )
-    image: PathName | None = option(None, "classify this one picture and print the posterior", metavar="PICTURE")
+    image: PathName | None = option(
+        None, "classify this one picture, and print which digit it is and how likely each is", metavar="PICTURE"
+    )
     csv: PathName | None = option(None, "also write each picture's label, prediction and posterior", metavar="FILE")
 
 

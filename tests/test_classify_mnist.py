@@ -68,10 +68,15 @@ def test_empirical_priors_count_the_training_pictures(tiny):
 
 def test_one_picture_gets_a_posterior(tiny, picture, classified):
     figures = results(run("classify_mnist.py", tiny, "--image", picture).stdout)
-    assert len(figures) == 10 and sum(map(float, figures.values())) == pytest.approx(1, abs=1e-3)
-    expected = {digit: float(classified[1][0][f"p{digit}"]) for digit in range(10)}
-    for digit, share in figures.items():
-        assert float(share) == pytest.approx(expected[int(digit)], abs=1e-3)
+    assert next(iter(figures)) == "digit"
+    best, share = figures.pop("digit").removesuffix(")").split(" (")
+    others = [float(other) for other in figures.values()]
+    assert len(others) == 9 and best not in figures and share == f"{float(share):.3f}"
+    assert others == sorted(others, reverse=True) and others[0] <= float(share) + 1e-3
+    row = classified[1][0]
+    assert best == row["prediction"]
+    for digit, probability in (figures | {best: share}).items():
+        assert float(probability) == pytest.approx(float(row[f"p{digit}"]), abs=1e-3)
 
 
 def test_the_shipped_tutorial_models_reach_the_published_accuracy(shared):
