@@ -83,8 +83,10 @@ class Recipe:
     learning_rate: float = option(1e-3, "the optimizer's learning rate (its peak, with a schedule)")
     schedule: str = option(
         "constant",
-        "learning rate over time: constant, a short rise and then a cosine fall to zero, or (painters) a fall to a "
-        "tenth after two thirds of the epochs, or to a half whenever the loss has not fallen for three",
+        "learning rate over time: constant, a short rise and then a cosine fall to zero, or (painters) late, a fall to "
+        "a tenth after two thirds of the epochs, or plateau, to a half whenever the loss has not fallen for three; "
+        "where --resume brings more epochs, cosine and late are from there on as in a training of so many, so that the "
+        "rate may rise again, and constant and plateau go on as they were",
         choices=("constant", "cosine", "late", "plateau"),
     )
 
@@ -192,7 +194,11 @@ class Train(Common):
     validation_split: float = option(0.0, "share of the pictures (of each class) kept out of training and scored")
     patience: int | None = option(None, "stop after this many epochs without a better validation score")
     sample_every: int = option(10, "draw a sheet of pictures after every so many epochs (painters)", metavar="EPOCHS")
-    resume: bool = option(False, "go on with a training that was interrupted")
+    resume: bool = option(
+        False,
+        "go on with a training: after an interruption exactly as without one, and with more --epochs beyond its end "
+        "(or with fewer, down to those that are done)",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,7 +215,7 @@ class Generate(Common):
     top_p: float | None = option(None, "draw only among the likeliest that have probability P together")
     start: str = option(
         "nothing",
-        "begin a painter's pictures with nothing, or each with a random window of the pictures it was trained on",
+        "begin a painter's pictures with nothing, or each with a piece of a picture it was trained on, from starts.png",
         choices=("nothing", "window"),
     )
     complete: PathName | None = option(None, "a picture of which the first rows are kept", metavar="PICTURE")
@@ -500,6 +506,10 @@ class PartlyDone(InputError):
 
 class Unfinished(InputError):
     """This very training was begun and not finished, and --resume was not given."""
+
+
+class Finished(InputError):
+    """This very training, or one with fewer epochs, lies there finished, and --resume was not given."""
 
 
 class Interrupted(InputError):

@@ -9,9 +9,17 @@ each pixel from those before it: p(picture) is the product of its predictions. g
 classify_mnist.py compares p(picture) under the models of all classes of digits by Bayes' rule.
 
 Writes into trained/SOURCE, or trained/SOURCE-2 and so on where other models lie there already. Of a folder of
-pictures: model.keras, meta.json with the palette, preview.png (what the network sees), loss.csv and loss.png, and
-samples/, drawn as the training goes. Of digits: model_<class>.keras for each class, trained side by side, one on
-each core. Interrupt it when you like; the same command with --resume goes on.
+pictures: model.keras, meta.json with the palette, preview.png (what the network sees), starts.png (64 pieces of the
+training pictures, one in each row, for generate_rnn.py --start window), loss.csv and loss.png, and samples/, drawn as
+the training goes. Of digits: model_<class>.keras for each class, trained side by side, one on each core, and loss.png.
+
+Printed are the loss of the last epoch (nats, and bits, say how surprised the network is by a pixel or a picture: less
+is better), how long it took, and the command that draws. A palette's mean Delta E says how far its colours are from
+those of the pictures: below 1 no one sees it, from 10 on everyone does.
+
+Interrupt it when you like; the same command with --resume goes on. When it is finished, more --epochs with --resume
+train it longer, from checkpoint_*.npz; these files are about three times as large as the models, and without them the
+models still draw. A training that --patience has stopped is finished: more epochs add nothing to it.
 """
 
 import config  # first, since it puts Ctrl-C in a line from here on
@@ -22,9 +30,12 @@ import contextlib
 import csv
 import dataclasses
 import functools
+import itertools
 import math
 import pathlib
 import queue
+import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -46,7 +57,8 @@ def parse_arguments():
         nargs="?",
         type=config.expanded,
         default="digits",
-        help="a folder of pictures; or digits, mnist, fashion_mnist, a --data set",
+        help="a folder of pictures; or a set of digits: digits (the default), mnist or fashion_mnist, or, with --data, "
+        "any name for the set in those files",
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--digit", type=int, metavar="CLASS", help="train the model of this class of digits")
@@ -157,6 +169,139 @@ def check_painter(recipe, options):
         raise config.InputError("--validation and --validation-split exclude each other")
 
 
+# --- The folder that a training takes ------------------------------------------------------------
+
+
+def find_folder(begin, options, name):
+    """Begin, or resume, a training in --output or else in the first of trained/name, name-2, ... that can take it.
+
+    `begin` takes a folder, returns the training and raises InputError where it can't be begun there. One that is
+    finished is returned, for --resume, where no other folder holds one that is not.
+    """
+    if options.output or options.overwrite:
+        folder = pathlib.Path(options.output or f"trained/{name}")
+        util.refuse_tilde(folder)
+        return begin(folder)
+    finished = refusal = None
+    for number in itertools.count(1):
+        folder = pathlib.Path(f"trained/{name}" + f"-{number}" * (number > 1))
+        try:
+            training = begin(folder)
+        except config.Unfinished:
+            raise
+        except config.InputError as error:
+            refusal = refusal or error
+            if not folder.exists():
+                break
+            continue
+        if not training.finished:
+            if isinstance(refusal, config.Finished):
+                note(f"{refusal}; this one goes into {folder}", options)
+            return training
+        finished = finished or training
+    if finished:
+        return finished
+    raise refusal
+
+
+def differences(about, earlier, but_epochs=False):
+    """Put into words what an earlier training's meta.json says of its options and data that is not so in this one's."""
+    if but_epochs:
+        earlier = earlier | {"recipe": earlier["recipe"] | {"epochs": about["recipe"]["epochs"]}}
+    changed = [key for key in about if key not in ("versions", "classes") and earlier.get(key) != about[key]]
+    return "; ".join(difference(key, earlier.get(key), about[key]) for key in changed)
+
+
+def difference(key, before, now):
+    if isinstance(before, dict) and isinstance(now, dict):
+        return ", ".join(f"{name} {before.get(name)}, not {now[name]}" for name in now if before.get(name) != now[name])
+    return f"{key} {before}, not {now}"
+
+
+def other_training(folder, changes):
+    """Make the InputError which says that the folder's training is another one, and how it differs."""
+    return config.InputError(f"{folder} holds another training ({changes}); give the same options, or another --output")
+
+
+def unfinished(folder):
+    return config.Unfinished(f"{folder} holds this training, unfinished; --resume goes on, --overwrite starts anew")
+
+
+def check_same(folder, about, earlier):
+    """Raise InputError where there is nothing to resume, or another training; the epochs may differ."""
+    if earlier is None:
+        raise config.InputError(f"{folder} holds no training to resume")
+    changes = differences(about, earlier, but_epochs=True)
+    if changes:
+        raise other_training(folder, changes)
+
+
+def is_same_or_longer(about, earlier):
+    """Say whether a training is the earlier one, or differs only in that it has more epochs."""
+    more = about["recipe"]["epochs"] >= earlier["recipe"]["epochs"]
+    return more and not differences(about, earlier, but_epochs=True)
+
+
+def check_epochs(folder, done, epochs):
+    """Raise InputError where a training has come further than it is now meant to."""
+    if epochs < done:
+        raise config.InputError(
+            f"the training in {folder} has come to epoch {done}, and --epochs {epochs} is fewer; give at least {done}"
+        )
+
+
+def no_checkpoint(folder):
+    return config.InputError(
+        f"the training in {folder} is finished and its checkpoint was not kept (those that ship have none), so it "
+        "can't go on; without --resume it is trained anew"
+    )
+
+
+def finished_line(folder, epochs, stopped, kept, options):
+    """Say that a training is finished, after how many epochs, and what can be done where its checkpoint was `kept`."""
+    longer = "more --epochs with --resume train it longer" if kept else "it can't go on: its checkpoint was not kept"
+    told = described_epochs(epochs, stopped, options)
+    return f"{folder} holds this training, finished (epochs: {told})" + ("" if stopped else f"; {longer}")
+
+
+def already_finished(line):
+    return config.Finished(f"{line}; --overwrite starts it anew")
+
+
+def note(text, options):
+    if not options.quiet:
+        print(f"note: {text}", file=sys.stderr)
+
+
+def print_figures(figures):
+    for key, value in figures.items():
+        print(f"{key}: {value}")
+
+
+def print_drawing(folder, *flags):
+    """Print the command that draws from what was trained, as the shell takes it."""
+    python = "python" if shutil.which("python") == sys.executable else sys.executable
+    script = pathlib.Path(sys.argv[0]).with_name("generate_rnn.py")
+    folder = f"./{folder}" if str(folder).startswith("-") else str(folder)
+    print(f"draw: {shlex.join([python, str(script), folder, *flags])}")
+
+
+def described_epochs(epochs, stopped, options):
+    """Say how many epochs the networks of a training had, and whether they were stopped early."""
+    told = f"{min(epochs)}" if min(epochs) == max(epochs) else f"{min(epochs)} to {max(epochs)}"
+    return told + f", stopped by --patience {options.patience}" * stopped
+
+
+def nats_and_bits(nats):
+    return f"{nats:.3f} nats a pixel ({nats / math.log(2):.3f} bits)"
+
+
+def in_words(seconds):
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
 # --- Digits ------------------------------------------------------------------------------------
 
 
@@ -173,18 +318,23 @@ def train(source, digit, preset, recipe, options, name):
     about = {"source": source, "preset": preset, "recipe": dataclasses.asdict(recipe)}
     about |= {flag: getattr(options, flag) for flag in ("seed", "num_images", "validation_split", "patience")}
     about |= {"precision": keras.config.dtype_policy().name, "data_crc32": fingerprint(images, labels)}
-    training, waiting = find_folder(
-        lambda folder: begin_training(about, recipe, options, folder, classes), options, name
-    )
-    for label in waiting:
+    training = find_folder(lambda folder: Training(about, recipe, options, folder, classes), options, name)
+    for label in training.waiting:
         own = images[labels == label]
         training.add(label, *prepare_pictures(own, recipe, options), available=len(own))
-    training.execute()
+    if training.finished:
+        note(training.finished, options)
+    else:
+        training.execute()
     print(f"models: {training.folder}")
+    print_figures(training.figures(classes))
     try:
-        print(f"loss_curve: {training.plot()}")
+        if not training.finished or training.has_checkpoints(classes):
+            training.plot()  # also of a finished training: it may have been killed just before this
+        print(f"loss_curve: {training.folder / 'loss.png'}")
     except OSError as error:
         raise config.PartlyDone(f"{config.describe(error)}; the models are there, the loss curve is not") from error
+    print_drawing(training.folder, *training.drawing_flags(classes))
 
 
 def fingerprint(images, labels):
@@ -202,36 +352,6 @@ def check_pictures(label, count, options):
         raise config.InputError(
             f"--validation-split would hold out {held_out} of the {count} pictures of class {label}"
         )
-
-
-def find_folder(begin, options, name):
-    """Begin, or resume, a training in --output or else in the first of trained/name, name-2, ... that can take it.
-
-    `begin` takes a folder, returns the training and raises InputError where it can't be begun there.
-    """
-    folder = pathlib.Path(options.output or f"trained/{name}")
-    if options.output or options.overwrite:
-        return begin(folder)
-    number, first_refusal = 1, None
-    while True:
-        try:
-            return begin(folder)
-        except config.Unfinished:
-            raise
-        except config.InputError as error:
-            if not folder.exists():
-                raise first_refusal or error from error
-            first_refusal = first_refusal or error
-        number += 1
-        folder = pathlib.Path(f"trained/{name}-{number}")
-
-
-def begin_training(about, recipe, options, folder, classes):
-    training = Training(about, recipe, options, folder)
-    waiting = training.begin(classes)
-    if not waiting and not options.output:
-        raise config.InputError(f"{folder} holds these classes, trained to their end")
-    return training, waiting
 
 
 def prepare_pictures(images, recipe, options):
@@ -306,67 +426,107 @@ class Progress:
             raise config.InputError(f"{path} is damaged") from error
 
     def is_over(self, epochs, patience):
-        """Say whether all epochs are done, or the last `patience` of them brought nothing."""
+        """Say whether all epochs are done, or there is no use in more."""
+        return len(self.losses) >= epochs or self.stopped_early(patience)
+
+    def stopped_early(self, patience):
+        """Say whether the last `patience` epochs brought no better validation score."""
         if patience is None or not self.validation_losses:
-            return len(self.losses) >= epochs
-        stale = len(self.validation_losses) - 1 - int(np.argmin(self.validation_losses))
-        return len(self.losses) >= epochs or stale >= patience
+            return False
+        return len(self.validation_losses) - 1 - int(np.argmin(self.validation_losses)) >= patience
 
 
 class Training:
     """Several classes trained side by side, and the folder that holds their models.
 
-    meta.json lists the classes as soon as they are begun, and tells about each when its model is written;
-    until then checkpoint_<class>.npz holds its progress.
+    meta.json lists the classes as soon as they are begun, and tells about each when its model is written.
+    checkpoint_<class>.npz holds its progress, and stays: with more epochs the training goes on from there.
     """
 
-    def __init__(self, about, recipe, options, folder):
+    def __init__(self, about, recipe, options, folder, classes):
+        """Take a folder for these classes: `waiting` are those to be trained, `finished` says so where none is.
+
+        Raises InputError where the folder can't be taken.
+        """
         self.recipe, self.options, self.folder = recipe, options, folder
         self.meta = about | {"versions": util.versions(), "classes": {}}
         self.tasks = {}
+        self.duration = self.finished = None
         self.lock = threading.Lock()
         self.stop = threading.Event()
+        self.begin(classes)
 
     # The folder
 
     def begin(self, classes):
-        """Enter the classes into the folder's meta.json; return those still to be trained. Raises InputError."""
+        """Choose the classes to be trained and enter them into the folder's meta.json."""
         path = self.folder / "meta.json"
         earlier = util.load_meta(self.folder) if path.exists() else None
-        if self.options.resume and earlier is None:
-            raise config.InputError(f"{self.folder} holds no training to resume")
         if earlier and "classes" not in earlier:
             raise config.InputError(f"{self.folder} holds a painter; give another --output")
-        differing = differing_keys(self.meta, earlier) if earlier else []
-        kept = earlier["classes"] if earlier else {}
-        if differing:
-            self.refuse_other_training(differing, earlier, classes)
-            kept = {}
-        if not (self.options.resume or self.options.overwrite):
-            self.refuse_begun(kept, classes)
-        if self.options.resume and not any(str(label) in kept for label in classes):
-            raise config.InputError(f"{self.folder} holds no training of class {classes[0]} to resume")
-        waiting = [label for label in classes if not self.options.resume or kept.get(str(label)) == {}]
-        if not self.options.resume:
-            for label in waiting:
+        if self.options.resume:
+            check_same(self.folder, self.meta, earlier)
+            self.waiting = self.find_unfinished(classes, earlier)
+            kept = earlier["classes"]
+        else:
+            self.waiting = classes
+            kept = self.find_kept(classes, earlier) if earlier else {}
+            kept = {label: entry for label, entry in kept.items() if int(label) not in classes}
+            for label in classes:
                 self.checkpoint(label).unlink(missing_ok=True)
                 self.model_path(label).unlink(missing_ok=True)
-        self.meta["classes"] = kept | {str(label): {} for label in waiting}
-        util.write_json(path, self.meta)
+        if self.waiting:
+            self.meta["classes"] = kept | {str(label): kept.get(str(label), {}) for label in self.waiting}
+            util.write_json(path, self.meta)
+        else:
+            self.meta = earlier
+            self.finished = self.finished_line(classes, earlier)
+
+    def find_unfinished(self, classes, earlier):
+        """Return those of the classes that have epochs before them. Raises InputError where they can't go on."""
+        entries = {label: earlier["classes"].get(str(label)) for label in classes}
+        if all(entry is None for entry in entries.values()):
+            raise config.InputError(f"{self.folder} holds no training of class {classes[0]} to resume")
+        if self.recipe.epochs < earlier["recipe"]["epochs"]:
+            for label in classes:
+                check_epochs(self.folder, self.epochs_done(label, entries[label] or {}), self.recipe.epochs)
+        waiting = [label for label in classes if not is_finished(entries[label] or {}, self.recipe.epochs)]
+        if any(entries[label] and not self.checkpoint(label).exists() for label in waiting):
+            raise no_checkpoint(self.folder)
         return waiting
 
-    def refuse_other_training(self, differing, earlier, classes):
-        """Raise InputError unless every model of the earlier, different training is to be overwritten."""
-        if self.options.overwrite and not self.options.resume and set(map(int, earlier["classes"])) <= set(classes):
-            return
-        raise other_training(self.folder, differing, earlier, self.meta)
+    def epochs_done(self, label, entry):
+        path = self.checkpoint(label)
+        return len(Progress.load(path).losses) if path.exists() else entry.get("epochs", 0)
 
-    def refuse_begun(self, kept, classes):
-        for label in classes:
-            if kept.get(str(label)):
-                raise config.InputError(f"{self.model_path(label)} exists already; pass --overwrite to replace it")
-            if str(label) in kept:
-                raise unfinished(self.folder)
+    def find_kept(self, classes, earlier):
+        """Return what meta.json says of classes that stay. Raises InputError where a training is in the way."""
+        kept, changes = earlier["classes"], differences(self.meta, earlier)
+        if self.options.overwrite:
+            if changes and not set(map(int, kept)) <= set(classes):
+                raise other_training(self.folder, changes)
+            return {} if changes else kept
+        if is_same_or_longer(self.meta, earlier):
+            self.refuse_begun(classes, earlier)
+        if changes:
+            raise other_training(self.folder, changes)
+        return kept
+
+    def refuse_begun(self, classes, earlier):
+        """Raise Finished where all of these classes are trained, and Unfinished where some are, or were begun."""
+        entries = [earlier["classes"].get(str(label)) for label in classes]
+        if all(is_finished(entry or {}, earlier["recipe"]["epochs"]) for entry in entries):
+            raise already_finished(self.finished_line(classes, earlier))
+        if any(entry is not None for entry in entries):
+            raise unfinished(self.folder)
+
+    def finished_line(self, classes, meta):
+        entries = [meta["classes"][str(label)] for label in classes]
+        epochs, stopped = [entry["epochs"] for entry in entries], any(map(was_stopped, entries))
+        return finished_line(self.folder, epochs, stopped, self.has_checkpoints(classes), self.options)
+
+    def has_checkpoints(self, classes):
+        return all(self.checkpoint(label).exists() for label in classes)
 
     def model_path(self, label):
         return self.folder / f"model_{label}.keras"
@@ -382,7 +542,9 @@ class Training:
 
     def execute(self):
         """Train all classes that were added, one on each core. Raises what went wrong, the classes in flight kept."""
+        begun = time.monotonic()
         progress = {label: self.first_progress(label) for label in self.tasks}
+        resumed = any(one.losses for one in progress.values())
         images = {label: self.tasks[label][0].shape[1] for label in self.tasks}
         total = sum(images[label] * self.recipe.epochs for label in self.tasks)
         done = sum(images[label] * len(progress[label].losses) for label in self.tasks)
@@ -404,6 +566,7 @@ class Training:
                 self.stop.set()
                 pool.shutdown(cancel_futures=True)
                 self.explain(error)
+        self.duration = in_words(time.monotonic() - begun) + " since it went on" * resumed
 
     def explain(self, error):
         """Raise what the user should read when the training ends early."""
@@ -483,11 +646,12 @@ class Training:
         return float(np.mean(util.log_likelihoods(self.score, model, sequences)))
 
     def finish_class(self, label, trainer, progress, trained_on, available):
-        """Write a class's model, enter it into meta.json and drop its checkpoint."""
+        """Write a class's model and enter it into meta.json."""
         model = util.build_rnn(**network_options(self.recipe), dtype="float32")
         model.set_weights(trainer.get_weights())
         util.save_model(self.model_path(label), model)
         entry = {"pictures": available, "trained_on": trained_on, "epochs": len(progress.losses)}
+        entry["stopped_early"] = progress.stopped_early(self.options.patience)
         entry["train_log_likelihood"] = -progress.losses[-1]
         if progress.validation_losses:
             entry["validation_log_likelihood"] = (
@@ -499,10 +663,27 @@ class Training:
             # Another process may have finished a class of this folder in the meantime.
             self.meta["classes"] |= util.load_meta(self.folder)["classes"] | {str(label): entry}
             util.write_json(self.folder / "meta.json", self.meta)
-        self.checkpoint(label).unlink()
+
+    # What came of it
+
+    def figures(self, classes):
+        """Return what to print of these classes' trainings, by name."""
+        entries = [self.meta["classes"][str(label)] for label in classes]
+        stopped = any(map(was_stopped, entries))
+        figures = {"epochs": described_epochs([entry["epochs"] for entry in entries], stopped, self.options)}
+        mean = f", the mean of {len(entries)} classes" * (len(entries) > 1)
+        for name, key in (("loss", "train_log_likelihood"), ("validation_loss", "validation_log_likelihood")):
+            if all(key in entry for entry in entries):
+                figures[name] = f"{-np.mean([entry[key] for entry in entries]):.3f} nats a picture{mean}"
+        return figures | ({"duration": self.duration} if self.duration else {})
+
+    def drawing_flags(self, classes):
+        """Return the flags with which generate_rnn.py draws these classes, or the first where it can't draw all."""
+        known = self.meta["classes"]
+        return ["--all-digits"] if len(known) > 1 and all(known.values()) else ["--digit", str(classes[0])]
 
     def plot(self):
-        """Draw each class's loss over the epochs into loss.png; return its path."""
+        """Draw each class's loss over the epochs into loss.png."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(8, 5), layout="constrained")
@@ -515,32 +696,17 @@ class Training:
         dashed = " (dashed: held out)" if self.options.validation_split else ""
         axes.set(xlabel="epoch", ylabel=f"loss in nats a picture{dashed}", title=self.meta["source"])
         axes.legend(fontsize="small", ncols=2)
-        path = self.folder / "loss.png"
-        with util.whole_file(path) as temporary:
+        with util.whole_file(self.folder / "loss.png") as temporary:
             figure.savefig(temporary, format="png", dpi=100, metadata=util.provenance(self.options.seed))
-        return path
 
 
-def differing_keys(meta, earlier):
-    """List what an earlier training's meta.json says of its options and data that is not so in this one's."""
-    return [key for key in meta if key not in ("versions", "classes") and earlier.get(key) != meta[key]]
+def is_finished(entry, epochs):
+    """Say whether what meta.json tells of a class is that of one trained for so many epochs, or to its best."""
+    return bool(entry) and (entry["epochs"] >= epochs or was_stopped(entry))
 
 
-def other_training(folder, differing, earlier, meta):
-    """Make the InputError which says that the folder's training is another one, and how it differs."""
-    changes = "; ".join(difference(key, earlier.get(key), meta[key]) for key in differing)
-    return config.InputError(f"{folder} holds another training ({changes}); give the same options, or another --output")
-
-
-def unfinished(folder):
-    return config.Unfinished(f"{folder} holds an unfinished training; --resume goes on, --overwrite starts anew")
-
-
-def difference(key, before, now):
-    """Put into words what differs between two trainings."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        return ", ".join(f"{name} {before.get(name)}, not {now[name]}" for name in now if before.get(name) != now[name])
-    return f"{key} {before}, not {now}"
+def was_stopped(entry):
+    return entry.get("stopped_early", False)
 
 
 def network_options(recipe):
@@ -579,21 +745,26 @@ def train_painter(source, preset, recipe, options, name):
     check_apart(source, options.validation)
     pictures, held_out, refused = load_paintings(source, recipe, options)
     device = util.use_precision(options.precision, recipe.batch_size)
+    for line in refused:
+        note(f"left out: {line}", options)
     if not options.quiet:
-        for line in refused:
-            print(f"note: left out: {line}", file=sys.stderr)
         print(f"device: {device}", file=sys.stderr)
     about = {"source": str(source), "preset": preset, "recipe": dataclasses.asdict(recipe)}
     about |= {flag: getattr(options, flag) for flag in ("seed", "num_images", "validation_split", "patience")}
     about |= {"precision": keras.config.dtype_policy().name}
     about |= {"pictures": len(pictures), "data_crc32": zlib.crc32(pictures.tobytes(), zlib.crc32(held_out.tobytes()))}
     training = find_folder(lambda folder: PainterTraining(about, recipe, options, folder), options, name)
-    print(f"folder: {training.folder}")
-    training.prepare(pictures, held_out)
-    del pictures, held_out  # what is left of them is two bytes a pixel
-    training.execute()
-    for line in ("model.keras", "loss.png"):
-        print(f"{line.split('.')[0]}: {training.folder / line}")
+    print(f"folder: {training.folder}", flush=True)
+    if training.finished:
+        note(training.finished, options)
+    else:
+        training.prepare(pictures, held_out)
+        del pictures, held_out  # what is left of them is two bytes a pixel
+        training.execute()
+    print(f"model: {training.folder / 'model.keras'}")
+    print_figures(training.figures())
+    print(f"loss_curve: {training.folder / 'loss.png'}")
+    print_drawing(training.folder)
     if refused:
         raise config.PartlyDone(
             f"{len(refused)} files could not be used as pictures, and are named above; the rest was"
@@ -623,34 +794,65 @@ def load_paintings(source, recipe, options):
     return pictures[np.sort(order[count:])], pictures[np.sort(order[:count])], refused
 
 
+LEARNED = ("model.keras", "model_last.keras", "checkpoint_[ab].npz", "loss.csv", "loss.png", "samples/epoch_*.png")
+
+
 class PainterTraining:
     """One network trained on a folder of pictures, and the folder that holds what comes of it.
 
-    meta.json tells of the training and holds the palette; two checkpoints take turns, so that one is always whole.
+    meta.json tells of the training and holds the palette; two checkpoints take turns, so that one is always whole, and
+    the last one stays: with more epochs the training goes on from there.
     """
 
     def __init__(self, about, recipe, options, folder):
-        """Take a folder for a new training, or for the one that lies there. Raises InputError where it can't be."""
+        """Take a folder for a new training, or for the one that lies there; `finished` says so where that is over.
+
+        Raises InputError where the folder can't be taken.
+        """
         self.recipe, self.options, self.folder = recipe, options, folder
         self.meta = about | {"versions": util.versions()}
+        self.progress = self.last_checkpoint = self.duration = self.finished = None
         earlier = util.load_meta(folder) if (folder / "meta.json").exists() else None
-        if options.resume:
-            if earlier is None:
-                raise config.InputError(f"{folder} holds no training to resume")
-            differing = differing_keys(about, earlier)
-            if differing:
-                raise other_training(folder, differing, earlier, about)
-            if earlier.get("finished"):
-                raise config.InputError(f"the training in {folder} is finished; --overwrite starts it anew")
-            self.meta = earlier
-        elif earlier and "classes" in earlier:
+        if earlier and "classes" in earlier:
             raise config.InputError(f"{folder} holds models of digits; give another --output")
-        elif earlier and not options.overwrite:
-            if not earlier.get("finished") and not differing_keys(about, earlier):
-                raise unfinished(folder)
-            raise config.InputError(f"{folder} holds another training; give another --output, or --overwrite")
-        elif not options.overwrite and list(self.leftovers()):
-            raise config.InputError(f"{next(self.leftovers())} is in the way; give another --output, or --overwrite")
+        if options.resume:
+            self.resume(about, earlier)
+        elif options.overwrite:
+            return
+        elif earlier:
+            self.refuse(about, earlier)
+        elif in_the_way := next(self.learned(), None):
+            raise config.InputError(f"{in_the_way} is in the way; give another --output, or --overwrite")
+
+    def resume(self, about, earlier):
+        """Take over what the folder holds, with this command's epochs. Raises InputError where it can't go on."""
+        check_same(self.folder, about, earlier)
+        self.progress = self.last_progress()
+        before, epochs = earlier["recipe"]["epochs"], self.recipe.epochs
+        if earlier.get("finished") and self.progress is None and epochs != before:
+            raise no_checkpoint(self.folder)
+        if epochs < before and self.progress:
+            check_epochs(self.folder, len(self.progress.losses) + (self.progress.step > 0), epochs)
+        self.meta = earlier | {"recipe": about["recipe"]}
+        if earlier.get("finished") and (epochs == before or self.progress.is_over(epochs, self.options.patience)):
+            self.finished = self.finished_line(before)
+        else:
+            self.meta["finished"] = False
+
+    def refuse(self, about, earlier):
+        """Raise InputError: a training lies here, and neither --resume nor --overwrite was given."""
+        if not is_same_or_longer(about, earlier):
+            raise other_training(self.folder, differences(about, earlier))
+        if not earlier.get("finished"):
+            raise unfinished(self.folder)
+        self.progress = self.last_progress()
+        raise already_finished(self.finished_line(earlier["recipe"]["epochs"]))
+
+    def finished_line(self, planned):
+        if self.progress is None:
+            return finished_line(self.folder, [planned], False, False, self.options)
+        stopped = self.progress.stopped_early(self.options.patience)
+        return finished_line(self.folder, [len(self.progress.losses)], stopped, True, self.options)
 
     def prepare(self, pictures, held_out):
         """Choose the palette, write what the network will see, and cut the pictures into windows."""
@@ -673,13 +875,12 @@ class PainterTraining:
     def clear(self):
         """Remove what an earlier training has left in the folder: first of all what says that there was one."""
         (self.folder / "meta.json").unlink(missing_ok=True)
-        for path in self.leftovers():
+        for path in self.learned():
             path.unlink()
 
-    def leftovers(self):
-        """Yield the files of an earlier training, also the hidden ones of a write that was killed."""
-        names = ("model.keras", "model_last.keras", "loss.csv", "loss.png", "samples/epoch_*.png")
-        for pattern in (*names, "checkpoint_[ab].npz", ".checkpoint_[ab]-*.npz", ".model*-*.keras"):
+    def learned(self):
+        """Yield what an earlier training has written here as it learned."""
+        for pattern in LEARNED:
             yield from self.folder.glob(pattern)
 
     def choose_palette(self, pictures):
@@ -688,8 +889,8 @@ class PainterTraining:
         palette = util.fit_palette(pictures, self.recipe.colors, self.options.seed)
         if len(palette) < 2:
             raise config.InputError("all pixels of these pictures have one colour; there is nothing to learn")
-        if len(palette) < self.recipe.colors and not self.options.quiet:
-            print(f"note: only {len(palette)} different colours of {self.recipe.colors} were found", file=sys.stderr)
+        if len(palette) < self.recipe.colors:
+            note(f"only {len(palette)} different colours of {self.recipe.colors} were found", self.options)
         return palette
 
     def choose_starts(self, tokens):
@@ -731,25 +932,42 @@ class PainterTraining:
     def execute(self):
         """Train to the end, from the last checkpoint where there is one. Raises Interrupted after Ctrl-C."""
         self.set_up()
-        progress = self.last_progress() or Progress([], [], [])
+        begun, resumed = time.monotonic(), self.progress is not None
+        self.progress = progress = self.progress or Progress([], [], [])
         if progress.variables:
             put_variables(self.model, progress.variables)
         if progress.losses and not progress.step:
             self.show(progress)  # a kill may have come between the checkpoint and this
         epochs, steps = self.recipe.epochs, self.windows.steps
         disable = True if self.options.quiet else None
-        begun = len(progress.losses) * steps + progress.step
+        done = len(progress.losses) * steps + progress.step
         with (
             heeded_interrupt() as self.stop,
-            tqdm.tqdm(total=epochs * steps, initial=begun, unit="step", disable=disable) as self.bar,
+            tqdm.tqdm(total=epochs * steps, initial=done, unit="step", disable=disable) as self.bar,
         ):
             while not progress.is_over(epochs, self.options.patience):
                 self.train_epoch(progress)
                 self.finish_epoch(progress)
+        if self.held_out:
+            self.save_model("model_last.keras")
         self.meta["finished"] = True
         self.write_meta()
         for path in self.checkpoints():
-            path.unlink(missing_ok=True)
+            if path != self.last_checkpoint:
+                path.unlink(missing_ok=True)
+        self.duration = in_words(time.monotonic() - begun) + " since it went on" * resumed
+
+    def figures(self):
+        """Return what to print of the training, by name."""
+        if not self.progress:
+            return {}
+        losses, scores = self.progress.losses, self.progress.validation_losses
+        stopped = self.progress.stopped_early(self.options.patience)
+        figures = {"epochs": described_epochs([len(losses)], stopped, self.options), "loss": nats_and_bits(losses[-1])}
+        if scores:
+            best = int(np.argmin(scores))
+            figures["validation_loss"] = f"{nats_and_bits(scores[best])}, the best, after epoch {best + 1}"
+        return figures | ({"duration": self.duration} if self.duration else {})
 
     def train_epoch(self, progress):
         """Run over the pictures once, from the step that `progress` has come to."""
@@ -798,8 +1016,6 @@ class PainterTraining:
         scores = progress.validation_losses or [0]
         if np.isfinite(scores[-1]) and scores[-1] == min(scores):
             self.save_model("model.keras")
-        if progress.is_over(self.recipe.epochs, self.options.patience) and self.held_out:
-            self.save_model("model_last.keras")
         self.save_progress(progress, [])
         self.show(progress)
         self.obey_interrupt()
@@ -879,23 +1095,24 @@ class PainterTraining:
         return [self.folder / f"checkpoint_{name}.npz" for name in ("a", "b")]
 
     def save_progress(self, progress, states):
-        """Write the checkpoint that is the older one; the other stays whole whatever happens."""
+        """Write the checkpoint that is not the last one; that stays whole whatever happens."""
         self.check_finite()
         progress.variables = [variable.numpy() for variable in variables_of(self.model)]
         progress.states = [np.asarray(state, "float32") for state in states]
-        paths = self.checkpoints()
-        paths.sort(key=lambda path: path.stat().st_mtime_ns if path.exists() else 0)
-        progress.save(paths[0])
+        path = next(path for path in self.checkpoints() if path != self.last_checkpoint)
+        progress.save(path)
+        self.last_checkpoint = path
 
     def last_progress(self):
         """Read the checkpoint that has come further; where that is damaged, say so and take the other."""
-        found, damaged = [], []
+        found, damaged = {}, []
         for path in filter(pathlib.Path.exists, self.checkpoints()):
             try:
-                found.append(Progress.load(path))
+                found[path] = Progress.load(path)
             except config.InputError as error:
                 damaged.append(str(error))
-        last = max(found, key=lambda progress: (len(progress.losses), progress.step), default=None)
+        self.last_checkpoint = max(found, key=lambda path: (len(found[path].losses), found[path].step), default=None)
+        last = found.get(self.last_checkpoint)
         if damaged:
             come = f"epoch {len(last.losses) + 1}, step {last.step + 1}" if last else "the beginning"
             print(f"note: {', '.join(damaged)}; going on from {come}", file=sys.stderr)

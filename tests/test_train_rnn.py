@@ -2,7 +2,9 @@
 
 import functools
 import json
+import pathlib
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,9 +26,17 @@ def meta_of(folder):
     return json.loads((folder / "meta.json").read_text())
 
 
+def forget_the_end(folder, label):
+    """Leave a finished class as a kill after its last checkpoint does."""
+    meta = meta_of(folder)
+    meta["classes"][str(label)] = {}
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
 def test_a_training_leaves_models_a_record_and_a_curve(tiny):
     names = {path.name for path in tiny.iterdir()}
-    assert names == {"meta.json", "loss.png", *(f"model_{digit}.keras" for digit in range(10))}
+    each = {name for digit in range(10) for name in (f"model_{digit}.keras", f"checkpoint_{digit}.npz")}
+    assert names == {"meta.json", "loss.png", *each}
     meta = meta_of(tiny)
     assert meta["recipe"]["units"] == 16 and meta["recipe"]["size"] == 8 and meta["preset"] == "digits"
     for entry in meta["classes"].values():
@@ -63,16 +73,16 @@ def wait_for(condition, seconds=120):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The arguments of a longer training, and what it came to."""
+    """The arguments of a longer training, and its folder."""
     arguments = ["digits", "--digit", "3", *map(str, TINY), "--epochs", "60", "--dropout", "0.2"]
     folder = tmp_path_factory.mktemp("whole") / "m"
     run("train_rnn.py", *arguments, "--output", folder)
-    return arguments, meta_of(folder)["classes"]
+    return arguments, folder
 
 
 @pytest.mark.parametrize(("signal_sent", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
 def test_a_training_that_was_stopped_goes_on_exactly(whole, tmp_path, signal_sent, status):
-    arguments, classes = whole
+    arguments, unbroken = whole
     folder = tmp_path / "stopped"
     command = [sys.executable, str(ROOT / "train_rnn.py"), *arguments, "--output", str(folder)]
     # Where the tests themselves run in the background, Ctrl-C would be ignored in what they start.
@@ -89,7 +99,7 @@ def test_a_training_that_was_stopped_goes_on_exactly(whole, tmp_path, signal_sen
     run("train_rnn.py", *arguments, "--output", folder, status=2)  # neither --resume nor --overwrite
     run("train_rnn.py", *arguments, "--output", folder, "--units", 8, "--resume", status=2)
     run("train_rnn.py", *arguments, "--output", folder, "--resume")
-    assert meta_of(folder)["classes"] == classes
+    assert meta_of(folder)["classes"] == meta_of(unbroken)["classes"]
 
 
 def test_validation_and_early_stopping_keep_the_best_epoch(tmp_path):
@@ -100,6 +110,9 @@ def test_validation_and_early_stopping_keep_the_best_epoch(tmp_path):
     assert entry["epochs"] < 200 and entry["trained_on"] == 40
     assert len(entry["validation_loss"]) == entry["epochs"] == int(np.argmin(entry["validation_loss"])) + 3
     assert -entry["validation_log_likelihood"] == pytest.approx(min(entry["validation_loss"]), abs=1e-3)
+    again = run("train_rnn.py", *ONE, *flags, "--schedule", "constant", "--epochs", 300, "--output", folder, "--resume")
+    assert f"finished (epochs: {entry['epochs']}, stopped by --patience 2)\n" in again.stderr
+    assert meta_of(folder)["classes"]["3"] == entry
 
 
 def test_classes_can_be_added_and_are_not_overwritten_unasked(tmp_path):
@@ -137,7 +150,13 @@ def test_without_output_a_new_training_takes_a_folder_of_its_own(tmp_path, monke
     monkeypatch.setattr("conftest.ROOT", tmp_path)
     few = ("--units", 4, "--epochs", 1, "--num-images", 8)
     for expected, flags in (("digits", few), ("digits-2", few), ("digits-3", (*few, "--levels", 3))):
-        assert f"models: trained/{expected}\n" in run("train_rnn.py", "digits", "--digit", 1, *flags).stdout
+        result = run("train_rnn.py", "digits", "--digit", 1, *flags)
+        assert f"models: trained/{expected}\n" in result.stdout
+        assert ("trained/digits holds this training, finished" in result.stderr) == (expected == "digits-2")
+    forget_the_end(tmp_path / "trained" / "digits-2", 1)
+    for expected in ("digits-2", "digits"):  # what is not finished goes on first
+        result = run("train_rnn.py", "digits", "--digit", 1, *few, "--resume")
+        assert f"models: trained/{expected}\n" in result.stdout
     assert "models: trained/digits\n" in run("train_rnn.py", "digits", "--digit", 2, *few).stdout
     assert set(meta_of(tmp_path / "trained" / "digits")["classes"]) == {"1", "2"}
     run("train_rnn.py", "digits", "--digit", 3, *few, "--resume", status=2)
@@ -163,7 +182,7 @@ def test_a_painter_leaves_a_model_its_palette_samples_and_its_losses(painter):
     names = {str(path.relative_to(painter)) for path in painter.rglob("*") if path.is_file()}
     samples = {f"samples/epoch_{epoch:04}.png" for epoch in (1, 2, 4)}
     written = {"meta.json", "preview.png", "starts.png", "loss.csv", "loss.png", "model.keras", "model_last.keras"}
-    assert names == samples | written
+    assert names == samples | written | {"checkpoint_b.npz"}
     meta = util.load_meta(painter)
     assert meta["palette"].shape == (24, 3) and meta["pictures"] == 9 and meta["finished"]
     header, rows = losses_of(painter)
@@ -182,15 +201,15 @@ def test_a_training_says_what_its_palette_costs(pictures, tmp_path):
 
 @pytest.fixture(scope="module")
 def unbroken(pictures, tmp_path_factory):
-    """The arguments of a longer training, and its losses."""
+    """The arguments of a longer training, and its folder."""
     arguments = [str(pictures), *map(str, TINY_PAINTER), "--epochs", "20", "--batch-size", "4", "--sample-every", "20"]
     folder = tmp_path_factory.mktemp("unbroken") / "m"
     run("train_rnn.py", *arguments, "--output", folder)
-    return arguments, losses_of(folder)[1]
+    return arguments, folder
 
 
 def test_a_painter_that_was_killed_goes_on_exactly(unbroken, tmp_path):
-    arguments, losses = unbroken
+    arguments, whole = unbroken
     folder = tmp_path / "stopped"
     command = [sys.executable, str(ROOT / "train_rnn.py"), *arguments, "--output", str(folder)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
@@ -200,8 +219,7 @@ def test_a_painter_that_was_killed_goes_on_exactly(unbroken, tmp_path):
     assert process.returncode == -signal.SIGKILL
     assert "unfinished" in run("train_rnn.py", *arguments, "--output", folder, status=2).stderr
     run("train_rnn.py", *arguments, "--output", folder, "--resume")
-    np.testing.assert_allclose(losses_of(folder)[1], losses, rtol=1e-6)
-    assert "finished" in run("train_rnn.py", *arguments, "--output", folder, "--resume", status=2).stderr
+    np.testing.assert_allclose(losses_of(folder)[1], losses_of(whole)[1], rtol=1e-6)
 
 
 def interrupt_after(monkeypatch, steps):
@@ -294,6 +312,10 @@ def test_a_painters_validation_folder_and_patience(pictures, tmp_path):
     best = util.load_painter(tmp_path / "m", util.load_meta(tmp_path / "m")).get_weights()
     last = util.load_keras_model(tmp_path / "m" / "model_last.keras").get_weights()
     assert any((a != b).any() for a, b in zip(best, last))
+    longer = (*flags, "--learning-rate", 0.1, "--epochs", 60, "--output", tmp_path / "m", "--resume")
+    result = run("train_rnn.py", pictures, *TINY_PAINTER, *longer)
+    assert f"finished (epochs: {len(validation)}, stopped by --patience 1)\n" in result.stderr
+    assert len(losses_of(tmp_path / "m")[1]) == len(validation)
 
 
 def test_the_presets_are_the_published_painters():
@@ -320,12 +342,150 @@ def test_learning_rates_fall_as_their_schedules_say():
     assert rates == [1, 1, 0.5, 0.25]
 
 
+# --- At the end, and beyond ---
+
+
+@pytest.fixture(params=["digits", "painter"])
+def done(request, tmp_path):
+    """A finished training that a test may change: its arguments, and a copy of its folder."""
+    if request.param == "digits":
+        arguments, folder = ("digits", "--all-digits", *TINY), request.getfixturevalue("tiny")
+    else:
+        arguments, folder = (request.getfixturevalue("pictures"), *TINY_PAINTER), request.getfixturevalue("painter")
+    return arguments, pathlib.Path(shutil.copytree(folder, tmp_path / "it's done"))
+
+
+def epochs_of(folder):
+    """Return how many epochs lie behind a training, as its checkpoints say."""
+    return max(len(np.load(path)["losses"]) for path in folder.glob("checkpoint_*.npz"))
+
+
+def curves_of(folder):
+    """Return the losses of a training's epochs, as it has written them."""
+    meta = meta_of(folder)
+    if "classes" not in meta:
+        return losses_of(folder)[1].tolist()
+    return [losses for entry in meta["classes"].values() for losses in zip(entry["loss"])]
+
+
+def weights_of(folder):
+    paths = sorted(folder.glob("model*.keras"))
+    return [weight for path in paths for weight in util.load_keras_model(path).get_weights()]
+
+
+def assert_same_training(one, other):
+    np.testing.assert_allclose(curves_of(one), curves_of(other), rtol=1e-6)
+    for a, b in zip(weights_of(one), weights_of(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("kind", ["whole", "unbroken"])
+def test_a_finished_training_goes_on_and_a_kill_changes_nothing(kind, request, tmp_path):
+    arguments, folder = request.getfixturevalue(kind)
+    epochs = epochs_of(folder)
+    once, killed = (pathlib.Path(shutil.copytree(folder, tmp_path / name)) for name in ("once", "killed"))
+    more = epochs * 3 // 2
+    longer = [*arguments, "--epochs", str(more)]
+    run("train_rnn.py", *longer, "--output", once, "--resume")
+    assert len(curves_of(once)) == more and curves_of(once)[:epochs] == curves_of(folder)
+    if kind == "unbroken":
+        samples = {path.name for path in (once / "samples").iterdir()}
+        assert samples == {f"epoch_{epoch:04}.png" for epoch in (1, epochs, more)}
+
+    command = [sys.executable, str(ROOT / "train_rnn.py"), *longer, "--output", str(killed), "--resume"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    wait_for(lambda: epochs_of(killed) > epochs + 2)
+    process.kill()
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL and epochs_of(killed) < more
+    assert "unfinished" in run("train_rnn.py", *longer, "--output", killed, status=2).stderr
+    assert "has come to epoch" in run("train_rnn.py", *arguments, "--output", killed, "--resume", status=2).stderr
+    assert "since it went on" in run("train_rnn.py", *longer, "--output", killed, "--resume").stdout
+    assert_same_training(once, killed)
+
+
+@pytest.mark.parametrize("kind", ["digits", "painter"])
+def test_without_a_schedule_more_epochs_are_those_of_a_longer_training(kind, pictures, tmp_path):
+    arguments = (*(ONE if kind == "digits" else (pictures, *TINY_PAINTER)), "--schedule", "constant")
+    for folder, epochs in (("once", 4), ("twice", 2), ("twice", 4)):
+        resume = ("--resume",) if (tmp_path / folder).exists() else ()
+        run("train_rnn.py", *arguments, "--epochs", epochs, "--output", tmp_path / folder, *resume)
+    assert_same_training(tmp_path / "once", tmp_path / "twice")
+
+
+def test_an_unfinished_training_may_be_made_longer_or_shorter(pictures, tmp_path, monkeypatch):
+    arguments = ("train_rnn.py", pictures, *TINY_PAINTER, "--output", tmp_path / "m")
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 17)
+        run(*arguments, status=130)
+    epochs = epochs_of(tmp_path / "m") + 1  # one is under way
+    shorter = run(*arguments, "--epochs", epochs - 1, "--resume", status=2).stderr
+    assert f"has come to epoch {epochs}, and --epochs {epochs - 1} is fewer" in shorter
+    for more in (0, 6):
+        run(*arguments, "--epochs", epochs + more, "--resume")
+        assert len(losses_of(tmp_path / "m")[1]) == epochs + more
+
+    few = ("train_rnn.py", *ONE, "--output", tmp_path / "digits")
+    run(*few)
+    forget_the_end(tmp_path / "digits", 3)
+    run(*few, "--epochs", 8, "--resume")
+    assert meta_of(tmp_path / "digits")["classes"]["3"]["epochs"] == 8
+
+
+def test_a_finished_training_says_so_and_how_to_go_on(done):
+    arguments, folder = done
+    before = weights_of(folder)
+    epochs = epochs_of(folder)
+    line = f"{folder} holds this training, finished (epochs: {epochs}); more --epochs with --resume train it longer"
+    result = run("train_rnn.py", *arguments, "--output", folder, "--resume")
+    assert f"note: {line}\n" in result.stderr and "draw" in results(result.stdout)
+    assert "note" not in run("train_rnn.py", *arguments, "--output", folder, "--resume", "--quiet").stderr
+    for flags in ((), ("--epochs", epochs + 1)):
+        result = run("train_rnn.py", *arguments, *flags, "--output", folder, status=2)
+        assert f"error: {line}; --overwrite starts it anew\n" in result.stderr
+    fewer = (*arguments, "--epochs", epochs - 1, "--output", folder)
+    assert f"has come to epoch {epochs}" in run("train_rnn.py", *fewer, "--resume", status=2).stderr
+    assert f"another training (epochs {epochs}, not" in run("train_rnn.py", *fewer, status=2).stderr
+    other = (*arguments, "--epochs", epochs + 1, "--units", 9, "--output", folder, "--resume")
+    assert "another training (units " in run("train_rnn.py", *other, status=2).stderr
+    for a, b in zip(weights_of(folder), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_without_its_checkpoint_a_finished_training_stays_as_it_is(done):
+    arguments, folder = done
+    for path in folder.glob("checkpoint_*.npz"):
+        path.unlink()
+    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
+    assert "can't go on" in run("train_rnn.py", *arguments, "--output", folder, "--resume").stderr
+    longer = (*arguments, "--epochs", 99, "--output", folder, "--resume")
+    assert "its checkpoint was not kept" in run("train_rnn.py", *longer, status=2).stderr
+    assert before == {path: path.read_bytes() for path in folder.rglob("*.*")}
+
+
+def test_a_training_ends_with_its_losses_its_duration_and_the_command_that_draws(done, tmp_path):
+    arguments, folder = done
+    more = epochs_of(folder) + 1
+    printed = results(run("train_rnn.py", *arguments, "--epochs", more, "--output", folder, "--resume").stdout)
+    assert printed["epochs"] == str(more) and printed["duration"].endswith(" s since it went on")
+    if "classes" in meta_of(folder):
+        nats = -np.mean([entry["train_log_likelihood"] for entry in meta_of(folder)["classes"].values()])
+        assert printed["loss"] == f"{nats:.3f} nats a picture, the mean of 10 classes"
+    else:
+        _, loss, bits, *scores = losses_of(folder)[1].T
+        assert printed["loss"] == f"{loss[-1]:.3f} nats a pixel ({bits[-1]:.3f} bits)"
+        assert printed["validation_loss"].startswith(f"{scores[0].min():.3f} nats a pixel ({scores[1].min():.3f} bits)")
+        assert printed["validation_loss"].endswith(f"after epoch {scores[0].argmin() + 1}")
+    assert list(printed)[-1] == "draw" and "'" in printed["draw"]
+    command = f"{printed['draw']} --output {tmp_path / 'drawn.png'}"
+    subprocess.run(command, shell=True, cwd=ROOT, check=True, capture_output=True)
+    assert Image.open(tmp_path / "drawn.png").width > 50
+
+
 # --- Bad input ---
 
 
 def test_unusable_pictures_are_named_once_and_the_rest_is_used(pictures, tmp_path):
-    import shutil
-
     folder = tmp_path / "mixed"
     shutil.copytree(pictures, folder)
     good = Image.open(folder / "tile_00.png")
@@ -509,9 +669,7 @@ def test_numbers_that_make_no_sense_are_refused(tmp_path, flags):
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
     run("train_rnn.py", *ONE, "--output", tmp_path / "m")
-    meta = meta_of(tmp_path / "m")
-    meta["classes"]["3"] = {}
-    (tmp_path / "m" / "meta.json").write_text(json.dumps(meta))
+    forget_the_end(tmp_path / "m", 3)
     (tmp_path / "m" / "checkpoint_3.npz").write_bytes(b"PK half a file")
     result = run("train_rnn.py", *ONE, "--output", tmp_path / "m", "--resume", status=2)
     assert "checkpoint_3.npz is damaged" in result.stderr
