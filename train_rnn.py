@@ -335,6 +335,7 @@ def train(source, digit, preset, recipe, options, name):
     except OSError as error:
         raise config.PartlyDone(f"{config.describe(error)}; the models are there, the loss curve is not") from error
     print_drawing(training.folder, *training.drawing_flags(classes))
+    util.remove_leftovers(training.folder, FILES_OF_DIGITS, training.opened)
 
 
 def fingerprint(images, labels):
@@ -436,6 +437,9 @@ class Progress:
         return len(self.validation_losses) - 1 - int(np.argmin(self.validation_losses)) >= patience
 
 
+FILES_OF_DIGITS = ("meta.json", "loss.png", "model_*.keras", "checkpoint_*.npz")
+
+
 class Training:
     """Several classes trained side by side, and the folder that holds their models.
 
@@ -450,6 +454,7 @@ class Training:
         """
         self.recipe, self.options, self.folder = recipe, options, folder
         self.meta = about | {"versions": util.versions(), "classes": {}}
+        self.opened = time.time()
         self.tasks = {}
         self.duration = self.finished = None
         self.lock = threading.Lock()
@@ -765,6 +770,7 @@ def train_painter(source, preset, recipe, options, name):
     print_figures(training.figures())
     print(f"loss_curve: {training.folder / 'loss.png'}")
     print_drawing(training.folder)
+    util.remove_leftovers(training.folder, FILES_OF_A_PAINTER, training.opened)
     if refused:
         raise config.PartlyDone(
             f"{len(refused)} files could not be used as pictures, and are named above; the rest was"
@@ -795,6 +801,7 @@ def load_paintings(source, recipe, options):
 
 
 LEARNED = ("model.keras", "model_last.keras", "checkpoint_[ab].npz", "loss.csv", "loss.png", "samples/epoch_*.png")
+FILES_OF_A_PAINTER = ("meta.json", "preview.png", "starts.png", *LEARNED)
 
 
 class PainterTraining:
@@ -811,6 +818,7 @@ class PainterTraining:
         """
         self.recipe, self.options, self.folder = recipe, options, folder
         self.meta = about | {"versions": util.versions()}
+        self.opened = time.time()
         self.progress = self.last_checkpoint = self.duration = self.finished = None
         earlier = util.load_meta(folder) if (folder / "meta.json").exists() else None
         if earlier and "classes" in earlier:

@@ -105,6 +105,18 @@ def whole_file(path):
         pathlib.Path(temporary).unlink(missing_ok=True)
 
 
+def remove_leftovers(folder, names, before):
+    """Remove what whole_file left in a folder where its process was killed, of files that match one of `names`.
+
+    Only what was last written `before`, in seconds since the epoch: another process may be writing there now.
+    """
+    for name in map(pathlib.PurePath, names):
+        for path in pathlib.Path(folder).glob(f"{name.parent}/.{name.stem}-{'?' * 8}{name.suffix}"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < before:
+                    path.unlink()
+
+
 @functools.cache
 def current_umask():
     mask = os.umask(0)

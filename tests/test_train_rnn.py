@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import pathlib
 import resource
 import shutil
@@ -480,6 +481,34 @@ def test_a_training_ends_with_its_losses_its_duration_and_the_command_that_draws
     command = f"{printed['draw']} --output {tmp_path / 'drawn.png'}"
     subprocess.run(command, shell=True, cwd=ROOT, check=True, capture_output=True)
     assert Image.open(tmp_path / "drawn.png").width > 50
+
+
+KILLED_WRITE = """
+import os, sys, util
+for path in sys.argv[1:]:
+    if not os.fork():
+        with util.whole_file(path) as temporary:
+            open(temporary, "w").write("half of it")
+            os.kill(os.getpid(), 9)
+    os.wait()
+"""
+
+
+def test_what_a_killed_write_has_left_is_gone_at_the_end(done):
+    import train_rnn
+
+    arguments, folder = done
+    painter = "classes" not in meta_of(folder)
+    names = train_rnn.FILES_OF_A_PAINTER if painter else train_rnn.FILES_OF_DIGITS
+    paths = [folder / name.replace("*", "3").replace("[ab]", "a") for name in names]
+    subprocess.run([sys.executable, "-c", KILLED_WRITE, *map(str, paths)], cwd=ROOT, check=True)
+    (folder / ".mine").touch()
+    left = [path for path in folder.rglob(".*") if path.name != ".mine"]
+    assert len(left) == len(names) > 3
+    another_process = left.pop()
+    os.utime(another_process, (time.time() + 1000,) * 2)  # is writing it right now
+    run("train_rnn.py", *arguments, "--output", folder, "--resume")
+    assert set(folder.rglob(".*")) == {folder / ".mine", another_process}
 
 
 # --- Bad input ---
