@@ -10,6 +10,9 @@ noise begins with nothing. With --class a picture is sought that a classifier ta
 Vedaldi & Zisserman 2014).
 """
 
+import config  # first, since it puts Ctrl-C in a line from here on
+
+# isort: split
 import dataclasses
 import difflib
 import functools
@@ -22,8 +25,6 @@ import time
 import zlib
 
 import numpy as np
-
-import config
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # where it is not usual, convolutions take less memory so
 disk = config.lazy_import("disk")
@@ -470,7 +471,10 @@ class Studio:
             name = classifier or config.network_name(options.convnet)
             print(f"device: {device}; {name} with the weights {self.source}", file=sys.stderr)
             if self.source == "hed" and options.weights is None:
-                print("note: ImageNet's weights can't be downloaded here; hed's, which began as these, serve as well", file=sys.stderr)
+                print(
+                    "note: ImageNet's weights can't be downloaded; hed's, which began as these, serve",
+                    file=sys.stderr,
+                )
         self.own, self.targets, self.jitter = classifier is not None, {}, options.jitter
         self.tile, self.margin, self.stride = tile_of(options), MARGIN, STRIDE
         self.least = STRIDE if self.is_vgg() else LEAST_SEEN

@@ -10,6 +10,9 @@ texture synthesis (Gatys et al. 2015); without a painting, the photo is made aga
 features (Mahendran & Vedaldi 2015). The search goes from coarse to fine.
 """
 
+import config  # first, since it puts Ctrl-C in a line from here on
+
+# isort: split
 import dataclasses
 import functools
 import math
@@ -19,8 +22,6 @@ import sys
 import time
 
 import numpy as np
-
-import config
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # where it is not usual, convolutions take less memory so
 fft = config.lazy_import("scipy.fft")
@@ -497,7 +498,10 @@ class Studio:
         if not options.quiet:
             print(f"device: {device}; {options.convnet} with the weights {self.source}", file=sys.stderr)
             if self.source == "hed" and options.weights is None:
-                print("note: ImageNet's weights can't be downloaded here; hed's, which began as these, serve as well", file=sys.stderr)
+                print(
+                    "note: ImageNet's weights can't be downloaded; hed's, which began as these, serve",
+                    file=sys.stderr,
+                )
         content_layers = [options.layer] if options.layer else options.content_layers
         extractor = functools.partial(util.feature_extractor, model, pooling=options.pooling)
         self.content = util.for_any_size(extractor(content_layers)) if content_layers else None

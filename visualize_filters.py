@@ -9,6 +9,9 @@ each one saw, and projects the activation back through a deconvolutional network
 pooling set, rectifying, and convolving with the same filters turned round (Zeiler & Fergus 2014).
 """
 
+import config  # first, since it puts Ctrl-C in a line from here on
+
+# isort: split
 import dataclasses
 import json
 import os
@@ -16,8 +19,6 @@ import pathlib
 import sys
 
 import numpy as np
-
-import config
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # where it is not usual, convolutions take less memory so
 disk = config.lazy_import("disk")
