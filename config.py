@@ -517,12 +517,16 @@ class PartlyDone(InputError):
     status = 1
 
 
-class Unfinished(InputError):
-    """This very training was begun and not finished, and --resume was not given."""
+class AnotherTraining(InputError):
+    """A folder holds a training with other options or data."""
+
+
+class SameTraining(InputError):
+    """A folder holds this very training, or one with fewer epochs, that --resume goes on with, which was not given."""
 
 
 class Finished(InputError):
-    """This very training, or one with fewer epochs, lies there finished, and --resume was not given."""
+    """A folder holds this very training, or one with fewer epochs, finished and without its checkpoint."""
 
 
 class Interrupted(InputError):

@@ -190,12 +190,14 @@ def find_folder(begin, options, name):
         folder = pathlib.Path(f"trained/{name}" + f"-{number}" * (number > 1))
         try:
             training = begin(folder)
-        except config.Unfinished:
+        except config.SameTraining:
             raise
         except config.InputError as error:
-            refusal = refusal or error
             if not folder.exists():
+                refusal = refusal or error
                 break
+            if refusal is None or not isinstance(error, config.AnotherTraining):
+                refusal = error
             continue
         if not training.finished:
             if isinstance(refusal, config.Finished):
@@ -223,11 +225,12 @@ def difference(key, before, now):
 
 def other_training(folder, changes):
     """Make the InputError which says that the folder's training is another one, and how it differs."""
-    return config.InputError(f"{folder} holds another training ({changes}); give the same options, or another --output")
+    told = f"{folder} holds another training ({changes}); give the same options, or another --output"
+    return config.AnotherTraining(told)
 
 
 def unfinished(folder):
-    return config.Unfinished(f"{folder} holds this training, unfinished; --resume goes on, --overwrite starts anew")
+    return config.SameTraining(f"{folder} holds this training, unfinished; --resume goes on, --overwrite starts anew")
 
 
 def check_same(folder, about, earlier):
@@ -267,8 +270,8 @@ def finished_line(folder, epochs, stopped, kept, options):
     return f"{folder} holds this training, finished (epochs: {told})" + ("" if stopped else f"; {longer}")
 
 
-def already_finished(line):
-    return config.Finished(f"{line}; --overwrite starts it anew")
+def already_finished(line, kept):
+    return (config.SameTraining if kept else config.Finished)(f"{line}; --overwrite starts it anew")
 
 
 def note(text, options):
@@ -521,10 +524,10 @@ class Training:
         return kept
 
     def refuse_begun(self, classes, earlier):
-        """Raise Finished where all of these classes are trained, and Unfinished where some are, or were begun."""
+        """Raise InputError where some of these classes were begun, which says whether all are finished."""
         entries = [earlier["classes"].get(str(label)) for label in classes]
         if all(is_finished(entry or {}, earlier["recipe"]["epochs"]) for entry in entries):
-            raise already_finished(self.finished_line(classes, earlier))
+            raise already_finished(self.finished_line(classes, earlier), self.has_checkpoints(classes))
         if any(entry is not None for entry in entries):
             raise unfinished(self.folder)
 
@@ -860,7 +863,7 @@ class PainterTraining:
         if not earlier.get("finished"):
             raise unfinished(self.folder)
         self.progress = self.last_progress()
-        raise already_finished(self.finished_line(earlier["recipe"]["epochs"]))
+        raise already_finished(self.finished_line(earlier["recipe"]["epochs"]), self.progress)
 
     def finished_line(self, planned):
         if self.progress is None:

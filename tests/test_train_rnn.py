@@ -149,17 +149,27 @@ def test_each_option_of_the_recipe_changes_the_training(tiny, tmp_path, flags):
 
 def test_without_output_a_new_training_takes_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr("conftest.ROOT", tmp_path)
-    few = ("--units", 4, "--epochs", 1, "--num-images", 8)
-    for expected, flags in (("digits", few), ("digits-2", few), ("digits-3", (*few, "--levels", 3))):
-        result = run("train_rnn.py", "digits", "--digit", 1, *flags)
-        assert f"models: trained/{expected}\n" in result.stdout
-        assert ("trained/digits holds this training, finished" in result.stderr) == (expected == "digits-2")
-    forget_the_end(tmp_path / "trained" / "digits-2", 1)
+    trained, few = tmp_path / "trained", ("--units", 4, "--epochs", 1, "--num-images", 8)
+    command = ("train_rnn.py", "digits", "--digit", 1, *few)
+    assert "models: trained/digits\n" in run(*command).stdout
+    finished = "trained/digits holds this training, finished (epochs: 1)"
+    for flags in ((), ("--epochs", 2)):
+        assert finished in run(*command, *flags, status=2).stderr
+    (trained / "digits" / "checkpoint_1.npz").unlink()  # as none ships
+    result = run(*command)
+    assert "models: trained/digits-2\n" in result.stdout
+    assert finished in result.stderr and "this one goes into trained/digits-2" in result.stderr
+    result = run(*command, "--levels", 3)
+    assert "models: trained/digits-3\n" in result.stdout and "holds" not in result.stderr
+
+    forget_the_end(trained / "digits-2", 1)
     for expected in ("digits-2", "digits"):  # what is not finished goes on first
-        result = run("train_rnn.py", "digits", "--digit", 1, *few, "--resume")
-        assert f"models: trained/{expected}\n" in result.stdout
+        assert f"models: trained/{expected}\n" in run(*command, "--resume").stdout
+    assert "models: trained/digits-2\n" in run(*command, "--epochs", 3, "--resume").stdout
+    fewer = run(*command, "--epochs", 2, "--resume", status=2)
+    assert "trained/digits-2 has come to epoch 3" in fewer.stderr
     assert "models: trained/digits\n" in run("train_rnn.py", "digits", "--digit", 2, *few).stdout
-    assert set(meta_of(tmp_path / "trained" / "digits")["classes"]) == {"1", "2"}
+    assert set(meta_of(trained / "digits")["classes"]) == {"1", "2"}
     run("train_rnn.py", "digits", "--digit", 3, *few, "--resume", status=2)
 
 
