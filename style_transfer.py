@@ -479,8 +479,9 @@ def minimize_adam(evaluate, start, options, accept):
 
 
 def open_studio(options):
-    """Return what all photos share, whatever they are painted after: it is made once."""
-    return make_studio(dataclasses.replace(options, style=(), style_weights=(), each=False))
+    """Return what all photos share, whatever they are painted after and wherever they go: it is made once."""
+    free = {"style": (), "style_weights": (), "each": False, "output": None, "overwrite": False}
+    return make_studio(dataclasses.replace(options, **free))
 
 
 @functools.lru_cache(maxsize=1)
