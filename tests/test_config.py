@@ -239,8 +239,13 @@ def test_ctrl_c_at_the_end_hides_nothing_of_what_is_done(after, tmp_path):
 
 
 ENDING = """
-import atexit, sys, threading, time
+import atexit, os, sys, threading, time
 import config
+class Last:
+    def __del__(self, write=os.write, sleep=time.sleep):
+        write(1, b"at the last moment\\n")
+        sleep(1)
+last = Last()
 atexit.register(time.sleep, 1)
 atexit.register(print, "at exit", flush=True)
 def main():
@@ -300,7 +305,7 @@ def test_ctrl_c_stays_one_where_something_makes_another_error_of_it(error, line)
     assert (result.returncode, result.stderr.splitlines()) == (130, [line])
 
 
-@pytest.mark.parametrize("moment", ["a thread", "at exit"])
+@pytest.mark.parametrize("moment", ["a thread", "at exit", "at the last moment"])
 @pytest.mark.parametrize(("last", "status"), [("pass", 0), ("raise config.PartlyDone('one failed')", 1)])
 def test_ctrl_c_while_python_ends_changes_no_status(moment, last, status):
     result = interrupted([sys.executable, "-c", ENDING.format(last=last)], "stdout", moment, 0.3)
