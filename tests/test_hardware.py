@@ -110,7 +110,7 @@ def test_a_painting_in_bfloat16_is_nearly_the_same(machine, photo, tmp_path, vgg
         flags = ("--size", 64, "--iterations", 6, "--weights", "hed", "--style", PAINTING)
         told = run("style_transfer.py", photo, *flags, "--output", tmp_path / f"{name}.png")
         assert MACHINES[name][2] == (("convolutions",) if "mixed_bfloat16" in told.stderr else ())
-        return pixels(tmp_path / f"{name}.png"), float(results(told.stdout)["total"])
+        return pixels(tmp_path / f"{name}.png"), float(results(told.stdout)["loss"])
 
     (a, loss_a), (b, loss_b) = both_ways(paint, machine)
     assert 0 < np.abs(a - b).mean() < NEAR
@@ -132,7 +132,7 @@ def test_filters_in_bfloat16_are_nearly_the_same(machine, photo, tmp_path, vgg_o
     def look(name):
         flags = ("--images", photo, "--size", 64, "--channels", 3, "--weights", "hed", "--quiet")
         told = run("visualize_filters.py", "block2_conv1", *flags, "--output", tmp_path / f"{name}.png")
-        return float(results(told.stdout)["filter_3"].split()[0])
+        return float(results(told.stdout)["filter_3"].split()[1])
 
     # The strongest alone: where another of two neighbours wins by rounding, what is apart from it changes with it.
     a, b = both_ways(look, machine)
