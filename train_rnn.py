@@ -584,7 +584,7 @@ class Training:
         """Raise what the user should read when the training ends early."""
         if isinstance(error, KeyboardInterrupt):
             raise config.Interrupted(
-                "interrupted; the same command with --resume goes on from the last epoch"
+                f"interrupted; {self.folder} is kept, and the same command with --resume goes on from the last epoch"
             ) from error
         finished = sum(bool(entry) for entry in self.meta["classes"].values())
         if isinstance(error, OSError) and finished:
