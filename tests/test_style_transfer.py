@@ -321,7 +321,8 @@ def test_scales_go_from_coarse_to_fine(photo, tmp_path):
 def test_a_finer_scale_begins_with_the_photos_details(photo):
     options = config.Style(size=64)
     fine = style_transfer.read_photo(photo, options)
-    search = style_transfer.Search(types.SimpleNamespace(paintings=[]), fine, None, options)
+    studio = types.SimpleNamespace(mixture=lambda options: types.SimpleNamespace(paintings=[]))
+    search = style_transfer.Search(studio, fine, None, options)
     search.picture = imaging.resize_picture(fine, 32, 24)  # a coarse scale that changed nothing
     np.testing.assert_allclose(search.start(64, 48), fine, atol=1e-3)
     search.picture = np.clip(search.picture + np.float32([20, 0, -20]), 0, 255)  # one that changed the colours
