@@ -249,8 +249,8 @@ last = Last()
 atexit.register(time.sleep, 1)
 atexit.register(print, "at exit", flush=True)
 def main():
-    threading.Thread(target=lambda: (print("a thread", flush=True), time.sleep(1))).start()
     print("done", flush=True)
+    threading.Thread(target=lambda: (print("a thread", flush=True), time.sleep(1))).start()
     {last}
 config.run(main)
 """
