@@ -42,6 +42,8 @@ def main():
     options = config.collect(config.Classify, arguments)
     if options.num_images is not None and options.num_images < 1:
         raise config.InputError("--num-images must be at least 1")
+    if options.data:
+        config.check_set("", options.data)
     meta = util.load_meta(arguments.models)
     if "classes" not in meta:
         raise config.InputError(f"{arguments.models} holds a painter, not one model for each class")

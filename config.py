@@ -14,7 +14,7 @@ def end_interrupted(kind, error, traceback):
     if not issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, traceback)
         return
-    print("error: interrupted", file=sys.stderr, flush=True)
+    print("error: interrupted before anything was done", file=sys.stderr, flush=True)
     os._exit(130)
 
 
@@ -25,6 +25,7 @@ import argparse
 import dataclasses
 import difflib
 import importlib.util
+import itertools
 import pathlib
 import re
 import signal
@@ -468,6 +469,17 @@ def own_classifier(convnet):
     return None
 
 
+SETS = ("digits", "mnist", "fashion_mnist")  # of pictures, that need no files of the user's
+
+
+def check_set(source, data):
+    """Raise InputError where a set of pictures is neither one of SETS nor to be found in the files `data`."""
+    if data is None and source not in SETS:
+        raise InputError(f"{source} is not {', '.join(SETS[:-1])} or {SETS[-1]}; give its files with --data")
+    if data is not None and not pathlib.Path(data).exists():
+        raise InputError(f"{data} does not exist; --data takes an .npz or a folder with the four IDX files")
+
+
 def saved_epochs(folder):
     """List the .keras files in a folder, in the order of the numbers in their names."""
     return sorted(pathlib.Path(folder).glob("*.keras"), key=lambda path: in_order(path.name))
@@ -492,6 +504,12 @@ def layer_names(convnet):
     return [f"block{b}_{kind}" for b, count in blocks for kind in [*(f"conv{i + 1}" for i in range(count)), "pool"]]
 
 
+def check_layers(layers, convnet):
+    """Raise InputError where a VGG lacks one of the layers; of other networks that is known once they are loaded."""
+    if (name := plain(str(convnet))) in CONVOLUTIONS:
+        check_names(layers, layer_names(name), convnet)
+
+
 def check_names(names, known, what):
     """Raise InputError, with the likeliest intended, where one of `names` is not among `known`."""
     for name in names:
@@ -501,7 +519,8 @@ def check_names(names, known, what):
 
 def meant(name, known):
     """Ask in brackets for the likeliest of the `known` names, or say nothing where none is like this one."""
-    near = difflib.get_close_matches(name, known, 1, cutoff=0.5)
+    near = [longer for longer in known if name and longer.startswith(name)]
+    near = near or difflib.get_close_matches(name, known, 1, cutoff=0.6)
     return f" (did you mean {near[0]}?)" if near else ""
 
 
@@ -544,14 +563,26 @@ class Parser(argparse.ArgumentParser):
         self.register("type", pathlib.Path, lambda text: pathlib.Path(expanded(text)))
 
     def parse_args(self, args=None, namespace=None):
-        """Parse the command line; where there is no such flag, ask whether another one was meant."""
-        for word in sys.argv[1:] if args is None else args:
-            if word == "--":
-                break
+        """Parse the command line; where a flag or a word has no place in it, ask what was meant."""
+        known, given = self._option_string_actions, set()
+        for word in itertools.takewhile(lambda word: word != "--", sys.argv[1:] if args is None else args):
             flag = word.split("=")[0]
-            if re.fullmatch(r"--?[A-Za-z][\w-]*", flag) and flag not in self._option_string_actions:
-                self.error(f"there is no {flag}{meant(flag, list(self._option_string_actions))}")
-        return super().parse_args(args, namespace)
+            if not re.fullmatch(r"--?[A-Za-z][\w-]*", flag):
+                continue
+            if flag not in known:
+                self.error(f"there is no {flag}{meant(flag, list(known))}")
+            if flag in given:
+                more = ", and all that it takes after it" * (known[flag].nargs == "+")
+                self.error(f"{flag} stands twice; give it once{more}")
+            given.add(flag)
+        arguments, stray = self.parse_known_args(args, namespace)
+        if stray:
+            takes = [
+                action.option_strings[0] for action in self._actions if action.nargs == "+" and action.type is expanded
+            ]
+            after = f"; does it belong after {' or '.join(takes)}?" if takes and stray[0][:1] != "-" else ""
+            self.error(f"there is no place for {' '.join(stray)}{after}")
+        return arguments
 
     def _check_value(self, action, value):
         if action.choices is not None and value not in action.choices:

@@ -138,7 +138,7 @@ def check(options):
         )
     if film and options.gif:
         raise config.InputError("--gif shows how one picture comes about; a film is a GIF with --output dream.gif")
-    parse_layers(options.layers)
+    config.check_layers(parse_layers(options.layers), options.convnet)
 
 
 def is_gif(options):

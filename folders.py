@@ -10,6 +10,7 @@ import csv
 import dataclasses
 import errno
 import functools
+import glob
 import hashlib
 import io
 import pathlib
@@ -23,9 +24,9 @@ from tqdm import tqdm
 
 import config
 from config import InputError, Interrupted, PartlyDone, describe, flag_of
-from disk import as_json, check_writable, read_json, whole_file, write_json
+from disk import as_json, check_writable, read_json, remove_leftovers, whole_file, write_json
 from imaging import CAMERA_KINDS, find_files, find_pictures, picture_endings, read_about
-from progress import say_time_left
+from progress import FolderForecast
 
 hardware = config.lazy_import("hardware")
 
@@ -70,7 +71,7 @@ class Job:
 
     def row(self, status):
         """Return what the summary says of the picture in any case: a dict of strings."""
-        return {"photo": absolute(self.photo), "result": str(self.result), "status": status, "reason": ""}
+        return {"photo": absolute(self.photo), "result": absolute(self.result), "status": status, "reason": ""}
 
     def made_of(self):
         """Return the columns by which a later run sees that what the picture is made of is still the same."""
@@ -135,7 +136,7 @@ def apply_to_folder(craft, photos, output, suffix, ways, options):
     `options` are of the kind config.Photos. Raises InputError where the folder `output` holds pictures of another
     recipe, PartlyDone at the end where photos failed, and Interrupted.
     """
-    summary, recipe = output / "summary.csv", craft.recipe_of(options)
+    started, summary, recipe = time.time(), output / "summary.csv", craft.recipe_of(options)
     rows = read_summary(summary)
     known = None if options.overwrite else refuse_another_recipe(output, rows, recipe, craft)
     jobs = name_results(photos, ways, output, suffix, rows)
@@ -147,6 +148,7 @@ def apply_to_folder(craft, photos, output, suffix, ways, options):
             refuse_another_recipe(output, rows, recipe, craft)
     if not (options.quiet or options.overwrite):
         say_what_is_done(jobs, todo, rows, craft)
+    remove_leftovers(output, [glob.escape(job.result.name) for job in todo], started)
     begin(output, jobs, todo, rows, with_weights(recipe, known and known["weights"]), options.overwrite)
     failed = work_through(craft.task, todo, summary, rows, options)
     if len(todo) < len(jobs):
@@ -159,7 +161,7 @@ def apply_to_folder(craft, photos, output, suffix, ways, options):
 
 def work_through(task, jobs, summary, rows, options):
     """Do the jobs, with a bar and a line about each; return how many failed. Raises Interrupted."""
-    done, failed, started = 0, 0, time.perf_counter()
+    done, failed, forecast = 0, 0, FolderForecast(options.quiet)
     bar = tqdm(jobs, unit="picture", disable=True if options.quiet or not jobs else None)
     try:
         for job, row in apply_to_photos(task, bar, summary, rows):
@@ -170,9 +172,7 @@ def work_through(task, jobs, summary, rows, options):
             done += 1
             kind = "picture" if job.result.suffix in (".png", ".jpg") else "film"
             tqdm.write(f"{kind}: {job.result}", file=sys.stdout)
-            left = len(jobs) - done - failed
-            if done == 1 and left and not options.quiet:
-                say_time_left((time.perf_counter() - started) * left, f"for {left} more")
+            forecast.done(len(jobs) - done - failed)
     except KeyboardInterrupt:
         again = "the same command" + " without --overwrite" * options.overwrite
         raise Interrupted(f"interrupted; {again} goes on with what is not done") from None

@@ -96,10 +96,12 @@ def report_device(options):
 
 
 def kept_rows(options, height):
-    """Return how many rows of --complete are kept."""
+    """Return how many rows of --complete are kept; without it, none. Raises InputError."""
+    if not options.complete:
+        return 0
     rows = -(-height // 3) if options.rows is None else options.rows
-    if not 0 <= rows <= height:
-        raise config.InputError(f"--rows must be from 0 to {height}, the height of these pictures")
+    if not 1 <= rows < height:
+        raise config.InputError(f"--rows must be from 1 to {height - 1}: these pictures have {height}")
     return rows
 
 
@@ -131,10 +133,11 @@ def draw_digits(arguments, meta, options):
     """Draw a sheet of one class, or a row for each class."""
     recipe = meta["recipe"]
     classes = [arguments.digit] if arguments.digit is not None else [int(label) for label in meta["classes"]]
+    kept = kept_rows(options, recipe["size"]) * recipe["size"]
     name = "all" if arguments.digit is None else arguments.digit
     output, animation = choose_output(options, f"{arguments.models.name}_{name}", options.gif)
     report_device(options)
-    known, kept = started_drawing(options, meta)
+    known = started_drawing(options, meta)
     models = [util.load_rnn(arguments.models, label, meta) for label in classes]
     each = options.grid if arguments.digit is None else options.grid**2
     tokens = draw(models, recipe, each, options, known, kept)
@@ -145,13 +148,11 @@ def draw_digits(arguments, meta, options):
 
 
 def started_drawing(options, meta):
-    """Return the tokens (uint8 T) of --complete and how many of them are kept; blank and 0 without it."""
+    """Return the tokens of --complete, uint8 T; blank without it."""
     size, levels = meta["recipe"]["size"], meta["recipe"]["levels"]
     if not options.complete:
-        return np.zeros(size * size, "uint8"), 0
-    rows = kept_rows(options, size)
-    picture = util.load_drawing(options.complete, meta)
-    return util.to_sequences(picture[None], size, levels)[0], rows * size
+        return np.zeros(size * size, "uint8")
+    return util.to_sequences(util.load_drawing(options.complete, meta)[None], size, levels)[0]
 
 
 def draw(models, recipe, each, options, known, kept):
@@ -172,12 +173,13 @@ def paint_pictures(folder, meta, options):
     """Draw --count pictures with a painter, or finish one in --count ways."""
     recipe, palette = meta["recipe"], meta["palette"]
     height, width = recipe["height"], recipe["width"]
+    kept = kept_rows(options, height) * width
     name = folder.resolve().name
     if options.complete:
         name += f"_{pathlib.Path(options.complete).stem}"
     output, animation = choose_output(options, name, options.gif)
     report_device(options)
-    known, kept = started_pictures(folder, meta, options)
+    known, kept = started_pictures(folder, meta, options, kept)
     model = util.load_painter(folder, meta)
     paint = util.make_painter(model, recipe["context"], (height, width), options.top_k, options.top_p)
     uniform = np.random.default_rng(options.seed).random(known.shape, dtype="float32")
@@ -189,16 +191,15 @@ def paint_pictures(folder, meta, options):
     write(options, output, imaging.contact_sheet(pictures, columns), folder, animation if options.gif else None, frames)
 
 
-def started_pictures(folder, meta, options):
-    """Return the tokens that the pictures begin with, int32 count x T, and how many of them stand."""
+def started_pictures(folder, meta, options, kept):
+    """Return the tokens that the pictures begin with, int32 count x T, and how many stand: `kept` of --complete."""
     recipe, palette = meta["recipe"], meta["palette"]
     height, width = recipe["height"], recipe["width"]
     known = np.zeros((options.count, height * width), "int32")
     if options.complete:
-        rows = kept_rows(options, height)
         picture = imaging.fit_picture(imaging.open_picture(options.complete), width, height, recipe["gray"] is not None)
         known[:] = util.to_palette(picture[None], palette)
-        return known, rows * width
+        return known, kept
     if options.start == "window":
         windows = util.to_palette(np.asarray(imaging.open_picture(folder / "starts.png"))[None], palette)
         windows = windows.reshape(-1, recipe["window"])

@@ -7,6 +7,7 @@ import time
 from tqdm import tqdm
 
 ENOUGH = 10  # steps that tell how long the others take
+LONG = 60  # seconds of work, of which a start-up is a small part
 STEP_COST = 20_000  # pixels that would take as long as what a step takes at any size
 
 
@@ -31,6 +32,22 @@ class Forecast:
             each = (self.times[-1] - self.times[0]) / (self.enough - 1)
             later = sum(count * (pixels + STEP_COST) for count, pixels in self.later) / (self.pixels + STEP_COST)
             say_time_left(each * (self.count - self.enough + later), self.of_what)
+
+
+class FolderForecast:
+    """Says once how much time many pictures will take: `done` is called after each, and told how many are left."""
+
+    def __init__(self, quiet):
+        self.begun, self.first, self.waiting = time.perf_counter(), True, not quiet
+
+    def done(self, left):
+        """Say it by the last picture's time, unless it was the first, and its start-up may be most of that."""
+        now = time.perf_counter()
+        seconds, self.begun, first = now - self.begun, now, self.first
+        self.first = False
+        if self.waiting and left and not (first and seconds < LONG):
+            self.waiting = False
+            say_time_left(seconds * left, f"for {left} more")
 
 
 def say_time_left(seconds, of_what):

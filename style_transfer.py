@@ -102,9 +102,8 @@ def check(options, task):
     """Raise InputError for an option that makes no sense."""
     if (task, options.init) in (("texture", "content"), ("layer", "style")):
         raise config.InputError(f"there is nothing to begin with: --init {options.init}")
-    known = config.layer_names(options.convnet)
-    config.check_names([*options.content_layers, *options.style_layers], known, options.convnet)
-    config.check_names([options.layer] if options.layer else [], known, options.convnet)
+    layers = [*options.content_layers, *options.style_layers, *([options.layer] if options.layer else [])]
+    config.check_layers(layers, options.convnet)
     for name, counted, what in (
         ("style_weights", paintings_of(options), "painting"),
         ("layer_weights", options.style_layers, "style layer"),

@@ -97,14 +97,18 @@ def main():
         recipe = dataclasses.replace(recipe, window=recipe.window or recipe.width)
         train_painter(pathlib.Path(arguments.source), preset, recipe, options, name)
         return
+    config.check_set(arguments.source, options.data)
     suffix = "" if preset == default_preset else f"_{preset}"
     train(arguments.source, arguments.digit, preset, recipe, options, f"{name}{suffix}")
 
 
 def is_folder_of_pictures(arguments):
     """Say whether the source is a folder to learn painting from; other sources are sets of digits."""
-    known = arguments.source in ("digits", "mnist", "fashion_mnist")
-    return not known and not getattr(arguments, "data", None) and pathlib.Path(arguments.source).is_dir()
+    return (
+        arguments.source not in config.SETS
+        and not getattr(arguments, "data", None)
+        and pathlib.Path(arguments.source).is_dir()
+    )
 
 
 def check_kind(arguments, preset, paints):
@@ -112,15 +116,21 @@ def check_kind(arguments, preset, paints):
     kind, other = (config.PainterRecipe, config.DigitRecipe) if paints else (config.DigitRecipe, config.PainterRecipe)
     what = "sets of digits" if paints else "folders of pictures"
     if not paints and arguments.digit is None and not arguments.all_digits:
-        raise config.InputError(
-            f"there is no folder of pictures {arguments.source}; for a set of digits, add --all-digits or --digit CLASS"
-        )
+        raise config.InputError(no_folder(arguments.source))
     if not isinstance(config.PRESETS[preset], kind):
         raise config.InputError(f"the preset {preset} is for {what}, which {arguments.source} is not")
     fields = {item.name for item in dataclasses.fields(other)} - {item.name for item in dataclasses.fields(kind)}
     for name in (*fields, *(DIGITS_ONLY if paints else PAINTERS_ONLY)):
         if config.was_given(arguments, name):
             raise config.InputError(f"--{name.replace('_', '-')} is for {what}, which {arguments.source} is not")
+
+
+def no_folder(source):
+    """Say that a source is no folder of pictures, and what else may have been meant."""
+    path = pathlib.Path(source)
+    beside = [other.name for other in path.parent.iterdir() if other.is_dir()] if path.parent.is_dir() else []
+    digits = "" if len(path.parts) > 1 else "; for a set of digits, add --all-digits or --digit CLASS"
+    return f"there is no folder of pictures {source}{config.meant(path.name, beside)}{digits}"
 
 
 def check(recipe, options):
@@ -292,6 +302,11 @@ def print_drawing(folder, *flags):
     print(f"draw: {shlex.join([python, str(script), folder, *flags])}")
 
 
+def print_longer(possible):
+    if possible:
+        print("longer: the same command with --resume and more --epochs")
+
+
 def described_epochs(epochs, stopped, options):
     """Say how many epochs the networks of a training had, and whether they were stopped early."""
     told = f"{min(epochs)}" if min(epochs) == max(epochs) else f"{min(epochs)} to {max(epochs)}"
@@ -341,6 +356,7 @@ def train(source, digit, preset, recipe, options, name):
     except OSError as error:
         raise config.PartlyDone(f"{config.describe(error)}; the models are there, the loss curve is not") from error
     print_drawing(training.folder, *training.drawing_flags(classes))
+    print_longer(training.can_go_on(classes))
     disk.remove_leftovers(training.folder, FILES_OF_DIGITS, training.opened)
 
 
@@ -689,6 +705,10 @@ class Training:
                 figures[name] = f"{-np.mean([entry[key] for entry in entries]):.3f} nats a picture{mean}"
         return figures | ({"duration": self.duration} if self.duration else {})
 
+    def can_go_on(self, classes):
+        """Say whether more epochs would add to these classes' trainings."""
+        return self.has_checkpoints(classes) and not any(was_stopped(self.meta["classes"][str(c)]) for c in classes)
+
     def drawing_flags(self, classes):
         """Return the flags with which generate_rnn.py draws these classes, or the first where it can't draw all."""
         known = self.meta["classes"]
@@ -777,6 +797,7 @@ def train_painter(source, preset, recipe, options, name):
     print_figures(training.figures())
     print(f"loss_curve: {training.folder / 'loss.png'}")
     print_drawing(training.folder)
+    print_longer(training.can_go_on())
     disk.remove_leftovers(training.folder, FILES_OF_A_PAINTER, training.opened)
     if refused:
         raise config.PartlyDone(
@@ -987,6 +1008,10 @@ class PainterTraining:
             best = int(np.argmin(scores))
             figures["validation_loss"] = f"{nats_and_bits(scores[best])}, the best, after epoch {best + 1}"
         return figures | ({"duration": self.duration} if self.duration else {})
+
+    def can_go_on(self):
+        """Say whether more epochs would add to the training."""
+        return bool(self.progress) and not self.progress.stopped_early(self.options.patience)
 
     def train_epoch(self, progress):
         """Run over the pictures once, from the step that `progress` has come to."""

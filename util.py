@@ -32,7 +32,7 @@ from scipy.spatial import KDTree
 from skimage.color import deltaE_ciede2000, lab2rgb, rgb2lab
 from skimage.transform import resize
 
-from config import NETWORKS, InputError, in_order, network_name, plain
+from config import NETWORKS, InputError, check_set, in_order, network_name, plain
 from disk import whole_file
 from imaging import load_image
 
@@ -71,14 +71,11 @@ def load_dataset(source, data=None):
     with x_train, y_train, x_test and y_test, or of a folder with the four IDX files, gzipped or not.
     Images are uint8 N x H x W, white ink on black; labels are integers. Raises InputError.
     """
+    check_set(source, data)
     if data is not None:
         arrays = load_npz(data) if pathlib.Path(data).is_file() else load_idx_folder(data)
-    elif source == "digits":
-        arrays = load_scikit_digits()
-    elif source in ("mnist", "fashion_mnist"):
-        arrays = load_with_keras(source)
     else:
-        raise InputError(f"{source} is not digits, mnist or fashion_mnist; give its files with --data")
+        arrays = load_scikit_digits() if source == "digits" else load_with_keras(source)
     check_dataset(*arrays, data or source)
     return arrays
 
@@ -114,8 +111,6 @@ def load_npz(path):
 
 def load_idx_folder(folder):
     folder = pathlib.Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder} does not exist; --data takes an .npz or a folder with the four IDX files")
     return tuple(read_idx(find_idx(folder, name), dimensions=3 if "images" in name else 1) for name in IDX_FILES)
 
 

@@ -64,6 +64,8 @@ def check(arguments, options):
         raise config.InputError("give a layer, or --evolution and a folder of saved epochs")
     elif not options.images:
         raise config.InputError("give pictures, or folders of them, with --images")
+    else:
+        config.check_layers([arguments.layer], options.convnet)
     for path in options.images:
         if not pathlib.Path(path).exists():
             raise config.InputError(f"{path} does not exist")

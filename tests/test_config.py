@@ -98,6 +98,8 @@ def test_an_error_is_one_line(error, text):
 
 # --- Flags that are nearly right ---
 
+CHINA = "images/content/china.jpg"
+
 
 @pytest.mark.parametrize(
     ("command", "meant"),
@@ -114,10 +116,51 @@ def test_an_error_is_one_line(error, text):
             "no painters (did you mean painter?); it has tutorial, best",
         ),
         (("generate_rnn.py", "x", "--start", "q"), "--start has no q; it has nothing, window"),
+        (("train_rnn.py", "digits", "--num", 5), "--num (did you mean --num-images?)"),
+        (("generate_rnn.py", "x", "--num", 5), "there is no --num (--help"),
+        (("deepdream.py", "noise", "--layers", "block3"), "no block3 (did you mean block3_conv1?)"),
+        (("style_transfer.py", CHINA, "--layer", "block3"), "no block3 (did you mean block3_conv1?)"),
+        (("visualize_filters.py", "block3", "--images", CHINA), "no block3 (did you mean block3_conv1?)"),
+        (("visualize_filters.py", "block3_conv1", "photos"), "no place for photos; does it belong after --images?"),
+        (("style_transfer.py", "a.jpg", "b.jpg", "--style", "c"), "no place for b.jpg; does it belong after --style?"),
+        (("train_rnn.py", "images/contents"), "of pictures images/contents (did you mean content?)"),
+        (("train_rnn.py", "contents"), "contents; for a set of digits, add --all-digits"),
     ],
 )
 def test_a_flag_or_word_that_is_nearly_right_is_answered_with_what_may_have_been_meant(command, meant):
     assert meant in run(*command, status=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("train_rnn.py", "digits", "--digit", 3, "--digit=8"), "--digit stands twice; give it once ("),
+        (
+            ("style_transfer.py", CHINA, "--style", "a.jpg", "--style", "b.jpg"),
+            "--style stands twice; give it once, and all that it takes after it (",
+        ),
+    ],
+)
+def test_a_flag_that_stands_twice_is_refused(command, said):
+    assert said in run(*command, status=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("train_rnn.py", "mnist", "--all-digits", "--data", "no/such"), "no/such does not exist; --data takes"),
+        (("train_rnn.py", "letters", "--all-digits"), "letters is not digits, mnist or fashion_mnist"),
+        (("classify_mnist.py", "trained/mnist", "--data", "no/such"), "no/such does not exist; --data takes"),
+        (("visualize_filters.py", "block9", "--images", CHINA), "vgg16 has no block9"),
+        (("deepdream.py", CHINA, "--layers", "block9"), "vgg16 has no block9"),
+    ],
+)
+def test_what_is_wrong_is_said_before_tensorflow_starts(command, said):
+    code = "import sys; sys.argv = sys.argv[1:]; import runpy; runpy.run_path(sys.argv[0], run_name='__main__')"
+    words = [sys.executable, "-X", "importtime", "-c", code, *map(str, command)]
+    result = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 2 and said in result.stderr
+    assert " tensorflow" not in result.stderr
 
 
 def test_what_is_no_flag_is_not_taken_for_one(tmp_path):

@@ -222,6 +222,25 @@ def test_many_pictures_go_to_no_file(album, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["album", "file"]
 
 
+def test_what_a_kill_left_of_a_picture_is_removed(album, tmp_path):
+    output = tmp_path / "styled"
+    paint(album, output)
+    (output / "b.png").unlink()
+    left, others = output / ".b-abcd1234.png", [output / ".b-mine.png", output / ".bb-abcd1234.png"]
+    for path in (left, *others):
+        path.write_bytes(b"cut short")
+        os.utime(path, (1e9, 1e9))
+    again = paint(album, output)
+    assert not left.exists() and all(path.exists() for path in others)
+    assert again.stdout.count("picture: ") == 1
+
+
+def test_the_summary_says_where_each_picture_is(album, tmp_path):
+    paint(album, os.path.relpath(tmp_path / "styled", ROOT))
+    results = {row["result"] for row in rows_of(tmp_path / "styled").values()}
+    assert results == {str((tmp_path / "styled" / f"{name}.png").resolve()) for name in "abc"}
+
+
 def test_an_empty_folder_is_told_of_photos_beneath_it_alone(tmp_path, album):
     (tmp_path / "empty").mkdir()
     assert "--recursive" not in paint(tmp_path / "empty", tmp_path / "out", status=2).stderr
@@ -246,7 +265,7 @@ def test_what_a_tiff_has_wrong_is_one_line(album, tmp_path):
 
 def test_the_time_left_is_said_once_of_a_picture_and_once_of_a_folder(album, tmp_path):
     lines = [line for line in paint(album, tmp_path / "a").stderr.splitlines() if line.startswith("time left: about ")]
-    assert len(lines) == 2 and "for this picture" in lines[0] and "for 2 more" in lines[1]
+    assert len(lines) == 2 and "for this picture" in lines[0] and "for 1 more" in lines[1]
     style_transfer.make_studio.cache_clear()
     alone = paint(album / "a.jpg", tmp_path / "a.png").stderr
     assert alone.count("time left: about ") == 1 and "for this picture" in alone

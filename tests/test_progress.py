@@ -25,6 +25,25 @@ def told(sizes, capsys, monkeypatch, seconds_of, quiet=False):
     return said
 
 
+def folder_told(seconds, capsys, monkeypatch):
+    """Make pictures that take so many seconds each; return what was said, and after which of them."""
+    now, said = [0.0], []
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    forecast = progress.FolderForecast(quiet=False)
+    for number, each in enumerate(seconds, 1):
+        now[0] += each
+        forecast.done(len(seconds) - number)
+        said += [(number, line) for line in capsys.readouterr().err.splitlines()]
+    return said
+
+
+def test_a_folders_time_is_not_that_of_the_start(capsys, monkeypatch):
+    assert folder_told([40, 5, 5, 5, 5], capsys, monkeypatch) == [(2, "time left: about 15 s for 3 more")]
+    ((number, line),) = folder_told([130, 120, 120], capsys, monkeypatch)
+    assert number == 1 and line.startswith("time left: about 4 min for 2 more, until ")
+    assert folder_told([40, 5], capsys, monkeypatch) == []
+
+
 def test_the_time_left_is_that_of_all_further_steps(capsys, monkeypatch):
     def seconds_of(pixels):
         return (pixels + progress.STEP_COST) / 1e5

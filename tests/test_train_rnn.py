@@ -487,7 +487,7 @@ def test_a_training_ends_with_its_losses_its_duration_and_the_command_that_draws
         assert printed["loss"] == f"{loss[-1]:.3f} nats a pixel ({bits[-1]:.3f} bits)"
         assert printed["validation_loss"].startswith(f"{scores[0].min():.3f} nats a pixel ({scores[1].min():.3f} bits)")
         assert printed["validation_loss"].endswith(f"after epoch {scores[0].argmin() + 1}")
-    assert list(printed)[-1] == "draw" and "'" in printed["draw"]
+    assert list(printed)[-2:] == ["draw", "longer"] and "'" in printed["draw"]
     command = f"{printed['draw']} --output {tmp_path / 'drawn.png'}"
     subprocess.run(command, shell=True, cwd=ROOT, check=True, capture_output=True)
     assert Image.open(tmp_path / "drawn.png").width > 50
