@@ -13,7 +13,7 @@ in nats a picture and as bits a pixel: fewer bits are better. Of a single --imag
 probability, and below it those of the others.
 """
 
-import config  # first, since it puts Ctrl-C in a line from here on
+import command_line  # first, since it puts Ctrl-C in a line from here on
 
 # isort: split
 import concurrent.futures
@@ -24,36 +24,45 @@ import time
 
 import numpy as np
 
-disk = config.lazy_import("disk")
-hardware = config.lazy_import("hardware")
-tqdm = config.lazy_import("tqdm")
-util = config.lazy_import("util")
+import config
+import errors
+import naming
+
+datasets = command_line.lazy_import("datasets")
+disk = command_line.lazy_import("disk")
+hardware = command_line.lazy_import("hardware")
+model_files = command_line.lazy_import("model_files")
+model_meta = command_line.lazy_import("model_meta")
+provenance = command_line.lazy_import("provenance")
+recurrent = command_line.lazy_import("recurrent")
+tqdm = command_line.lazy_import("tqdm")
+util = command_line.lazy_import("util")
 
 
 def parse_arguments():
-    parser = config.Parser(__doc__)
+    parser = command_line.Parser(__doc__)
     parser.add_argument("models", type=pathlib.Path, help="folder of models, as train_rnn.py writes it")
-    config.add_options(parser, config.Classify)
+    command_line.add_options(parser, config.Classify)
     return parser.parse_args()
 
 
 def main():
     arguments = parse_arguments()
-    options = config.collect(config.Classify, arguments)
+    options = command_line.collect(config.Classify, arguments)
     if options.num_images is not None and options.num_images < 1:
-        raise config.InputError("--num-images must be at least 1")
+        raise errors.InputError("--num-images must be at least 1")
     if options.data:
-        config.check_set("", options.data)
-    meta = util.load_meta(arguments.models)
+        naming.check_set("", options.data)
+    meta = model_meta.load_meta(arguments.models)
     if "classes" not in meta:
-        raise config.InputError(f"{arguments.models} holds a painter, not one model for each class")
+        raise errors.InputError(f"{arguments.models} holds a painter, not one model for each class")
     priors = class_priors(meta, options.priors)
     if options.image:
-        picture = util.load_drawing(options.image, meta)
+        picture = datasets.load_drawing(options.image, meta)
     else:
         output = pathlib.Path(options.output or f"generated/{arguments.models.name}_confusion.png")
-        config.require_suffix(output, ".png")
-        config.require_suffix(options.csv, ".csv")
+        command_line.require_suffix(output, ".png")
+        command_line.require_suffix(options.csv, ".csv")
         for path in filter(None, (output, options.csv)):
             disk.refuse_to_overwrite(path, options.overwrite)
         images, labels = test_set(meta, options)
@@ -67,7 +76,7 @@ def main():
 def class_priors(meta, kind):
     """Return the log prior of each class. Raises InputError where the training set's counts are not known."""
     if len(meta["classes"]) < 2:
-        raise config.InputError(
+        raise errors.InputError(
             f"there is only a model of class {', '.join(meta['classes'])}; to classify takes two classes"
         )
     if kind == "uniform":
@@ -76,7 +85,7 @@ def class_priors(meta, kind):
         try:
             counts = np.array([entry["pictures"] for entry in meta["classes"].values()], float)
         except KeyError as error:
-            raise config.InputError(
+            raise errors.InputError(
                 "these models don't tell how many pictures each class had; use --priors uniform"
             ) from error
     return np.log(counts / counts.sum())
@@ -84,12 +93,12 @@ def class_priors(meta, kind):
 
 def test_set(meta, options):
     """Load the test pictures of the classes that there are models of."""
-    _, _, images, labels = util.load_dataset(meta["source"], options.data)
+    _, _, images, labels = datasets.load_dataset(meta["source"], options.data)
     known = np.isin(labels, [int(label) for label in meta["classes"]])
     if not known.all() and not options.quiet:
         print(f"note: {(~known).sum()} test pictures are of classes without a model, and left out", file=sys.stderr)
     if not known.any():
-        raise config.InputError("no test picture is of a class that there is a model of")
+        raise errors.InputError("no test picture is of a class that there is a model of")
     return images[known][: options.num_images], labels[known][: options.num_images]
 
 
@@ -102,8 +111,8 @@ class Classifier:
             print(f"device: {device}", file=sys.stderr)
         self.classes = np.array([int(label) for label in meta["classes"]])
         self.recipe, self.priors, self.quiet = meta["recipe"], priors, options.quiet
-        self.models = [util.load_rnn(folder, label, meta) for label in self.classes]
-        self.score = util.make_scorer(self.models[0], self.recipe["context"])
+        self.models = [model_files.load_rnn(folder, label, meta) for label in self.classes]
+        self.score = recurrent.make_scorer(self.models[0], self.recipe["context"])
 
     def log_likelihoods(self, images):
         """Return log p(image | class) of uint8 N x H x W images: float64 N x classes, in nats."""
@@ -115,7 +124,7 @@ class Classifier:
         ):
 
             def score(model):
-                result = util.log_likelihoods(self.score, model, sequences)
+                result = recurrent.log_likelihoods(self.score, model, sequences)
                 bar.update()
                 return result
 
@@ -157,7 +166,7 @@ def report(classifier, images, labels, options, output):
         plot_confusion(labels, predictions, classifier.classes, options.seed, output)
         print(f"confusion_matrix: {output}")
     except OSError as error:
-        raise config.PartlyDone(f"{config.describe(error)}; the figures above stand") from error
+        raise errors.PartlyDone(f"{errors.describe(error)}; the figures above stand") from error
 
 
 def plot_confusion(labels, predictions, classes, seed, path):
@@ -179,7 +188,7 @@ def plot_confusion(labels, predictions, classes, seed, path):
     axes.set_xticklabels(classes)
     axes.set_yticklabels(classes)
     with disk.whole_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=100, metadata=util.provenance(seed))
+        figure.savefig(temporary, format="png", dpi=100, metadata=provenance.of_result(seed))
 
 
 def write_csv(path, labels, predictions, posterior, classes):
@@ -191,4 +200,4 @@ def write_csv(path, labels, predictions, posterior, classes):
 
 
 if __name__ == "__main__":
-    config.run(main)
+    command_line.run(main)

@@ -10,7 +10,7 @@ noise begins with nothing. With --class a picture is sought that a classifier ta
 Vedaldi & Zisserman 2014).
 """
 
-import config  # first, since it puts Ctrl-C in a line from here on
+import command_line  # first, since it puts Ctrl-C in a line from here on
 
 # isort: split
 import dataclasses
@@ -26,15 +26,23 @@ import zlib
 
 import numpy as np
 
+import config
+import errors
+import naming
+
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # where it is not usual, convolutions take less memory so
-disk = config.lazy_import("disk")
-folders = config.lazy_import("folders")
-hardware = config.lazy_import("hardware")
-imaging = config.lazy_import("imaging")
-ndimage = config.lazy_import("scipy.ndimage")
-progress = config.lazy_import("progress")
-tqdm = config.lazy_import("tqdm")
-util = config.lazy_import("util")
+disk = command_line.lazy_import("disk")
+folders = command_line.lazy_import("folders")
+hardware = command_line.lazy_import("hardware")
+imaging = command_line.lazy_import("imaging")
+keras = command_line.lazy_import("keras")
+ndimage = command_line.lazy_import("scipy.ndimage")
+networks = command_line.lazy_import("networks")
+progress = command_line.lazy_import("progress")
+provenance = command_line.lazy_import("provenance")
+tqdm = command_line.lazy_import("tqdm")
+util = command_line.lazy_import("util")
+vision = command_line.lazy_import("vision")
 
 CLASS_NAMES = pathlib.Path(__file__).parent / "trained/imagenet_classes.txt"
 SMALLEST_SIDE = 32  # pixels of a photo
@@ -43,19 +51,19 @@ GUIDE_SIDE = 224  # pixels; each place of the picture is compared with each of t
 
 
 def parse_arguments(words=None):
-    parser = config.Parser(__doc__)
+    parser = command_line.Parser(__doc__)
     parser.add_argument(
         "photo", nargs="?", type=pathlib.Path, help="a photo, a folder of them, or noise to begin with nothing"
     )
     variants = {"--class": config.DREAM_DEFAULTS["class"], "--zoom": config.DREAM_DEFAULTS["zoom"]}
-    config.add_options(parser, config.Dream, variants=variants)
+    command_line.add_options(parser, config.Dream, variants=variants)
     return parser.parse_args(words)
 
 
 def main():
     arguments = parse_arguments()
     if hasattr(arguments, "list_layers"):
-        list_layers(config.collect(config.Dream, arguments))
+        list_layers(command_line.collect(config.Dream, arguments))
         return
     photo = arguments.photo
     check_photo(photo)
@@ -71,7 +79,7 @@ def main():
 
 def options_of(arguments):
     """Return the options of a command line. Raises InputError."""
-    options = config.collect(config.Dream, arguments, defaults(arguments))
+    options = command_line.collect(config.Dream, arguments, defaults(arguments))
     check(options)
     return dataclasses.replace(options, class_=known_class(options))
 
@@ -83,36 +91,36 @@ def defaults(arguments):
     """Return the defaults of what the command asks for: a dream, a class or a film. Raises InputError."""
     film, of_class = (hasattr(arguments, name) for name in ("zoom", "class_"))
     for name in FILM_ONLY:
-        if config.was_given(arguments, name) and not film:
-            raise config.InputError(f"{config.flag_of(name)} is for films, which --zoom makes")
+        if command_line.was_given(arguments, name) and not film:
+            raise errors.InputError(f"{command_line.flag_of(name)} is for films, which --zoom makes")
     kind = "_".join(["class"] * of_class + ["zoom"] * film) or "dream"
     return config.DREAM_DEFAULTS[kind]
 
 
 def list_layers(options):
     """Print the layers that can be dreamed of, each with its number of channels."""
-    model = util.build_network(config.own_classifier(options.convnet) or options.convnet)
-    for name, channels in util.layers_with_places(model).items():
+    model = networks.build_network(naming.own_classifier(options.convnet) or options.convnet)
+    for name, channels in vision.layers_with_places(model).items():
         print(f"{name}: {channels}")
 
 
 def check_photo(photo):
     """Raise InputError for a photo that is none."""
     if photo is None:
-        raise config.InputError("give a photo, a folder of photos, or noise")
+        raise errors.InputError("give a photo, a folder of photos, or noise")
     if not photo.exists() and not is_noise(photo):
-        raise config.InputError(f"{photo} does not exist")
+        raise errors.InputError(f"{photo} does not exist")
 
 
 def check(options):
     """Raise InputError for an option that makes no sense."""
     if options.class_ is not None and (options.layers or options.guide or options.channels):
-        raise config.InputError("--class dreams of a class, and --layers, --channels and --guide of layers: not both")
+        raise errors.InputError("--class dreams of a class, and --layers, --channels and --guide of layers: not both")
     if options.guide and not pathlib.Path(options.guide).is_file():
-        raise config.InputError(f"--guide takes a picture, and {options.guide} is none")
+        raise errors.InputError(f"--guide takes a picture, and {options.guide} is none")
     for name in ("octaves", "steps", "zoom"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
-            raise config.InputError(f"{config.flag_of(name)} must be at least 1")
+            raise errors.InputError(f"{command_line.flag_of(name)} must be at least 1")
     for name, least, most in (
         ("octave_scale", 1.05, 4),
         ("step_size", 0, 255),
@@ -128,17 +136,17 @@ def check(options):
         ("fps", 1, 50 if is_gif(options) else 120),  # a GIF counts hundredths of a second, and browsers from two on
     ):
         if getattr(options, name) is not None and not least <= getattr(options, name) <= most:
-            raise config.InputError(f"{config.flag_of(name)} must be from {least:g} to {most:g}")
+            raise errors.InputError(f"{command_line.flag_of(name)} must be from {least:g} to {most:g}")
     if len(options.shift) not in (0, 2) or not all(map(math.isfinite, options.shift)):
-        raise config.InputError("--shift takes two numbers: pixels to the right, and down")
+        raise errors.InputError("--shift takes two numbers: pixels to the right, and down")
     film = options.zoom is not None
     if options.format and film != (f".{options.format}" in FILMS):
-        raise config.InputError(
+        raise errors.InputError(
             f"--format {options.format} is for {'pictures' if film else 'films, which --zoom makes'}"
         )
     if film and options.gif:
-        raise config.InputError("--gif shows how one picture comes about; a film is a GIF with --output dream.gif")
-    config.check_layers(parse_layers(options.layers), options.convnet)
+        raise errors.InputError("--gif shows how one picture comes about; a film is a GIF with --output dream.gif")
+    naming.check_layers(parse_layers(options.layers), options.convnet)
 
 
 def is_gif(options):
@@ -147,7 +155,7 @@ def is_gif(options):
 
 def smallest_side(options):
     """Return the least side of a photo, in pixels."""
-    return 8 if config.own_classifier(options.convnet) else SMALLEST_SIDE
+    return 8 if naming.own_classifier(options.convnet) else SMALLEST_SIDE
 
 
 def is_noise(photo):
@@ -162,9 +170,9 @@ def parse_layers(layers):
         try:
             weights[name] = float(weight or 1)
         except ValueError:
-            raise config.InputError(f"--layers takes LAYER=WEIGHT, and {text} has no number") from None
+            raise errors.InputError(f"--layers takes LAYER=WEIGHT, and {text} has no number") from None
         if not (math.isfinite(weights[name]) and weights[name]):
-            raise config.InputError(f"--layers {text}: a weight must be a number, and not 0")
+            raise errors.InputError(f"--layers {text}: a weight must be a number, and not 0")
     return weights
 
 
@@ -172,24 +180,24 @@ def known_class(options):
     """Return the number of the class that --class names, or None. Raises InputError with what may have been meant."""
     if options.class_ is None:
         return None
-    classifier = config.own_classifier(options.convnet)
+    classifier = naming.own_classifier(options.convnet)
     names = class_names(classifier)
     if options.class_ in names:
         return names.index(options.class_)
     if options.class_.isdecimal():
         if names and int(options.class_) >= len(names):
-            raise config.InputError(f"there is no class {options.class_}; they go from 0 to {len(names) - 1}")
+            raise errors.InputError(f"there is no class {options.class_}; they go from 0 to {len(names) - 1}")
         return int(options.class_)
     if not names:
-        raise config.InputError(f"meta.json beside {classifier} names no classes; give --class a number")
-    known = {config.plain(name): i for i, name in enumerate(names)}
-    wanted = config.plain(options.class_)
+        raise errors.InputError(f"meta.json beside {classifier} names no classes; give --class a number")
+    known = {naming.plain(name): i for i, name in enumerate(names)}
+    wanted = naming.plain(options.class_)
     if wanted in known:
         return known[wanted]
     near = [names[known[name]] for name in difflib.get_close_matches(wanted, known, 3)]
-    near += [name for name in names if wanted in config.plain(name) and name not in near][: 5 - len(near)]
+    near += [name for name in names if wanted in naming.plain(name) and name not in near][: 5 - len(near)]
     meant = f"; did you mean {', '.join(near)}?" if near else ""
-    raise config.InputError(f"no class is called {options.class_}{meant}")
+    raise errors.InputError(f"no class is called {options.class_}{meant}")
 
 
 def class_names(classifier):
@@ -229,7 +237,7 @@ SCRIPT = "deepdream.py"
 def recipe_of(options, free=()):
     """Return what shapes the pictures of a folder or, where more is `free`, the frames of a film."""
     named = {"guide": [options.guide] if options.guide else []}
-    if classifier := config.own_classifier(options.convnet):
+    if classifier := naming.own_classifier(options.convnet):
         named["convnet"] = [classifier]
     if options.weights not in (None, *folders.SOURCES):
         named["weights"] = [options.weights]
@@ -240,7 +248,7 @@ def recipe_of(options, free=()):
 def dream_one(photo, options):
     """Make one picture or film, and print where it is and what it came to."""
     result = pathlib.Path(options.output or f"generated/{default_name(photo, options)}.{suffix_of(options)}")
-    config.require_suffix(result, *((".png", ".jpg", ".jpeg") if options.zoom is None else FILMS))
+    command_line.require_suffix(result, *((".png", ".jpg", ".jpeg") if options.zoom is None else FILMS))
     files = files_of(result, options)
     for path in files.values():
         disk.refuse_to_overwrite(path, options.overwrite)
@@ -270,7 +278,7 @@ def dream(photo, result, options, keep_unfinished=False):
     disk.refuse_to_replace(files_of(result, options).values(), (photo, options.guide))
     picture = read_photo(photo, options)
     studio = open_studio(options)
-    about = util.provenance(options.seed, weights=studio.source, source=str(photo))
+    about = provenance.of_result(options.seed, weights=studio.source, source=str(photo))
     if options.zoom is not None:
         row = film(studio, picture, result, options, about, keep_unfinished)
     else:
@@ -299,7 +307,7 @@ def paint(studio, picture, result, options, about, photo, keep_unfinished):
         except KeyboardInterrupt:
             if not keep_unfinished or dreamer.latest is None:
                 raise
-            unfinished = config.Interrupted(f"interrupted; {result} is the picture so far")
+            unfinished = errors.Interrupted(f"interrupted; {result} is the picture so far")
             dreamed = dreamer.latest
     if dreamer.history[-1] == "0" and not options.quiet:
         print(f"note: nothing in {photo or 'the noise'} excites {' '.join(studio.strengths)}", file=sys.stderr)
@@ -318,7 +326,7 @@ def dreamed_of(studio, options):
     """Say what the dream is of: a dict from the flag's word to its value."""
     if options.class_ is None:
         return {"layers": " ".join(studio.strengths)}
-    names = class_names(config.own_classifier(options.convnet))
+    names = class_names(naming.own_classifier(options.convnet))
     return {"class": names[options.class_] if names else options.class_}
 
 
@@ -331,10 +339,10 @@ def read_photo(photo, options):
     height, width = picture.shape[:2]
     least = smallest_side(options)
     if min(height, width) < least:
-        raise config.InputError(f"{photo} is only {width} x {height} pixels; a dream needs {least}")
+        raise errors.InputError(f"{photo} is only {width} x {height} pixels; a dream needs {least}")
     width, height = imaging.fit(width, height, options.size)
     if min(height, width) < 8:
-        raise config.InputError(f"{photo} would be {width} x {height} pixels; a larger --size helps")
+        raise errors.InputError(f"{photo} would be {width} x {height} pixels; a larger --size helps")
     return imaging.resize_picture(picture, width, height)
 
 
@@ -403,7 +411,7 @@ class Dreamer:
                 gradient[kept_rows, kept_columns] = np.asarray(of_window)[0, inner_rows, inner_columns]
                 found.append([float(terms[name]) for name in studio.strengths])
         if not np.isfinite(gradient).all():
-            raise config.InputError("the gradient was no number any more; try --precision float32 or other layers")
+            raise errors.InputError("the gradient was no number any more; try --precision float32 or other layers")
         return gradient, np.mean(found, axis=0)
 
 
@@ -463,12 +471,12 @@ class Studio:
 
     def __init__(self, options):
         device = hardware.use_precision(options.precision, "convolutions")
-        classifier, top = config.own_classifier(options.convnet), options.class_ is not None
-        self.model, self.preprocess, self.source = util.load_network(
+        classifier, top = naming.own_classifier(options.convnet), options.class_ is not None
+        self.model, self.preprocess, self.source = networks.load_network(
             classifier or options.convnet, options.weights, top
         )
         if not options.quiet:
-            name = classifier or config.network_name(options.convnet)
+            name = classifier or naming.network_name(options.convnet)
             print(f"device: {device}; {name} with the weights {self.source}", file=sys.stderr)
             if self.source == "hed" and options.weights is None:
                 print(
@@ -485,7 +493,7 @@ class Studio:
         if top:
             check_class(self.model, options)
             self.strengths = ["logit"]
-            loss = class_logit(functools.partial(util.classify, self.model, self.preprocess), options)
+            loss = class_logit(functools.partial(vision.classify, self.model, self.preprocess), options)
         else:
             weights = parse_layers(options.layers) or default_layers(self.model, options)
             check_layers(self.model, weights, options)
@@ -494,7 +502,7 @@ class Studio:
             if options.guide:
                 self.targets["guide"] = look_at(features, options)
             loss = layer_strength(features, weights, options)
-        self.evaluate = util.value_and_gradient(loss)
+        self.evaluate = vision.value_and_gradient(loss)
         self.told_time = False
 
     def forecast(self, sizes, options):
@@ -517,8 +525,8 @@ class Studio:
 
     def extractor(self, layers):
         if self.is_vgg():
-            return util.feature_extractor(self.model, layers)
-        return util.network_features(self.model, self.preprocess, layers)
+            return vision.feature_extractor(self.model, layers)
+        return vision.network_features(self.model, self.preprocess, layers)
 
 
 USUAL_SIDE = 224  # pixels, of what a classifier sees that can see all sizes
@@ -534,32 +542,32 @@ def tile_of(options):
 
 def default_layers(model, options):
     """Return what to dream of where the user did not say: what is published, or the last layer at 1/16 of the size."""
-    if config.own_classifier(options.convnet) is None:
-        published = config.DREAM_LAYERS.get(config.network_name(options.convnet))
+    if naming.own_classifier(options.convnet) is None:
+        published = config.DREAM_LAYERS.get(naming.network_name(options.convnet))
         if published:
             return parse_layers(published)
-    return {util.layer_at_stride(model, 16): 1.0}
+    return {vision.layer_at_stride(model, 16): 1.0}
 
 
 def check_layers(model, weights, options):
     """Raise InputError for a layer that the network lacks or that has no places, or for a channel beyond its width."""
-    channels = util.layers_with_places(model)
+    channels = vision.layers_with_places(model)
     for name in weights:
         if name in [layer.name for layer in model.layers] and name not in channels:
-            raise config.InputError(f"{name} has no places in the picture; --list-layers lists the layers that have")
-    config.check_names(weights, list(channels), options.convnet)
+            raise errors.InputError(f"{name} has no places in the picture; --list-layers lists the layers that have")
+    naming.check_names(weights, list(channels), options.convnet)
     for channel in options.channels:
         if len(weights) > 1:
-            raise config.InputError(f"--channels are of one layer, and --layers names {len(weights)}")
+            raise errors.InputError(f"--channels are of one layer, and --layers names {len(weights)}")
         (name,) = weights
         if not 0 <= channel < channels[name]:
-            raise config.InputError(f"{name} has the channels 0 to {channels[name] - 1}, and no {channel}")
+            raise errors.InputError(f"{name} has the channels 0 to {channels[name] - 1}, and no {channel}")
 
 
 def check_class(model, options):
     classes = model.outputs[0].shape[1]
     if options.class_ >= classes:
-        raise config.InputError(f"there is no class {options.class_}; {options.convnet} has {classes}")
+        raise errors.InputError(f"there is no class {options.class_}; {options.convnet} has {classes}")
 
 
 def look_at(features, options):
@@ -567,11 +575,11 @@ def look_at(features, options):
     picture = imaging.load_image(options.guide)
     width, height = imaging.fit(*picture.shape[1::-1], GUIDE_SIDE)
     if min(width, height) < SMALLEST_SIDE:
-        raise config.InputError(
+        raise errors.InputError(
             f"{options.guide} would be looked at in {width} x {height} pixels; a guide needs {SMALLEST_SIDE}"
         )
-    found = util.for_any_size(features)(imaging.resize_picture(picture, width, height)[None])
-    flat = [util.ops.reshape(chosen(x, options.channels), (-1, chosen(x, options.channels).shape[3])) for x in found]
+    found = vision.for_any_size(features)(imaging.resize_picture(picture, width, height)[None])
+    flat = [keras.ops.reshape(chosen(x, options.channels), (-1, chosen(x, options.channels).shape[3])) for x in found]
     # Each place of a tile is compared with each that is kept here, which in early layers would be too many.
     return [x[:: math.ceil(len(x) ** 2 * (tile_of(options) / GUIDE_SIDE) ** 2 / MOST_COMPARED)] for x in flat]
 
@@ -581,7 +589,7 @@ MOST_COMPARED = 1e8  # pairs of places
 
 def chosen(features, channels):
     """Return some channels of features 1 x h x w x C, or all."""
-    return util.ops.take(features, channels, axis=3) if channels else features
+    return keras.ops.take(features, channels, axis=3) if channels else features
 
 
 def layer_strength(features, weights, options):
@@ -589,7 +597,7 @@ def layer_strength(features, weights, options):
 
     Of each layer it is the mean square; with a guide, the mean product with the guide's most similar place.
     """
-    ops = util.ops
+    ops = keras.ops
 
     def strength(x, guide):
         if guide is None:
@@ -656,7 +664,7 @@ def film(studio, picture, result, options, about, alone):
     except KeyboardInterrupt:
         if not alone:
             raise
-        raise config.Interrupted(f"interrupted; the same command goes on from the frames in {folder}") from None
+        raise errors.Interrupted(f"interrupted; the same command goes on from the frames in {folder}") from None
     except OSError as error:
         error.filename = f"{error.filename or result} (the frames so far are in {folder})"
         raise
@@ -683,11 +691,11 @@ def frames_done(folder, recipe, most, replace):
         remove_frames(folder)
     elif path.exists():
         differing = "; ".join(folders.differences(disk.read_json(path), recipe))
-        raise config.InputError(
+        raise errors.InputError(
             f"{folder} holds frames of another film ({differing}); give another --output, or --overwrite"
         )
     if folder.exists() and any(path.name[0] != "." for path in folder.iterdir()):
-        raise config.InputError(f"{folder} is where frames would be kept, and is not empty; give another --output")
+        raise errors.InputError(f"{folder} is where frames would be kept, and is not empty; give another --output")
     disk.write_json(path, recipe)
     return 0
 
@@ -719,4 +727,4 @@ def move(frame, options):
 
 
 if __name__ == "__main__":
-    config.run(main)
+    command_line.run(main)

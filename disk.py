@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 
-from config import InputError
+from errors import InputError
 
 
 @contextlib.contextmanager

@@ -23,12 +23,13 @@ import numpy as np
 from tqdm import tqdm
 
 import config
-from config import InputError, Interrupted, PartlyDone, describe, flag_of
+from command_line import flag_of, lazy_import
 from disk import as_json, check_writable, read_json, remove_leftovers, whole_file, write_json
+from errors import InputError, Interrupted, PartlyDone, describe
 from imaging import CAMERA_KINDS, find_files, find_pictures, picture_endings, read_about
 from progress import FolderForecast
 
-hardware = config.lazy_import("hardware")
+hardware = lazy_import("hardware")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ The network gives each pixel's probabilities from the pixels before it, a colour
 so on to the last pixel. All pictures of a sheet are drawn at once, in one compiled call.
 """
 
-import config  # first, since it puts Ctrl-C in a line from here on
+import command_line  # first, since it puts Ctrl-C in a line from here on
 
 # isort: split
 import math
@@ -17,19 +17,28 @@ import sys
 
 import numpy as np
 
-disk = config.lazy_import("disk")
-hardware = config.lazy_import("hardware")
-imaging = config.lazy_import("imaging")
-util = config.lazy_import("util")
+import config
+import errors
+
+datasets = command_line.lazy_import("datasets")
+disk = command_line.lazy_import("disk")
+hardware = command_line.lazy_import("hardware")
+imaging = command_line.lazy_import("imaging")
+model_files = command_line.lazy_import("model_files")
+model_meta = command_line.lazy_import("model_meta")
+palettes = command_line.lazy_import("palettes")
+provenance = command_line.lazy_import("provenance")
+recurrent = command_line.lazy_import("recurrent")
+util = command_line.lazy_import("util")
 
 
 def parse_arguments():
-    parser = config.Parser(__doc__)
+    parser = command_line.Parser(__doc__)
     parser.add_argument("models", type=pathlib.Path, help="folder of models, as train_rnn.py writes it")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--digit", type=int, metavar="CLASS", help="draw this class of digits")
     which.add_argument("--all-digits", action="store_true", help="draw a row for each class of digits")
-    config.add_options(parser, config.Generate)
+    command_line.add_options(parser, config.Generate)
     return parser.parse_args()
 
 
@@ -39,9 +48,9 @@ PAINTERS_ONLY = ("count", "start", "evolution")
 
 def main():
     arguments = parse_arguments()
-    options = config.collect(config.Generate, arguments)
+    options = command_line.collect(config.Generate, arguments)
     check(options)
-    meta = util.load_meta(arguments.models)
+    meta = model_meta.load_meta(arguments.models)
     paints = "palette" in meta
     check_kind(arguments, paints)
     if options.evolution:
@@ -55,29 +64,29 @@ def main():
 def check(options):
     """Raise InputError for a number that makes no sense."""
     if not 1 <= options.grid <= 100:
-        raise config.InputError("--grid must be from 1 to 100")
+        raise errors.InputError("--grid must be from 1 to 100")
     if not 1 <= options.count <= 1000:
-        raise config.InputError("--count must be from 1 to 1000")
+        raise errors.InputError("--count must be from 1 to 1000")
     if not 0 <= options.temperature < float("inf"):
-        raise config.InputError("--temperature must be 0 (the likeliest pixel) or above")
+        raise errors.InputError("--temperature must be 0 (the likeliest pixel) or above")
     if options.top_k is not None and options.top_k < 1:
-        raise config.InputError("--top-k must be at least 1")
+        raise errors.InputError("--top-k must be at least 1")
     if options.top_p is not None and not 0 < options.top_p <= 1:
-        raise config.InputError("--top-p must be above 0 and at most 1")
+        raise errors.InputError("--top-p must be above 0 and at most 1")
     if options.start != "nothing" and options.complete:
-        raise config.InputError("--start and --complete exclude each other")
-    config.require_suffix(options.output, ".png")
+        raise errors.InputError("--start and --complete exclude each other")
+    command_line.require_suffix(options.output, ".png")
 
 
 def check_kind(arguments, paints):
     """Raise InputError for a flag that is not for this kind of model."""
     holds, other = ("a painter", "digits") if paints else ("models of digits", "painters")
     for name in DIGITS_ONLY if paints else PAINTERS_ONLY:
-        if config.was_given(arguments, name):
+        if command_line.was_given(arguments, name):
             flag = name.replace("_", "-")
-            raise config.InputError(f"--{flag} is for {other}, and {arguments.models} holds {holds}")
+            raise errors.InputError(f"--{flag} is for {other}, and {arguments.models} holds {holds}")
     if not paints and arguments.digit is None and not arguments.all_digits:
-        raise config.InputError(f"{arguments.models} holds models of digits; add --all-digits or --digit CLASS")
+        raise errors.InputError(f"{arguments.models} holds models of digits; add --all-digits or --digit CLASS")
 
 
 def choose_output(options, name, animated):
@@ -101,19 +110,19 @@ def kept_rows(options, height):
         return 0
     rows = -(-height // 3) if options.rows is None else options.rows
     if not 1 <= rows < height:
-        raise config.InputError(f"--rows must be from 1 to {height - 1}: these pictures have {height}")
+        raise errors.InputError(f"--rows must be from 1 to {height - 1}: these pictures have {height}")
     return rows
 
 
 def write(options, output, sheet, weights, animation=None, frames=()):
     """Write the sheet and, where there are frames, the animation; say where they are."""
-    imaging.save_png(output, sheet, util.provenance(options.seed, weights=str(weights)))
+    imaging.save_png(output, sheet, provenance.of_result(options.seed, weights=str(weights)))
     print(f"picture: {output}", flush=True)
     if animation:
         try:
             imaging.save_gif(animation, frames, seconds=4)
         except OSError as error:
-            raise config.PartlyDone(f"{config.describe(error)}; the picture is there, the animation is not") from error
+            raise errors.PartlyDone(f"{errors.describe(error)}; the picture is there, the animation is not") from error
         print(f"animation: {animation}")
 
 
@@ -138,7 +147,7 @@ def draw_digits(arguments, meta, options):
     output, animation = choose_output(options, f"{arguments.models.name}_{name}", options.gif)
     report_device(options)
     known = started_drawing(options, meta)
-    models = [util.load_rnn(arguments.models, label, meta) for label in classes]
+    models = [model_files.load_rnn(arguments.models, label, meta) for label in classes]
     each = options.grid if arguments.digit is None else options.grid**2
     tokens = draw(models, recipe, each, options, known, kept)
     pictures = util.from_levels(tokens, recipe["levels"]).reshape(-1, recipe["size"], recipe["size"])
@@ -152,17 +161,19 @@ def started_drawing(options, meta):
     size, levels = meta["recipe"]["size"], meta["recipe"]["levels"]
     if not options.complete:
         return np.zeros(size * size, "uint8")
-    return util.to_sequences(util.load_drawing(options.complete, meta)[None], size, levels)[0]
+    return util.to_sequences(datasets.load_drawing(options.complete, meta)[None], size, levels)[0]
 
 
 def draw(models, recipe, each, options, known, kept):
     """Draw `each` pictures with each model, after the first `kept` tokens of `known`: int N x T."""
-    paint = util.make_painter(models[0], recipe["context"], top_k=options.top_k, top_p=options.top_p)
+    paint = recurrent.make_painter(models[0], recipe["context"], top_k=options.top_k, top_p=options.top_p)
     rng = np.random.default_rng(options.seed)
     start = np.tile(known.astype("int32"), (each, 1))
     temperature = np.full(each, options.temperature, "float32")
     uniform = (rng.random(start.shape, dtype="float32") for _ in models)
-    drawn = [paint(util.weights_of(model), start, u, np.int32(kept), temperature) for model, u in zip(models, uniform)]
+    drawn = [
+        paint(recurrent.weights_of(model), start, u, np.int32(kept), temperature) for model, u in zip(models, uniform)
+    ]
     return np.concatenate([np.asarray(tokens) for tokens in drawn])
 
 
@@ -180,12 +191,12 @@ def paint_pictures(folder, meta, options):
     output, animation = choose_output(options, name, options.gif)
     report_device(options)
     known, kept = started_pictures(folder, meta, options, kept)
-    model = util.load_painter(folder, meta)
-    paint = util.make_painter(model, recipe["context"], (height, width), options.top_k, options.top_p)
+    model = model_files.load_painter(folder, meta)
+    paint = recurrent.make_painter(model, recipe["context"], (height, width), options.top_k, options.top_p)
     uniform = np.random.default_rng(options.seed).random(known.shape, dtype="float32")
     temperature = np.full(options.count, options.temperature, "float32")
-    tokens = paint(util.weights_of(model), known, uniform, np.int32(kept), temperature)
-    pictures = util.from_palette(tokens, palette, height, width)
+    tokens = paint(recurrent.weights_of(model), known, uniform, np.int32(kept), temperature)
+    pictures = palettes.from_palette(tokens, palette, height, width)
     columns = math.ceil(options.count**0.5)
     frames = drawing_frames(pictures, kept, 700, columns)
     write(options, output, imaging.contact_sheet(pictures, columns), folder, animation if options.gif else None, frames)
@@ -198,10 +209,10 @@ def started_pictures(folder, meta, options, kept):
     known = np.zeros((options.count, height * width), "int32")
     if options.complete:
         picture = imaging.fit_picture(imaging.open_picture(options.complete), width, height, recipe["gray"] is not None)
-        known[:] = util.to_palette(picture[None], palette)
+        known[:] = palettes.to_palette(picture[None], palette)
         return known, kept
     if options.start == "window":
-        windows = util.to_palette(np.asarray(imaging.open_picture(folder / "starts.png"))[None], palette)
+        windows = palettes.to_palette(np.asarray(imaging.open_picture(folder / "starts.png"))[None], palette)
         windows = windows.reshape(-1, recipe["window"])
         known[:, : recipe["window"]] = np.random.default_rng(options.seed).permutation(windows)[
             np.arange(options.count) % len(windows)
@@ -214,7 +225,7 @@ def show_evolution(folder, options):
     """Put the sheets that were drawn during a painter's training into one picture and one animation."""
     paths = sorted((folder / "samples").glob("epoch_*.png"))
     if not paths:
-        raise config.InputError(f"{folder / 'samples'} holds no epoch_0001.png and so on; train_rnn.py draws them")
+        raise errors.InputError(f"{folder / 'samples'} holds no epoch_0001.png and so on; train_rnn.py draws them")
     output, animation = choose_output(options, f"{folder.resolve().name}_evolution", animated=True)
     titles = [f"epoch {int(path.stem.removeprefix('epoch_'))}" for path in paths]
     sheets = [imaging.with_title(np.asarray(imaging.open_picture(path)), title) for path, title in zip(paths, titles)]
@@ -223,4 +234,4 @@ def show_evolution(folder, options):
 
 
 if __name__ == "__main__":
-    config.run(main)
+    command_line.run(main)

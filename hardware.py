@@ -80,8 +80,6 @@ def hardware():
 
 
 AMPERE = (8, 0)  # the compute capability from which on GPUs multiply bfloat16 natively
-
-
 CPUINFO = pathlib.Path("/proc/cpuinfo")
 
 

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageDraw, ImageOps, PngImagePlugin, UnidentifiedImageError
 from skimage.color import lab2rgb, rgb2lab
 
-from config import InputError
 from disk import silenced_stderr, whole_file
+from errors import InputError
 
 
 def load_image(path):

@@ -10,7 +10,7 @@ texture synthesis (Gatys et al. 2015); without a painting, the photo is made aga
 features (Mahendran & Vedaldi 2015). The search goes from coarse to fine.
 """
 
-import config  # first, since it puts Ctrl-C in a line from here on
+import command_line  # first, since it puts Ctrl-C in a line from here on
 
 # isort: split
 import dataclasses
@@ -23,28 +23,36 @@ import time
 
 import numpy as np
 
+import config
+import errors
+import naming
+
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # where it is not usual, convolutions take less memory so
-fft = config.lazy_import("scipy.fft")
-disk = config.lazy_import("disk")
-folders = config.lazy_import("folders")
-hardware = config.lazy_import("hardware")
-imaging = config.lazy_import("imaging")
-optimize = config.lazy_import("scipy.optimize")
-progress = config.lazy_import("progress")
-tqdm = config.lazy_import("tqdm")
-util = config.lazy_import("util")
+disk = command_line.lazy_import("disk")
+fft = command_line.lazy_import("scipy.fft")
+folders = command_line.lazy_import("folders")
+hardware = command_line.lazy_import("hardware")
+imaging = command_line.lazy_import("imaging")
+keras = command_line.lazy_import("keras")
+networks = command_line.lazy_import("networks")
+optimize = command_line.lazy_import("scipy.optimize")
+progress = command_line.lazy_import("progress")
+provenance = command_line.lazy_import("provenance")
+tqdm = command_line.lazy_import("tqdm")
+util = command_line.lazy_import("util")
+vision = command_line.lazy_import("vision")
 
 SMALLEST_SIDE = 32  # pixels; the fifth block of VGG sees two by two places of it
 COARSEST = 128  # pixels of the longest side to begin with
 
 
 def parse_arguments(words=None):
-    parser = config.Parser(__doc__)
+    parser = command_line.Parser(__doc__)
     parser.add_argument(
         "content", nargs="?", type=pathlib.Path, help="a photo or a folder of them; left out: texture synthesis"
     )
     variants = {"--published-losses": config.STYLE_DEFAULTS["published"], "--layer": config.STYLE_DEFAULTS["layer"]}
-    config.add_options(parser, config.Style, variants=variants)
+    command_line.add_options(parser, config.Style, variants=variants)
     return parser.parse_args(words)
 
 
@@ -57,7 +65,7 @@ def main():
     arguments = parse_arguments()
     content = arguments.content
     if content is not None and not content.exists():
-        raise config.InputError(f"{content} does not exist")
+        raise errors.InputError(f"{content} does not exist")
     options = options_of(arguments)
     if content is not None and (content.is_dir() or options.each):
         paint_many(content, options)
@@ -72,11 +80,11 @@ def options_of(arguments):
     """Return the options of a command line, in its place the defaults of what it asks for. Raises InputError."""
     task = which_task(arguments)
     for name in WITHOUT_USE.get(task, ()):
-        if config.was_given(arguments, name):
-            raise config.InputError(f"--{name.replace('_', '-')} is of no use without a photo and a painting")
-    options = config.collect(config.Style, arguments, config.STYLE_DEFAULTS[task])
-    if config.was_given(arguments, "learning_rate") and options.optimizer != "adam":
-        raise config.InputError("--learning-rate is Adam's: add --optimizer adam")
+        if command_line.was_given(arguments, name):
+            raise errors.InputError(f"--{name.replace('_', '-')} is of no use without a photo and a painting")
+    options = command_line.collect(config.Style, arguments, config.STYLE_DEFAULTS[task])
+    if command_line.was_given(arguments, "learning_rate") and options.optimizer != "adam":
+        raise errors.InputError("--learning-rate is Adam's: add --optimizer adam")
     check(options, task)
     return options
 
@@ -86,13 +94,13 @@ def which_task(arguments):
     content, styles = arguments.content, getattr(arguments, "style", ())
     for path in styles:
         if not pathlib.Path(path).exists():
-            raise config.InputError(f"{path} does not exist")
+            raise errors.InputError(f"{path} does not exist")
     if hasattr(arguments, "layer"):
         if styles or content is None:
-            raise config.InputError("--layer reconstructs a photo: it takes one, and no --style")
+            raise errors.InputError("--layer reconstructs a photo: it takes one, and no --style")
         return "layer"
     if not styles:
-        raise config.InputError("give a painting with --style, or a layer to reconstruct the photo from with --layer")
+        raise errors.InputError("give a painting with --style, or a layer to reconstruct the photo from with --layer")
     if content is None:
         return "texture"
     return "published" if hasattr(arguments, "published_losses") else "style"
@@ -101,35 +109,35 @@ def which_task(arguments):
 def check(options, task):
     """Raise InputError for an option that makes no sense."""
     if (task, options.init) in (("texture", "content"), ("layer", "style")):
-        raise config.InputError(f"there is nothing to begin with: --init {options.init}")
+        raise errors.InputError(f"there is nothing to begin with: --init {options.init}")
     layers = [*options.content_layers, *options.style_layers, *([options.layer] if options.layer else [])]
-    config.check_layers(layers, options.convnet)
+    naming.check_layers(layers, options.convnet)
     for name, counted, what in (
         ("style_weights", paintings_of(options), "painting"),
         ("layer_weights", options.style_layers, "style layer"),
     ):
         weights, flag = getattr(options, name), "--" + name.replace("_", "-")
         if len(weights) not in (0, 1, len(counted)):
-            raise config.InputError(
+            raise errors.InputError(
                 f"{flag} has {len(weights)} numbers for {len(counted)} {what}s; give one for each, or one for all"
             )
         if weights and not (all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0):
-            raise config.InputError(f"{flag} must be 0 or above, and not all 0")
+            raise errors.InputError(f"{flag} must be 0 or above, and not all 0")
     for name in ("content_weight", "style_weight", "tv_weight"):
         if not 0 <= getattr(options, name) < math.inf:
-            raise config.InputError(f"--{name.replace('_', '-')} must be 0 or above")
+            raise errors.InputError(f"--{name.replace('_', '-')} must be 0 or above")
     for name in ("learning_rate", "style_scale"):
         if not 0 < getattr(options, name) < math.inf:
-            raise config.InputError(f"--{name.replace('_', '-')} must be above 0")
+            raise errors.InputError(f"--{name.replace('_', '-')} must be above 0")
     for name in ("iterations", "scales", "save_every"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
-            raise config.InputError(f"--{name.replace('_', '-')} must be at least 1")
+            raise errors.InputError(f"--{name.replace('_', '-')} must be at least 1")
     if not SMALLEST_SIDE <= options.size <= 10_000:
-        raise config.InputError(f"--size must be from {SMALLEST_SIDE} to 10000")
+        raise errors.InputError(f"--size must be from {SMALLEST_SIDE} to 10000")
     if options.each and options.style_weights:
-        raise config.InputError("--style-weights mixes paintings, and --each paints after each alone: not both")
+        raise errors.InputError("--style-weights mixes paintings, and --each paints after each alone: not both")
     if options.init not in BEGINNINGS and not pathlib.Path(options.init).is_file():
-        raise config.InputError(f"--init takes content, style, noise or a picture, and {options.init} is none")
+        raise errors.InputError(f"--init takes content, style, noise or a picture, and {options.init} is none")
 
 
 BEGINNINGS = ("content", "style", "noise")  # what --init takes, beside a picture
@@ -141,7 +149,7 @@ def paintings_of(options):
     for path in map(pathlib.Path, options.style):
         found = imaging.find_pictures(path, recursive=False) if path.is_dir() else [path]
         if not found:
-            raise config.InputError(f"{path} is a folder without pictures; --style takes paintings")
+            raise errors.InputError(f"{path} is a folder without pictures; --style takes paintings")
         paintings += found
     return paintings
 
@@ -161,7 +169,7 @@ def paint_one(content, options):
     result = pathlib.Path(options.output or f"generated/{default_name(content, options)}.{options.format}")
     if content is None and not options.quiet:  # first, since the error may be about what was meant as the photo
         print("note: without a photo before --style, this makes a texture", file=sys.stderr)
-    config.require_suffix(result, ".png", ".jpg", ".jpeg")
+    command_line.require_suffix(result, ".png", ".jpg", ".jpeg")
     for path in extra_files(result, options).values():
         disk.refuse_to_overwrite(path, options.overwrite)
     disk.check_writable(result)
@@ -179,7 +187,7 @@ def paint_many(content, options):
     output = pathlib.Path(options.output or f"generated/{default_name(content, options)}")
     folders.check_folder(output)
     if any(pathlib.Path(path).is_dir() and output.resolve() == pathlib.Path(path).resolve() for path in options.style):
-        raise config.InputError(f"{output} is where the paintings are; give another folder with --output")
+        raise errors.InputError(f"{output} is where the paintings are; give another folder with --output")
     photos = folders.find_photos(content, output, options) if content.is_dir() else [content]
     craft = folders.Craft(SCRIPT, paint, prepare, recipe_of, lambda words: options_of(parse_arguments(words)))
     folders.apply_to_folder(craft, photos, output, f".{options.format}", ways_of(options), options)
@@ -249,13 +257,13 @@ def paint(content, result, options, keep_unfinished=False):
         search.run()
     except Diverged as error:
         if not keep_unfinished or search.picture is None:
-            raise config.InputError(str(error)) from None
-        unfinished = config.PartlyDone(f"{error}; {result} is the last good picture")
+            raise errors.InputError(str(error)) from None
+        unfinished = errors.PartlyDone(f"{error}; {result} is the last good picture")
     except KeyboardInterrupt:
         if not keep_unfinished or search.picture is None:
             raise
-        unfinished = config.Interrupted(f"interrupted; {result} is the picture so far")
-    about = util.provenance(options.seed, weights=studio.source, source=str(content))
+        unfinished = errors.Interrupted(f"interrupted; {result} is the picture so far")
+    about = provenance.of_result(options.seed, weights=studio.source, source=str(content))
     save_extras(search, result, options, about)
     # The picture comes last: where it is, all is done.
     imaging.save_picture(result, search.finished(), about, imaging.kept_exif(content) if content else None)
@@ -282,11 +290,11 @@ def read_photo(path, options):
     photo = imaging.load_image(path)
     height, width = photo.shape[:2]
     if min(height, width) < SMALLEST_SIDE:
-        raise config.InputError(f"{path} is only {width} x {height} pixels; VGG needs {SMALLEST_SIDE}")
+        raise errors.InputError(f"{path} is only {width} x {height} pixels; VGG needs {SMALLEST_SIDE}")
     width, height = imaging.fit(width, height, options.size)
     if min(height, width) < SMALLEST_SIDE:
         least = math.ceil(options.size * SMALLEST_SIDE / min(height, width))
-        raise config.InputError(f"{path} would be {width} x {height} pixels; VGG needs {SMALLEST_SIDE}: --size {least}")
+        raise errors.InputError(f"{path} would be {width} x {height} pixels; VGG needs {SMALLEST_SIDE}: --size {least}")
     return imaging.resize_picture(photo, width, height)
 
 
@@ -410,7 +418,7 @@ class Search:
             self.frames.append(imaging.small(self.finished()))
         if options.save_every and step % options.save_every == 0:
             path = self.result.with_name(f"{self.result.stem}__step{step:05}.png")
-            imaging.save_png(path, self.finished(), util.provenance(options.seed, weights=self.studio.source))
+            imaging.save_png(path, self.finished(), provenance.of_result(options.seed, weights=self.studio.source))
 
     def finished(self):
         """Return the picture as the user wants it: uint8 H x W x 3."""
@@ -465,13 +473,13 @@ def minimize_lbfgs(evaluate, start, options, accept):
 
 def minimize_adam(evaluate, start, options, accept):
     """Minimise with Adam (Kingma & Ba 2015)."""
-    picture = util.keras.Variable(start)
-    optimizer = util.keras.optimizers.Adam(options.learning_rate)
+    picture = keras.Variable(start)
+    optimizer = keras.optimizers.Adam(options.learning_rate)
     for _ in range(options.iterations):
         evaluated = picture.numpy()
         _, gradient = evaluate(evaluated)
         accept(evaluated)
-        optimizer.apply([util.ops.convert_to_tensor(gradient)], [picture])
+        optimizer.apply([keras.ops.convert_to_tensor(gradient)], [picture])
 
 
 # --- The network and the losses ----------------------------------------------------------------
@@ -494,7 +502,7 @@ class Studio:
     def __init__(self, options):
         device = hardware.use_precision(options.precision, "convolutions")
         hardware.reserve_memory(1 + 2.5 * (options.size / 1000) ** 2)  # about what it comes to in the end
-        model, self.source = util.load_vgg(options.convnet, options.weights)
+        model, self.source = networks.load_vgg(options.convnet, options.weights)
         if not options.quiet:
             print(f"device: {device}; {options.convnet} with the weights {self.source}", file=sys.stderr)
             if self.source == "hed" and options.weights is None:
@@ -503,15 +511,15 @@ class Studio:
                     file=sys.stderr,
                 )
         content_layers = [options.layer] if options.layer else options.content_layers
-        extractor = functools.partial(util.feature_extractor, model, pooling=options.pooling)
-        self.content = util.for_any_size(extractor(content_layers)) if content_layers else None
+        extractor = functools.partial(vision.feature_extractor, model, pooling=options.pooling)
+        self.content = vision.for_any_size(extractor(content_layers)) if content_layers else None
         if options.layer:
-            self.evaluate = util.value_and_gradient(reconstruction_loss(extractor(content_layers), options))
+            self.evaluate = vision.value_and_gradient(reconstruction_loss(extractor(content_layers), options))
         else:
             features = extractor(options.style_layers)
-            self.grams = util.for_any_size(lambda picture: [mean_gram(x) for x in features(picture)])
+            self.grams = vision.for_any_size(lambda picture: [mean_gram(x) for x in features(picture)])
             layers = [*content_layers, *options.style_layers]
-            self.evaluate = util.value_and_gradient(style_transfer_loss(extractor(layers), options))
+            self.evaluate = vision.value_and_gradient(style_transfer_loss(extractor(layers), options))
         self.mixture = functools.lru_cache(maxsize=8)(functools.partial(Mixture, self))  # some megabytes each
         self.told_time = False
 
@@ -555,10 +563,10 @@ def read_painting(path, options):
     painting = imaging.load_image(path)
     height, width = painting.shape[:2]
     if min(height, width) < SMALLEST_SIDE:
-        raise config.InputError(f"{path} is only {width} x {height} pixels; VGG needs {SMALLEST_SIDE}")
+        raise errors.InputError(f"{path} is only {width} x {height} pixels; VGG needs {SMALLEST_SIDE}")
     width, height = imaging.fit(width, height, options.size * options.style_scale)
     if min(width, height) < SMALLEST_SIDE:
-        raise config.InputError(
+        raise errors.InputError(
             f"{path} would be looked at in {width} x {height} pixels; VGG needs {SMALLEST_SIDE}: "
             "a larger --size or --style-scale helps"
         )
@@ -567,8 +575,8 @@ def read_painting(path, options):
 
 def mean_gram(features):
     """Return the Gram matrix over the number of places: it means the same at every size."""
-    _, height, width, _ = util.ops.shape(features)
-    return util.gram_matrix(features) / util.ops.cast(height * width, "float32")
+    _, height, width, _ = keras.ops.shape(features)
+    return util.gram_matrix(features) / keras.ops.cast(height * width, "float32")
 
 
 def style_transfer_loss(features, options):
@@ -609,7 +617,7 @@ def reconstruction_loss(features, options):
     def loss(picture, targets):
         terms = {
             "content": util.relative_difference(targets["content"][0], features(picture)[0]),
-            "contrast": util.ops.mean(((picture - 128) / USUAL_RANGE) ** 6),
+            "contrast": keras.ops.mean(((picture - 128) / USUAL_RANGE) ** 6),
             "tv": util.mean_variation(picture),
         }
         return with_total(terms, content=options.content_weight, contrast=CONTRAST_WEIGHT, tv=options.tv_weight)
@@ -670,4 +678,4 @@ def plot_losses(path, history, about):
 
 
 if __name__ == "__main__":
-    config.run(main)
+    command_line.run(main)

@@ -9,7 +9,7 @@ each one saw, and projects the activation back through a deconvolutional network
 pooling set, rectifying, and convolving with the same filters turned round (Zeiler & Fergus 2014).
 """
 
-import config  # first, since it puts Ctrl-C in a line from here on
+import command_line  # first, since it puts Ctrl-C in a line from here on
 
 # isort: split
 import dataclasses
@@ -20,12 +20,20 @@ import sys
 
 import numpy as np
 
+import config
+import errors
+import naming
+
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # where it is not usual, convolutions take less memory so
-disk = config.lazy_import("disk")
-hardware = config.lazy_import("hardware")
-imaging = config.lazy_import("imaging")
-tqdm = config.lazy_import("tqdm")
-util = config.lazy_import("util")
+datasets = command_line.lazy_import("datasets")
+disk = command_line.lazy_import("disk")
+hardware = command_line.lazy_import("hardware")
+imaging = command_line.lazy_import("imaging")
+keras = command_line.lazy_import("keras")
+networks = command_line.lazy_import("networks")
+provenance = command_line.lazy_import("provenance")
+tqdm = command_line.lazy_import("tqdm")
+vision = command_line.lazy_import("vision")
 
 SIDES = 60, 120  # pixels of a patch on the sheet, at least and at most
 SMALLEST_SIDE = 32  # pixels of a picture; the fifth block of VGG sees two by two places of it
@@ -33,15 +41,15 @@ GAP = 4  # pixels between things on the sheet
 
 
 def parse_arguments():
-    parser = config.Parser(__doc__)
+    parser = command_line.Parser(__doc__)
     parser.add_argument("layer", nargs="?", help="layer whose filters are looked at (with --evolution: the last one)")
-    config.add_options(parser, config.Filters)
+    command_line.add_options(parser, config.Filters)
     return parser.parse_args()
 
 
 def main():
     arguments = parse_arguments()
-    options = config.collect(config.Filters, arguments)
+    options = command_line.collect(config.Filters, arguments)
     check(arguments, options)
     if options.evolution:
         evolution(arguments.layer, options)
@@ -56,38 +64,40 @@ def check(arguments, options):
     """Raise InputError for an option that makes no sense."""
     if options.evolution:
         for name in ("convnet", "weights"):
-            if config.was_given(arguments, name):
-                raise config.InputError(f"--evolution shows the networks in its folder: no {config.flag_of(name)}")
-        if not config.saved_epochs(options.evolution):
-            raise config.InputError(f"{options.evolution} is no folder of .keras files, one for each saved epoch")
+            if command_line.was_given(arguments, name):
+                raise errors.InputError(
+                    f"--evolution shows the networks in its folder: no {command_line.flag_of(name)}"
+                )
+        if not naming.saved_epochs(options.evolution):
+            raise errors.InputError(f"{options.evolution} is no folder of .keras files, one for each saved epoch")
     elif arguments.layer is None:
-        raise config.InputError("give a layer, or --evolution and a folder of saved epochs")
+        raise errors.InputError("give a layer, or --evolution and a folder of saved epochs")
     elif not options.images:
-        raise config.InputError("give pictures, or folders of them, with --images")
+        raise errors.InputError("give pictures, or folders of them, with --images")
     else:
-        config.check_layers([arguments.layer], options.convnet)
+        naming.check_layers([arguments.layer], options.convnet)
     for path in options.images:
         if not pathlib.Path(path).exists():
-            raise config.InputError(f"{path} does not exist")
+            raise errors.InputError(f"{path} does not exist")
     if options.filters < 1:
-        raise config.InputError("--filters must be at least 1")
+        raise errors.InputError("--filters must be at least 1")
     if not SMALLEST_SIDE <= options.size <= 2000:
-        raise config.InputError(f"--size must be from {SMALLEST_SIDE} to 2000")
+        raise errors.InputError(f"--size must be from {SMALLEST_SIDE} to 2000")
 
 
 def strongest(layer, options):
     """Make a sheet of the strongest activations of a layer's filters, and print where it is."""
     result = prepare(f"{layer}__filters", options)
     device = hardware.use_precision(options.precision, "convolutions")
-    convnet = config.own_classifier(options.convnet) or options.convnet
-    model, preprocess, source = util.load_network(convnet, options.weights)
+    convnet = naming.own_classifier(options.convnet) or options.convnet
+    model, preprocess, source = networks.load_network(convnet, options.weights)
     if not options.quiet:
         print(f"device: {device}; {convnet} with the weights {source}", file=sys.stderr)
     network = Deconvnet(model, preprocess, layer)
     pictures, refused = read_pictures(model, options)
     channels = chosen_channels(network, pictures, options)
     found = look(network, pictures, channels, options)
-    about = util.provenance(options.seed, weights=source)
+    about = provenance.of_result(options.seed, weights=source)
     imaging.save_png(result, sheet_of_filters(network, pictures, found, options), about)
     print(f"sheet: {result}")
     print(f"patches: {network.field.size} pixels across")
@@ -95,7 +105,7 @@ def strongest(layer, options):
         strengths = " ".join(f"{activation.strength:.4g}" for activation in activations)
         print(f"filter_{channel}: {f'activations {strengths}' if strengths else 'never active'}")
     if refused:
-        raise config.PartlyDone(
+        raise errors.PartlyDone(
             f"{len(refused)} of {len(refused) + len(pictures)} pictures were left out: {refused[0]}"
         )
 
@@ -105,32 +115,32 @@ def evolution(layer, options):
     folder = pathlib.Path(options.evolution)
     result = prepare(f"{folder.resolve().name}__evolution", options)
     hardware.use_precision(options.precision, "convolutions")
-    epochs = config.saved_epochs(folder)
-    last = Deconvnet(*util.load_network(epochs[-1])[:2], layer)
+    epochs = naming.saved_epochs(folder)
+    last = Deconvnet(*networks.load_network(epochs[-1])[:2], layer)
     if options.images:
         pictures, refused = read_pictures(last.model, options)
     else:
         pictures, refused = data_set(folder, last.model), []
     channels, rows = chosen_channels(last, pictures, options), {}
     for path in tqdm.tqdm(epochs, unit="epoch", leave=False, disable=True if options.quiet else None):
-        network = Deconvnet(*util.load_network(path)[:2], layer)
+        network = Deconvnet(*networks.load_network(path)[:2], layer)
         found = look(network, pictures, channels, dataclasses.replace(options, quiet=True), count=1)
         for channel, activations in found.items():
             seen = [shown(network.project(pictures, activation), SIDES[0]) for activation in activations]
             rows.setdefault(channel, []).append(seen[0] if seen else blank(SIDES[0]))
     labels = [path.stem for path in epochs]
-    imaging.save_png(result, sheet_of_epochs(rows, labels), util.provenance(options.seed, source=str(folder)))
+    imaging.save_png(result, sheet_of_epochs(rows, labels), provenance.of_result(options.seed, source=str(folder)))
     print(f"sheet: {result}")
     print(f"epochs: {' '.join(labels)}")
     print(f"filters: {' '.join(map(str, rows))}")
     if refused:
-        raise config.PartlyDone(f"{len(refused)} pictures were left out: {refused[0]}")
+        raise errors.PartlyDone(f"{len(refused)} pictures were left out: {refused[0]}")
 
 
 def prepare(name, options):
     """Return the path of the result, and see that it can be written."""
     result = pathlib.Path(options.output or f"generated/{name}.png")
-    config.require_suffix(result, ".png")
+    command_line.require_suffix(result, ".png")
     disk.refuse_to_replace([result], find_images(options))
     disk.refuse_to_overwrite(result, options.overwrite)
     disk.check_writable(result)
@@ -154,12 +164,12 @@ def read_pictures(model, options):
             if not height:
                 width, height = imaging.fit(*picture.shape[1::-1], options.size)
                 if min(width, height) < SMALLEST_SIDE:
-                    raise config.InputError(f"{path} would be {width} x {height} pixels, which is too narrow")
+                    raise errors.InputError(f"{path} would be {width} x {height} pixels, which is too narrow")
             pictures.append(imaging.to_pixels(imaging.resize_picture(picture, width, height)))
-        except config.InputError as error:
+        except errors.InputError as error:
             refused.append(str(error))
     if not pictures:
-        raise config.InputError(refused[0] if refused else f"{' '.join(options.images)} holds no picture")
+        raise errors.InputError(refused[0] if refused else f"{' '.join(options.images)} holds no picture")
     return pictures, refused
 
 
@@ -168,8 +178,8 @@ def data_set(folder, model):
     try:
         source = json.loads((folder / "meta.json").read_text())["source"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise config.InputError(f"{folder} has no meta.json that names its data; give pictures with --images") from None
-    images = util.load_dataset(source)[0]
+        raise errors.InputError(f"{folder} has no meta.json that names its data; give pictures with --images") from None
+    images = datasets.load_dataset(source)[0]
     height, width = (taken or own for taken, own in zip(model.input_shape[1:3], images.shape[1:3]))
     return [
         imaging.to_pixels(imaging.resize_picture(np.repeat(image[..., None], 3, axis=2), width, height))
@@ -178,9 +188,9 @@ def data_set(folder, model):
 
 
 def last_convolution(model):
-    names = [layer.name for layer in model.layers if isinstance(layer, util.keras.layers.Conv2D)]
+    names = [layer.name for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
     if not names:
-        raise config.InputError(f"{model.name} has no convolution")
+        raise errors.InputError(f"{model.name} has no convolution")
     return names[-1]
 
 
@@ -189,7 +199,7 @@ def chosen_channels(network, pictures, options):
     width = network.width
     for channel in options.channels:
         if not 0 <= channel < width:
-            raise config.InputError(f"{network.layer} has the channels 0 to {width - 1}, and no {channel}")
+            raise errors.InputError(f"{network.layer} has the channels 0 to {width - 1}, and no {channel}")
     if options.channels:
         return list(options.channels)
     strongest_of = np.max([network.see(picture).max((0, 1)) for picture in pictures], axis=0)
@@ -242,23 +252,23 @@ class Deconvnet:
         self.field = ReceptiveField()
         for step in self.chain:
             self.field = self.field.after(*window_of(step))
-        self.features = util.for_any_size(self.activations)
+        self.features = vision.for_any_size(self.activations)
         # The gradient of an activation is its projection, once the gradient of each ReLU is a ReLU.
-        self.evaluate = util.value_and_gradient(
-            lambda picture, targets: {"total": util.ops.sum(self.activations(picture) * targets["place"])}
+        self.evaluate = vision.value_and_gradient(
+            lambda picture, targets: {"total": keras.ops.sum(self.activations(picture) * targets["place"])}
         )
 
     def activations(self, picture):
         """Return the layer's activations, 1 x h x w x C, of a picture, tensor 1 x H x W x 3 in 0..255."""
         x = self.preprocess(picture)
         for step in self.chain:
-            x = util.ops.cast(x, step.compute_dtype)
-            if isinstance(step, util.keras.layers.Conv2D):
-                x = step.convolution_op(x, util.ops.cast(step.kernel, x.dtype))
-                x = rectified(x if step.bias is None else x + util.ops.cast(step.bias, x.dtype))
+            x = keras.ops.cast(x, step.compute_dtype)
+            if isinstance(step, keras.layers.Conv2D):
+                x = step.convolution_op(x, keras.ops.cast(step.kernel, x.dtype))
+                x = rectified(x if step.bias is None else x + keras.ops.cast(step.bias, x.dtype))
             else:
                 x = step(x)
-        return util.ops.cast(x, "float32")
+        return keras.ops.cast(x, "float32")
 
     def see(self, picture):
         """Return the layer's activations, h x w x C, of a picture, H x W x 3 in 0..255."""
@@ -282,37 +292,37 @@ class Deconvnet:
 
 def chain_up_to(model, name):
     """List a network's layers up to one of them. Raises InputError unless they are a chain that can be gone back."""
-    layers = util.keras.layers
-    config.check_names([name], list(util.layers_with_places(model)), model.name)
+    layers = keras.layers
+    naming.check_names([name], list(vision.layers_with_places(model)), model.name)
     chain = []
     for layer in model.layers:
         kinds = (layers.Conv2D, layers.MaxPooling2D, layers.Rescaling)
         if type(layer) in kinds and len(layer.output.shape) == 4 and is_plain(layer):
             chain.append(layer)
         elif not isinstance(layer, (layers.InputLayer, layers.Dropout, layers.GaussianNoise)):
-            raise config.InputError(
+            raise errors.InputError(
                 f"{layer.name} in {model.name} is a {type(layer).__name__}; only chains of square convolutions with "
                 "ReLU and max pooling can be gone back, as VGG is"
             )
         if layer.name == name and chain:
             return chain
-    raise config.InputError(f"{name} of {model.name} sees no more than a pixel")
+    raise errors.InputError(f"{name} of {model.name} sees no more than a pixel")
 
 
 def is_plain(layer):
     """Say whether a layer has square windows without gaps and, if it is a convolution, a ReLU."""
-    if isinstance(layer, util.keras.layers.Rescaling):
+    if isinstance(layer, keras.layers.Rescaling):
         return True
-    pooling = isinstance(layer, util.keras.layers.MaxPooling2D)
+    pooling = isinstance(layer, keras.layers.MaxPooling2D)
     square = len({*(layer.pool_size if pooling else layer.kernel_size)}) == len({*layer.strides}) == 1
-    return square and (pooling or (layer.activation is util.keras.activations.relu and {*layer.dilation_rate} == {1}))
+    return square and (pooling or (layer.activation is keras.activations.relu and {*layer.dilation_rate} == {1}))
 
 
 def window_of(layer):
     """Return the (kernel, stride, padding before) of a layer along each side."""
-    if isinstance(layer, util.keras.layers.Rescaling):
+    if isinstance(layer, keras.layers.Rescaling):
         return 1, 1, 0
-    pooling = isinstance(layer, util.keras.layers.MaxPooling2D)
+    pooling = isinstance(layer, keras.layers.MaxPooling2D)
     kernel, stride = (layer.pool_size if pooling else layer.kernel_size)[0], layer.strides[0]
     return kernel, stride, max(kernel - stride, 0) // 2 if layer.padding == "same" else 0
 
@@ -320,9 +330,9 @@ def window_of(layer):
 def rectified(x):
     """Return the ReLU of x, whose gradient is the ReLU of the gradient: so a deconvolutional network goes back."""
 
-    @util.ops.custom_gradient
+    @keras.ops.custom_gradient
     def both_ways(x):
-        return util.ops.relu(x), util.ops.relu
+        return keras.ops.relu(x), keras.ops.relu
 
     return both_ways(x)
 
@@ -397,4 +407,4 @@ def sheet_of_epochs(rows, labels):
 
 
 if __name__ == "__main__":
-    config.run(main)
+    command_line.run(main)

@@ -80,9 +80,10 @@ def train_ours(data, precision):
 def one_hot_sequences(data, count):
     import numpy as np
 
+    import datasets
     import util
 
-    images = util.load_dataset("mnist", data)[0][:count]
+    images = datasets.load_dataset("mnist", data)[0][:count]
     return np.eye(LEVELS, dtype="float32")[util.to_sequences(images, 10, LEVELS)]
 
 
@@ -157,16 +158,18 @@ def train_to_accuracy(data):
 def draw_ours(data):
     import numpy as np
 
-    import util
+    import model_files
+    import model_meta
+    import recurrent
 
-    model = util.load_rnn("trained/mnist", 3, util.load_meta("trained/mnist"))
-    paint = util.make_painter(model, "previous")
+    model = model_files.load_rnn("trained/mnist", 3, model_meta.load_meta("trained/mnist"))
+    paint = recurrent.make_painter(model, "previous")
     rng = np.random.default_rng(0)
     known = np.zeros((25, LENGTH), "int32")
 
     def draw():
         uniform = rng.random(known.shape, dtype="float32")
-        return np.asarray(paint(util.weights_of(model), known, uniform, np.int32(0), np.ones(25, "float32")))
+        return np.asarray(paint(recurrent.weights_of(model), known, uniform, np.int32(0), np.ones(25, "float32")))
 
     draw()
     started = time.perf_counter()
@@ -179,7 +182,7 @@ def draw_tutorial(data):
     """One picture, and 25 times its time. The first picture, which traces a graph for each length, is not counted."""
     import numpy as np
 
-    import util  # noqa: F401, for TensorFlow to start as it does for us
+    import hardware  # noqa: F401, for TensorFlow to start as it does for us
 
     model = keras_network()
 
@@ -211,9 +214,10 @@ def scratch_output():
 def classify_keras(data):
     import numpy as np
 
+    import datasets
     import util
 
-    images = util.load_dataset("mnist", data)[2]
+    images = datasets.load_dataset("mnist", data)[2]
     models = [keras_network() for _ in range(10)]
     started = time.perf_counter()
     tokens = util.to_sequences(images, 10, LEVELS)

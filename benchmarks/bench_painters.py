@@ -110,10 +110,10 @@ def throughput(step, steps=8):
 
 
 def tokens_of(data):
-    import util
+    import palettes
 
     images = pictures(data, BATCH)
-    return util.to_palette(images, util.fit_palette(images, COLORS, seed=0))
+    return palettes.to_palette(images, palettes.fit_palette(images, COLORS, seed=0))
 
 
 def train_ours(data, precision):
@@ -122,6 +122,7 @@ def train_ours(data, precision):
     import numpy as np
 
     import hardware
+    import recurrent
     import util
 
     hardware.use_precision(precision, "training")
@@ -130,7 +131,7 @@ def train_ours(data, precision):
     model = util.build_painter(COLORS, SIDE, SIDE, WINDOW, *settings, fused=True)
     model.optimizer = keras.optimizers.RMSprop(global_clipnorm=1.0)
     model.optimizer.build(model.trainable_variables)
-    learn = util.make_learner(model, model.optimizer)
+    learn = recurrent.make_learner(model, model.optimizer)
     windows = util.Windows(tokens, SIDE, SIDE, "previous", WINDOW, 1, BATCH, "all")
     names = [name for name in model.input if name.startswith("state_")]
     states = [np.zeros((BATCH, UNITS), "float32")] * len(names)
@@ -197,17 +198,18 @@ def train_torch_one_hot(data):
 def draw_ours(data):
     import numpy as np
 
+    import recurrent
     import util
 
     settings = ("lstm", UNITS, LAYERS, 0.2, EMBEDDING, "previous")
     model = util.build_painter(COLORS, SIDE, SIDE, WINDOW, *settings)
-    paint = util.make_painter(model, "previous", (SIDE, SIDE))
+    paint = recurrent.make_painter(model, "previous", (SIDE, SIDE))
     rng = np.random.default_rng(0)
     known = np.zeros((PICTURES, SIDE * SIDE), "int32")
 
     def draw():
         uniform = rng.random(known.shape, dtype="float32")
-        return np.asarray(paint(util.weights_of(model), known, uniform, np.int32(0), np.ones(PICTURES, "float32")))
+        return np.asarray(paint(recurrent.weights_of(model), known, uniform, np.int32(0), np.ones(PICTURES, "float32")))
 
     draw()
     started = time.perf_counter()
@@ -220,7 +222,7 @@ def draw_published(data, pixels=100):
     import keras
     import numpy as np
 
-    import util  # noqa: F401, for TensorFlow to start as it does for us
+    import hardware  # noqa: F401, for TensorFlow to start as it does for us
 
     layers = []
     for i in range(LAYERS):

@@ -111,14 +111,14 @@ def torch_vgg(last, pooling=None):
     """
     import torch
 
-    import util
+    import networks
 
     class Scaled(torch.nn.AvgPool2d):
         def forward(self, x):
             return pooling * super().forward(x)
 
     layers, names = [], []
-    for layer in util.load_vgg("vgg16", "hed")[0].layers[1:]:
+    for layer in networks.load_vgg("vgg16", "hed")[0].layers[1:]:
         if layer.name.endswith("pool"):
             layers.append(Scaled(2) if pooling else torch.nn.MaxPool2d(2))
         else:

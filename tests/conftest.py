@@ -23,9 +23,12 @@ SHARED = ROOT.parent / "shared" / "data"
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the scripts that look at pictures have it
 
-import config
+import keras
+
+import command_line
+import datasets
 import hardware
-import util
+import networks
 
 
 def run(script, *arguments, status=0):
@@ -41,7 +44,7 @@ def run(script, *arguments, status=0):
         heeding_ctrl_c(),
     ):
         try:
-            config.run(module.main)
+            command_line.run(module.main)
         except SystemExit as end:
             code = end.code
     return check(subprocess.CompletedProcess(command, code, output.getvalue(), errors.getvalue()), status)
@@ -119,7 +122,7 @@ def shared():
 @pytest.fixture(scope="session")
 def digits():
     """scikit-learn's digits as (x_train, y_train, x_test, y_test)."""
-    return util.load_scikit_digits()
+    return datasets.load_scikit_digits()
 
 
 TINY = ("--units", 16, "--epochs", 6, "--num-images", 80, "--batch-size", 8)
@@ -190,14 +193,14 @@ def environment(**changes):
 @pytest.fixture
 def vgg_once(monkeypatch):
     """Load each network once for all tests that ask for this."""
-    monkeypatch.setattr(util, "load_vgg", load_vgg_once)
+    monkeypatch.setattr(networks, "load_vgg", load_vgg_once)
 
 
 def load_vgg_once(convnet="vgg16", weights=None):
-    return vgg_of(convnet, weights, util.keras.config.dtype_policy().name)
+    return vgg_of(convnet, weights, keras.config.dtype_policy().name)
 
 
-LOAD_VGG = util.load_vgg
+LOAD_VGG = networks.load_vgg
 
 
 @functools.lru_cache(maxsize=3)

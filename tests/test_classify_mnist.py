@@ -4,12 +4,16 @@ import csv
 import json
 import zipfile
 
+import keras
 import numpy as np
 import pytest
 from conftest import results, run, run_process
 from PIL import Image
 
 import config
+import errors
+import model_files
+import model_meta
 import util
 
 
@@ -41,9 +45,9 @@ def test_the_figures_agree_with_the_csv(classified, tiny, digits):
 
 def test_bayes_rule_by_hand(classified, tiny, digits):
     _, rows, _ = classified
-    meta = util.load_meta(tiny)
+    meta = model_meta.load_meta(tiny)
     tokens = util.to_sequences(digits[2][:5], 8, 7)
-    models = [util.load_rnn(tiny, digit, meta) for digit in range(10)]
+    models = [model_files.load_rnn(tiny, digit, meta) for digit in range(10)]
     logits = np.array([np.asarray(model(tokens), "float64") for model in models])
     probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     chosen = np.take_along_axis(probabilities, tokens[None, :, :, None].astype(int), -1)[..., 0]
@@ -56,13 +60,13 @@ def test_bayes_rule_by_hand(classified, tiny, digits):
 def test_empirical_priors_count_the_training_pictures(tiny):
     import classify_mnist
 
-    meta = util.load_meta(tiny)
+    meta = model_meta.load_meta(tiny)
     counts = np.array([entry["pictures"] for entry in meta["classes"].values()])
     assert counts.sum() == 1437
     np.testing.assert_allclose(np.exp(classify_mnist.class_priors(meta, "empirical")), counts / counts.sum())
     np.testing.assert_allclose(np.exp(classify_mnist.class_priors(meta, "uniform")), 0.1)
     del meta["classes"]["0"]["pictures"]
-    with pytest.raises(config.InputError, match="uniform"):
+    with pytest.raises(errors.InputError, match="uniform"):
         classify_mnist.class_priors(meta, "empirical")
 
 
@@ -83,7 +87,7 @@ def test_the_shipped_tutorial_models_reach_the_published_accuracy(shared):
     """On the first 2,000 test pictures; classify_mnist.py with all 10,000 gives the README's figure."""
     import classify_mnist
 
-    meta = util.load_meta("trained/mnist")
+    meta = model_meta.load_meta("trained/mnist")
     options = config.Classify(data=str(shared / "mnist"), num_images=2000, quiet=True)
     images, labels = classify_mnist.test_set(meta, options)
     classifier = classify_mnist.Classifier("trained/mnist", meta, classify_mnist.class_priors(meta, "uniform"), options)
@@ -142,7 +146,6 @@ def break_zip(folder):
 
 
 def break_lambda(folder):
-    import keras
 
     inputs = keras.Input((64,), dtype="int32")
     marker = folder / "ran"

@@ -13,7 +13,9 @@ import typing
 import pytest
 from conftest import ROOT, TINY, check, environment, results, run
 
+import command_line
 import config
+import errors
 
 SCRIPTS = [
     "train_rnn.py",
@@ -27,17 +29,17 @@ SCRIPTS = [
 
 def test_every_field_is_a_flag_with_its_type_and_default():
     parser = argparse.ArgumentParser()
-    config.add_options(parser, config.Train)
+    command_line.add_options(parser, config.Train)
     given = parser.parse_args(["--num-images", "5", "--validation-split", "0.25", "--overwrite"])
-    options = config.collect(config.Train, given)
+    options = command_line.collect(config.Train, given)
     assert (options.num_images, options.validation_split, options.overwrite) == (5, 0.25, True)
     assert options.seed == config.Train().seed and options.output is None
 
 
 def test_flags_override_a_preset_and_leave_the_rest():
     parser = argparse.ArgumentParser()
-    config.add_options(parser, config.DigitRecipe)
-    recipe = config.collect(config.DigitRecipe, parser.parse_args(["--epochs", "3"]), config.PRESETS["best"])
+    command_line.add_options(parser, config.DigitRecipe)
+    recipe = command_line.collect(config.DigitRecipe, parser.parse_args(["--epochs", "3"]), config.PRESETS["best"])
     assert recipe.epochs == 3 and recipe.size == config.PRESETS["best"].size
 
 
@@ -87,13 +89,13 @@ def test_the_help_says_what_other_flags_bring_with_them():
 @pytest.mark.parametrize(
     ("error", "text"),
     [
-        (config.InputError("two\nlines"), "two lines"),
+        (errors.InputError("two\nlines"), "two lines"),
         (OSError(28, "No space left on device", "a/b.png"), "no space left on device: a/b.png"),
         (MemoryError(), "not enough memory; try fewer or smaller pictures"),
     ],
 )
 def test_an_error_is_one_line(error, text):
-    assert config.describe(error) == text
+    assert errors.describe(error) == text
 
 
 # --- Flags that are nearly right ---
@@ -283,7 +285,6 @@ def test_ctrl_c_at_the_end_hides_nothing_of_what_is_done(after, tmp_path):
 
 ENDING = """
 import atexit, os, sys, threading, time
-import config
 class Last:
     def __del__(self, write=os.write, sleep=time.sleep):
         write(1, b"at the last moment\\n")
@@ -301,7 +302,6 @@ config.run(main)
 
 CLEARED = """
 import time
-import config
 class Large:
     def __del__(self):
         print("clearing away", flush=True)
@@ -324,7 +324,6 @@ def test_ctrl_c_is_not_lost_where_python_clears_something_away(last, status, err
 
 SWALLOWED = """
 import time
-import config
 def main():
     try:
         print("at work", flush=True)

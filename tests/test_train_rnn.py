@@ -16,7 +16,11 @@ import pytest
 from conftest import ROOT, TINY, TINY_PAINTER, environment, results, run, run_process, write_idx, write_idx_folder
 from PIL import Image
 
-import util
+import digit_training
+import model_files
+import model_meta
+import painter_training
+import trainings
 from config import PRESETS, PainterRecipe
 from train_rnn import learning_rate
 
@@ -194,7 +198,7 @@ def test_a_painter_leaves_a_model_its_palette_samples_and_its_losses(painter):
     samples = {f"samples/epoch_{epoch:04}.png" for epoch in (1, 2, 4)}
     written = {"meta.json", "preview.png", "starts.png", "loss.csv", "loss.png", "model.keras", "model_last.keras"}
     assert names == samples | written | {"checkpoint_b.npz"}
-    meta = util.load_meta(painter)
+    meta = model_meta.load_meta(painter)
     assert meta["palette"].shape == (24, 3) and meta["pictures"] == 9 and meta["finished"]
     header, rows = losses_of(painter)
     assert header == ["epoch", "loss_nats", "loss_bits", "validation_nats", "validation_bits"]
@@ -249,7 +253,7 @@ def interrupt_after(monkeypatch, steps):
     def pressed():
         yield Pressed()
 
-    monkeypatch.setattr(train_rnn, "heeded_interrupt", pressed)
+    monkeypatch.setattr(trainings, "heeded_interrupt", pressed)
 
 
 def test_an_interrupt_within_an_epoch_loses_no_step(pictures, painter, tmp_path, monkeypatch):
@@ -320,8 +324,8 @@ def test_a_painters_validation_folder_and_patience(pictures, tmp_path):
     run("train_rnn.py", pictures, *TINY_PAINTER, *flags, "--learning-rate", 0.1, "--output", tmp_path / "m")
     validation = losses_of(tmp_path / "m")[1][:, 3]
     assert len(validation) < 50 and np.argmin(validation) == len(validation) - 2
-    best = util.load_painter(tmp_path / "m", util.load_meta(tmp_path / "m")).get_weights()
-    last = util.load_keras_model(tmp_path / "m" / "model_last.keras").get_weights()
+    best = model_files.load_painter(tmp_path / "m", model_meta.load_meta(tmp_path / "m")).get_weights()
+    last = model_files.load_keras_model(tmp_path / "m" / "model_last.keras").get_weights()
     assert any((a != b).any() for a, b in zip(best, last))
     longer = (*flags, "--learning-rate", 0.1, "--epochs", 60, "--output", tmp_path / "m", "--resume")
     result = run("train_rnn.py", pictures, *TINY_PAINTER, *longer)
@@ -381,7 +385,7 @@ def curves_of(folder):
 
 def weights_of(folder):
     paths = sorted(folder.glob("model*.keras"))
-    return [weight for path in paths for weight in util.load_keras_model(path).get_weights()]
+    return [weight for path in paths for weight in model_files.load_keras_model(path).get_weights()]
 
 
 def assert_same_training(one, other):
@@ -505,11 +509,10 @@ for path in sys.argv[1:]:
 
 
 def test_what_a_killed_write_has_left_is_gone_at_the_end(done):
-    import train_rnn
 
     arguments, folder = done
     painter = "classes" not in meta_of(folder)
-    names = train_rnn.FILES_OF_A_PAINTER if painter else train_rnn.FILES_OF_DIGITS
+    names = painter_training.FILES_OF_A_PAINTER if painter else digit_training.FILES_OF_DIGITS
     paths = [folder / name.replace("*", "3").replace("[ab]", "a") for name in names]
     subprocess.run([sys.executable, "-c", KILLED_WRITE, *map(str, paths)], cwd=ROOT, check=True)
     (folder / ".mine").touch()
@@ -546,7 +549,7 @@ def test_unusable_pictures_are_named_once_and_the_rest_is_used(pictures, tmp_pat
     for name in ("broken.jpg", "cut.png", "empty.png", "one.png", "bomb.png"):
         assert result.stderr.count(name) == 1
     assert result.stderr.count("left out") == 5 and "notes.txt" not in result.stderr
-    assert util.load_meta(tmp_path / "m")["pictures"] == 12 + 5
+    assert model_meta.load_meta(tmp_path / "m")["pictures"] == 12 + 5
 
 
 def write_bomb(path):

@@ -13,10 +13,16 @@ import tensorflow as tf
 from PIL import Image
 from skimage.transform import resize
 
+import datasets
 import disk
+import fused_cells
 import imaging
+import model_files
+import model_meta
+import palettes
+import recurrent
 import util
-from config import InputError
+from errors import InputError
 
 
 def small_rnn(**options):
@@ -99,7 +105,7 @@ def test_a_digit_is_laid_out_as_mnist_is(tmp_path):
     page = np.full((200, 300), 240, "uint8")
     page[50:150, 220:240] = 10  # a dark 1 near the right edge of a bright page
     Image.fromarray(page).save(tmp_path / "one.png")
-    image = util.load_drawing(tmp_path / "one.png", {"source": "mnist"})
+    image = datasets.load_drawing(tmp_path / "one.png", {"source": "mnist"})
     assert image.shape == (28, 28) and image[0].max() < 20 and image.max() > 200
     rows, columns = np.nonzero(image > 100)
     assert abs(rows.mean() - 13.5) < 1 and abs(columns.mean() - 13.5) < 1
@@ -163,8 +169,8 @@ def test_the_fused_cells_equal_keras_own(cell):
 @pytest.mark.parametrize(
     ("run", "shapes"),
     [
-        (util.gru_states, [(5, 2, 9), (3, 9), (9,), (2, 3)]),
-        (util.lstm_states, [(5, 2, 12), (3, 12), (2, 3), (2, 3)]),
+        (fused_cells.gru_states, [(5, 2, 9), (3, 9), (9,), (2, 3)]),
+        (fused_cells.lstm_states, [(5, 2, 12), (3, 12), (2, 3), (2, 3)]),
     ],
 )
 def test_the_fused_cells_gradient_against_finite_differences(run, shapes):
@@ -263,14 +269,14 @@ def zero_states(model, count, units=7):
 def test_windows_with_carried_state_score_what_drawing_assumes(cell, context):
     model = tiny_painter(cell=cell, context=context, fused=True)
     tokens, windows = cut(count=3, context=context, whole=True)
-    evaluate, states, nats = util.make_evaluator(model), zero_states(model, 3), 0.0
+    evaluate, states, nats = recurrent.make_evaluator(model), zero_states(model, 3), 0.0
     for step in range(windows.steps):
         inputs, targets, weight, _ = windows.batch(0, 0, step)
         loss, carried = evaluate(inputs | states, targets, weight)
         states, nats = dict(zip(states, carried)), nats + float(loss) * weight.sum()
-    step = util.make_step(model, context, (4, 6))
+    step = recurrent.make_step(model, context, (4, 6))
     history = np.pad(tokens.astype("int32") + 1, ((0, 0), (1, 0)))
-    drawn, state = 0.0, util.initial_states(model, 3)
+    drawn, state = 0.0, recurrent.initial_states(model, 3)
     for t in range(24):
         log_probabilities, state = step(history, tf.constant(t), state)
         drawn -= np.take_along_axis(np.asarray(log_probabilities), tokens[:, t, None].astype(int), 1).sum()
@@ -281,7 +287,7 @@ def test_a_learning_step_lowers_the_loss_and_clips():
     model = tiny_painter(fused=True)
     optimizer = keras.optimizers.RMSprop(0.01, global_clipnorm=1.0)
     optimizer.build(model.trainable_variables)
-    learn = util.make_learner(model, optimizer)
+    learn = recurrent.make_learner(model, optimizer)
     _, windows = cut(count=3)
     inputs, targets, weight, _ = windows.batch(0, 0, 0)
     losses = [float(learn(inputs | zero_states(model, 3), targets, weight)[0]) for _ in range(20)]
@@ -290,7 +296,7 @@ def test_a_learning_step_lowers_the_loss_and_clips():
 
 def test_the_fast_dropout_drops_its_share_and_keeps_the_mean():
     x = tf.ones((30, 40, 11))
-    layer = util.FastDropout(0.2, seed=0)
+    layer = fused_cells.FastDropout(0.2, seed=0)
     dropped = np.asarray(layer(x, training=True))
     assert (dropped == 0).mean() == pytest.approx(0.2, abs=0.02) and dropped.mean() == pytest.approx(1, abs=0.02)
     assert (dropped != np.asarray(layer(x, training=True))).any()
@@ -302,11 +308,11 @@ def test_the_palette_is_close_in_cielab_and_sorted(digits):
     pictures = rng.integers(0, 256, (4, 20, 20, 3)).astype("uint8")
     errors = []
     for colors in (4, 32, 256):
-        palette = util.fit_palette(pictures, colors, seed=0)
+        palette = palettes.fit_palette(pictures, colors, seed=0)
         assert len(palette) == len(np.unique(palette, axis=0)) <= colors
         assert (np.diff(util.rgb2lab(palette)[:, 0]) >= 0).all()
-        tokens = util.to_palette(pictures, palette)
-        errors.append(util.color_error(pictures, util.from_palette(tokens, palette, 20, 20)))
+        tokens = palettes.to_palette(pictures, palette)
+        errors.append(palettes.color_error(pictures, palettes.from_palette(tokens, palette, 20, 20)))
     assert errors[0] > 1.5 * errors[1] > 2 * errors[2] > 0
     distance = np.linalg.norm(util.rgb2lab(pictures).reshape(-1, 1, 3) - util.rgb2lab(palette), axis=-1)
     np.testing.assert_array_equal(tokens.ravel(), distance.argmin(1))
@@ -314,13 +320,13 @@ def test_the_palette_is_close_in_cielab_and_sorted(digits):
 
 def test_greys_are_a_palette_too(digits):
     images = digits[0][:5]
-    tokens = util.to_palette(images[..., None].repeat(3, -1), util.gray_palette(256))
+    tokens = palettes.to_palette(images[..., None].repeat(3, -1), palettes.gray_palette(256))
     np.testing.assert_array_equal(tokens.reshape(images.shape), images)
 
 
 def test_colours_that_look_alike_begin_alike():
     model = util.build_painter(256, 6, 4, 6, "lstm", 8, 1, 0.0, 64, "previous")
-    util.show_colors(model, util.gray_palette(256), seed=0)
+    util.show_colors(model, palettes.gray_palette(256), seed=0)
     embedding = model.get_layer("colors").embeddings.numpy()[1:]
     near, far = (np.linalg.norm(embedding[100] - embedding[100 + by]) for by in (1, 100))
     assert near < far / 5
@@ -342,20 +348,20 @@ def test_scoring_step_by_step_equals_the_whole_network(cell, context):
     model, _ = small_rnn(cell=cell, context=context, layers=2)
     tokens = random_tokens(7, 4, 3)
     whole = -np.sum(keras.losses.sparse_categorical_crossentropy(tokens, model(tokens), from_logits=True), 1)
-    scores = util.log_likelihoods(util.make_scorer(model, context), model, tokens, batch_size=4)
+    scores = recurrent.log_likelihoods(recurrent.make_scorer(model, context), model, tokens, batch_size=4)
     np.testing.assert_allclose(scores, whole, rtol=1e-5)
 
 
 def test_probabilities_of_all_pictures_add_up_to_one():
     model, _ = small_rnn(size=2, levels=3)
     everything = np.stack(np.meshgrid(*[np.arange(3)] * 4), -1).reshape(-1, 4).astype("uint8")
-    scores = util.log_likelihoods(util.make_scorer(model, "previous"), model, everything)
+    scores = recurrent.log_likelihoods(recurrent.make_scorer(model, "previous"), model, everything)
     assert np.exp(scores).sum() == pytest.approx(1, abs=1e-5)
 
 
 def test_a_long_pictures_likelihood_does_not_underflow():
     model, _ = small_rnn(size=28, levels=256)
-    scores = util.log_likelihoods(util.make_scorer(model, "previous"), model, random_tokens(2, 28, 256))
+    scores = recurrent.log_likelihoods(recurrent.make_scorer(model, "previous"), model, random_tokens(2, 28, 256))
     assert np.isfinite(scores).all() and (scores < -2000).all()
 
 
@@ -364,8 +370,8 @@ def paint(model, count, seed=0, known=None, kept=0, **options):
     uniform = np.random.default_rng(seed).random((count, length), dtype="float32")
     known = np.zeros((count, length), "int32") if known is None else known.astype("int32")
     temperatures = np.full(count, options.pop("temperature", 1.0), "float32")
-    painter = util.make_painter(model, "previous", **options)
-    return np.asarray(painter(util.weights_of(model), known, uniform, np.int32(kept), temperatures))
+    painter = recurrent.make_painter(model, "previous", **options)
+    return np.asarray(painter(recurrent.weights_of(model), known, uniform, np.int32(kept), temperatures))
 
 
 def test_pictures_are_drawn_as_often_as_their_probability_says():
@@ -373,7 +379,7 @@ def test_pictures_are_drawn_as_often_as_their_probability_says():
     model.set_weights([3 * weight for weight in model.get_weights()])
     drawn = paint(model, 20_000)
     everything = np.stack(np.meshgrid(*[np.arange(3)] * 4), -1).reshape(-1, 4).astype("uint8")
-    expected = np.exp(util.log_likelihoods(util.make_scorer(model, "previous"), model, everything))
+    expected = np.exp(recurrent.log_likelihoods(recurrent.make_scorer(model, "previous"), model, everything))
     counts = np.array([(drawn == one).all(1).sum() for one in everything])
     assert counts.sum() == 20_000
     chi_squared = ((counts - 20_000 * expected) ** 2 / (20_000 * expected)).sum()
@@ -391,8 +397,8 @@ def test_temperature_zero_takes_the_likeliest_pixel_and_top_k_1_the_same():
 def test_a_low_temperature_draws_likelier_pictures():
     model, _ = small_rnn()
     model.set_weights([3 * weight for weight in model.get_weights()])
-    score = util.make_scorer(model, "previous")
-    means = [util.log_likelihoods(score, model, paint(model, 500, temperature=t)).mean() for t in (0.3, 1.0, 3.0)]
+    score = recurrent.make_scorer(model, "previous")
+    means = [recurrent.log_likelihoods(score, model, paint(model, 500, temperature=t)).mean() for t in (0.3, 1.0, 3.0)]
     assert means[0] > means[1] + 1 > means[2] + 2
 
 
@@ -416,7 +422,7 @@ def test_one_seed_one_picture():
 
 def test_a_shipped_model_is_stock_keras(tmp_path):
     model, _ = small_rnn(context="above")
-    util.save_model(tmp_path / "model_0.keras", model)
+    model_files.save_model(tmp_path / "model_0.keras", model)
     with zipfile.ZipFile(tmp_path / "model_0.keras") as archive:
         assert "keras_atelier" not in archive.read("config.json").decode()
     loaded = keras.saving.load_model(tmp_path / "model_0.keras")
@@ -428,24 +434,24 @@ def test_the_tutorials_models_load_and_know_their_digits(shared):
     """Models saved in 2019 by the tutorial's own code; numpy does their arithmetic here, on its own."""
     import h5py
 
-    _, _, images, labels = util.load_dataset("mnist", shared / "mnist")
-    meta = util.load_meta(shared / "tutorial_models")
+    _, _, images, labels = datasets.load_dataset("mnist", shared / "mnist")
+    meta = model_meta.load_meta(shared / "tutorial_models")
     assert list(meta["classes"]) == ["0", "8"]
     images, labels = images[:200], labels[:200]
     tokens = util.to_sequences(images, 10, 7)
-    zero = util.load_rnn(shared / "tutorial_models", 0, meta)
-    scores = util.log_likelihoods(util.make_scorer(zero, "previous"), zero, tokens)
+    zero = model_files.load_rnn(shared / "tutorial_models", 0, meta)
+    scores = recurrent.log_likelihoods(recurrent.make_scorer(zero, "previous"), zero, tokens)
 
     with h5py.File(shared / "tutorial_models" / "model_0.h5") as file:
         gru = file["model_weights/gru_1/gru_1"]
         dense = file["model_weights/time_distributed_1/time_distributed_1"]
-        kernel, recurrent, bias = (gru[name][()] for name in ("kernel:0", "recurrent_kernel:0", "bias:0"))
+        kernel, inner, bias = (gru[name][()] for name in ("kernel:0", "recurrent_kernel:0", "bias:0"))
         output, output_bias = (dense[name][()] for name in ("kernel:0", "bias:0"))
     hard_sigmoid = lambda x: np.clip(0.2 * x + 0.5, 0, 1)  # noqa: E731
     h, x, expected = np.zeros((200, 256)), np.zeros((200, 7)), np.zeros(200)
     for t in range(100):
         z, r, n = np.split(x @ kernel + bias, 3, 1)
-        rz, rr, rn = np.split(recurrent, 3, 1)
+        rz, rr, rn = np.split(inner, 3, 1)
         z, r = hard_sigmoid(z + h @ rz), hard_sigmoid(r + h @ rr)
         h = z * h + (1 - z) * np.tanh(n + (r * h) @ rn)
         logits = h @ output + output_bias
@@ -477,7 +483,7 @@ def test_an_h5_file_that_asks_for_anything_else_is_refused(shared, tmp_path, cha
         change(model_config["config"]["layers"])
         file.attrs["model_config"] = json.dumps(model_config).encode()
     with pytest.raises(InputError, match=complaint):
-        util.load_tutorial_weights(path)
+        model_files.load_tutorial_weights(path)
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):

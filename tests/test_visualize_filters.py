@@ -1,18 +1,21 @@
 """visualize_filters.py: receptive fields, the way back through the network, the sheets, and bad input."""
 
+import keras
 import numpy as np
 import pytest
 from conftest import ROOT, results, run
 from PIL import Image
 
 import config
+import datasets
 import hardware
 import imaging
-import util
+import naming
+import networks
 import visualize_filters
 from visualize_filters import Activation, Deconvnet, ReceptiveField, peaks
 
-layers = util.keras.layers
+layers = keras.layers
 CLASSIFIER = ROOT / "trained/digit_classifier"
 
 
@@ -50,13 +53,13 @@ def look_at(layer, photos, result, *flags, status=0):
     ],
 )
 def test_receptive_fields_of_vgg_are_those_of_arithmetic(layer, size, stride):
-    network = Deconvnet(*util.load_network("vgg16", "hed")[:2], layer)
+    network = Deconvnet(*networks.load_network("vgg16", "hed")[:2], layer)
     assert (network.field.size, network.field.stride) == (size, stride)
 
 
 def small_network(padding="same"):
-    util.keras.utils.set_random_seed(0)
-    return util.keras.Sequential(
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
         [
             layers.Input((None, None, 3)),
             layers.Conv2D(4, 3, padding=padding, activation="relu", bias_initializer="normal", name="one"),
@@ -146,7 +149,7 @@ def test_peaks_are_the_largest_and_apart():
 
 
 def test_a_field_beyond_the_edge_is_filled(photos):
-    network = Deconvnet(*util.load_network("vgg16", "hed")[:2], "block3_conv1")
+    network = Deconvnet(*networks.load_network("vgg16", "hed")[:2], "block3_conv1")
     picture = np.full((32, 32, 3), 200, "float32")
     corner = network.cut(picture, Activation(1.0, 0, 0, 0, 0), 128)
     assert corner.shape == (24, 24, 3) and corner[0, 0, 0] == 128 and corner[-1, -1, 0] == 200
@@ -172,7 +175,7 @@ def test_a_sheet_shows_the_filters_that_were_asked_for(photos, tmp_path):
 
 def test_the_most_excited_filters_are_chosen(photos, tmp_path):
     chosen = look_at("block1_conv2", photos, tmp_path / "a.png", "--filters", 2).stdout
-    network = Deconvnet(*util.load_network("vgg16", "hed")[:2], "block1_conv2")
+    network = Deconvnet(*networks.load_network("vgg16", "hed")[:2], "block1_conv2")
     pictures, _ = visualize_filters.read_pictures(network.model, config.Filters(images=(str(photos),), size=64))
     strongest = np.max([network.see(picture).max((0, 1)) for picture in pictures], axis=0)
     best = sorted(f"filter_{channel}" for channel in np.argsort(strongest)[-2:])
@@ -182,7 +185,7 @@ def test_the_most_excited_filters_are_chosen(photos, tmp_path):
 def test_the_evolution_of_filters_over_saved_epochs(tmp_path):
     sevens = tmp_path / "digits"
     sevens.mkdir()
-    for i, image in enumerate(util.load_scikit_digits()[0][:12]):
+    for i, image in enumerate(datasets.load_scikit_digits()[0][:12]):
         Image.fromarray(image).resize((32, 32)).save(sevens / f"{i}.png")
     flags = ("--evolution", CLASSIFIER, "--images", sevens, "--filters", 3, "--output", tmp_path / "a.png")
     printed = results(run("visualize_filters.py", *flags).stdout)
@@ -231,7 +234,7 @@ def test_mixed_precision_sees_nearly_the_same(photos):
     seen = []
     for precision in ("float32", "mixed_bfloat16"):
         hardware.use_precision(precision, "convolutions")
-        network = visualize_filters.Deconvnet(*util.load_network("vgg16", "hed")[:2], "block2_conv1")
+        network = visualize_filters.Deconvnet(*networks.load_network("vgg16", "hed")[:2], "block2_conv1")
         seen.append(network.see(imaging.load_image(photos / "china.png")))
     assert 0 < np.abs(seen[0] - seen[1]).mean() < 0.05 * np.abs(seen[0]).mean()
 
@@ -239,8 +242,8 @@ def test_mixed_precision_sees_nearly_the_same(photos):
 def test_epochs_are_in_the_order_of_their_numbers(tmp_path):
     for epoch in (1, 10, 2):
         (tmp_path / f"epoch_{epoch}.keras").touch()
-    assert [path.stem for path in config.saved_epochs(tmp_path)] == ["epoch_1", "epoch_2", "epoch_10"]
-    assert config.own_classifier(tmp_path).stem == "epoch_10" and config.own_classifier("VGG_16") is None
+    assert [path.stem for path in naming.saved_epochs(tmp_path)] == ["epoch_1", "epoch_2", "epoch_10"]
+    assert naming.own_classifier(tmp_path).stem == "epoch_10" and naming.own_classifier("VGG_16") is None
 
 
 def test_a_picture_is_not_replaced_by_its_sheet(photos, tmp_path):
@@ -251,7 +254,7 @@ def test_a_picture_is_not_replaced_by_its_sheet(photos, tmp_path):
 
 
 def test_a_network_that_is_no_chain_is_refused(photos, tmp_path):
-    model = util.keras.applications.MobileNetV2(include_top=False, weights=None)
+    model = keras.applications.MobileNetV2(include_top=False, weights=None)
     model.save_weights(tmp_path / "a.weights.h5")
     flags = ("--convnet", "mobilenet_v2", "--weights", tmp_path / "a.weights.h5")
     assert "chains" in look_at("block_3_expand", photos, tmp_path / "a.png", *flags, status=2).stderr

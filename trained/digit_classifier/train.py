@@ -14,9 +14,11 @@ import numpy as np
 FOLDER = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent.parent))
 
+import keras
+
+import datasets
 import disk
 import imaging
-import util
 
 SIDE = 32  # pixels
 KEPT = (1, 2, 4, 8, 16, 32)  # epochs
@@ -24,8 +26,8 @@ KEPT = (1, 2, 4, 8, 16, 32)  # epochs
 
 def build_classifier():
     """Build a network of pictures N x 32 x 32 x 1 in 0..255 to the probabilities of ten digits."""
-    layers = util.keras.layers
-    return util.keras.Sequential(
+    layers = keras.layers
+    return keras.Sequential(
         [
             layers.Input((SIDE, SIDE, 1)),
             layers.Rescaling(1 / 128, -1, name="to_ones"),
@@ -50,24 +52,24 @@ def enlarged(images):
 
 
 def main():
-    util.keras.utils.set_random_seed(0)
-    x_train, y_train, x_test, y_test = util.load_scikit_digits()
+    keras.utils.set_random_seed(0)
+    x_train, y_train, x_test, y_test = datasets.load_scikit_digits()
     classifier = build_classifier()
-    changed = util.keras.Sequential(
+    changed = keras.Sequential(
         [
-            util.keras.layers.RandomTranslation(0.08, 0.08, fill_mode="constant"),
-            util.keras.layers.RandomRotation(0.03, fill_mode="constant"),
+            keras.layers.RandomTranslation(0.08, 0.08, fill_mode="constant"),
+            keras.layers.RandomRotation(0.03, fill_mode="constant"),
         ]
     )
-    inputs = util.keras.Input((SIDE, SIDE, 1))
-    trained = util.keras.Model(inputs, classifier(changed(inputs)))
+    inputs = keras.Input((SIDE, SIDE, 1))
+    trained = keras.Model(inputs, classifier(changed(inputs)))
     trained.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
 
     def keep(epoch, logs):
         if epoch + 1 in KEPT:
             classifier.save(FOLDER / f"epoch_{epoch + 1:02}.keras")
 
-    callback = util.keras.callbacks.LambdaCallback(on_epoch_end=keep)
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=keep)
     trained.fit(enlarged(x_train), y_train, batch_size=32, epochs=max(KEPT), callbacks=[callback], verbose=2)
     _, accuracy = trained.evaluate(enlarged(x_test), y_test, verbose=0)
     print(f"accuracy: {accuracy:.4f}")

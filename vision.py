@@ -1,0 +1,145 @@
+"""What a network sees in a picture, and which way to change the picture so that it sees more of what one wants.
+
+Pictures are float32 1 x H x W x 3 in 0..255, of any size; features float32 1 x h x w x C.
+"""
+
+import functools
+
+import hardware  # has TensorFlow start quietly
+
+# isort: split
+import keras
+import tensorflow as tf
+from keras import ops
+
+from errors import InputError
+from winograd import FrozenConvolution
+
+AVERAGE_POOLING = 1.6  # times this, averages of photos' activations are about as large as their maxima
+VGG_MEAN = (103.939, 116.779, 123.68)  # of blue, green and red
+
+
+def layers_with_places(model):
+    """List the layers whose output still has places in the picture: a dict from name to the number of channels."""
+    found = {}
+    for layer in model.layers:
+        shape = () if isinstance(layer, (keras.layers.InputLayer, keras.Model)) else layer.output.shape
+        if len(shape) == 4 and shape[1] != 1:
+            found[layer.name] = shape[3]
+    return found
+
+
+def layer_at_stride(model, stride):
+    """Name the last layer whose places lie about `stride` pixels apart, or the last layer that has places at all."""
+    names = list(layers_with_places(model))
+    if not names:
+        raise InputError(
+            "the network has no layer with places in the picture; models within models are not looked into"
+        )
+    height = model.input_shape[1]
+    if height:
+        sides = {name: model.get_layer(name).output.shape[1] for name in names}
+    else:
+        height = 16 * stride
+        seen = keras.Model(model.inputs, [model.get_layer(name).output for name in names])
+        shapes = seen.compute_output_shape((1, height, height, model.input_shape[3]))
+        sides = {name: shape[1] for name, shape in zip(names, shapes)}
+    near = [name for name, side in sides.items() if 0.7 * height <= side * stride < height + stride]
+    return (near or names)[-1]
+
+
+def network_features(model, preprocess, layers):
+    """Return f(picture, tensor 1 x H x W x 3 in 0..255) -> [features 1 x h x w x C, float32, of each of the layers]."""
+    network = keras.Model(model.inputs, [model.get_layer(name).output for name in layers])
+
+    def features(picture):
+        return [ops.cast(x, "float32") for x in keras.tree.flatten(network(preprocess(at_input_size(model, picture))))]
+
+    return features
+
+
+def classify(model, preprocess, picture):
+    """Return the logits, 1 x classes, of a picture, tensor 1 x H x W x 3 in 0..255."""
+    return ops.cast(model(preprocess(at_input_size(model, picture))), "float32")
+
+
+def at_input_size(model, pictures):
+    """Resize pictures N x H x W x 3 to what a network takes, if it takes one size alone."""
+    height, width = model.input_shape[1:3]
+    return ops.image.resize(pictures, (height, width), "bilinear", antialias=True) if height and width else pictures
+
+
+def feature_extractor(model, layers, pooling="max"):
+    """Return f(picture, tensor 1 x H x W x 3 in 0..255) -> [features 1 x h x w x C, float32, of each of VGG's layers].
+
+    `pooling` is max or average, which is scaled so that activations stay as large (Gatys et al. 2015). In float32 on a
+    processor, convolutions are Winograd's.
+    """
+    last = max(model.layers.index(model.get_layer(name)) for name in layers)
+    wanted = model.layers[1 : last + 1]
+    fast = winograd_pays()
+    steps = [(layer.name, FrozenConvolution.of(layer) if fast and is_wide(layer) else layer) for layer in wanted]
+    if pooling == "average":
+        steps = [(name, average_pooling if name.endswith("pool") else step) for name, step in steps]
+
+    def features(picture):
+        x, found = ops.flip(picture, axis=3) - VGG_MEAN, {}  # as Keras's preprocess_input, whose gradient is slow
+        for name, step in steps:
+            x = step(x)
+            found[name] = ops.cast(x, "float32")
+        return [found[name] for name in layers]
+
+    return features
+
+
+def average_pooling(x):
+    return AVERAGE_POOLING * ops.average_pool(x, 2)
+
+
+def winograd_pays():
+    """Say whether it is faster than the convolutions of TensorFlow: on a processor, in float32."""
+    return keras.config.dtype_policy().name == "float32" and not hardware.has_gpu()
+
+
+def is_wide(layer):
+    """Say whether a layer is a convolution with channels enough that transforming them pays."""
+    return isinstance(layer, keras.layers.Conv2D) and min(layer.kernel.shape[2:]) >= 64
+
+
+def for_any_size(function):
+    """Compile a function of one picture, 1 x H x W x 3, once for pictures of all sizes."""
+    return tf.function(function, input_signature=[tf.TensorSpec((1, None, None, 3))], autograph=False)
+
+
+def value_and_gradient(loss):
+    """Compile f(picture, targets) -> (terms, gradient): all there is to know for changing a picture to please `loss`.
+
+    `loss(picture, targets)` returns a dict of scalars, of which "total" is differentiated; `picture` is float32
+    1 x H x W x 3 in 0..255 and the gradient is like it, `targets` any structure of arrays. Pictures and features may
+    come in all sizes: it is traced once (`f.traces` counts), as long as there are as many targets.
+    """
+
+    def evaluate(picture, targets):
+        compiled.traces += 1
+        # A float16 gradient of a mean would vanish; one that is as large as that of a sum does not.
+        scale = ops.cast(ops.prod(ops.shape(picture)), "float32")
+        with tf.GradientTape() as tape:
+            tape.watch(picture)
+            terms = loss(picture, targets)
+            scaled = terms["total"] * scale
+        return terms, tape.gradient(scaled, picture) / scale
+
+    def any_size(x):
+        shape = (1, None, None, x.shape[3]) if x.ndim == 4 else x.shape
+        return tf.TensorSpec(shape, "float32")
+
+    @functools.wraps(loss)
+    def compiled(picture, targets):
+        arguments = tf.nest.map_structure(lambda x: tf.convert_to_tensor(x, "float32"), (picture, targets))
+        if compiled.function is None:
+            signature = tf.nest.map_structure(lambda x: any_size(x), arguments)
+            compiled.function = tf.function(evaluate, input_signature=signature, autograph=False)
+        return compiled.function(*arguments)
+
+    compiled.function, compiled.traces = None, 0
+    return compiled
