@@ -49,8 +49,6 @@ def parse_arguments():
 def main():
     arguments = parse_arguments()
     options = command_line.collect(config.Classify, arguments)
-    if options.num_images is not None and options.num_images < 1:
-        raise errors.InputError("--num-images must be at least 1")
     if options.data:
         naming.check_set("", options.data)
     meta = model_meta.load_meta(arguments.models)

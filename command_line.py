@@ -47,15 +47,15 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args=None, namespace=None):
         """Parse the command line; where a flag or a word has no place in it, ask what was meant."""
         known, given = self._option_string_actions, set()
-        for word in itertools.takewhile(lambda word: word != "--", sys.argv[1:] if args is None else args):
+        words = [*itertools.takewhile(lambda word: word != "--", sys.argv[1:] if args is None else args)]
+        for word in words:
             flag = word.split("=")[0]
             if not re.fullmatch(r"--?[A-Za-z][\w-]*", flag):
                 continue
             if flag not in known:
                 self.error(f"there is no {flag}{naming.meant(flag, list(known))}")
-            if flag in given:
-                more = ", and all that it takes after it" * (known[flag].nargs == "+")
-                self.error(f"{flag} stands twice; give it once{more}")
+            if flag in given and known[flag].nargs != "+" and "--quiet" not in words:
+                print(f"note: {flag} stands twice; the last one counts", file=sys.stderr)
             given.add(flag)
         arguments, stray = self.parse_known_args(args, namespace)
         if stray:
@@ -108,7 +108,8 @@ def add_options(parser, options, default_help=True, without=None, variants=None)
         else:
             settings |= {"choices": item.metadata["choices"], "metavar": item.metadata["metavar"]}
             kind = expanded if kinds[0] is PathName else kinds[0]
-            parser.add_argument(flag, type=kind, nargs="+" if several else None, **settings)
+            more = {"nargs": "+", "action": "extend"} if several else {}
+            parser.add_argument(flag, type=kind, **more, **settings)
 
 
 def described_defaults(item, variants):
@@ -131,12 +132,15 @@ def flag_of(name):
 
 def collect(options, arguments, base=None):
     """Make an `options` dataclass of the flags that were given, over `base` or the defaults. Raises InputError."""
-    if not 0 <= getattr(arguments, "seed", 0) < 1_000_000:
-        raise InputError("--seed must be from 0 to 999999")
     names = {item.name for item in dataclasses.fields(options)}
     given = {name: value for name, value in vars(arguments).items() if name in names}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    return dataclasses.replace(base or options(), **given)
+    made = dataclasses.replace(base or options(), **given)
+    for item in dataclasses.fields(made):
+        value, allowed = getattr(made, item.name), item.metadata["range"]
+        if allowed and value is not None and value not in allowed:
+            raise InputError(f"{flag_of(item.name)} must be {allowed}")
+    return made
 
 
 def was_given(arguments, name):

@@ -6,24 +6,55 @@ here, so that `--help` and a wrong flag are answered at once.
 """
 
 import dataclasses
+import math
 import typing
 
 PathName = typing.NewType("PathName", str)  # the type of an option that is a path, or may be one
 
 
-def option(default, help, choices=None, metavar=None):
-    """Describe one option: its default, the sentence for --help and, where they are few, its values."""
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "metavar": metavar})
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The finite numbers that an option may be."""
+
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def __contains__(self, number):
+        return (
+            math.isfinite(number)
+            and (self.least is None or number >= self.least)
+            and (self.most is None or number <= self.most)
+            and (self.above is None or number > self.above)
+            and (self.below is None or number < self.below)
+        )
+
+    def __str__(self):
+        if self.least is not None and self.most is not None:
+            return f"from {self.least} to {self.most}"
+        words = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
+        return " and ".join(f"{word} {number}" for word, number in words.items() if number is not None)
 
 
-def like(options, name, default):
-    """Describe an option as another dataclass does, with another default."""
-    return dataclasses.field(default=default, metadata=options.__dataclass_fields__[name].metadata)
+def option(default, help, choices=None, metavar=None, **limits):
+    """Describe one option: its default, the sentence for --help and, where they are few, its values.
+
+    Of a number, `limits` are what Range takes.
+    """
+    described = {"help": help, "choices": choices, "metavar": metavar, "range": Range(**limits) if limits else None}
+    return dataclasses.field(default=default, metadata=described)
+
+
+def like(options, name, default, **limits):
+    """Describe an option as another dataclass does, with another default and, where given, other limits."""
+    described = dict(options.__dataclass_fields__[name].metadata)
+    return dataclasses.field(default=default, metadata=described | ({"range": Range(**limits)} if limits else {}))
 
 
 def several(default, help, metavar):
     """Describe an option that takes one value or several: a tuple."""
-    return dataclasses.field(default=default, metadata={"help": help, "choices": None, "metavar": metavar})
+    return option(default, help, metavar=metavar)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +62,7 @@ class Common:
     """What every script takes."""
 
     overwrite: bool = option(False, "replace results that exist already")
-    seed: int = option(0, "the same seed gives the same result on the same machine")
+    seed: int = option(0, "the same seed gives the same result on the same machine", least=0, most=999_999)
     precision: str = option(
         "auto",
         "arithmetic of the networks; auto takes bfloat16 where the hardware is faster with it: convolutions and large "
@@ -47,18 +78,18 @@ class Recipe:
     """A next-pixel network and how it is trained; a preset is one of the two kinds below."""
 
     cell: str = option("gru", "recurrent cell", choices=("gru", "lstm"))
-    units: int = option(256, "units of a recurrent layer")
-    layers: int = option(1, "recurrent layers, one on top of the other")
-    dropout: float = option(0.0, "share of a recurrent layer's outputs dropped in training")
+    units: int = option(256, "units of a recurrent layer", least=1, most=8192)
+    layers: int = option(1, "recurrent layers, one on top of the other", least=1, most=16)
+    dropout: float = option(0.0, "share of a recurrent layer's outputs dropped in training", least=0, below=1)
     context: str = option(
         "previous",
         "what the network reads before each pixel: the previous pixel, or its neighbours to the left and above, "
         "or (painters) these and the row and column it lies in",
         choices=("previous", "above", "place"),
     )
-    epochs: int = option(12, "passes over the training pictures")
-    batch_size: int = option(32, "pictures, or windows of them, in one step of the optimizer")
-    learning_rate: float = option(1e-3, "the optimizer's learning rate (its peak, with a schedule)")
+    epochs: int = option(12, "passes over the training pictures", least=1, most=100_000)
+    batch_size: int = option(32, "pictures, or windows of them, in one step of the optimizer", least=1, most=100_000)
+    learning_rate: float = option(1e-3, "the optimizer's learning rate (its peak, with a schedule)", above=0, most=1)
     schedule: str = option(
         "constant",
         "learning rate over time: constant, a short rise and then a cosine fall to zero, or (painters) late, a fall to "
@@ -73,9 +104,9 @@ class Recipe:
 class DigitRecipe(Recipe):
     """One network for each class of a set of small grey pictures."""
 
-    size: int = option(10, "pictures are resized to SIZE x SIZE pixels")
-    levels: int = option(7, "and quantized to this many grey levels (2 to 256)")
-    shift: int = option(0, "train on pictures moved by up to this many of their original pixels, too")
+    size: int = option(10, "pictures are resized to SIZE x SIZE pixels", least=2, most=256)
+    levels: int = option(7, "and quantized to this many grey levels (2 to 256)", least=2, most=256)
+    shift: int = option(0, "train on pictures moved by up to this many of their original pixels, too", least=0, most=8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,20 +122,22 @@ class PainterRecipe(Recipe):
     batch_size: int = like(Recipe, "batch_size", 32)
     learning_rate: float = like(Recipe, "learning_rate", 2e-3)
     schedule: str = like(Recipe, "schedule", "cosine")
-    width: int = option(75, "pictures are cropped about their middle and resized to WIDTH x HEIGHT pixels")
-    height: int = option(75, "see --width")
-    colors: int = option(256, "colours of the palette, chosen by K-means (2 to 4096)")
-    gray: int | None = option(None, "grey levels instead of colours (2 to 256)", metavar="LEVELS")
-    embedding: int = option(32, "numbers by which the network knows a colour")
+    width: int = option(
+        75, "pictures are cropped about their middle and resized to WIDTH x HEIGHT pixels", least=2, most=1024
+    )
+    height: int = option(75, "see --width", least=2, most=1024)
+    colors: int = option(256, "colours of the palette, chosen by K-means (2 to 4096)", least=2, most=4096)
+    gray: int | None = option(None, "grey levels instead of colours (2 to 256)", metavar="LEVELS", least=2, most=256)
+    embedding: int = option(32, "numbers by which the network knows a colour", least=1, most=4096)
     targets: str = option(
         "all",
         "learn to predict every pixel of a window, its state carried from window to window, or the last alone",
         choices=("all", "last"),
     )
-    window: int | None = option(None, "pixels the network reads before it learns from them (default: a row)")
-    stride: int = option(1, "with the targets last: pixels from one window to the next")
+    window: int | None = option(None, "pixels the network reads before it learns from them (default: a row)", least=1)
+    stride: int = option(1, "with the targets last: pixels from one window to the next", least=1, most=100_000)
     optimizer: str = option("adam", "adam or rmsprop", choices=("adam", "rmsprop"))
-    clip: float = option(1.0, "the gradient is scaled down to this norm where it is longer")
+    clip: float = option(1.0, "the gradient is scaled down to this norm where it is longer", above=0)
 
 
 PRESETS = {
@@ -165,13 +198,17 @@ class Train(Common):
         None, "folder for the models (default: trained/SOURCE; of digits with another preset, trained/SOURCE_PRESET)"
     )
     data: PathName | None = option(None, "an .npz as Keras keeps MNIST, or a folder with the four IDX files")
-    num_images: int | None = option(None, "use only the first NUM_IMAGES training pictures (of each class)")
+    num_images: int | None = option(None, "use only the first NUM_IMAGES training pictures (of each class)", least=1)
     validation: PathName | None = option(
         None, "a folder of pictures to score after each epoch (painters)", metavar="FOLDER"
     )
-    validation_split: float = option(0.0, "share of the pictures (of each class) kept out of training and scored")
-    patience: int | None = option(None, "stop after this many epochs without a better validation score")
-    sample_every: int = option(10, "draw a sheet of pictures after every so many epochs (painters)", metavar="EPOCHS")
+    validation_split: float = option(
+        0.0, "share of the pictures (of each class) kept out of training and scored", least=0, below=1
+    )
+    patience: int | None = option(None, "stop after this many epochs without a better validation score", least=1)
+    sample_every: int = option(
+        10, "draw a sheet of pictures after every so many epochs (painters)", metavar="EPOCHS", least=1
+    )
     resume: bool = option(
         False,
         "go on with a training: after an interruption exactly as without one, and with more --epochs beyond its end "
@@ -186,11 +223,15 @@ class Generate(Common):
     output: PathName | None = option(
         None, "the PNG to write (default: generated/MODELS.png, and what was drawn in its name)"
     )
-    grid: int = option(5, "draw GRID x GRID digits; with --all-digits a row of GRID for each class")
-    count: int = option(6, "draw so many pictures with a painter")
-    temperature: float = option(1.0, "below 1 safer and more alike, above 1 wilder; 0 draws the likeliest pixel")
-    top_k: int | None = option(None, "draw only among the K likeliest colours or greys")
-    top_p: float | None = option(None, "draw only among the likeliest that have probability P together")
+    grid: int = option(5, "draw GRID x GRID digits; with --all-digits a row of GRID for each class", least=1, most=100)
+    count: int = option(6, "draw so many pictures with a painter", least=1, most=1000)
+    temperature: float = option(
+        1.0, "below 1 safer and more alike, above 1 wilder; 0 draws the likeliest pixel", least=0
+    )
+    top_k: int | None = option(None, "draw only among the K likeliest colours or greys", least=1)
+    top_p: float | None = option(
+        None, "draw only among the likeliest that have probability P together", above=0, most=1
+    )
     start: str = option(
         "nothing",
         "begin a painter's pictures with nothing, or each with a piece of a picture it was trained on, from starts.png",
@@ -208,7 +249,7 @@ class Classify(Common):
 
     output: PathName | None = option(None, "the confusion matrix to write (default: generated/MODELS_confusion.png)")
     data: PathName | None = like(Train, "data", None)
-    num_images: int | None = option(None, "classify only the first NUM_IMAGES test pictures (default: all)")
+    num_images: int | None = option(None, "classify only the first NUM_IMAGES test pictures (default: all)", least=1)
     priors: str = option(
         "uniform",
         "how likely each class is before looking: all alike, or as often as in the training set",
@@ -227,7 +268,7 @@ class Photos(Common):
     output: PathName | None = option(
         None, "the .png or .jpg to write, or the folder for many (default: generated/, named after what went in)"
     )
-    size: int = option(512, "longest side of the result in pixels; the proportions stay")
+    size: int = option(512, "longest side of the result in pixels; the proportions stay", least=32, most=10_000)
     recursive: bool = option(False, "of a folder, take the photos in its subfolders too")
     format: str = option("png", "kind of file for the results of a folder", choices=("png", "jpg"))
     weights: PathName | None = option(
@@ -262,9 +303,9 @@ class Style(Photos):
         choices=("max", "average"),
     )
     convnet: str = option("vgg16", "network whose features are compared", choices=("vgg16", "vgg19"))
-    iterations: int = option(100, "steps of the optimizer at each size")
+    iterations: int = option(100, "steps of the optimizer at each size", least=1)
     optimizer: str = option("lbfgs", "L-BFGS or Adam", choices=("lbfgs", "adam"))
-    learning_rate: float = option(5.0, "Adam's step, of pixels from 0 to 255")
+    learning_rate: float = option(5.0, "Adam's step, of pixels from 0 to 255", above=0)
     init: PathName = option(
         "content", "what to begin with: content, style, noise or a picture; a texture begins with noise", metavar="WHAT"
     )
@@ -272,16 +313,21 @@ class Style(Photos):
         None,
         "how many sizes to go through: the last is --size, each one before half as large (default: as many as "
         "begin with about 128 pixels)",
+        least=1,
     )
     content_layers: tuple[str, ...] = several(("block4_conv2",), "layers that keep the content", "LAYER")
     style_layers: tuple[str, ...] = several(tuple(STYLE_LAYERS), "layers whose statistics are the style", "LAYER")
     layer_weights: tuple[float, ...] = several(
         (), "weight of each style layer, or one for all (default: 2 2 1 1 0.2, and 1 for other layers)", "WEIGHT"
     )
-    content_weight: float = option(0.03, "weight of the content loss: how unlike the photo the content layers are")
-    style_weight: float = option(1.0, "weight of the style loss: how unlike the painting the style layers are")
-    tv_weight: float = option(2.0, "weight of the tv loss, the total variation; more is smoother")
-    style_scale: float = option(1.0, "size of the painting relative to the photo's; less makes smaller brush strokes")
+    content_weight: float = option(
+        0.03, "weight of the content loss: how unlike the photo the content layers are", least=0
+    )
+    style_weight: float = option(1.0, "weight of the style loss: how unlike the painting the style layers are", least=0)
+    tv_weight: float = option(2.0, "weight of the tv loss, the total variation; more is smoother", least=0)
+    style_scale: float = option(
+        1.0, "size of the painting relative to the photo's; less makes smaller brush strokes", above=0
+    )
     keep_colors: str | None = option(
         None,
         "keep the photo's colours: paint in light and dark alone, or first give the painting the photo's colours",
@@ -292,7 +338,7 @@ class Style(Photos):
         "content and style loss as Gatys, Ecker and Bethge (2016) wrote them, sums whose weights depend on the size; "
         "--layer-weights are then 10 10 50 10 10 by default",
     )
-    save_every: int | None = option(None, "also keep the picture after every so many steps", metavar="STEPS")
+    save_every: int | None = option(None, "also keep the picture after every so many steps", metavar="STEPS", least=1)
     compare: bool = option(False, "also write a sheet of photo, paintings and result")
     plot: bool = option(False, "also plot each loss over time")
 
@@ -309,6 +355,7 @@ STYLE_DEFAULTS = {
 class Dream(Photos):
     """deepdream.py: what to dream of, and how."""
 
+    size: int = like(Photos, "size", 512, least=8, most=10_000)
     format: str | None = option(
         None,
         "kind of file for the results of a folder (default: png, and mp4 with --zoom)",
@@ -335,30 +382,38 @@ class Dream(Photos):
     )
     list_layers: bool = option(False, "print the network's layers, and how many channels each has, and stop")
     octaves: int | None = option(
-        None, "how many sizes to go through, the last is --size (default: as many as begin with about 190 pixels)"
+        None,
+        "how many sizes to go through, the last is --size (default: as many as begin with about 190 pixels)",
+        least=1,
     )
-    octave_scale: float = option(1.4, "how much larger each is than the one before")
-    steps: int = option(12, "steps of gradient ascent in each octave")
-    step_size: float = option(2.0, "how far a step changes pixels on average, of 0 to 255")
-    jitter: int = option(16, "largest shift of the picture under the network, in pixels, anew for each step")
-    smooth: float = option(0.0, "blur of each gradient, in pixels; more makes softer forms")
-    blur: float = option(0.0, "blur of the picture after each step, in pixels")
-    tv_weight: float = option(0.0, "weight of the total variation; more is smoother")
-    blend: float = option(0.0, "share of the photo that is mixed into the result (0 to 1)")
+    octave_scale: float = option(1.4, "how much larger each is than the one before", least=1.05, most=4)
+    steps: int = option(12, "steps of gradient ascent in each octave", least=1)
+    step_size: float = option(2.0, "how far a step changes pixels on average, of 0 to 255", least=0, most=255)
+    jitter: int = option(
+        16, "largest shift of the picture under the network, in pixels, anew for each step", least=0, most=512
+    )
+    smooth: float = option(0.0, "blur of each gradient, in pixels; more makes softer forms", least=0, most=100)
+    blur: float = option(0.0, "blur of the picture after each step, in pixels", least=0, most=100)
+    tv_weight: float = option(0.0, "weight of the total variation; more is smoother", least=0)
+    blend: float = option(0.0, "share of the photo that is mixed into the result (0 to 1)", least=0, most=1)
     tile: int | None = option(
         None,
         "longest side of what the network sees at once, in pixels; less takes less memory (default: 640, and 400 where "
         "--size is above 2000)",
+        least=160,
+        most=10_000,
     )
     zoom: int | None = option(
-        None, "make a film of so many frames, each the last one zoomed, and dreamed on", metavar="FRAMES"
+        None, "make a film of so many frames, each the last one zoomed, and dreamed on", metavar="FRAMES", least=1
     )
-    zoom_factor: float = option(1.03, "how much larger each frame shows the last one")
-    rotate: float = option(0.0, "degrees by which each frame turns the last one", metavar="DEGREES")
+    zoom_factor: float = option(1.03, "how much larger each frame shows the last one", least=0.5, most=2)
+    rotate: float = option(
+        0.0, "degrees by which each frame turns the last one", metavar="DEGREES", least=-180, most=180
+    )
     shift: tuple[float, ...] = several(
         (), "pixels by which each frame moves the last one: to the right, and down", ("RIGHT", "DOWN")
     )
-    fps: int = option(24, "frames a second")
+    fps: int = option(24, "frames a second", least=1, most=120)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -367,9 +422,9 @@ class Filters(Common):
 
     output: PathName | None = option(None, "the .png to write (default: generated/, named after the layer)")
     images: tuple[PathName, ...] = several((), "pictures, or folders of them, that the filters are shown", "PICTURE")
-    filters: int = option(16, "how many filters: those that are excited most")
+    filters: int = option(16, "how many filters: those that are excited most", least=1)
     channels: tuple[int, ...] = several((), "these filters instead", "CHANNEL")
-    size: int = option(224, "longest side at which the network sees the pictures, in pixels")
+    size: int = option(224, "longest side at which the network sees the pictures, in pixels", least=32, most=2000)
     convnet: PathName = option(
         "vgg16", "vgg16, vgg19, or a .keras file or folder of yours whose layers are one chain", metavar="NETWORK"
     )

@@ -62,17 +62,7 @@ def main():
 
 
 def check(options):
-    """Raise InputError for a number that makes no sense."""
-    if not 1 <= options.grid <= 100:
-        raise errors.InputError("--grid must be from 1 to 100")
-    if not 1 <= options.count <= 1000:
-        raise errors.InputError("--count must be from 1 to 1000")
-    if not 0 <= options.temperature < float("inf"):
-        raise errors.InputError("--temperature must be 0 (the likeliest pixel) or above")
-    if options.top_k is not None and options.top_k < 1:
-        raise errors.InputError("--top-k must be at least 1")
-    if options.top_p is not None and not 0 < options.top_p <= 1:
-        raise errors.InputError("--top-p must be above 0 and at most 1")
+    """Raise InputError for options that make no sense together."""
     if options.start != "nothing" and options.complete:
         raise errors.InputError("--start and --complete exclude each other")
     command_line.require_suffix(options.output, ".png")

@@ -123,17 +123,6 @@ def check(options, task):
             )
         if weights and not (all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0):
             raise errors.InputError(f"{flag} must be 0 or above, and not all 0")
-    for name in ("content_weight", "style_weight", "tv_weight"):
-        if not 0 <= getattr(options, name) < math.inf:
-            raise errors.InputError(f"--{name.replace('_', '-')} must be 0 or above")
-    for name in ("learning_rate", "style_scale"):
-        if not 0 < getattr(options, name) < math.inf:
-            raise errors.InputError(f"--{name.replace('_', '-')} must be above 0")
-    for name in ("iterations", "scales", "save_every"):
-        if getattr(options, name) is not None and getattr(options, name) < 1:
-            raise errors.InputError(f"--{name.replace('_', '-')} must be at least 1")
-    if not SMALLEST_SIDE <= options.size <= 10_000:
-        raise errors.InputError(f"--size must be from {SMALLEST_SIDE} to 10000")
     if options.each and options.style_weights:
         raise errors.InputError("--style-weights mixes paintings, and --each paints after each alone: not both")
     if options.init not in BEGINNINGS and not pathlib.Path(options.init).is_file():

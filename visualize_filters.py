@@ -79,10 +79,6 @@ def check(arguments, options):
     for path in options.images:
         if not pathlib.Path(path).exists():
             raise errors.InputError(f"{path} does not exist")
-    if options.filters < 1:
-        raise errors.InputError("--filters must be at least 1")
-    if not SMALLEST_SIDE <= options.size <= 2000:
-        raise errors.InputError(f"--size must be from {SMALLEST_SIDE} to 2000")
 
 
 def strongest(layer, options):

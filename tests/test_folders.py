@@ -314,8 +314,9 @@ def painted(tmp_path_factory):
 def test_it_is_refused_before_tensorflow_starts(album, painted):
     command = ["style_transfer.py", str(album), "--style", str(PAINTING), "--output", str(painted)]
     code = (
-        f"import sys; sys.argv = {command!r}\nimport config, style_transfer\n"
-        "try: config.run(style_transfer.main)\nexcept SystemExit as end: print(end.code, 'tensorflow' in sys.modules)"
+        f"import sys; sys.argv = {command!r}\nimport command_line, style_transfer\n"
+        "try: command_line.run(style_transfer.main)\n"
+        "except SystemExit as end: print(end.code, 'tensorflow' in sys.modules)"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=100)
     assert ended.stdout == "2 False\n", ended.stderr
