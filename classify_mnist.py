@@ -61,8 +61,7 @@ def main():
         output = pathlib.Path(options.output or f"generated/{arguments.models.name}_confusion.png")
         command_line.require_suffix(output, ".png")
         command_line.require_suffix(options.csv, ".csv")
-        for path in filter(None, (output, options.csv)):
-            disk.refuse_to_overwrite(path, options.overwrite)
+        disk.refuse_to_overwrite(filter(None, (output, options.csv)), options.overwrite)
         images, labels = test_set(meta, options)
     classifier = Classifier(arguments.models, meta, priors, options)
     if options.image:

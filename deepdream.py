@@ -32,6 +32,7 @@ import naming
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # where it is not usual, convolutions take less memory so
 disk = command_line.lazy_import("disk")
+films = command_line.lazy_import("films")
 folders = command_line.lazy_import("folders")
 hardware = command_line.lazy_import("hardware")
 imaging = command_line.lazy_import("imaging")
@@ -46,7 +47,6 @@ vision = command_line.lazy_import("vision")
 
 CLASS_NAMES = pathlib.Path(__file__).parent / "trained/imagenet_classes.txt"
 SMALLEST_SIDE = 32  # pixels of a photo
-FILMS = (".mp4", ".gif", ".webp")
 GUIDE_SIDE = 224  # pixels; each place of the picture is compared with each of the guide's
 
 
@@ -125,7 +125,7 @@ def check(options):
     if len(options.shift) not in (0, 2) or not all(map(math.isfinite, options.shift)):
         raise errors.InputError("--shift takes two numbers: pixels to the right, and down")
     film = options.zoom is not None
-    if options.format and film != (f".{options.format}" in FILMS):
+    if options.format and film != (f".{options.format}" in films.KINDS):
         raise errors.InputError(
             f"--format {options.format} is for {'pictures' if film else 'films, which --zoom makes'}"
         )
@@ -236,10 +236,9 @@ def recipe_of(options, free=()):
 def dream_one(photo, options):
     """Make one picture or film, and print where it is and what it came to."""
     result = pathlib.Path(options.output or f"generated/{default_name(photo, options)}.{suffix_of(options)}")
-    command_line.require_suffix(result, *((".png", ".jpg", ".jpeg") if options.zoom is None else FILMS))
+    command_line.require_suffix(result, *((".png", ".jpg", ".jpeg") if options.zoom is None else films.KINDS))
     files = files_of(result, options)
-    for path in files.values():
-        disk.refuse_to_overwrite(path, options.overwrite)
+    disk.refuse_to_overwrite(files.values(), options.overwrite)
     disk.check_writable(result)
     row = dream(photo, result, options, keep_unfinished=True)
     for key, value in (files | row).items():
@@ -248,8 +247,8 @@ def dream_one(photo, options):
 
 def files_of(result, options):
     """Name the files that are made of a photo: a dict from kind to path."""
-    files = {"picture" if options.zoom is None else "film": result}
-    return files | ({"animation": result.with_suffix(".gif")} if options.gif else {})
+    kind = "picture" if options.zoom is None else "film"
+    return {kind: result} | disk.files_beside(result, animation=options.gif and ".gif")
 
 
 # --- One picture -------------------------------------------------------------------------------
@@ -287,7 +286,7 @@ def paint(studio, picture, result, options, about, photo, keep_unfinished):
         bar.update()
         forecast.step(current.shape[0] * current.shape[1])
         if options.gif and (len(dreamer.history) - 1) % max(1, total // 30) == 0:
-            frames.append(imaging.small(imaging.to_pixels(current)))
+            frames.append(films.small(imaging.to_pixels(current)))
 
     with tqdm.tqdm(total=total, unit="step", leave=False, disable=True if options.quiet else None) as bar:
         try:
@@ -301,7 +300,9 @@ def paint(studio, picture, result, options, about, photo, keep_unfinished):
         print(f"note: nothing in {photo or 'the noise'} excites {' '.join(studio.strengths)}", file=sys.stderr)
     pixels = imaging.to_pixels(dreamed)
     if options.gif:
-        imaging.save_gif(result.with_suffix(".gif"), imaging.same_size([*frames, imaging.small(pixels)]), seconds=4)
+        films.save_gif(
+            files_of(result, options)["animation"], films.same_size([*frames, films.small(pixels)]), seconds=4
+        )
     # The picture comes last: where it is, all is done.
     imaging.save_picture(result, pixels, about, imaging.kept_exif(photo) if photo else None)
     if unfinished:
@@ -626,12 +627,12 @@ def film(studio, picture, result, options, about, alone):
     interruption. Those of another film are refused where this one is `alone`, and else replaced: what is made in a
     folder of films was decided before. Returns what to tell of it.
     """
-    imaging.check_encoder(result)
+    films.check_encoder(result)
     folder = result.with_name(f"{result.stem}_frames")
     recipe = folders.with_weights(recipe_of(options, ("zoom", "fps", "format")), studio.source)
     recipe["picture"] = zlib.crc32(picture.tobytes())
-    done = frames_done(folder, recipe, options.zoom, replace=options.overwrite or not alone)
-    frame = imaging.load_image(frame_path(folder, done)) if done else None
+    done = films.frames_done(folder, recipe, options.zoom, replace=options.overwrite or not alone)
+    frame = imaging.load_image(films.frame_path(folder, done)) if done else None
     forecast = studio.forecast([(options.zoom - done, 1)], options)
     try:
         with tqdm.tqdm(
@@ -643,12 +644,12 @@ def film(studio, picture, result, options, about, alone):
                 dreamed = picture if frame is None else Dreamer(studio, options).dream(moved, rng)
                 # What the file holds, so that a film that was interrupted is the same.
                 pixels = imaging.to_pixels(dreamed)
-                imaging.save_png(frame_path(folder, number), pixels, about)
+                imaging.save_png(films.frame_path(folder, number), pixels, about)
                 frame = pixels.astype("float32")
                 bar.update()
                 forecast.step(1)
-        paths = [frame_path(folder, number) for number in range(1, options.zoom + 1)]
-        imaging.save_film(result, paths, options.fps)
+        paths = [films.frame_path(folder, number) for number in range(1, options.zoom + 1)]
+        films.save_film(result, paths, options.fps)
     except KeyboardInterrupt:
         if not alone:
             raise
@@ -656,51 +657,8 @@ def film(studio, picture, result, options, about, alone):
     except OSError as error:
         error.filename = f"{error.filename or result} (the frames so far are in {folder})"
         raise
-    remove_frames(folder)
+    films.remove_frames(folder)
     return {"frames": options.zoom} | ({"frames_done_before": done} if done else {})
-
-
-def frame_path(folder, number):
-    return folder / f"{number:05}.png"
-
-
-def frames_done(folder, recipe, most, replace):
-    """Count the frames that an interrupted film of the same recipe left, at most `most`.
-
-    Those of another recipe are removed where they may be replaced. Raises InputError where they may not.
-    """
-    path = folder / folders.RECIPE
-    if path.exists() and disk.read_json(path) == recipe:
-        done = 0
-        while done < most and frame_path(folder, done + 1).exists():
-            done += 1
-        return done
-    if path.exists() and replace:
-        remove_frames(folder)
-    elif path.exists():
-        differing = "; ".join(folders.differences(disk.read_json(path), recipe))
-        raise errors.InputError(
-            f"{folder} holds frames of another film ({differing}); give another --output, or --overwrite"
-        )
-    if folder.exists() and any(path.name[0] != "." for path in folder.iterdir()):
-        raise errors.InputError(f"{folder} is where frames would be kept, and is not empty; give another --output")
-    disk.write_json(path, recipe)
-    return 0
-
-
-def remove_frames(folder):
-    """Remove the frames of a film, and their folder if nothing else is in it."""
-    # What begins with a dot was being written when the process was killed.
-    for pattern in (
-        "[0-9][0-9][0-9][0-9][0-9].png",
-        ".[0-9][0-9][0-9][0-9][0-9]-*.png",
-        "recipe.json",
-        ".recipe-*.json",
-    ):
-        for path in folder.glob(pattern):
-            path.unlink()
-    if not any(folder.iterdir()):
-        folder.rmdir()
 
 
 def move(frame, options):

@@ -73,11 +73,17 @@ def refuse_tilde(path):
         raise InputError(f"the ~ in {path} stands for no folder here; write out which one is meant")
 
 
-def refuse_to_overwrite(path, overwrite):
-    """Raise InputError where `path` can't be written: it exists and `overwrite` is false, or it has a stray ~."""
-    refuse_tilde(path)
-    if pathlib.Path(path).exists() and not overwrite:
-        raise InputError(f"{path} exists already; pass --overwrite to replace it")
+def files_beside(result, **endings):
+    """Name the files that come with a result: a dict from kind to path; a false ending was not asked for."""
+    return {kind: result.with_name(result.stem + ending) for kind, ending in endings.items() if ending}
+
+
+def refuse_to_overwrite(paths, overwrite):
+    """Raise InputError where one of `paths` can't be written: it exists and `overwrite` is false, or has a stray ~."""
+    for path in paths:
+        refuse_tilde(path)
+        if pathlib.Path(path).exists() and not overwrite:
+            raise InputError(f"{path} exists already; pass --overwrite to replace it")
 
 
 def refuse_to_replace(results, sources):

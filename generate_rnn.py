@@ -22,6 +22,7 @@ import errors
 
 datasets = command_line.lazy_import("datasets")
 disk = command_line.lazy_import("disk")
+films = command_line.lazy_import("films")
 hardware = command_line.lazy_import("hardware")
 imaging = command_line.lazy_import("imaging")
 model_files = command_line.lazy_import("model_files")
@@ -83,8 +84,7 @@ def choose_output(options, name, animated):
     """Return the paths of the picture and of the animation. Raises InputError where one may not be written."""
     output = pathlib.Path(options.output or f"generated/{name}.png")
     animation = output.with_suffix(".gif")
-    for path in (output, animation) if animated else (output,):
-        disk.refuse_to_overwrite(path, options.overwrite)
+    disk.refuse_to_overwrite([output, animation] if animated else [output], options.overwrite)
     return output, animation
 
 
@@ -110,7 +110,7 @@ def write(options, output, sheet, weights, animation=None, frames=()):
     print(f"picture: {output}", flush=True)
     if animation:
         try:
-            imaging.save_gif(animation, frames, seconds=4)
+            films.save_gif(animation, frames, seconds=4)
         except OSError as error:
             raise errors.PartlyDone(f"{errors.describe(error)}; the picture is there, the animation is not") from error
         print(f"animation: {animation}")

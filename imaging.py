@@ -5,13 +5,10 @@ what a picture's file tells of how it was made.
 """
 
 import contextlib
-import errno
 import io
 import pathlib
 import warnings
 
-import imageio.v2 as imageio
-import imageio_ffmpeg
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageDraw, ImageOps, PngImagePlugin, UnidentifiedImageError
 from skimage.color import lab2rgb, rgb2lab
@@ -209,79 +206,6 @@ def kept_exif(path):
     return None
 
 
-def save_gif(path, frames, seconds):
-    """Write uint8 H x W (x 3) frames as a looping GIF of about `seconds`, with a pause on the last frame."""
-    pictures = [Image.fromarray(frame) for frame in frames]
-    durations = [max(20, round(1000 * seconds / len(pictures)))] * (len(pictures) - 1) + [1500]
-    with whole_file(path) as temporary:
-        pictures[0].save(temporary, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
-
-
-GIF_SIDE = 400  # pixels; a GIF of larger frames is many megabytes
-
-
-def small(frame):
-    """Resize a frame, uint8 H x W x 3, to be no larger than a GIF's."""
-    height, width = frame.shape[:2]
-    return to_pixels(resize_picture(frame, *fit(width, height, min(GIF_SIDE, max(width, height)))))
-
-
-def same_size(frames):
-    """Resize frames, uint8 H x W x 3, to the shape of the last one."""
-    height, width = frames[-1].shape[:2]
-    return [to_pixels(resize_picture(frame, width, height)) for frame in frames]
-
-
-def check_encoder(path):
-    """Raise InputError where a film of this kind can't be written, before there are frames to lose."""
-    if pathlib.Path(path).suffix.lower() == ".mp4":
-        try:
-            imageio_ffmpeg.get_ffmpeg_exe()
-        except RuntimeError as error:
-            raise InputError("there is no ffmpeg here, which .mp4 needs; .gif and .webp do without") from error
-
-
-def save_film(path, frames, fps):
-    """Write the pictures in the files `frames`, all of one size, as an .mp4, .gif or .webp of `fps` frames a second.
-
-    Raises OSError where it can't be written whole.
-    """
-    suffix = pathlib.Path(path).suffix.lower()
-    with whole_file(path) as temporary:
-        if suffix == ".mp4":
-            encode_mp4(temporary, frames, fps)
-        else:
-            pictures = (Image.fromarray(read_frame(frame)) for frame in frames)
-            more = {"append_images": pictures, "duration": round(1000 / fps), "loop": 0}
-            content = io.BytesIO()  # written to a file, not all of Pillow's writers would notice that a disk is full
-            next(pictures).save(content, format=suffix[1:].upper(), save_all=True, **more)
-            pathlib.Path(temporary).write_bytes(content.getvalue())
-
-
-def read_frame(path):
-    """Read a picture's pixels as they are: uint8 H x W x 3."""
-    with Image.open(path) as picture:
-        return np.asarray(picture)
-
-
-def encode_mp4(path, frames, fps):
-    """Write the pictures in the files `frames` as H.264, with even sides, as players want them."""
-    try:
-        more = {"macro_block_size": 2, "quality": 8, "ffmpeg_log_level": "quiet"}
-        with imageio.get_writer(path, format="FFMPEG", fps=fps, **more) as writer:
-            for frame in frames:
-                pixels = read_frame(frame)
-                height, width = (side // 2 * 2 for side in pixels.shape[:2])
-                writer.append_data(pixels[:height, :width])
-        # ffmpeg does not always complain, and what it says is not handed on.
-        whole = imageio_ffmpeg.count_frames_and_secs(path)[0] >= len(frames)
-        reason = None
-    except (OSError, RuntimeError) as error:
-        whole, reason = False, error
-    if not whole:
-        raise OSError(errno.EIO, "the film can't be written whole (is the disk full?)") from reason
-
-
 def contact_sheet(pictures, columns, gap=1, across=1500):
     """Lay uint8 N x H x W (x 3) pictures out on a grid with dark grey lines.
 
@@ -303,3 +227,15 @@ def with_title(pixels, title):
     strip = Image.new("RGB", (pixels.shape[1], height), (64, 64, 64))
     ImageDraw.Draw(strip).text((6, 3), title, fill="white", font_size=12)
     return np.concatenate([np.asarray(strip), pixels])
+
+
+def side_by_side(pictures, height, gap=8):
+    """Put pictures H x W x 3 beside each other, all of one height: uint8."""
+    row = []
+    for picture in pictures:
+        width = max(1, round(picture.shape[1] * height / picture.shape[0]))
+        row += [
+            to_pixels(resize_picture(picture, width, height)),
+            np.full((height, gap, 3), 255, "uint8"),
+        ]
+    return np.concatenate(row[:-1], axis=1)

@@ -30,6 +30,7 @@ import naming
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # where it is not usual, convolutions take less memory so
 disk = command_line.lazy_import("disk")
 fft = command_line.lazy_import("scipy.fft")
+films = command_line.lazy_import("films")
 folders = command_line.lazy_import("folders")
 hardware = command_line.lazy_import("hardware")
 imaging = command_line.lazy_import("imaging")
@@ -159,15 +160,11 @@ def paint_one(content, options):
     if content is None and not options.quiet:  # first, since the error may be about what was meant as the photo
         print("note: without a photo before --style, this makes a texture", file=sys.stderr)
     command_line.require_suffix(result, ".png", ".jpg", ".jpeg")
-    for path in extra_files(result, options).values():
-        disk.refuse_to_overwrite(path, options.overwrite)
+    files = extra_files(result, options)
+    disk.refuse_to_overwrite(files.values(), options.overwrite)
     disk.check_writable(result)
     row = paint(content, result, options, keep_unfinished=True)
-    print(f"picture: {result}")
-    for kind, path in extra_files(result, options).items():
-        if kind != "picture":
-            print(f"{kind}: {path}")
-    for key, value in row.items():
+    for key, value in (files | row).items():
         print(f"{key}: {value}")
 
 
@@ -216,14 +213,8 @@ def prepare(options):
 
 def extra_files(result, options):
     """Name the files that a picture comes with: a dict from kind to path."""
-    files = {"picture": result}
-    if options.gif:
-        files["animation"] = result.with_suffix(".gif")
-    if options.compare:
-        files["comparison"] = result.with_name(f"{result.stem}__compare.png")
-    if options.plot:
-        files["plot"] = result.with_name(f"{result.stem}__losses.png")
-    return files
+    endings = {"animation": options.gif and ".gif", "comparison": options.compare and "__compare.png"}
+    return {"picture": result} | disk.files_beside(result, **endings, plot=options.plot and "__losses.png")
 
 
 # --- One picture -------------------------------------------------------------------------------
@@ -404,7 +395,7 @@ class Search:
         self.bar.set_postfix(loss=f"{self.terms['total']:.4g}", refresh=False)
         step, options = len(self.history), self.options
         if options.gif and (step - 1) % max(1, options.iterations // 20) == 0:
-            self.frames.append(imaging.small(self.finished()))
+            self.frames.append(films.small(self.finished()))
         if options.save_every and step % options.save_every == 0:
             path = self.result.with_name(f"{self.result.stem}__step{step:05}.png")
             imaging.save_png(path, self.finished(), provenance.of_result(options.seed, weights=self.studio.source))
@@ -629,27 +620,13 @@ def save_extras(search, result, options, about):
     """Write what was asked for beside the picture."""
     files = extra_files(result, options)
     if options.gif:
-        imaging.save_gif(
-            files["animation"], imaging.same_size([*search.frames, imaging.small(search.finished())]), seconds=4
-        )
+        films.save_gif(files["animation"], films.same_size([*search.frames, films.small(search.finished())]), seconds=4)
     if options.compare:
         photo = [] if search.photo is None else [search.photo]
         pictures = [*photo, *search.mixture.paintings, search.finished()]
-        imaging.save_png(files["comparison"], side_by_side(pictures, search.picture.shape[0]), about)
+        imaging.save_png(files["comparison"], imaging.side_by_side(pictures, search.picture.shape[0]), about)
     if options.plot:
         plot_losses(files["plot"], search.history, about)
-
-
-def side_by_side(pictures, height, gap=8):
-    """Put pictures H x W x 3 beside each other, all of one height: uint8."""
-    row = []
-    for picture in pictures:
-        width = max(1, round(picture.shape[1] * height / picture.shape[0]))
-        row += [
-            imaging.to_pixels(imaging.resize_picture(picture, width, height)),
-            np.full((height, gap, 3), 255, "uint8"),
-        ]
-    return np.concatenate(row[:-1], axis=1)
 
 
 def plot_losses(path, history, about):

@@ -138,7 +138,7 @@ def prepare(name, options):
     result = pathlib.Path(options.output or f"generated/{name}.png")
     command_line.require_suffix(result, ".png")
     disk.refuse_to_replace([result], find_images(options))
-    disk.refuse_to_overwrite(result, options.overwrite)
+    disk.refuse_to_overwrite([result], options.overwrite)
     disk.check_writable(result)
     return result
 

@@ -1,0 +1,137 @@
+"""Films and animations: .mp4, .gif and .webp files, and the frames that are kept beside a film until it is whole.
+
+Frames are uint8 H x W x 3, in memory or as PNGs in a folder of their own.
+"""
+
+import errno
+import io
+import pathlib
+
+import imageio.v2 as imageio
+import imageio_ffmpeg
+import numpy as np
+from PIL import Image
+
+from disk import read_json, whole_file, write_json
+from errors import InputError
+from folders import RECIPE, differences
+from imaging import fit, resize_picture, to_pixels
+
+KINDS = (".mp4", ".gif", ".webp")
+
+
+def save_gif(path, frames, seconds):
+    """Write uint8 H x W (x 3) frames as a looping GIF of about `seconds`, with a pause on the last frame."""
+    pictures = [Image.fromarray(frame) for frame in frames]
+    durations = [max(20, round(1000 * seconds / len(pictures)))] * (len(pictures) - 1) + [1500]
+    with whole_file(path) as temporary:
+        pictures[0].save(temporary, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+
+
+GIF_SIDE = 400  # pixels; a GIF of larger frames is many megabytes
+
+
+def small(frame):
+    """Resize a frame, uint8 H x W x 3, to be no larger than a GIF's."""
+    height, width = frame.shape[:2]
+    return to_pixels(resize_picture(frame, *fit(width, height, min(GIF_SIDE, max(width, height)))))
+
+
+def same_size(frames):
+    """Resize frames, uint8 H x W x 3, to the shape of the last one."""
+    height, width = frames[-1].shape[:2]
+    return [to_pixels(resize_picture(frame, width, height)) for frame in frames]
+
+
+def check_encoder(path):
+    """Raise InputError where a film of this kind can't be written, before there are frames to lose."""
+    if pathlib.Path(path).suffix.lower() == ".mp4":
+        try:
+            imageio_ffmpeg.get_ffmpeg_exe()
+        except RuntimeError as error:
+            raise InputError("there is no ffmpeg here, which .mp4 needs; .gif and .webp do without") from error
+
+
+def save_film(path, frames, fps):
+    """Write the pictures in the files `frames`, all of one size, as an .mp4, .gif or .webp of `fps` frames a second.
+
+    Raises OSError where it can't be written whole.
+    """
+    suffix = pathlib.Path(path).suffix.lower()
+    with whole_file(path) as temporary:
+        if suffix == ".mp4":
+            encode_mp4(temporary, frames, fps)
+        else:
+            pictures = (Image.fromarray(read_frame(frame)) for frame in frames)
+            more = {"append_images": pictures, "duration": round(1000 / fps), "loop": 0}
+            content = io.BytesIO()  # written to a file, not all of Pillow's writers would notice that a disk is full
+            next(pictures).save(content, format=suffix[1:].upper(), save_all=True, **more)
+            pathlib.Path(temporary).write_bytes(content.getvalue())
+
+
+def read_frame(path):
+    """Read a picture's pixels as they are: uint8 H x W x 3."""
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def encode_mp4(path, frames, fps):
+    """Write the pictures in the files `frames` as H.264, with even sides, as players want them."""
+    try:
+        more = {"macro_block_size": 2, "quality": 8, "ffmpeg_log_level": "quiet"}
+        with imageio.get_writer(path, format="FFMPEG", fps=fps, **more) as writer:
+            for frame in frames:
+                pixels = read_frame(frame)
+                height, width = (side // 2 * 2 for side in pixels.shape[:2])
+                writer.append_data(pixels[:height, :width])
+        # ffmpeg does not always complain, and what it says is not handed on.
+        whole = imageio_ffmpeg.count_frames_and_secs(path)[0] >= len(frames)
+        reason = None
+    except (OSError, RuntimeError) as error:
+        whole, reason = False, error
+    if not whole:
+        raise OSError(errno.EIO, "the film can't be written whole (is the disk full?)") from reason
+
+
+# --- Frames beside a film ------------------------------------------------------------------------
+
+
+def frame_path(folder, number):
+    return folder / f"{number:05}.png"
+
+
+def frames_done(folder, recipe, most, replace):
+    """Count the frames that an interrupted film of the same recipe left, at most `most`.
+
+    Those of another recipe are removed where they may be replaced. Raises InputError where they may not.
+    """
+    path = folder / RECIPE
+    if path.exists() and read_json(path) == recipe:
+        done = 0
+        while done < most and frame_path(folder, done + 1).exists():
+            done += 1
+        return done
+    if path.exists() and replace:
+        remove_frames(folder)
+    elif path.exists():
+        differing = "; ".join(differences(read_json(path), recipe))
+        raise InputError(f"{folder} holds frames of another film ({differing}); give another --output, or --overwrite")
+    if folder.exists() and any(path.name[0] != "." for path in folder.iterdir()):
+        raise InputError(f"{folder} is where frames would be kept, and is not empty; give another --output")
+    write_json(path, recipe)
+    return 0
+
+
+def remove_frames(folder):
+    """Remove the frames of a film, and their folder if nothing else is in it."""
+    # What begins with a dot was being written when the process was killed.
+    for pattern in (
+        "[0-9][0-9][0-9][0-9][0-9].png",
+        ".[0-9][0-9][0-9][0-9][0-9]-*.png",
+        "recipe.json",
+        ".recipe-*.json",
+    ):
+        for path in folder.glob(pattern):
+            path.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
