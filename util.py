@@ -17,6 +17,8 @@ from skimage.transform import resize
 
 from fused_cells import FastDropout, FusedGRU, FusedLSTM
 
+# --- Quantization ------------------------------------------------------------------------------
+
 
 def resize_images(images, size):
     """Resize uint8 N x H x W to uint8 N x size x size, anti-aliased, as scikit-image does each by itself."""
@@ -36,6 +38,9 @@ def to_levels(images, levels):
 def from_levels(tokens, levels):
     """Turn tokens 0..levels-1 back into uint8 greys, the highest level white."""
     return np.round(np.asarray(tokens, "float64") * 255 / (levels - 1)).astype("uint8")
+
+
+# --- Sequences ---------------------------------------------------------------------------------
 
 
 def to_sequences(images, size, levels):
@@ -82,83 +87,6 @@ def read_context(history, positions, levels):
     """
     one_hot = ops.one_hot(ops.take(history, positions, axis=1), levels + 1)[..., 1:]
     return ops.reshape(one_hot, (-1, *positions.shape[:-1], positions.shape[-1] * levels))
-
-
-def build_rnn(size, levels, cell="gru", units=256, layers=1, dropout=0.0, context="previous", fused=False, **options):
-    """Build a next-pixel network: int tokens N x T -> float32 logits N x T x levels, T = size * size.
-
-    The logits of pixel t depend on pixels before t alone (the input is shifted right by one inside, with an
-    all-zero vector as the start). `cell` is gru or lstm, `layers` of them with `units` each; `options` go to
-    the Keras layer, `fused` to recurrent_layer.
-    """
-    table = context_table(size, size, context)
-    tokens = keras.Input((size * size,), dtype="int32", name="tokens")
-    x = read_context(ops.pad(tokens + 1, ((0, 0), (1, 0))), table, levels)
-    for i in range(layers):
-        x = recurrent_layer(cell, fused)(units, return_sequences=True, name=f"{cell}_{i}", **options)(x)
-        if dropout:
-            x = keras.layers.Dropout(dropout, name=f"dropout_{i}")(x)
-    logits = keras.layers.Dense(levels, dtype="float32", name="logits")(x)
-    return keras.Model(tokens, logits, name="next_pixel")
-
-
-def build_painter(
-    colors, width, height, window, cell, units, layers, dropout, embedding, context, targets="all", fused=False
-):
-    """Build a next-pixel network that reads a window of a picture at a time, its state carried from window to window.
-
-    Inputs, by name: `neighbours` int N x window x F (0 for the start or 1 + token, see context_table); with the
-    context `place` also `row` and `column`, int N x window; and the state of each layer, N x units (two for an
-    lstm). Outputs: float32 logits N x window x colors, for the last pixel alone where `targets` is last, and the
-    new states. Each neighbour is looked up in one embedding of the palette.
-    """
-    count = context_table(height, width, context).shape[1]
-    inputs = {"neighbours": keras.Input((window, count), dtype="int32", name="neighbours")}
-    looked_up = keras.layers.Embedding(colors + 1, embedding, name="colors")(inputs["neighbours"])
-    x = keras.layers.Reshape((window, count * embedding))(looked_up)
-    if context == "place":
-        inputs |= {name: keras.Input((window,), dtype="int32", name=name) for name in ("row", "column")}
-        row = keras.layers.Embedding(height, PLACE_UNITS, name="rows")(inputs["row"])
-        column = keras.layers.Embedding(width, PLACE_UNITS, name="columns")(inputs["column"])
-        x = keras.layers.Concatenate()([x, row, column])
-    outputs = []
-    for i in range(layers):
-        names = [f"state_{i}_{part}" for part in range(2 if cell == "lstm" else 1)]
-        inputs |= {name: keras.Input((units,), name=name) for name in names}
-        run = recurrent_layer(cell, fused)(units, return_sequences=True, return_state=True, name=f"{cell}_{i}")
-        x, *states = run(x, initial_state=[inputs[name] for name in names])
-        outputs += states
-        if dropout:
-            x = (FastDropout if fused else keras.layers.Dropout)(dropout, name=f"dropout_{i}")(x)
-    if targets == "last":
-        x = x[:, -1:]
-    logits = keras.layers.Dense(colors, dtype="float32", name="logits")(x)
-    return keras.Model(inputs, [logits, *outputs], name="painter")
-
-
-def show_colors(model, palette, seed):
-    """Set a new painter's first weights so that colours which look alike begin alike, going in and coming out.
-
-    They are random Fourier features of CIELAB (Rahimi and Recht 2007); training goes on from there.
-    """
-    rng = np.random.default_rng(seed)
-
-    def features(width):
-        lengths = rng.normal(size=(3, width)) / 30  # colours 30 Delta E apart have little in common
-        return np.cos(rgb2lab(palette) @ lengths + rng.uniform(0, 2 * np.pi, width))
-
-    embedding, head = model.get_layer("colors").embeddings, model.get_layer("logits").kernel
-    embedding.assign(np.pad(features(embedding.shape[1]) / 2, ((1, 0), (0, 0))))
-    head.assign(features(head.shape[0]).T / head.shape[0] ** 0.5)
-
-
-PLACE_UNITS = 32  # width of the embedding of a row's, and of a column's number
-
-
-def recurrent_layer(cell, fused):
-    """Return the Keras layer of a cell; `fused` takes the one that trains faster and has the same weights."""
-    plain, fast = {"gru": (keras.layers.GRU, FusedGRU), "lstm": (keras.layers.LSTM, FusedLSTM)}[cell]
-    return fast if fused else plain
 
 
 class Windows:
@@ -230,6 +158,89 @@ def coprime(rng, count):
 def place_of(pixels, width, context):
     """Return the inputs that say where in the picture these pixels lie, for a context that reads them."""
     return {"row": pixels // width, "column": pixels % width} if context == "place" else {}
+
+
+# --- Next-pixel networks -----------------------------------------------------------------------
+
+
+def build_rnn(size, levels, cell="gru", units=256, layers=1, dropout=0.0, context="previous", fused=False, **options):
+    """Build a next-pixel network: int tokens N x T -> float32 logits N x T x levels, T = size * size.
+
+    The logits of pixel t depend on pixels before t alone (the input is shifted right by one inside, with an
+    all-zero vector as the start). `cell` is gru or lstm, `layers` of them with `units` each; `options` go to
+    the Keras layer, `fused` to recurrent_layer.
+    """
+    table = context_table(size, size, context)
+    tokens = keras.Input((size * size,), dtype="int32", name="tokens")
+    x = read_context(ops.pad(tokens + 1, ((0, 0), (1, 0))), table, levels)
+    for i in range(layers):
+        x = recurrent_layer(cell, fused)(units, return_sequences=True, name=f"{cell}_{i}", **options)(x)
+        if dropout:
+            x = keras.layers.Dropout(dropout, name=f"dropout_{i}")(x)
+    logits = keras.layers.Dense(levels, dtype="float32", name="logits")(x)
+    return keras.Model(tokens, logits, name="next_pixel")
+
+
+def build_painter(
+    colors, width, height, window, cell, units, layers, dropout, embedding, context, targets="all", fused=False
+):
+    """Build a next-pixel network that reads a window of a picture at a time, its state carried from window to window.
+
+    Inputs, by name: `neighbours` int N x window x F (0 for the start or 1 + token, see context_table); with the
+    context `place` also `row` and `column`, int N x window; and the state of each layer, N x units (two for an
+    lstm). Outputs: float32 logits N x window x colors, for the last pixel alone where `targets` is last, and the
+    new states. Each neighbour is looked up in one embedding of the palette.
+    """
+    count = context_table(height, width, context).shape[1]
+    inputs = {"neighbours": keras.Input((window, count), dtype="int32", name="neighbours")}
+    looked_up = keras.layers.Embedding(colors + 1, embedding, name="colors")(inputs["neighbours"])
+    x = keras.layers.Reshape((window, count * embedding))(looked_up)
+    if context == "place":
+        inputs |= {name: keras.Input((window,), dtype="int32", name=name) for name in ("row", "column")}
+        row = keras.layers.Embedding(height, PLACE_UNITS, name="rows")(inputs["row"])
+        column = keras.layers.Embedding(width, PLACE_UNITS, name="columns")(inputs["column"])
+        x = keras.layers.Concatenate()([x, row, column])
+    outputs = []
+    for i in range(layers):
+        names = [f"state_{i}_{part}" for part in range(2 if cell == "lstm" else 1)]
+        inputs |= {name: keras.Input((units,), name=name) for name in names}
+        run = recurrent_layer(cell, fused)(units, return_sequences=True, return_state=True, name=f"{cell}_{i}")
+        x, *states = run(x, initial_state=[inputs[name] for name in names])
+        outputs += states
+        if dropout:
+            x = (FastDropout if fused else keras.layers.Dropout)(dropout, name=f"dropout_{i}")(x)
+    if targets == "last":
+        x = x[:, -1:]
+    logits = keras.layers.Dense(colors, dtype="float32", name="logits")(x)
+    return keras.Model(inputs, [logits, *outputs], name="painter")
+
+
+PLACE_UNITS = 32  # width of the embedding of a row's, and of a column's number
+
+
+def show_colors(model, palette, seed):
+    """Set a new painter's first weights so that colours which look alike begin alike, going in and coming out.
+
+    They are random Fourier features of CIELAB (Rahimi and Recht 2007); training goes on from there.
+    """
+    rng = np.random.default_rng(seed)
+
+    def features(width):
+        lengths = rng.normal(size=(3, width)) / 30  # colours 30 Delta E apart have little in common
+        return np.cos(rgb2lab(palette) @ lengths + rng.uniform(0, 2 * np.pi, width))
+
+    embedding, head = model.get_layer("colors").embeddings, model.get_layer("logits").kernel
+    embedding.assign(np.pad(features(embedding.shape[1]) / 2, ((1, 0), (0, 0))))
+    head.assign(features(head.shape[0]).T / head.shape[0] ** 0.5)
+
+
+def recurrent_layer(cell, fused):
+    """Return the Keras layer of a cell; `fused` takes the one that trains faster and has the same weights."""
+    plain, fast = {"gru": (keras.layers.GRU, FusedGRU), "lstm": (keras.layers.LSTM, FusedLSTM)}[cell]
+    return fast if fused else plain
+
+
+# --- Losses of style ---------------------------------------------------------------------------
 
 
 def feature_reconstruction_loss(base, output):

@@ -15,58 +15,10 @@ from keras import ops
 from errors import InputError
 from winograd import FrozenConvolution
 
+# --- Features ----------------------------------------------------------------------------------
+
 AVERAGE_POOLING = 1.6  # times this, averages of photos' activations are about as large as their maxima
 VGG_MEAN = (103.939, 116.779, 123.68)  # of blue, green and red
-
-
-def layers_with_places(model):
-    """List the layers whose output still has places in the picture: a dict from name to the number of channels."""
-    found = {}
-    for layer in model.layers:
-        shape = () if isinstance(layer, (keras.layers.InputLayer, keras.Model)) else layer.output.shape
-        if len(shape) == 4 and shape[1] != 1:
-            found[layer.name] = shape[3]
-    return found
-
-
-def layer_at_stride(model, stride):
-    """Name the last layer whose places lie about `stride` pixels apart, or the last layer that has places at all."""
-    names = list(layers_with_places(model))
-    if not names:
-        raise InputError(
-            "the network has no layer with places in the picture; models within models are not looked into"
-        )
-    height = model.input_shape[1]
-    if height:
-        sides = {name: model.get_layer(name).output.shape[1] for name in names}
-    else:
-        height = 16 * stride
-        seen = keras.Model(model.inputs, [model.get_layer(name).output for name in names])
-        shapes = seen.compute_output_shape((1, height, height, model.input_shape[3]))
-        sides = {name: shape[1] for name, shape in zip(names, shapes)}
-    near = [name for name, side in sides.items() if 0.7 * height <= side * stride < height + stride]
-    return (near or names)[-1]
-
-
-def network_features(model, preprocess, layers):
-    """Return f(picture, tensor 1 x H x W x 3 in 0..255) -> [features 1 x h x w x C, float32, of each of the layers]."""
-    network = keras.Model(model.inputs, [model.get_layer(name).output for name in layers])
-
-    def features(picture):
-        return [ops.cast(x, "float32") for x in keras.tree.flatten(network(preprocess(at_input_size(model, picture))))]
-
-    return features
-
-
-def classify(model, preprocess, picture):
-    """Return the logits, 1 x classes, of a picture, tensor 1 x H x W x 3 in 0..255."""
-    return ops.cast(model(preprocess(at_input_size(model, picture))), "float32")
-
-
-def at_input_size(model, pictures):
-    """Resize pictures N x H x W x 3 to what a network takes, if it takes one size alone."""
-    height, width = model.input_shape[1:3]
-    return ops.image.resize(pictures, (height, width), "bilinear", antialias=True) if height and width else pictures
 
 
 def feature_extractor(model, layers, pooling="max"):
@@ -104,6 +56,62 @@ def winograd_pays():
 def is_wide(layer):
     """Say whether a layer is a convolution with channels enough that transforming them pays."""
     return isinstance(layer, keras.layers.Conv2D) and min(layer.kernel.shape[2:]) >= 64
+
+
+def network_features(model, preprocess, layers):
+    """Return f(picture, tensor 1 x H x W x 3 in 0..255) -> [features 1 x h x w x C, float32, of each of the layers]."""
+    network = keras.Model(model.inputs, [model.get_layer(name).output for name in layers])
+
+    def features(picture):
+        return [ops.cast(x, "float32") for x in keras.tree.flatten(network(preprocess(at_input_size(model, picture))))]
+
+    return features
+
+
+def classify(model, preprocess, picture):
+    """Return the logits, 1 x classes, of a picture, tensor 1 x H x W x 3 in 0..255."""
+    return ops.cast(model(preprocess(at_input_size(model, picture))), "float32")
+
+
+def at_input_size(model, pictures):
+    """Resize pictures N x H x W x 3 to what a network takes, if it takes one size alone."""
+    height, width = model.input_shape[1:3]
+    return ops.image.resize(pictures, (height, width), "bilinear", antialias=True) if height and width else pictures
+
+
+# --- Layers ------------------------------------------------------------------------------------
+
+
+def layers_with_places(model):
+    """List the layers whose output still has places in the picture: a dict from name to the number of channels."""
+    found = {}
+    for layer in model.layers:
+        shape = () if isinstance(layer, (keras.layers.InputLayer, keras.Model)) else layer.output.shape
+        if len(shape) == 4 and shape[1] != 1:
+            found[layer.name] = shape[3]
+    return found
+
+
+def layer_at_stride(model, stride):
+    """Name the last layer whose places lie about `stride` pixels apart, or the last layer that has places at all."""
+    names = list(layers_with_places(model))
+    if not names:
+        raise InputError(
+            "the network has no layer with places in the picture; models within models are not looked into"
+        )
+    height = model.input_shape[1]
+    if height:
+        sides = {name: model.get_layer(name).output.shape[1] for name in names}
+    else:
+        height = 16 * stride
+        seen = keras.Model(model.inputs, [model.get_layer(name).output for name in names])
+        shapes = seen.compute_output_shape((1, height, height, model.input_shape[3]))
+        sides = {name: shape[1] for name, shape in zip(names, shapes)}
+    near = [name for name, side in sides.items() if 0.7 * height <= side * stride < height + stride]
+    return (near or names)[-1]
+
+
+# --- The gradient with respect to a picture ----------------------------------------------------
 
 
 def for_any_size(function):
