@@ -6,12 +6,14 @@ import functools
 import gzip
 import importlib
 import io
+import json
 import os
 import pathlib
 import shutil
 import signal
 import subprocess
 import sys
+import time
 import unittest.mock
 
 import numpy as np
@@ -23,12 +25,13 @@ SHARED = ROOT.parent / "shared" / "data"
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the scripts that look at pictures have it
 
-import keras
 
 import command_line
 import datasets
 import hardware
 import networks
+import trainings
+import util
 
 
 def run(script, *arguments, status=0):
@@ -197,7 +200,7 @@ def vgg_once(monkeypatch):
 
 
 def load_vgg_once(convnet="vgg16", weights=None):
-    return vgg_of(convnet, weights, keras.config.dtype_policy().name)
+    return vgg_of(convnet, weights, hardware.keras.config.dtype_policy().name)
 
 
 LOAD_VGG = networks.load_vgg
@@ -212,3 +215,85 @@ def rows_of(folder):
     """Read the summary of a folder of photos as a dict from each photo's name to its row."""
     with open(folder / "summary.csv", newline="") as file:
         return {pathlib.Path(row["photo"]).name: row for row in csv.DictReader(file)}
+
+
+def small_rnn(**options):
+    hardware.keras.utils.set_random_seed(3)
+    settings = {"size": 4, "levels": 3, "units": 8} | options
+    model = util.build_rnn(**settings)
+    rng = np.random.default_rng(3)  # biases start at zero otherwise, and some probabilities would be alike
+    model.set_weights([weight + rng.normal(0, 0.1, weight.shape) for weight in model.get_weights()])
+    return model, settings
+
+
+def random_tokens(count, size, levels, seed=0):
+    return np.random.default_rng(seed).integers(0, levels, (count, size * size)).astype("uint8")
+
+
+def cut(count=5, width=6, height=4, window=6, **options):
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 50, (count, width * height)).astype("uint16")
+    settings = {"context": "place", "stride": 1, "batch_size": 3, "targets": "all"} | options
+    return tokens, util.Windows(tokens, width, height, window=window, **settings)
+
+
+ONE = ("digits", "--digit", 3, *TINY)
+
+
+def meta_of(folder):
+    return json.loads((folder / "meta.json").read_text())
+
+
+def forget_the_end(folder, label):
+    """Leave a finished class as a kill after its last checkpoint does."""
+    meta = meta_of(folder)
+    meta["classes"][str(label)] = {}
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def wait_for(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The arguments of a longer training, and its folder."""
+    arguments = ["digits", "--digit", "3", *map(str, TINY), "--epochs", "60", "--dropout", "0.2"]
+    folder = tmp_path_factory.mktemp("whole") / "m"
+    run("train_rnn.py", *arguments, "--output", folder)
+    return arguments, folder
+
+
+def losses_of(folder):
+    lines = (folder / "loss.csv").read_text().splitlines()
+    return lines[0].split(","), np.array([line.split(",") for line in lines[1:]], float)
+
+
+@pytest.fixture(scope="module")
+def unbroken(pictures, tmp_path_factory):
+    """The arguments of a longer training, and its folder."""
+    arguments = [str(pictures), *map(str, TINY_PAINTER), "--epochs", "20", "--batch-size", "4", "--sample-every", "20"]
+    folder = tmp_path_factory.mktemp("unbroken") / "m"
+    run("train_rnn.py", *arguments, "--output", folder)
+    return arguments, folder
+
+
+def interrupt_after(monkeypatch, steps):
+    """Have the training find Ctrl-C pressed after so many steps."""
+
+    class Pressed:
+        def __init__(self):
+            self.asked = 0
+
+        def is_set(self):
+            self.asked += 1
+            return self.asked > steps
+
+    @contextlib.contextmanager
+    def pressed():
+        yield Pressed()
+
+    monkeypatch.setattr(trainings, "heeded_interrupt", pressed)

@@ -1,0 +1,188 @@
+"""command_line.py: flags, words and paths as people type them, and errors in one line."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, TINY, environment, run
+
+import command_line
+import config
+import errors
+
+SCRIPTS = [
+    "train_rnn.py",
+    "generate_rnn.py",
+    "classify_mnist.py",
+    "style_transfer.py",
+    "deepdream.py",
+    "visualize_filters.py",
+]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(("flags", "status"), [(["--help"], 0), (["--no-such-flag"], 2)])
+def test_help_and_wrong_flags_do_not_wait_for_tensorflow(script, flags, status):
+    command = [sys.executable, "-X", "importtime", str(ROOT / script), *flags]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == status
+    assert (
+        "argparse" in result.stderr
+        and "tensorflow" not in result.stderr
+        and "keras" not in result.stderr.replace("keras-atelier", "")
+    )
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_docstrings_commands_have_flags_that_exist(script):
+    help_text = run(script, "--help").stdout
+    commands = [line.split() for line in help_text.splitlines() if line.strip().startswith("python ")]
+    assert len(commands) == 3
+    for words in commands:
+        assert words[1] == script
+        for flag in (word for word in words if word.startswith("--")):
+            assert help_text.count(flag) > sum(word == flag for other in commands for word in other)
+
+
+def test_a_name_in_no_encoding_can_be_printed():
+    code = "import command_line; command_line.run(lambda: print('picture: caf\\udce9.png'))"
+    strict = environment(PYTHONIOENCODING="utf-8:strict")
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=strict, capture_output=True, text=True)
+    assert (result.returncode, result.stdout.strip(), result.stderr) == (0, r"picture: caf\udce9.png", "")
+
+
+def test_the_help_says_what_other_flags_bring_with_them():
+    printed = run("deepdream.py", "--help").stdout
+    assert "default: 12; with --class: 60; with --zoom: 3" in " ".join(printed.split())
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (errors.InputError("two\nlines"), "two lines"),
+        (OSError(28, "No space left on device", "a/b.png"), "no space left on device: a/b.png"),
+        (MemoryError(), "not enough memory; try fewer or smaller pictures"),
+    ],
+)
+def test_an_error_is_one_line(error, text):
+    assert errors.describe(error) == text
+
+
+CHINA = "images/content/china.jpg"
+
+
+@pytest.mark.parametrize(
+    ("command", "meant"),
+    [
+        (("style_transfer.py", "photo.jpg", "--itertions", 40), "--itertions (did you mean --iterations?)"),
+        (("train_rnn.py", "--epoch=3", "digits"), "--epoch (did you mean --epochs?)"),
+        (("train_rnn.py", "-epochs", 3), "-epochs (did you mean --epochs?)"),
+        (("classify_mnist.py", "--imge", "x.png"), "--imge (did you mean --image?)"),
+        (("generate_rnn.py", "trained/monet", "--temprature", 1), "--temprature (did you mean --temperature?)"),
+        (("deepdream.py", "noise", "--xyzzy"), "there is no --xyzzy (--help"),
+        (("train_rnn.py", "digits", "--optimizer", "adm"), "no adm (did you mean adam?); it has adam, rmsprop"),
+        (
+            ("train_rnn.py", "digits", "--preset", "painters"),
+            "no painters (did you mean painter?); it has tutorial, best",
+        ),
+        (("generate_rnn.py", "x", "--start", "q"), "--start has no q; it has nothing, window"),
+        (("train_rnn.py", "digits", "--num", 5), "--num (did you mean --num-images?)"),
+        (("generate_rnn.py", "x", "--num", 5), "there is no --num (--help"),
+        (("deepdream.py", "noise", "--layers", "block3"), "no block3 (did you mean block3_conv1?)"),
+        (("style_transfer.py", CHINA, "--layer", "block3"), "no block3 (did you mean block3_conv1?)"),
+        (("visualize_filters.py", "block3", "--images", CHINA), "no block3 (did you mean block3_conv1?)"),
+        (("visualize_filters.py", "block3_conv1", "photos"), "no place for photos; does it belong after --images?"),
+        (("style_transfer.py", "a.jpg", "b.jpg", "--style", "c"), "no place for b.jpg; does it belong after --style?"),
+        (("train_rnn.py", "images/contents"), "of pictures images/contents (did you mean content?)"),
+        (("train_rnn.py", "picturs"), "picturs; for a set of digits, add --all-digits"),
+    ],
+)
+def test_a_flag_or_word_that_is_nearly_right_is_answered_with_what_may_have_been_meant(command, meant):
+    assert meant in run(*command, status=2).stderr
+
+
+def test_of_a_flag_that_stands_twice_the_last_counts_and_of_several_values_all(tiny, tmp_path):
+    flags = ("--digit", 3, "--grid", 2, "--digit=8", "--output", tmp_path / "drawn.png", "--seed", 1)
+    said = run("generate_rnn.py", tiny, *flags).stderr
+    assert said.count("note: ") == 1 and "note: --digit stands twice; the last one counts\n" in said
+    assert b"--digit=8" in (tmp_path / "drawn.png").read_bytes()
+    assert run("generate_rnn.py", tiny, *flags, "--seed", 2, "--quiet", "--overwrite").stderr == ""
+    parser = command_line.Parser("")
+    command_line.add_options(parser, config.Style)
+    assert parser.parse_args(["--style", "a", "b", "--style", "c"]).style == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("train_rnn.py", "mnist", "--all-digits", "--data", "no/such"), "no/such does not exist; --data takes"),
+        (("train_rnn.py", "letters", "--all-digits"), "letters is not digits, mnist or fashion_mnist"),
+        (("classify_mnist.py", "trained/mnist", "--data", "no/such"), "no/such does not exist; --data takes"),
+        (("visualize_filters.py", "block9", "--images", CHINA), "vgg16 has no block9"),
+        (("deepdream.py", CHINA, "--layers", "block9"), "vgg16 has no block9"),
+    ],
+)
+def test_what_is_wrong_is_said_before_tensorflow_starts(command, said):
+    code = "import sys; sys.argv = sys.argv[1:]; import runpy; runpy.run_path(sys.argv[0], run_name='__main__')"
+    words = [sys.executable, "-X", "importtime", "-c", code, *map(str, command)]
+    result = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 2 and said in result.stderr
+    assert " tensorflow" not in result.stderr
+
+
+def test_what_is_no_flag_is_not_taken_for_one(tmp_path):
+    odd = tmp_path / "--odd flag"
+    for words in (("--style-weights", "-1", "--style", "x.png"), ("--", "--odd"), ("--style", odd.name)):
+        assert "there is no" not in run("style_transfer.py", *words, status=2).stderr
+
+
+SHIPPED = ROOT / "trained/digits"
+
+
+@pytest.mark.parametrize(
+    ("command", "path"),
+    [
+        (("classify_mnist.py", "~/models"), "models"),
+        (("classify_mnist.py", "trained/digits", "--image=~/a b.png"), "a b.png"),
+        (("generate_rnn.py", "trained/monet", "--complete=~/a.png"), "a.png"),
+        (("generate_rnn.py", "~/painter"), "painter"),
+        (("train_rnn.py", "letters", "--all-digits", "--data", "~/idx"), "idx"),
+        (("train_rnn.py", "~/pictures"), "pictures"),
+        (("style_transfer.py", "~/a.jpg", "--style", "~/b.jpg"), "a.jpg"),
+        (("style_transfer.py", "images/content/china.jpg", "--style", "~/b.jpg"), "b.jpg"),
+        (("style_transfer.py", "images/content/china.jpg", "--style", "images/style/glands.jpg", "--init=~/c"), "c"),
+        (("deepdream.py", "~/a.jpg"), "a.jpg"),
+        (("deepdream.py", "noise", "--convnet=~/net.keras"), "net.keras"),
+        (("deepdream.py", "images/content/china.jpg", "--guide", "~/b.jpg"), "b.jpg"),
+        (("visualize_filters.py", "block1_conv1", "--images", "~/a.jpg"), "a.jpg"),
+        (("visualize_filters.py", "--evolution=~/epochs"), "epochs"),
+    ],
+)
+def test_a_tilde_is_the_home_folder_in_every_path_that_is_read(command, path, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert str(tmp_path / path) in run(*command, status=2).stderr
+
+
+def test_a_tilde_is_the_home_folder_where_something_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("conftest.ROOT", tmp_path)
+    flags = ("--num-images", 20, "--output=~/new/c.png", "--csv", "~/c.csv")
+    run("classify_mnist.py", SHIPPED, *flags)
+    run("generate_rnn.py", SHIPPED, "--digit", 3, "--grid", 2, "--output=~/g.png")
+    run("train_rnn.py", "digits", "--digit", 3, *TINY, "--epochs", 1, "--output", "~/m")
+    for name in ("new/c.png", "c.csv", "g.png", "m/model_3.keras"):
+        assert (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("path", ["kept/~/x.png", "~no-such-user/x.png"])
+def test_no_file_or_folder_is_called_by_a_tilde(path, photo, tmp_path, monkeypatch):
+    monkeypatch.setattr("conftest.ROOT", tmp_path)
+    for command in (
+        ("generate_rnn.py", SHIPPED, "--digit", 3, "--output", path),
+        ("classify_mnist.py", SHIPPED, "--num-images", 20, "--output", path),
+        ("classify_mnist.py", SHIPPED, "--num-images", 20, "--output", "c.png", "--csv", path.replace("png", "csv")),
+        ("train_rnn.py", "digits", "--digit", 3, *TINY, "--output", path),
+        ("style_transfer.py", "--style", photo, "--output", path),
+    ):
+        assert "write out which one is meant" in run(*command, status=2).stderr
+        assert not any("~" in found.name for found in tmp_path.rglob("*"))

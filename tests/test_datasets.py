@@ -1,0 +1,17 @@
+"""datasets.py: digits of the user's own."""
+
+import numpy as np
+from PIL import Image
+
+import datasets
+
+
+def test_a_digit_is_laid_out_as_mnist_is(tmp_path):
+    page = np.full((200, 300), 240, "uint8")
+    page[50:150, 220:240] = 10  # a dark 1 near the right edge of a bright page
+    Image.fromarray(page).save(tmp_path / "one.png")
+    image = datasets.load_drawing(tmp_path / "one.png", {"source": "mnist"})
+    assert image.shape == (28, 28) and image[0].max() < 20 and image.max() > 200
+    rows, columns = np.nonzero(image > 100)
+    assert abs(rows.mean() - 13.5) < 1 and abs(columns.mean() - 13.5) < 1
+    assert rows.max() - rows.min() + 1 == 20

@@ -1,0 +1,144 @@
+"""digit_training.py: networks of digits, through the real command line."""
+
+import functools
+import resource
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import (
+    ONE,
+    ROOT,
+    TINY,
+    forget_the_end,
+    meta_of,
+    run,
+    run_process,
+    wait_for,
+    write_idx_folder,
+)
+from PIL import Image
+
+
+def test_a_training_leaves_models_a_record_and_a_curve(tiny):
+    names = {path.name for path in tiny.iterdir()}
+    each = {name for digit in range(10) for name in (f"model_{digit}.keras", f"checkpoint_{digit}.npz")}
+    assert names == {"meta.json", "loss.png", *each}
+    meta = meta_of(tiny)
+    assert meta["recipe"]["units"] == 16 and meta["recipe"]["size"] == 8 and meta["preset"] == "digits"
+    for entry in meta["classes"].values():
+        assert entry["trained_on"] == 80 < entry["pictures"] and entry["epochs"] == 6
+        assert entry["loss"][1] < entry["loss"][0] and entry["train_log_likelihood"] < 0
+    picture = Image.open(tiny / "loss.png")
+    assert "train_rnn.py digits" in picture.text["command"]
+
+
+def test_no_optimizer_state_ships(tiny):
+    import zipfile
+
+    import h5py
+
+    with zipfile.ZipFile(tiny / "model_0.keras") as archive, archive.open("model.weights.h5") as file:
+        weights = h5py.File(file)
+        assert not any("optimizer" in name for name in weights)
+
+
+def test_the_same_seed_trains_the_same_model_and_another_seed_another(tiny, tmp_path):
+    for seed, folder in ((0, tmp_path / "same"), (1, tmp_path / "other")):
+        run("train_rnn.py", *ONE, "--seed", seed, "--output", folder)
+    again = meta_of(tmp_path / "same")["classes"]["3"]
+    assert again == meta_of(tiny)["classes"]["3"]
+    assert meta_of(tmp_path / "other")["classes"]["3"]["loss"] != again["loss"]
+
+
+@pytest.mark.parametrize(("signal_sent", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_a_training_that_was_stopped_goes_on_exactly(whole, tmp_path, signal_sent, status):
+    arguments, unbroken = whole
+    folder = tmp_path / "stopped"
+    command = [sys.executable, str(ROOT / "train_rnn.py"), *arguments, "--output", str(folder)]
+    # Where the tests themselves run in the background, Ctrl-C would be ignored in what they start.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
+    wait_for((folder / "checkpoint_3.npz").exists)
+    process.send_signal(signal_sent)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status
+    if signal_sent == signal.SIGINT:
+        assert "--resume" in errors and "Traceback" not in errors
+    assert not (folder / "model_3.keras").exists()
+
+    run("train_rnn.py", *arguments, "--output", folder, status=2)  # neither --resume nor --overwrite
+    run("train_rnn.py", *arguments, "--output", folder, "--units", 8, "--resume", status=2)
+    run("train_rnn.py", *arguments, "--output", folder, "--resume")
+    assert meta_of(folder)["classes"] == meta_of(unbroken)["classes"]
+
+
+def test_validation_and_early_stopping_keep_the_best_epoch(tmp_path):
+    folder = tmp_path / "early"
+    flags = ("--validation-split", 0.5, "--patience", 2, "--epochs", 200, "--learning-rate", 0.03)
+    run("train_rnn.py", *ONE, *flags, "--schedule", "constant", "--output", folder)
+    entry = meta_of(folder)["classes"]["3"]
+    assert entry["epochs"] < 200 and entry["trained_on"] == 40
+    assert len(entry["validation_loss"]) == entry["epochs"] == int(np.argmin(entry["validation_loss"])) + 3
+    assert -entry["validation_log_likelihood"] == pytest.approx(min(entry["validation_loss"]), abs=1e-3)
+    again = run("train_rnn.py", *ONE, *flags, "--schedule", "constant", "--epochs", 300, "--output", folder, "--resume")
+    assert f"finished (epochs: {entry['epochs']}, stopped by --patience 2)\n" in again.stderr
+    assert meta_of(folder)["classes"]["3"] == entry
+
+
+def test_classes_can_be_added_and_are_not_overwritten_unasked(tmp_path):
+    folder = tmp_path / "few"
+    for digit in (1, 7):
+        run("train_rnn.py", "digits", "--digit", digit, *TINY, "--output", folder)
+    before = (folder / "model_1.keras").read_bytes()
+    assert set(meta_of(folder)["classes"]) == {"1", "7"}
+    result = run("train_rnn.py", "digits", "--digit", 1, *TINY, "--output", folder, status=2)
+    assert "--overwrite" in result.stderr
+    result = run("train_rnn.py", "digits", "--digit", 2, *TINY, "--units", 12, "--output", folder, status=2)
+    assert "units 16, not 12" in result.stderr
+    assert (folder / "model_1.keras").read_bytes() == before
+    run("train_rnn.py", "digits", "--digit", 1, *TINY, "--output", folder, "--overwrite")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--cell", "lstm"),
+        ("--layers", 2),
+        ("--dropout", 0.5),
+        ("--context", "previous"),
+        ("--shift", 1),
+        ("--levels", 2),
+    ],
+)
+def test_each_option_of_the_recipe_changes_the_training(tiny, tmp_path, flags):
+    run("train_rnn.py", *ONE, *flags, "--output", tmp_path / "other")
+    losses = meta_of(tmp_path / "other")["classes"]["3"]["loss"]
+    assert losses != meta_of(tiny)["classes"]["3"]["loss"] and losses[1] < losses[0]
+
+
+def test_data_from_files_is_trained_on_like_the_bundled(digits, tiny, tmp_path):
+    write_idx_folder(tmp_path / "idx", *digits)
+    np.savez(tmp_path / "set.npz", **dict(zip(("x_train", "y_train", "x_test", "y_test"), digits, strict=True)))
+    for data in ("idx", "set.npz"):
+        run("train_rnn.py", *ONE, "--preset", "digits", "--data", tmp_path / data, "--output", tmp_path / f"m_{data}")
+        assert meta_of(tmp_path / f"m_{data}")["classes"]["3"] == meta_of(tiny)["classes"]["3"]
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    run("train_rnn.py", *ONE, "--output", tmp_path / "m")
+    forget_the_end(tmp_path / "m", 3)
+    (tmp_path / "m" / "checkpoint_3.npz").write_bytes(b"PK half a file")
+    result = run("train_rnn.py", *ONE, "--output", tmp_path / "m", "--resume", status=2)
+    assert "checkpoint_3.npz is damaged" in result.stderr
+
+
+def test_a_full_disk_is_one_line_and_no_half_file(tmp_path):
+    limit = 12_000  # bytes a file: less than a model, more than meta.json
+    set_limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # noqa: E731
+    result = run_process("train_rnn.py", *ONE, "--output", tmp_path / "m", status=2, preexec_fn=set_limit)
+    assert "file too large" in result.stderr
+    assert {path.name for path in (tmp_path / "m").iterdir()} == {"meta.json"}
+    run("train_rnn.py", *ONE, "--output", tmp_path / "m", "--resume")

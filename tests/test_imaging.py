@@ -1,0 +1,39 @@
+"""imaging.py: pictures are read as they look."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import imaging
+
+
+@pytest.mark.parametrize(
+    ("kind", "white", "suffix"),
+    [
+        ("uint16", 65535, "png"),
+        ("uint16", 65535, "pgm"),
+        ("uint16", 255, "png"),
+        ("int32", 65535, "tif"),
+        ("float32", 1, "tif"),
+        ("float32", 255, "tif"),
+    ],
+)
+def test_greys_of_more_than_eight_bits_keep_their_brightness(kind, white, suffix, tmp_path):
+    ramp = np.tile(np.linspace(0, 1, 256), (64, 1))
+    path = tmp_path / f"ramp.{suffix}"
+    Image.fromarray((ramp * white).astype(kind)).save(path)
+    np.testing.assert_allclose(imaging.load_image(path)[..., 1], 255 * ramp, atol=1)
+
+
+def test_a_picture_is_read_upright_and_without_transparency(tmp_path):
+    path = tmp_path / "rotated.jpg"
+    pixels = np.zeros((20, 40, 3), "uint8")
+    pixels[:, :20] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    Image.fromarray(pixels).save(path, exif=exif, quality=95)
+    upright = imaging.load_image(path)
+    assert upright.shape == (40, 20, 3)
+    assert upright[:15].mean() > 250 > 5 > upright[25:].mean()
+    Image.new("RGBA", (3, 2), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert (imaging.load_image(tmp_path / "clear.png") == 255).all()

@@ -1,0 +1,132 @@
+"""command_line.py: Ctrl-C, at any moment."""
+
+import functools
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, check, results
+
+
+def interrupted(command, stream, sign, after=0.0, **options):
+    """Run a command, and press Ctrl-C so many seconds after a line of its stdout or stderr that matches `sign`."""
+    # Where the tests themselves run in the background, Ctrl-C would be ignored in what they start.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, cwd=ROOT, text=True, preexec_fn=heed, **pipes, **options)
+    seen = []
+    for line in getattr(process, stream):
+        seen.append(line)
+        if re.search(sign, line):
+            break
+    time.sleep(after)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=120)
+    seen = "".join(seen)
+    output, errors = (seen + output, errors) if stream == "stdout" else (output, seen + errors)
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+@pytest.mark.parametrize(
+    ("module", "after"),
+    # Half a second after NumPy comes TensorFlow, whose imports are silenced.
+    [("argparse", 0), ("config", 0), ("numpy", 0), ("numpy", 0.5), ("palettes", 0)],
+)
+def test_ctrl_c_during_the_imports_is_one_line(module, after, tmp_path):
+    command = [sys.executable, "-X", "importtime", "classify_mnist.py", "trained/digits"]
+    command += ["--output", str(tmp_path / "c.png")]
+    result = interrupted(command, "stderr", rf"\| +{re.escape(module)}$", after)
+    # TensorFlow greets after all where its import, which is silenced, is cut short.
+    others = ("import time:", "WARNING: All log messages", "I0000 ")
+    said = [line for line in result.stderr.splitlines() if not line.startswith(others)]
+    early = module in ("argparse", "config", "numpy") and not after
+    expected = "error: interrupted" + " before anything was done" * early
+    assert (result.returncode, said, result.stdout) == (130, [expected], "")
+
+
+@pytest.mark.parametrize("after", [0, 0.2])
+def test_ctrl_c_at_the_end_hides_nothing_of_what_is_done(after, tmp_path):
+    command = [sys.executable, "-u", "classify_mnist.py", "trained/digits", "--num-images", "20"]
+    command += ["--output", str(tmp_path / "c.png")]
+    result = interrupted(command, "stdout", "confusion_matrix", after)
+    assert "confusion_matrix" in results(result.stdout) and (tmp_path / "c.png").exists()
+    assert "Traceback" not in result.stderr and result.returncode in (0, 130)
+    assert result.stderr.count("error: interrupted") == (result.returncode == 130)
+
+
+ENDING = """
+import atexit, os, sys, threading, time
+import command_line, errors
+class Last:
+    def __del__(self, write=os.write, sleep=time.sleep):
+        write(1, b"at the last moment\\n")
+        sleep(1)
+last = Last()
+atexit.register(time.sleep, 1)
+atexit.register(print, "at exit", flush=True)
+def main():
+    print("done", flush=True)
+    threading.Thread(target=lambda: (print("a thread", flush=True), time.sleep(1))).start()
+    {last}
+command_line.run(main)
+"""
+CLEARED = """
+import time
+import command_line
+
+class Large:
+    def __del__(self):
+        print("clearing away", flush=True)
+        time.sleep(1)
+def main():
+    large = Large()
+    {last}
+command_line.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("last", "status", "errors"),
+    [("pass", 0, ""), ("del large; time.sleep(30); print('done')", 130, "error: interrupted\n")],
+)
+def test_ctrl_c_is_not_lost_where_python_clears_something_away(last, status, errors):
+    result = interrupted([sys.executable, "-c", CLEARED.format(last=last)], "stdout", "clearing", 0.2)
+    assert (result.returncode, result.stdout, result.stderr) == (status, "clearing away\n", errors)
+
+
+SWALLOWED = """
+import time
+import command_line, errors
+
+def main():
+    try:
+        print("at work", flush=True)
+        time.sleep(30)
+    except KeyboardInterrupt:
+        raise {error}
+command_line.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        ("AttributeError('half imported')", "error: interrupted"),
+        ("OSError(28, 'No space left on device')", "error: interrupted; no space left on device"),
+        ("errors.Interrupted('interrupted; go on')", "error: interrupted; go on"),
+    ],
+)
+def test_ctrl_c_stays_one_where_something_makes_another_error_of_it(error, line):
+    result = interrupted([sys.executable, "-c", SWALLOWED.format(error=error)], "stdout", "at work", 0.2)
+    assert (result.returncode, result.stderr.splitlines()) == (130, [line])
+
+
+@pytest.mark.parametrize("moment", ["a thread", "at exit", "at the last moment"])
+@pytest.mark.parametrize(("last", "status"), [("pass", 0), ("raise errors.PartlyDone('one failed')", 1)])
+def test_ctrl_c_while_python_ends_changes_no_status(moment, last, status):
+    result = interrupted([sys.executable, "-c", ENDING.format(last=last)], "stdout", moment, 0.3)
+    assert "done" in result.stdout
+    check(result, status)

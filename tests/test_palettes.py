@@ -1,0 +1,27 @@
+"""palettes.py: colours by number."""
+
+import numpy as np
+
+import palettes
+import util
+
+
+def test_the_palette_is_close_in_cielab_and_sorted(digits):
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (4, 20, 20, 3)).astype("uint8")
+    errors = []
+    for colors in (4, 32, 256):
+        palette = palettes.fit_palette(pictures, colors, seed=0)
+        assert len(palette) == len(np.unique(palette, axis=0)) <= colors
+        assert (np.diff(util.rgb2lab(palette)[:, 0]) >= 0).all()
+        tokens = palettes.to_palette(pictures, palette)
+        errors.append(palettes.color_error(pictures, palettes.from_palette(tokens, palette, 20, 20)))
+    assert errors[0] > 1.5 * errors[1] > 2 * errors[2] > 0
+    distance = np.linalg.norm(util.rgb2lab(pictures).reshape(-1, 1, 3) - util.rgb2lab(palette), axis=-1)
+    np.testing.assert_array_equal(tokens.ravel(), distance.argmin(1))
+
+
+def test_greys_are_a_palette_too(digits):
+    images = digits[0][:5]
+    tokens = palettes.to_palette(images[..., None].repeat(3, -1), palettes.gray_palette(256))
+    np.testing.assert_array_equal(tokens.reshape(images.shape), images)

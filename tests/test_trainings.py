@@ -1,0 +1,230 @@
+"""trainings.py: what trainings of digits and of painters have in common."""
+
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import (
+    ONE,
+    ROOT,
+    TINY,
+    TINY_PAINTER,
+    forget_the_end,
+    interrupt_after,
+    losses_of,
+    meta_of,
+    results,
+    run,
+    wait_for,
+)
+from PIL import Image
+
+import digit_training
+import model_files
+import painter_training
+from config import PainterRecipe
+from trainings import learning_rate
+
+
+def test_without_output_a_new_training_takes_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("conftest.ROOT", tmp_path)
+    trained, few = tmp_path / "trained", ("--units", 4, "--epochs", 1, "--num-images", 8)
+    command = ("train_rnn.py", "digits", "--digit", 1, *few)
+    assert "models: trained/digits\n" in run(*command).stdout
+    finished = "trained/digits holds this training, finished (epochs: 1)"
+    for flags in ((), ("--epochs", 2)):
+        assert finished in run(*command, *flags, status=2).stderr
+    (trained / "digits" / "checkpoint_1.npz").unlink()  # as none ships
+    result = run(*command)
+    assert "models: trained/digits-2\n" in result.stdout
+    assert finished in result.stderr and "this one goes into trained/digits-2" in result.stderr
+    result = run(*command, "--levels", 3)
+    assert "models: trained/digits-3\n" in result.stdout and "holds" not in result.stderr
+
+    forget_the_end(trained / "digits-2", 1)
+    for expected in ("digits-2", "digits"):  # what is not finished goes on first
+        assert f"models: trained/{expected}\n" in run(*command, "--resume").stdout
+    assert "models: trained/digits-2\n" in run(*command, "--epochs", 3, "--resume").stdout
+    fewer = run(*command, "--epochs", 2, "--resume", status=2)
+    assert "trained/digits-2 has come to epoch 3" in fewer.stderr
+    assert "models: trained/digits\n" in run("train_rnn.py", "digits", "--digit", 2, *few).stdout
+    assert set(meta_of(trained / "digits")["classes"]) == {"1", "2"}
+    run("train_rnn.py", "digits", "--digit", 3, *few, "--resume", status=2)
+
+
+def test_learning_rates_fall_as_their_schedules_say():
+    late = PainterRecipe(schedule="late", learning_rate=1.0)
+    assert [learning_rate(late, step, 9) for step in (0, 5, 6, 8)] == [1, 1, 0.1, 0.1]
+    plateau = PainterRecipe(schedule="plateau", learning_rate=1.0)
+    rates = [learning_rate(plateau, 0, 9, losses) for losses in ([], [3, 2, 2, 2], [3, 2, 2, 2, 2], [3, 2, *[2] * 6])]
+    assert rates == [1, 1, 0.5, 0.25]
+
+
+@pytest.fixture(params=["digits", "painter"])
+def done(request, tmp_path):
+    """A finished training that a test may change: its arguments, and a copy of its folder."""
+    if request.param == "digits":
+        arguments, folder = ("digits", "--all-digits", *TINY), request.getfixturevalue("tiny")
+    else:
+        arguments, folder = (request.getfixturevalue("pictures"), *TINY_PAINTER), request.getfixturevalue("painter")
+    return arguments, pathlib.Path(shutil.copytree(folder, tmp_path / "it's done"))
+
+
+def epochs_of(folder):
+    """Return how many epochs lie behind a training, as its checkpoints say."""
+    return max(len(np.load(path)["losses"]) for path in folder.glob("checkpoint_*.npz"))
+
+
+def curves_of(folder):
+    """Return the losses of a training's epochs, as it has written them."""
+    meta = meta_of(folder)
+    if "classes" not in meta:
+        return losses_of(folder)[1].tolist()
+    return [losses for entry in meta["classes"].values() for losses in zip(entry["loss"])]
+
+
+def weights_of(folder):
+    paths = sorted(folder.glob("model*.keras"))
+    return [weight for path in paths for weight in model_files.load_keras_model(path).get_weights()]
+
+
+def assert_same_training(one, other):
+    np.testing.assert_allclose(curves_of(one), curves_of(other), rtol=1e-6)
+    for a, b in zip(weights_of(one), weights_of(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("kind", ["whole", "unbroken"])
+def test_a_finished_training_goes_on_and_a_kill_changes_nothing(kind, request, tmp_path):
+    arguments, folder = request.getfixturevalue(kind)
+    epochs = epochs_of(folder)
+    once, killed = (pathlib.Path(shutil.copytree(folder, tmp_path / name)) for name in ("once", "killed"))
+    more = epochs * 3 // 2
+    longer = [*arguments, "--epochs", str(more)]
+    run("train_rnn.py", *longer, "--output", once, "--resume")
+    assert len(curves_of(once)) == more and curves_of(once)[:epochs] == curves_of(folder)
+    if kind == "unbroken":
+        samples = {path.name for path in (once / "samples").iterdir()}
+        assert samples == {f"epoch_{epoch:04}.png" for epoch in (1, epochs, more)}
+
+    command = [sys.executable, str(ROOT / "train_rnn.py"), *longer, "--output", str(killed), "--resume"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    wait_for(lambda: epochs_of(killed) > epochs + 2)
+    process.kill()
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL and epochs_of(killed) < more
+    assert "unfinished" in run("train_rnn.py", *longer, "--output", killed, status=2).stderr
+    assert "has come to epoch" in run("train_rnn.py", *arguments, "--output", killed, "--resume", status=2).stderr
+    assert "since it went on" in run("train_rnn.py", *longer, "--output", killed, "--resume").stdout
+    assert_same_training(once, killed)
+
+
+@pytest.mark.parametrize("kind", ["digits", "painter"])
+def test_without_a_schedule_more_epochs_are_those_of_a_longer_training(kind, pictures, tmp_path):
+    arguments = (*(ONE if kind == "digits" else (pictures, *TINY_PAINTER)), "--schedule", "constant")
+    for folder, epochs in (("once", 4), ("twice", 2), ("twice", 4)):
+        resume = ("--resume",) if (tmp_path / folder).exists() else ()
+        run("train_rnn.py", *arguments, "--epochs", epochs, "--output", tmp_path / folder, *resume)
+    assert_same_training(tmp_path / "once", tmp_path / "twice")
+
+
+def test_an_unfinished_training_may_be_made_longer_or_shorter(pictures, tmp_path, monkeypatch):
+    arguments = ("train_rnn.py", pictures, *TINY_PAINTER, "--output", tmp_path / "m")
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 17)
+        run(*arguments, status=130)
+    epochs = epochs_of(tmp_path / "m") + 1  # one is under way
+    shorter = run(*arguments, "--epochs", epochs - 1, "--resume", status=2).stderr
+    assert f"has come to epoch {epochs}, and --epochs {epochs - 1} is fewer" in shorter
+    for more in (0, 6):
+        run(*arguments, "--epochs", epochs + more, "--resume")
+        assert len(losses_of(tmp_path / "m")[1]) == epochs + more
+
+    few = ("train_rnn.py", *ONE, "--output", tmp_path / "digits")
+    run(*few)
+    forget_the_end(tmp_path / "digits", 3)
+    run(*few, "--epochs", 8, "--resume")
+    assert meta_of(tmp_path / "digits")["classes"]["3"]["epochs"] == 8
+
+
+def test_a_finished_training_says_so_and_how_to_go_on(done):
+    arguments, folder = done
+    before = weights_of(folder)
+    epochs = epochs_of(folder)
+    line = f"{folder} holds this training, finished (epochs: {epochs}); more --epochs with --resume train it longer"
+    result = run("train_rnn.py", *arguments, "--output", folder, "--resume")
+    assert f"note: {line}\n" in result.stderr and "draw" in results(result.stdout)
+    assert "note" not in run("train_rnn.py", *arguments, "--output", folder, "--resume", "--quiet").stderr
+    for flags in ((), ("--epochs", epochs + 1)):
+        result = run("train_rnn.py", *arguments, *flags, "--output", folder, status=2)
+        assert f"error: {line}; --overwrite starts it anew\n" in result.stderr
+    fewer = (*arguments, "--epochs", epochs - 1, "--output", folder)
+    assert f"has come to epoch {epochs}" in run("train_rnn.py", *fewer, "--resume", status=2).stderr
+    assert f"another training (epochs {epochs}, not" in run("train_rnn.py", *fewer, status=2).stderr
+    other = (*arguments, "--epochs", epochs + 1, "--units", 9, "--output", folder, "--resume")
+    assert "another training (units " in run("train_rnn.py", *other, status=2).stderr
+    for a, b in zip(weights_of(folder), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_without_its_checkpoint_a_finished_training_stays_as_it_is(done):
+    arguments, folder = done
+    for path in folder.glob("checkpoint_*.npz"):
+        path.unlink()
+    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
+    assert "can't go on" in run("train_rnn.py", *arguments, "--output", folder, "--resume").stderr
+    longer = (*arguments, "--epochs", 99, "--output", folder, "--resume")
+    assert "its checkpoint was not kept" in run("train_rnn.py", *longer, status=2).stderr
+    assert before == {path: path.read_bytes() for path in folder.rglob("*.*")}
+
+
+def test_a_training_ends_with_its_losses_its_duration_and_the_command_that_draws(done, tmp_path):
+    arguments, folder = done
+    more = epochs_of(folder) + 1
+    printed = results(run("train_rnn.py", *arguments, "--epochs", more, "--output", folder, "--resume").stdout)
+    assert printed["epochs"] == str(more) and printed["duration"].endswith(" s since it went on")
+    if "classes" in meta_of(folder):
+        nats = -np.mean([entry["train_log_likelihood"] for entry in meta_of(folder)["classes"].values()])
+        assert printed["loss"] == f"{nats:.3f} nats a picture, the mean of 10 classes"
+    else:
+        _, loss, bits, *scores = losses_of(folder)[1].T
+        assert printed["loss"] == f"{loss[-1]:.3f} nats a pixel ({bits[-1]:.3f} bits)"
+        assert printed["validation_loss"].startswith(f"{scores[0].min():.3f} nats a pixel ({scores[1].min():.3f} bits)")
+        assert printed["validation_loss"].endswith(f"after epoch {scores[0].argmin() + 1}")
+    assert list(printed)[-2:] == ["draw", "longer"] and "'" in printed["draw"]
+    command = f"{printed['draw']} --output {tmp_path / 'drawn.png'}"
+    subprocess.run(command, shell=True, cwd=ROOT, check=True, capture_output=True)
+    assert Image.open(tmp_path / "drawn.png").width > 50
+
+
+KILLED_WRITE = """
+import os, sys, disk
+for path in sys.argv[1:]:
+    if not os.fork():
+        with disk.whole_file(path) as temporary:
+            open(temporary, "w").write("half of it")
+            os.kill(os.getpid(), 9)
+    os.wait()
+"""
+
+
+def test_what_a_killed_write_has_left_is_gone_at_the_end(done):
+
+    arguments, folder = done
+    painter = "classes" not in meta_of(folder)
+    names = painter_training.FILES_OF_A_PAINTER if painter else digit_training.FILES_OF_DIGITS
+    paths = [folder / name.replace("*", "3").replace("[ab]", "a") for name in names]
+    subprocess.run([sys.executable, "-c", KILLED_WRITE, *map(str, paths)], cwd=ROOT, check=True)
+    (folder / ".mine").touch()
+    left = [path for path in folder.rglob(".*") if path.name != ".mine"]
+    assert len(left) == len(names) > 3
+    another_process = left.pop()
+    os.utime(another_process, (time.time() + 1000,) * 2)  # is writing it right now
+    run("train_rnn.py", *arguments, "--output", folder, "--resume")
+    assert set(folder.rglob(".*")) == {folder / ".mine", another_process}
