@@ -238,7 +238,7 @@ class Generate(Common):
         choices=("nothing", "window"),
     )
     complete: PathName | None = option(None, "a picture of which the first rows are kept", metavar="PICTURE")
-    rows: int | None = option(None, "rows kept of --complete (default: a third of them)")
+    rows: int | None = option(None, "rows kept of --complete (default: a third of them)", least=1)
     gif: bool = option(False, "also write a GIF of the pictures being drawn")
     evolution: bool = option(False, "draw nothing: a sheet and a GIF of what a painter drew during its training")
 

@@ -44,3 +44,27 @@ def test_an_option_that_is_no_choice_and_no_layer_is_a_path(options):
         kinds = {item.type, *typing.get_args(item.type)}
         if str in kinds and not item.metadata["choices"]:
             assert item.name in WORDS
+
+
+def test_a_range_says_which_numbers_it_allows():
+    assert str(config.Range(least=1, most=8)) == "from 1 to 8" and str(config.Range(least=1)) == "at least 1"
+    share = config.Range(least=0, below=1)
+    assert str(share) == "at least 0 and below 1" and 0 in share and 0.999 in share and 1 not in share
+    rate = config.Range(above=0, most=1)
+    assert str(rate) == "above 0 and at most 1" and 1 in rate and 0 not in rate and 1.001 not in rate
+    assert float("nan") not in rate and float("inf") not in config.Range(least=0) and -1 not in config.Range(least=0)
+
+
+@pytest.mark.parametrize(
+    "options", [config.Train, config.Generate, config.Classify, config.Style, config.Dream, config.Filters]
+)
+def test_every_number_has_a_range_that_its_default_is_in(options):
+    for item in dataclasses.fields(options):
+        kinds = {item.type, *typing.get_args(item.type)}
+        if kinds & {int, float} and typing.get_origin(item.type) is not tuple:
+            assert item.metadata["range"] is not None, item.name
+            assert item.default is None or item.default in item.metadata["range"], item.name
+    for preset in config.PRESETS.values():
+        for item in dataclasses.fields(preset):
+            value, allowed = getattr(preset, item.name), item.metadata["range"]
+            assert isinstance(value, str) or value is None or value in allowed, item.name

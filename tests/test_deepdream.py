@@ -18,6 +18,7 @@ from PIL import Image
 import config
 import deepdream
 import disk
+import films
 import imaging
 import model_files
 import networks
