@@ -23,6 +23,7 @@ sys.excepthook = end_interrupted  # before the imports below: they take their ti
 import _thread
 import argparse
 import dataclasses
+import functools
 import importlib.util
 import itertools
 import pathlib
@@ -54,7 +55,7 @@ class Parser(argparse.ArgumentParser):
                 continue
             if flag not in known:
                 self.error(f"there is no {flag}{naming.meant(flag, list(known))}")
-            if flag in given and known[flag].nargs != "+" and "--quiet" not in words:
+            if flag in given and "--quiet" not in words:
                 print(f"note: {flag} stands twice; the last one counts", file=sys.stderr)
             given.add(flag)
         arguments, stray = self.parse_known_args(args, namespace)
@@ -108,8 +109,7 @@ def add_options(parser, options, default_help=True, without=None, variants=None)
         else:
             settings |= {"choices": item.metadata["choices"], "metavar": item.metadata["metavar"]}
             kind = expanded if kinds[0] is PathName else kinds[0]
-            more = {"nargs": "+", "action": "extend"} if several else {}
-            parser.add_argument(flag, type=kind, **more, **settings)
+            parser.add_argument(flag, type=kind, nargs="+" if several else None, **settings)
 
 
 def described_defaults(item, variants):
@@ -192,7 +192,9 @@ def run(main):
 def press_again(dropped):
     """Press Ctrl-C once more where it came while Python cleared something away, which drops every error."""
     if issubclass(dropped.exc_type, KeyboardInterrupt):
-        threading.Timer(0.05, _thread.interrupt_main).start()
+        # A signal also wakes what sleeps or waits.
+        wake = functools.partial(signal.pthread_kill, threading.main_thread().ident, signal.SIGINT)
+        threading.Timer(0.05, wake if hasattr(signal, "pthread_kill") else _thread.interrupt_main).start()
     else:
         sys.__unraisablehook__(dropped)
 

@@ -309,7 +309,7 @@ def test_weights_that_are_out_of_reach_are_said_so_in_five_seconds(monkeypatch, 
 
 # --- Films ---
 
-FILM = ("--octaves", 1, "--steps", 1, "--zoom", 5)
+FILM = ("--octaves", 1, "--steps", 1, "--zoom", 5, "--layers", "block2_conv1")
 
 
 def test_a_film_shows_the_photo_and_then_goes_on(photo, tmp_path):

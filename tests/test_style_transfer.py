@@ -30,6 +30,7 @@ import winograd
 PAINTING = ROOT / "images/style/glands.jpg"
 PHOTOS = sorted((ROOT / "images/content").glob("*.jpg"))
 QUICK = ("--precision", "float32", "--size", 64, "--iterations", 4, "--weights", "hed", "--style", PAINTING)
+FEW_LAYERS = ("--content-layers", "block2_conv2", "--style-layers", "block1_conv1", "block2_conv1")  # quickly traced
 
 
 @pytest.fixture(autouse=True)
@@ -152,7 +153,7 @@ def test_the_first_step_is_about_a_grey_level():
 
 
 def test_where_there_is_nothing_to_improve_the_photo_stays(photo, tmp_path):
-    printed = style(photo, tmp_path / "same.png", "--style-weight", 0, "--tv-weight", 0, "--scales", 1)
+    printed = style(photo, tmp_path / "same.png", *FEW_LAYERS, "--style-weight", 0, "--tv-weight", 0, "--scales", 1)
     expected = imaging.resize_picture(pixels(photo), *pixels(tmp_path / "same.png").shape[1::-1])
     np.testing.assert_allclose(pixels(tmp_path / "same.png"), expected, atol=0.51)
     assert "steps: 1\n" in printed.stdout
@@ -272,7 +273,7 @@ def test_a_photo_becomes_a_painting_and_tells_how(photo, tmp_path):
 
 def test_the_same_seed_gives_the_same_picture(photo, tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        style(photo, tmp_path / f"{name}.png", "--init", "noise", "--seed", seed)
+        style(photo, tmp_path / f"{name}.png", *FEW_LAYERS, "--init", "noise", "--seed", seed)
     a, b, c = (pixels(tmp_path / f"{name}.png") for name in "abc")
     assert (a == b).all() and (a != c).any()
 
@@ -281,7 +282,7 @@ def test_the_same_seed_gives_the_same_picture(photo, tmp_path):
 def usual(photo, tmp_path_factory):
     """The pixels of the photo styled without further flags."""
     result = tmp_path_factory.mktemp("usual") / "a.png"
-    style(photo, result)
+    style(photo, result, *FEW_LAYERS)
     return pixels(result)
 
 
@@ -295,7 +296,7 @@ def usual(photo, tmp_path_factory):
         ("--pooling", "max"),
         ("--content-layers", "block2_conv1", "block3_conv1"),
         ("--style-layers", "block1_conv1", "block2_conv2"),
-        ("--layer-weights", 1, 0, 0, 0, 0),
+        ("--layer-weights", 1, 0),
         ("--content-weight", 5),
         ("--style-weight", 30),
         ("--tv-weight", 50),
@@ -307,7 +308,7 @@ def usual(photo, tmp_path_factory):
     ],
 )
 def test_each_option_changes_the_picture(flags, photo, usual, tmp_path):
-    style(photo, tmp_path / "a.png", *flags)
+    style(photo, tmp_path / "a.png", *FEW_LAYERS, *flags)
     a, b = pixels(tmp_path / "a.png"), usual
     assert a.shape == b.shape
     assert np.abs(a - b).mean() > 0.01
@@ -317,7 +318,9 @@ def test_each_option_changes_the_picture(flags, photo, usual, tmp_path):
 
 def test_scales_go_from_coarse_to_fine(photo, tmp_path):
     for scales in (1, 2):
-        printed = results(style(photo, tmp_path / f"{scales}.png", "--size", 96, "--scales", scales).stdout)
+        printed = results(
+            style(photo, tmp_path / f"{scales}.png", *FEW_LAYERS, "--size", 96, "--scales", scales).stdout
+        )
         assert printed["steps"] == " + ".join(["4"] * scales)
     assert np.abs(pixels(tmp_path / "1.png") - pixels(tmp_path / "2.png")).mean() > 0.3
 
@@ -336,9 +339,9 @@ def test_a_finer_scale_begins_with_the_photos_details(photo):
 
 def test_paintings_are_mixed_by_their_weights(photo, tmp_path):
     other = ROOT / "images/style/hubble_deep_field.jpg"
-    style(photo, tmp_path / "one.png")
+    style(photo, tmp_path / "one.png", *FEW_LAYERS)
     for name, weights in (("same", (1, 0)), ("mixed", (1, 3))):
-        style(photo, tmp_path / f"{name}.png", "--style", PAINTING, other, "--style-weights", *weights)
+        style(photo, tmp_path / f"{name}.png", *FEW_LAYERS, "--style", PAINTING, other, "--style-weights", *weights)
     one, same, mixed = (pixels(tmp_path / f"{name}.png") for name in ("one", "same", "mixed"))
     assert np.abs(one - same).mean() < 0.5 < np.abs(one - mixed).mean()
 
@@ -396,7 +399,18 @@ def test_each_photo_of_a_folder_gives_the_painting_its_own_colours(photo, tmp_pa
 
 def test_ctrl_c_leaves_the_picture_so_far(photo, tmp_path):
     result = tmp_path / "a.png"
-    command = ["style_transfer.py", photo, *QUICK, "--iterations", 100000, "--save-every", 1, "--output", result]
+    command = [
+        "style_transfer.py",
+        photo,
+        *QUICK,
+        *FEW_LAYERS,
+        "--iterations",
+        100000,
+        "--save-every",
+        1,
+        "--output",
+        result,
+    ]
     process = subprocess.Popen(
         [sys.executable, *map(str, command)],
         cwd=ROOT,
@@ -429,7 +443,7 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_picture(photo, tmp_path, 
         return evaluate
 
     monkeypatch.setattr(vision, "value_and_gradient", breaking)
-    error = style(photo, tmp_path / "a.png", "--tv-weight", 1.5, status=1).stderr
+    error = style(photo, tmp_path / "a.png", *FEW_LAYERS, "--tv-weight", 1.5, status=1).stderr
     assert "last good picture" in error and "lower" in error
     assert Image.open(tmp_path / "a.png").size == (64, 48)
     style_transfer.make_studio.cache_clear()
@@ -508,9 +522,9 @@ def test_all_kinds_of_pictures_are_taken(mode, tmp_path):
 
 
 def test_nothing_is_overwritten_unasked(photo, tmp_path):
-    style(photo, tmp_path / "a.png")
-    assert "--overwrite" in style(photo, tmp_path / "a.png", status=2).stderr
-    style(photo, tmp_path / "a.png", "--overwrite")
+    style(photo, tmp_path / "a.png", *FEW_LAYERS)
+    assert "--overwrite" in style(photo, tmp_path / "a.png", *FEW_LAYERS, status=2).stderr
+    style(photo, tmp_path / "a.png", *FEW_LAYERS, "--overwrite")
 
 
 def test_what_it_is_made_of_is_not_replaced(photo, tmp_path):
