@@ -116,7 +116,8 @@ def described_defaults(item, variants):
     """Return what the help text says of a field's default, and of those that other flags bring with them."""
     others = {flag: getattr(options, item.name) for flag, options in variants.items()}
     others = {f"with {flag}": value for flag, value in others.items() if value != item.default}
-    values = {"default": item.default} if item.default not in (None, False, ()) else {}
+    silent = item.default is None or item.default is False or item.default == ()
+    values = {} if silent else {"default": item.default}
     said = [
         f"{when}: {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
         for when, value in (values | others).items()

@@ -355,6 +355,11 @@ STYLE_DEFAULTS = {
 class Dream(Photos):
     """deepdream.py: what to dream of, and how."""
 
+    output: PathName | None = option(
+        None,
+        "the .png or .jpg to write (with --zoom the .mp4, .gif or .webp), or the folder for many (default: generated/, "
+        "named after what went in)",
+    )
     size: int = like(Photos, "size", 512, least=8, most=10_000)
     format: str | None = option(
         None,

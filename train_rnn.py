@@ -1,7 +1,7 @@
 """Train a network to paint like a folder of pictures, or to draw digits: pixel by pixel.
 
-    python train_rnn.py images/monet
-    python train_rnn.py images/inks --preset sumi-e --validation other/folder
+    python train_rnn.py digits --all-digits
+    python train_rnn.py images/content --width 40 --height 40 --epochs 20
     python train_rnn.py mnist --all-digits --preset best
 
 A picture is read row by row as a sequence of colours or grey levels, and a recurrent network learns to predict
