@@ -2,12 +2,17 @@
 
 import argparse
 import dataclasses
+import json
+import re
 import typing
 
 import pytest
+from conftest import ROOT
 
 import command_line
 import config
+
+ALL = [config.Train, config.Generate, config.Classify, config.Style, config.Dream, config.Filters]
 
 
 def test_every_field_is_a_flag_with_its_type_and_default():
@@ -55,9 +60,7 @@ def test_a_range_says_which_numbers_it_allows():
     assert float("nan") not in rate and float("inf") not in config.Range(least=0) and -1 not in config.Range(least=0)
 
 
-@pytest.mark.parametrize(
-    "options", [config.Train, config.Generate, config.Classify, config.Style, config.Dream, config.Filters]
-)
+@pytest.mark.parametrize("options", ALL)
 def test_every_number_has_a_range_that_its_default_is_in(options):
     for item in dataclasses.fields(options):
         kinds = {item.type, *typing.get_args(item.type)}
@@ -68,3 +71,30 @@ def test_every_number_has_a_range_that_its_default_is_in(options):
         for item in dataclasses.fields(preset):
             value, allowed = getattr(preset, item.name), item.metadata["range"]
             assert isinstance(value, str) or value is None or value in allowed, item.name
+
+
+@pytest.mark.parametrize("options", ALL)
+def test_what_is_not_asked_for_is_not_done(options):
+    for item in dataclasses.fields(options):
+        assert item.default is not True, item.name
+
+
+@pytest.mark.parametrize(
+    ("folder", "preset"), [("mnist", "tutorial"), ("mnist_best", "best"), ("digits", "digits"), ("monet", "painter")]
+)
+def test_the_models_that_ship_were_trained_with_their_preset(folder, preset):
+    recipe = json.loads((ROOT / "trained" / folder / "meta.json").read_text())["recipe"]
+    expected = dataclasses.asdict(config.PRESETS[preset])
+    assert recipe == expected | {"window": recipe["window"]} if preset == "painter" else recipe == expected
+
+
+STATED = r"^\| `--([\w-]+) .*\(default: ([\d.]+)[ ),]"  # in a table of flags
+
+
+def test_the_docs_tell_the_defaults():
+    told = 0
+    for page, options in (("styles", config.Style()), ("dreams", config.Dream())):
+        for flag, default in re.findall(STATED, (ROOT / f"docs/{page}.md").read_text(), re.MULTILINE):
+            assert float(default) == getattr(options, flag.replace("-", "_")), flag
+            told += 1
+    assert told >= 7

@@ -1,6 +1,7 @@
 """deepdream.py: the dream, classes, films, a folder of photos, and bad input."""
 
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -121,7 +122,9 @@ def test_all_tiles_and_octaves_are_one_trace(photo):
 
 
 def test_a_dream_has_more_of_what_the_layers_see_and_tells_how(photo, tmp_path):
-    printed = results(dream(photo, tmp_path / "a.png", "--gif", "--steps", 6).stdout)
+    result = dream(photo, tmp_path / "a.png", "--gif", "--steps", 6)
+    assert re.search(r"^device: .*float32; VGG16 with the weights hed$", result.stderr, re.MULTILINE)
+    printed = results(result.stdout)
     assert printed["layers"] == "block5_conv1"
     assert float(printed["strength_after"]) > 1.5 * float(printed["strength_before"])
     assert printed["octaves"] == "2" and printed["picture"] == str(tmp_path / "a.png")

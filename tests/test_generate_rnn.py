@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from conftest import run, run_process
-from PIL import Image
+from PIL import Image, ImageSequence
 
 import imaging
 import model_meta
@@ -39,6 +39,8 @@ def test_all_digits_have_a_row_each_and_the_gif_ends_on_the_sheet(tiny, tmp_path
     assert len(cells(tmp_path / "all.png", 3)) == 30
     with Image.open(tmp_path / "all.gif") as animation:
         assert animation.n_frames > 30
+        shown = [frame.info["duration"] for frame in ImageSequence.Iterator(animation)]
+        assert shown[-1] == 1500 and 3000 < sum(shown[:-1]) < 5000
         animation.seek(animation.n_frames - 1)
         last = np.asarray(animation.convert("L"), int)
     assert np.abs(last - np.asarray(Image.open(tmp_path / "all.png"), int)).max() <= 2

@@ -37,3 +37,19 @@ def test_a_picture_is_read_upright_and_without_transparency(tmp_path):
     assert upright[:15].mean() > 250 > 5 > upright[25:].mean()
     Image.new("RGBA", (3, 2), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     assert (imaging.load_image(tmp_path / "clear.png") == 255).all()
+
+
+@pytest.mark.parametrize("tags", [{0x010F: "Camera & Sons"}, {0x9003: "2026:05:01 09:59:59"}, {}])
+def test_of_a_photo_its_camera_and_its_date_are_kept_each_by_itself(tags, tmp_path):
+    exif = Image.Exif()
+    for tag, value in tags.items():
+        (exif.get_ifd(0x8769) if tag == 0x9003 else exif)[tag] = value
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.jpg", exif=exif)
+    kept = imaging.kept_exif(tmp_path / "photo.jpg")
+    if not tags:
+        assert kept is None
+        return
+    found = Image.Exif()
+    found.load(kept)
+    assert {**found, **found.get_ifd(0x8769)}.items() >= tags.items() and 0x0112 not in found

@@ -34,6 +34,7 @@ def test_a_painter_leaves_a_model_its_palette_samples_and_its_losses(painter):
     assert meta["palette"].shape == (24, 3) and meta["pictures"] == 9 and meta["finished"]
     header, rows = losses_of(painter)
     assert header == ["epoch", "loss_nats", "loss_bits", "validation_nats", "validation_bits"]
+    assert rows[:, 0].tolist() == [1, 2, 3, 4]
     np.testing.assert_allclose(rows[:, 2], rows[:, 1] / np.log(2), atol=2e-6)
     assert rows[0, 1] < np.log(24) * 1.02 and rows[-1, 1] < rows[0, 1] and rows[-1, 3] < rows[0, 3]
     assert "train_rnn.py" in Image.open(painter / "samples" / "epoch_0004.png").text["command"]

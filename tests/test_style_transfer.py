@@ -325,6 +325,16 @@ def test_scales_go_from_coarse_to_fine(photo, tmp_path):
     assert np.abs(pixels(tmp_path / "1.png") - pixels(tmp_path / "2.png")).mean() > 0.3
 
 
+def test_scales_at_which_a_narrow_painting_shows_nothing_are_left_out(photo):
+    options = config.Style(size=128, scales=3)
+    painting = np.zeros((64, 160, 3), "float32")  # 13, 26 and 51 pixels high at the three sizes
+    studio = types.SimpleNamespace(mixture=lambda options: types.SimpleNamespace(paintings=[painting]))
+    search = style_transfer.Search(studio, style_transfer.read_photo(photo, options), None, options)
+    assert search.sizes() == [(128, 96)]
+    search.paintings = []
+    assert search.sizes() == [(64, 48), (128, 96)]
+
+
 def test_a_finer_scale_begins_with_the_photos_details(photo):
     options = config.Style(size=64)
     fine = style_transfer.read_photo(photo, options)
