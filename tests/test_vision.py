@@ -1,0 +1,28 @@
+"""vision.py: features, and functions of pictures of all sizes."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import pixels
+
+import vision
+
+
+def test_a_function_is_traced_once_for_all_sizes():
+    value = vision.value_and_gradient(lambda x, targets: {"total": keras.ops.mean(x * x) * targets["factor"]})
+    for shape in ((1, 4, 5, 3), (1, 6, 5, 3), (1, 9, 2, 3)):
+        picture = np.random.default_rng(0).random(shape).astype("float32")
+        terms, gradient = value(picture, {"factor": np.float32(3)})
+        assert float(terms["total"]) == pytest.approx(3 * np.mean(picture**2), rel=1e-5)
+        np.testing.assert_allclose(gradient, 6 * picture / picture.size, rtol=1e-5)
+    assert value.traces == 1
+
+
+def test_average_pooling_keeps_activations_as_large(photo, vgg):
+    picture = tf.constant(pixels(photo)[None])
+    largest, average = (
+        vision.feature_extractor(vgg, ["block1_pool"], pooling)(picture)[0] for pooling in ("max", "average")
+    )
+    assert 0.8 < np.mean(average) / np.mean(largest) < 1.25
+    assert not np.allclose(average, largest)
