@@ -98,3 +98,9 @@ def test_the_docs_tell_the_defaults():
             assert float(default) == getattr(options, flag.replace("-", "_")), flag
             told += 1
     assert told >= 7
+
+
+def test_what_all_scripts_take_has_the_defaults_that_pictures_were_made_with():
+    usual = {"overwrite": False, "seed": 0, "precision": "auto", "quiet": False, "debug": False}
+    for options in ALL:
+        assert usual.items() <= dataclasses.asdict(options()).items()

@@ -1,6 +1,7 @@
 """digit_training.py: networks of digits, through the real command line."""
 
 import functools
+import io
 import resource
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import tqdm
 from conftest import (
     ONE,
     ROOT,
@@ -142,3 +144,19 @@ def test_a_full_disk_is_one_line_and_no_half_file(tmp_path):
     assert "file too large" in result.stderr
     assert {path.name for path in (tmp_path / "m").iterdir()} == {"meta.json"}
     run("train_rnn.py", *ONE, "--output", tmp_path / "m", "--resume")
+
+
+def test_the_bar_counts_each_picture_of_each_epoch(tmp_path, monkeypatch):
+    counted = []
+
+    class Bar(tqdm.tqdm):
+        def __init__(self, disable, **settings):
+            super().__init__(file=io.StringIO(), **settings)
+
+        def close(self):
+            counted.append((self.n, self.total))
+            super().close()
+
+    monkeypatch.setattr(tqdm, "tqdm", Bar)
+    run("train_rnn.py", *ONE, "--epochs", 2, "--output", tmp_path / "m")
+    assert set(counted) == {(160, 160)}

@@ -248,6 +248,12 @@ def test_scales_at_which_a_narrow_painting_shows_nothing_are_left_out(photo):
     assert search.sizes() == [(64, 48), (128, 96)]
 
 
+def test_a_single_step_can_be_plotted(photo, tmp_path):
+    flags = ("--iterations", 1, "--scales", 1, "--plot")
+    printed = results(style(photo, tmp_path / "a.png", *FEW_LAYERS, *flags).stdout)
+    assert printed["steps"] == "1" and Image.open(printed["plot"]).width > 500
+
+
 def test_a_finer_scale_begins_with_the_photos_details(photo):
     options = config.Style(size=64)
     fine = style_transfer.read_photo(photo, options)
