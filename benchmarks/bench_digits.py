@@ -94,7 +94,7 @@ def shifted(sequences):
 
 
 def keras_network():
-    import keras
+    from hardware import keras
 
     layers = [keras.layers.GRU(UNITS, return_sequences=True), keras.layers.Dense(LEVELS, activation="softmax")]
     return keras.Sequential([keras.Input((None, LEVELS)), *layers])
@@ -181,8 +181,6 @@ def draw_ours(data):
 def draw_tutorial(data):
     """One picture, and 25 times its time. The first picture, which traces a graph for each length, is not counted."""
     import numpy as np
-
-    import hardware  # noqa: F401, for TensorFlow to start as it does for us
 
     model = keras_network()
 

@@ -118,12 +118,12 @@ def tokens_of(data):
 
 def train_ours(data, precision):
     """The compiled step that train_rnn.py takes; beside it, this machine's speed on a large product."""
-    import keras
     import numpy as np
 
     import hardware
     import recurrent
     import util
+    from hardware import keras
 
     hardware.use_precision(precision, "training")
     tokens = tokens_of(data)
@@ -219,10 +219,9 @@ def draw_ours(data):
 
 def draw_published(data, pixels=100):
     """Some pixels of one picture, and as many times their time as there are pixels in all pictures."""
-    import keras
     import numpy as np
 
-    import hardware  # noqa: F401, for TensorFlow to start as it does for us
+    from hardware import keras
 
     layers = []
     for i in range(LAYERS):
