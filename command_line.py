@@ -193,9 +193,10 @@ def run(main):
 def press_again(dropped):
     """Press Ctrl-C once more where it came while Python cleared something away, which drops every error."""
     if issubclass(dropped.exc_type, KeyboardInterrupt):
-        # A signal also wakes what sleeps or waits.
-        wake = functools.partial(signal.pthread_kill, threading.main_thread().ident, signal.SIGINT)
-        threading.Timer(0.05, wake if hasattr(signal, "pthread_kill") else _thread.interrupt_main).start()
+        press = _thread.interrupt_main
+        if hasattr(signal, "pthread_kill"):  # it also wakes what sleeps or waits; Windows lacks it
+            press = functools.partial(signal.pthread_kill, threading.main_thread().ident, signal.SIGINT)
+        threading.Timer(0.05, press).start()
     else:
         sys.__unraisablehook__(dropped)
 
