@@ -13,7 +13,7 @@ def end_interrupted(kind, error, traceback):
     if not issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, traceback)
         return
-    print("error: interrupted before anything was done", file=sys.stderr, flush=True)
+    print("error: interrupted", file=sys.stderr, flush=True)
     os._exit(130)
 
 
@@ -22,10 +22,12 @@ sys.excepthook = end_interrupted  # before the imports below: they take their ti
 
 import _thread
 import argparse
+import collections
 import dataclasses
 import functools
 import importlib.util
 import itertools
+import math
 import pathlib
 import re
 import signal
@@ -47,17 +49,14 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args=None, namespace=None):
         """Parse the command line; where a flag or a word has no place in it, ask what was meant."""
-        known, given = self._option_string_actions, set()
+        known = self._option_string_actions
         words = [*itertools.takewhile(lambda word: word != "--", sys.argv[1:] if args is None else args)]
-        for word in words:
-            flag = word.split("=")[0]
-            if not re.fullmatch(r"--?[A-Za-z][\w-]*", flag):
-                continue
+        flags = [flag for flag in (word.split("=")[0] for word in words) if re.fullmatch(r"--?[A-Za-z][\w-]*", flag)]
+        for flag, times in collections.Counter(flags).items():
             if flag not in known:
                 self.error(f"there is no {flag}{naming.meant(flag, list(known))}")
-            if flag in given and "--quiet" not in words:
-                print(f"note: {flag} stands twice; the last one counts", file=sys.stderr)
-            given.add(flag)
+            if times > 1 and "--quiet" not in words:
+                print(f"note: {flag} stands {times} times; the last one counts", file=sys.stderr)
         arguments, stray = self.parse_known_args(args, namespace)
         if stray:
             takes = [
@@ -140,7 +139,8 @@ def collect(options, arguments, base=None):
     for item in dataclasses.fields(made):
         value, allowed = getattr(made, item.name), item.metadata["range"]
         if allowed and value is not None and value not in allowed:
-            raise InputError(f"{flag_of(item.name)} must be {allowed}")
+            finite = "" if abs(value) < math.inf else "a finite number, "
+            raise InputError(f"{flag_of(item.name)} must be {finite}{allowed}")
     return made
 
 
@@ -156,12 +156,15 @@ def lazy_import(name):
         return sys.modules[name]
     spec = importlib.util.find_spec(name)
     if spec is None:
-        fail(f"the package {name} is not installed; pip install -r requirements.txt", 2)
+        fail(NOT_INSTALLED.format(name), 2)
     spec.loader = importlib.util.LazyLoader(spec.loader)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+NOT_INSTALLED = "the package {} is not installed; pip install -r requirements.txt"
 
 
 def run(main):
@@ -217,6 +220,8 @@ def outcome(main, pressed):
         if pressed and not isinstance(error, Interrupted):
             error = Interrupted(f"interrupted; {describe(error)}")
         return getattr(error, "status", 2), describe(error)
+    except ModuleNotFoundError as error:
+        return 2, NOT_INSTALLED.format(error.name)
     except Exception as error:
         if pressed:
             raise KeyboardInterrupt from error

@@ -23,7 +23,7 @@ class Range:
 
     def __contains__(self, number):
         return (
-            math.isfinite(number)
+            abs(number) < math.inf
             and (self.least is None or number >= self.least)
             and (self.most is None or number <= self.most)
             and (self.above is None or number > self.above)
@@ -360,7 +360,7 @@ class Dream(Photos):
         "the .png or .jpg to write (with --zoom the .mp4, .gif or .webp), or the folder for many (default: generated/, "
         "named after what went in)",
     )
-    size: int = like(Photos, "size", 512, least=8, most=10_000)
+    size: int = like(Photos, "size", 512, least=1, most=10_000)
     format: str | None = option(
         None,
         "kind of file for the results of a folder (default: png, and mp4 with --zoom)",

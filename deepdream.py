@@ -41,6 +41,7 @@ ndimage = command_line.lazy_import("scipy.ndimage")
 networks = command_line.lazy_import("networks")
 progress = command_line.lazy_import("progress")
 provenance = command_line.lazy_import("provenance")
+recipes = command_line.lazy_import("recipes")
 tqdm = command_line.lazy_import("tqdm")
 util = command_line.lazy_import("util")
 vision = command_line.lazy_import("vision")
@@ -119,7 +120,7 @@ def check(options):
     if options.guide and not pathlib.Path(options.guide).is_file():
         raise errors.InputError(f"--guide takes a picture, and {options.guide} is none")
     if options.size < smallest_side(options):
-        raise errors.InputError(f"--size must be at least {smallest_side(options)}")
+        raise errors.InputError(f"--size must be from {smallest_side(options)} to 10000")
     if is_gif(options) and options.fps > GIF_FPS:
         raise errors.InputError(f"--fps must be at most {GIF_FPS} in a GIF")
     if len(options.shift) not in (0, 2) or not all(map(math.isfinite, options.shift)):
@@ -227,10 +228,10 @@ def recipe_of(options, free=()):
     named = {"guide": [options.guide] if options.guide else []}
     if classifier := naming.own_classifier(options.convnet):
         named["convnet"] = [classifier]
-    if options.weights not in (None, *folders.SOURCES):
+    if options.weights not in (None, *recipes.SOURCES):
         named["weights"] = [options.weights]
     options = dataclasses.replace(options, format=suffix_of(options))
-    return folders.recipe_of(SCRIPT, options, ("list_layers", *free), named)
+    return recipes.recipe_of(SCRIPT, options, ("list_layers", *free), named)
 
 
 def dream_one(photo, options):
@@ -629,7 +630,7 @@ def film(studio, picture, result, options, about, alone):
     """
     films.check_encoder(result)
     folder = result.with_name(f"{result.stem}_frames")
-    recipe = folders.with_weights(recipe_of(options, ("zoom", "fps", "format")), studio.source)
+    recipe = recipes.with_weights(recipe_of(options, ("zoom", "fps", "format")), studio.source)
     recipe["picture"] = zlib.crc32(picture.tobytes())
     done = films.frames_done(folder, recipe, options.zoom, replace=options.overwrite or not alone)
     frame = imaging.load_image(films.frame_path(folder, done)) if done else None

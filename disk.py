@@ -1,10 +1,12 @@
 """Files: written whole or not at all, never in the place of what is still needed; and standard error, which is one."""
 
 import contextlib
+import fnmatch
 import functools
 import json
 import os
 import pathlib
+import re
 import sys
 import tempfile
 import threading
@@ -38,10 +40,12 @@ def remove_leftovers(folder, names, before):
 
     Only what was last written `before`, in seconds since the epoch: another process may be writing there now.
     """
-    for name in map(pathlib.PurePath, names):
-        for path in pathlib.Path(folder).glob(f"{name.parent}/.{name.stem}-{'?' * 8}{name.suffix}"):
+    theirs = re.compile("|".join(map(fnmatch.translate, names)))
+    for parent in {pathlib.Path(folder, name).parent for name in names}:
+        for path in parent.glob(f".*-{'?' * 8}*"):
+            written = path.with_name(path.stem[1:-9] + path.suffix).relative_to(folder)
             with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_mtime < before:
+                if theirs.match(str(written)) and path.stat().st_mtime < before:
                     path.unlink()
 
 

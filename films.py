@@ -14,8 +14,8 @@ from PIL import Image
 
 from disk import read_json, whole_file, write_json
 from errors import InputError
-from folders import RECIPE, differences
 from imaging import fit, resize_picture, to_pixels
+from recipes import RECIPE, differences
 
 KINDS = (".mp4", ".gif", ".webp")
 
@@ -128,8 +128,8 @@ def remove_frames(folder):
     for pattern in (
         "[0-9][0-9][0-9][0-9][0-9].png",
         ".[0-9][0-9][0-9][0-9][0-9]-*.png",
-        "recipe.json",
-        ".recipe-*.json",
+        RECIPE,
+        f".{pathlib.Path(RECIPE).stem}-*.json",
     ):
         for path in folder.glob(pattern):
             path.unlink()

@@ -11,8 +11,8 @@ import dataclasses
 import errno
 import functools
 import glob
-import hashlib
 import io
+import os
 import pathlib
 import shlex
 import sys
@@ -23,11 +23,12 @@ import numpy as np
 from tqdm import tqdm
 
 import config
-from command_line import flag_of, lazy_import
-from disk import as_json, check_writable, read_json, remove_leftovers, whole_file, write_json
+from command_line import lazy_import
+from disk import check_writable, remove_leftovers, whole_file, write_json
 from errors import InputError, Interrupted, PartlyDone, describe
 from imaging import CAMERA_KINDS, find_files, find_pictures, picture_endings, read_about
 from progress import FolderForecast
+from recipes import RECIPE, differences, read_recipe, refuse_differences, with_weights
 
 hardware = lazy_import("hardware")
 
@@ -72,7 +73,7 @@ class Job:
 
     def row(self, status):
         """Return what the summary says of the picture in any case: a dict of strings."""
-        return {"photo": absolute(self.photo), "result": absolute(self.result), "status": status, "reason": ""}
+        return {"photo": absolute(self.photo), "result": os.path.abspath(self.result), "status": status, "reason": ""}
 
     def made_of(self):
         """Return the columns by which a later run sees that what the picture is made of is still the same."""
@@ -149,7 +150,8 @@ def apply_to_folder(craft, photos, output, suffix, ways, options):
             refuse_another_recipe(output, rows, recipe, craft)
     if not (options.quiet or options.overwrite):
         say_what_is_done(jobs, todo, rows, craft)
-    remove_leftovers(output, [glob.escape(job.result.name) for job in todo], started)
+    mine = [RECIPE, summary.name, *(glob.escape(job.result.name) for job in todo)]
+    remove_leftovers(output, mine, started)
     begin(output, jobs, todo, rows, with_weights(recipe, known and known["weights"]), options.overwrite)
     failed = work_through(craft.task, todo, summary, rows, options)
     if len(todo) < len(jobs):
@@ -168,6 +170,7 @@ def work_through(task, jobs, summary, rows, options):
         for job, row in apply_to_photos(task, bar, summary, rows):
             if row["status"] == "failed":
                 failed += 1
+                forecast.skip()
                 tqdm.write(f"failed: {job.photo}: {row['reason']}", file=sys.stderr)
                 continue
             done += 1
@@ -294,36 +297,6 @@ def begin(output, jobs, todo, rows, recipe, overwrite):
 
 # --- What shaped the pictures ------------------------------------------------------------------
 
-RECIPE = "recipe.json"
-
-# Options that say where pictures lie, which photos are taken, and what else is told or written.
-FREE = {"output", "overwrite", "quiet", "debug", "recursive", "gif"}
-
-
-def recipe_of(script, options, free=(), files=None):
-    """Return what shapes a picture, as JSON has it: the script, and each option that is not `free`.
-
-    `files` lists, for each option that names files, which: they count by what is in them. The precision counts as it
-    was given: what auto comes to depends on the machine, and several may share a folder.
-    """
-    recipe = {"script": script}
-    recipe |= {name: value for name, value in dataclasses.asdict(options).items() if name not in FREE.union(free)}
-    return as_json(recipe | {name: [fingerprint(path) for path in paths] for name, paths in (files or {}).items()})
-
-
-def fingerprint(path):
-    """Return by what a file is known again: its name, for people, and a checksum."""
-    with open(path, "rb") as file:
-        return {"name": pathlib.Path(path).name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()[:16]}
-
-
-def with_weights(recipe, source):
-    """Put into a recipe which weights the network has, where the command left it open and they are no file."""
-    return recipe if recipe["weights"] or source not in SOURCES else recipe | {"weights": source}
-
-
-SOURCES = ("imagenet", "hed")
-
 
 def refuse_another_recipe(output, rows, recipe, craft):
     """Return the recipe by which the pictures in a folder were made, or None. Raises InputError where it is another.
@@ -340,56 +313,6 @@ def refuse_another_recipe(output, rows, recipe, craft):
             refuse_differences(result, told_recipe(result, craft), recipe)
             told = told_recipe(result, craft) or told
     return told
-
-
-def refuse_differences(path, record, recipe):
-    if record and (said := differences(record, recipe)):
-        more = f", and {len(said) - 4} more" if len(said) > 4 else ""
-        raise InputError(
-            f"{path} was made otherwise ({'; '.join(said[:4])}{more}); "
-            "give another --output, or --overwrite to make all anew"
-        )
-
-
-def differences(record, recipe):
-    """Say in what a recipe differs from the one that was kept: a list of texts."""
-    if record["script"] != recipe["script"]:
-        return [f"by {record['script']}, now {recipe['script']}"]
-    said = []
-    for name in dict.fromkeys([*record, *recipe]):
-        before, now = record.get(name), recipe.get(name)
-        unknown = name == "weights" and None in (before, now)
-        if not unknown and contents(before) != contents(now):
-            told = f"{flag_of(name)} {spelled(before)}, now {spelled(now)}"
-            said.append(told if spelled(before) != spelled(now) else f"{flag_of(name)} {spelled(now)} has changed")
-    return said
-
-
-def contents(value):
-    """Return what counts of an option's value: of files what is in them, and of what was not given, nothing."""
-    if value is None or value is False or value == []:
-        return None
-    return [item["sha256"] if isinstance(item, dict) else item for item in value] if isinstance(value, list) else value
-
-
-def spelled(value):
-    """Put an option's value into words."""
-    if value is True or contents(value) is None:
-        return "given" if value else "not given"
-    items = value if isinstance(value, list) else [value]
-    return " ".join(item["name"] if isinstance(item, dict) else str(item) for item in items)
-
-
-def read_recipe(folder):
-    """Read what shaped the pictures in a folder, or None where it was not kept. Raises InputError."""
-    path = folder / RECIPE
-    if not path.exists():
-        return None
-    try:
-        recipe = read_json(path)
-        return recipe | {"script": str(recipe["script"]), "weights": recipe["weights"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no recipe of such a folder ({describe(error)}); give another --output") from error
 
 
 def told_recipe(path, craft):

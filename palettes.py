@@ -9,8 +9,6 @@ import numpy as np
 from scipy.spatial import KDTree
 from skimage.color import deltaE_ciede2000, lab2rgb, rgb2lab
 
-import util
-
 
 def fit_palette(pictures, colors, seed):
     """Choose at most `colors` colours for uint8 N x H x W x 3 by K-means in CIELAB: uint8 K x 3, dark to light.
@@ -46,7 +44,7 @@ def unpack_colors(packed):
 
 def gray_palette(levels):
     """Return `levels` greys from black to white: uint8 levels x 3."""
-    return util.from_levels(np.arange(levels), levels)[:, None].repeat(3, 1)
+    return np.round(np.arange(levels) * 255 / (levels - 1)).astype("uint8")[:, None].repeat(3, 1)
 
 
 def to_palette(pictures, palette):

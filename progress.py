@@ -40,6 +40,10 @@ class FolderForecast:
     def __init__(self, quiet):
         self.begun, self.first, self.waiting = time.perf_counter(), True, not quiet
 
+    def skip(self):
+        """Leave out a picture that failed: it may have taken no time at all."""
+        self.begun = time.perf_counter()
+
     def done(self, left):
         """Say it by the last picture's time, unless it was the first, and its start-up may be most of that."""
         now = time.perf_counter()

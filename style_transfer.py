@@ -39,6 +39,7 @@ networks = command_line.lazy_import("networks")
 optimize = command_line.lazy_import("scipy.optimize")
 progress = command_line.lazy_import("progress")
 provenance = command_line.lazy_import("provenance")
+recipes = command_line.lazy_import("recipes")
 tqdm = command_line.lazy_import("tqdm")
 util = command_line.lazy_import("util")
 vision = command_line.lazy_import("vision")
@@ -188,7 +189,7 @@ def ways_of(options):
         return [folders.Way(options)]
     ways = []
     for path in dict.fromkeys(painting.resolve() for painting in paintings_of(options)):
-        row = {"painting": str(path), "painting_sha256": folders.fingerprint(path)["sha256"]}
+        row = {"painting": str(path), "painting_sha256": recipes.fingerprint(path)["sha256"]}
         ways.append(folders.Way(dataclasses.replace(options, style=(str(path),), each=False), f"__{path.stem}", row))
     return ways
 
@@ -198,9 +199,9 @@ def recipe_of(options):
     named = {} if options.each else {"style": paintings_of(options)}
     if options.init not in BEGINNINGS:
         named["init"] = [options.init]
-    if options.weights not in (None, *folders.SOURCES):
+    if options.weights not in (None, *recipes.SOURCES):
         named["weights"] = [options.weights]
-    recipe = folders.recipe_of(SCRIPT, options, ("compare", "plot", "save_every", "each"), named)
+    recipe = recipes.recipe_of(SCRIPT, options, ("compare", "plot", "save_every", "each"), named)
     return recipe | ({"style": "--each, one by one"} if options.each else {})
 
 

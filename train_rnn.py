@@ -25,6 +25,7 @@ models still draw. A training that --patience has stopped is finished: more epoc
 import command_line  # first, since it puts Ctrl-C in a line from here on
 
 # isort: split
+import contextlib
 import dataclasses
 import pathlib
 
@@ -99,7 +100,7 @@ def check_kind(arguments, preset, paints):
     kind, other = (config.PainterRecipe, config.DigitRecipe) if paints else (config.DigitRecipe, config.PainterRecipe)
     what = "sets of digits" if paints else "folders of pictures"
     if not paints and arguments.digit is None and not arguments.all_digits:
-        raise errors.InputError(no_folder(arguments.source))
+        raise errors.InputError(no_folder(pathlib.Path(arguments.source), command_line.was_given(arguments, "data")))
     if not isinstance(config.PRESETS[preset], kind):
         raise errors.InputError(f"the preset {preset} is for {what}, which {arguments.source} is not")
     fields = {item.name for item in dataclasses.fields(other)} - {item.name for item in dataclasses.fields(kind)}
@@ -108,12 +109,17 @@ def check_kind(arguments, preset, paints):
             raise errors.InputError(f"--{name.replace('_', '-')} is for {what}, which {arguments.source} is not")
 
 
-def no_folder(source):
+def no_folder(source, data):
     """Say that a source is no folder of pictures, and what else may have been meant."""
-    path = pathlib.Path(source)
-    beside = [other.name for other in path.parent.iterdir() if other.is_dir()] if path.parent.is_dir() else []
-    digits = "" if len(path.parts) > 1 else "; for a set of digits, add --all-digits or --digit CLASS"
-    return f"there is no folder of pictures {source}{naming.meant(path.name, beside)}{digits}"
+    if data:
+        return "--data is of sets of digits: add --all-digits or --digit CLASS"
+    beside = []
+    with contextlib.suppress(OSError):
+        beside = [path.name for path in source.parent.iterdir() if path.is_dir()]
+    return (
+        f"there is no folder of pictures {source}{naming.meant(source.name, beside)}; for a set of digits, add "
+        "--all-digits or --digit CLASS"
+    )
 
 
 def check(recipe, options):

@@ -23,6 +23,7 @@ import shlex
 import statistics
 import sys
 import time
+import zlib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -127,7 +128,7 @@ def compare(chosen, variants, size, output):
     """Paint and judge each pair in each variant: yields a dict of the pair, the variant and its figures."""
     for name, flags in variants.items():
         for photo, painting in chosen:
-            result = output / name / f"{photo.stem}__{painting.stem}.png"
+            result = result_of(photo, painting, name, flags, size, output)
             started = time.perf_counter()
             paint(photo, painting, flags, result, size)
             seconds = time.perf_counter() - started
@@ -136,11 +137,18 @@ def compare(chosen, variants, size, output):
             yield row | {figure: round(value, 4) for figure, value in figures.items()}
 
 
-def sheet(chosen, variants, output, height=256):
+def result_of(photo, painting, name, flags, size, output):
+    """Name a picture after all that it is made of: what was made otherwise is not taken for it."""
+    made_of = zlib.crc32(repr([str(photo.resolve()), str(painting.resolve()), flags]).encode())
+    return output / f"{name}_{size}" / f"{photo.stem}__{painting.stem}_{made_of:08x}.png"
+
+
+def sheet(chosen, variants, size, output, height=256):
     """Lay out a row for each pair: the photo, the painting, and the picture of each variant; uint8 H x W x 3."""
     rows = []
     for photo, painting in chosen:
-        files = [photo, painting, *(output / name / f"{photo.stem}__{painting.stem}.png" for name in variants)]
+        files = [photo, painting]
+        files += [result_of(photo, painting, name, flags, size, output) for name, flags in variants.items()]
         rows.append(imaging.side_by_side([imaging.load_image(file) for file in files], height))
     width = max(row.shape[1] for row in rows)
     return np.concatenate([np.pad(r, ((0, 8), (0, width - r.shape[1]), (0, 0)), constant_values=255) for r in rows])
@@ -181,7 +189,7 @@ def main():
             writer.writerow(row)
             file.flush()
     print_table(rows, variants)
-    imaging.save_png(arguments.output / "sheet.png", sheet(chosen, variants, arguments.output), {})
+    imaging.save_png(arguments.output / "sheet.png", sheet(chosen, variants, arguments.size, arguments.output), {})
     print(f"\nsheet: {arguments.output / 'sheet.png'}\nfigures: {arguments.output / 'figures.csv'}")
 
 

@@ -21,14 +21,7 @@ SCRIPTS = [
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize(("flags", "status"), [(["--help"], 0), (["--no-such-flag"], 2)])
 def test_help_and_wrong_flags_do_not_wait_for_tensorflow(script, flags, status):
-    command = [sys.executable, "-X", "importtime", str(ROOT / script), *flags]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == status
-    assert (
-        "argparse" in result.stderr
-        and "tensorflow" not in result.stderr
-        and "keras" not in result.stderr.replace("keras-atelier", "")
-    )
+    run_watched((script, *flags), status, started=False)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -91,7 +84,11 @@ CHINA = "images/content/china.jpg"
         (("visualize_filters.py", "block3", "--images", CHINA), "no block3 (did you mean block3_conv1?)"),
         (("visualize_filters.py", "block3_conv1", "photos"), "no place for photos; does it belong after --images?"),
         (("style_transfer.py", "a.jpg", "b.jpg", "--style", "c"), "no place for b.jpg; does it belong after --style?"),
-        (("train_rnn.py", "images/contents"), "of pictures images/contents (did you mean content?)"),
+        (
+            ("train_rnn.py", "images/contents"),
+            "of pictures images/contents (did you mean content?); for a set of digits, add --all-digits",
+        ),
+        (("train_rnn.py", "docs", "--data", "README.md"), "--data is of sets of digits: add --all-digits or --digit"),
         (("train_rnn.py", "picturs"), "picturs; for a set of digits, add --all-digits"),
     ],
 )
@@ -102,7 +99,7 @@ def test_a_flag_or_word_that_is_nearly_right_is_answered_with_what_may_have_been
 def test_of_a_flag_that_stands_twice_the_last_counts_and_a_note_says_so(tmp_path):
     flags = ("--digit", 3, "--grid", 2, "--digit=8", "--output", tmp_path / "drawn.png", "--seed", 1)
     said = run("generate_rnn.py", SHIPPED, *flags).stderr
-    assert said.count("note: ") == 1 and "note: --digit stands twice; the last one counts\n" in said
+    assert said.count("note: ") == 1 and "note: --digit stands 2 times; the last one counts\n" in said
     assert b"--digit=8" in (tmp_path / "drawn.png").read_bytes()
     assert run("generate_rnn.py", SHIPPED, *flags, "--seed", 2, "--quiet", "--overwrite").stderr == ""
 
@@ -113,16 +110,35 @@ def test_of_a_flag_that_stands_twice_the_last_counts_and_a_note_says_so(tmp_path
         (("train_rnn.py", "mnist", "--all-digits", "--data", "no/such"), "no/such does not exist; --data takes"),
         (("train_rnn.py", "letters", "--all-digits"), "letters is not digits, mnist or fashion_mnist"),
         (("classify_mnist.py", "trained/mnist", "--data", "no/such"), "no/such does not exist; --data takes"),
+        (("classify_mnist.py", "trained/digits", "--data", "README.md"), "README.md is not a readable .npz"),
+        (("classify_mnist.py", "no/such"), "no/such does not exist; train_rnn.py makes such folders"),
+        (
+            ("generate_rnn.py", "trained/monet", "--digit", 3),
+            "is for digits, and trained/monet holds a painter",
+        ),
         (("visualize_filters.py", "block9", "--images", CHINA), "vgg16 has no block9"),
         (("deepdream.py", CHINA, "--layers", "block9"), "vgg16 has no block9"),
     ],
 )
 def test_what_is_wrong_is_said_before_tensorflow_starts(command, said):
-    code = "import sys; sys.argv = sys.argv[1:]; import runpy; runpy.run_path(sys.argv[0], run_name='__main__')"
-    words = [sys.executable, "-X", "importtime", "-c", code, *map(str, command)]
+    assert said in run_watched(command, status=2, started=False).stderr
+
+
+def test_that_tensorflow_has_started_would_be_seen():
+    run_watched(("generate_rnn.py", "trained/digits", "--digit", 3, "--complete", "README.md"), 2, started=True)
+
+
+def run_watched(command, status, started):
+    """Run a script in a process that says at its end whether TensorFlow was started, and check that."""
+    code = (
+        "import atexit, runpy, sys; sys.argv = sys.argv[1:]\n"
+        "atexit.register(lambda: print('started:', 'tensorflow' in sys.modules))\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    words = [sys.executable, "-c", code, *map(str, command)]
     result = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
-    assert result.returncode == 2 and said in result.stderr
-    assert " tensorflow" not in result.stderr
+    assert (result.returncode, result.stdout.splitlines()[-1]) == (status, f"started: {started}"), result.stderr
+    return result
 
 
 def test_what_is_no_flag_is_not_taken_for_one(tmp_path):

@@ -1,4 +1,4 @@
-"""config.py: flags made from the dataclasses, and the command-line manners that all scripts share."""
+"""config.py: the defaults, their ranges and the presets."""
 
 import argparse
 import dataclasses
@@ -57,6 +57,7 @@ def test_a_range_says_which_numbers_it_allows():
     assert str(share) == "at least 0 and below 1" and 0 in share and 0.999 in share and 1 not in share
     rate = config.Range(above=0, most=1)
     assert str(rate) == "above 0 and at most 1" and 1 in rate and 0 not in rate and 1.001 not in rate
+    assert 10**400 not in config.Range(least=0, most=9)
     assert float("nan") not in rate and float("inf") not in config.Range(least=0) and -1 not in config.Range(least=0)
 
 
@@ -104,3 +105,8 @@ def test_what_all_scripts_take_has_the_defaults_that_pictures_were_made_with():
     usual = {"overwrite": False, "seed": 0, "precision": "auto", "quiet": False, "debug": False}
     for options in ALL:
         assert usual.items() <= dataclasses.asdict(options()).items()
+
+
+def test_the_published_weights_of_layers_are_the_papers_own():
+    assert dict.fromkeys(config.STYLE_LAYERS, 10) | {"block3_conv1": 50} == config.PUBLISHED_LAYERS
+    assert config.STYLE_DEFAULTS["published"].style_layers == tuple(config.PUBLISHED_LAYERS)

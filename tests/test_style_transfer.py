@@ -193,7 +193,7 @@ def test_the_same_seed_gives_the_same_picture(photo, tmp_path):
 
 @pytest.fixture(scope="module")
 def usual(photo, tmp_path_factory):
-    """The pixels of the photo styled without further flags."""
+    """The pixels of the photo styled by few layers, without further flags."""
     result = tmp_path_factory.mktemp("usual") / "a.png"
     style(photo, result, *FEW_LAYERS)
     return pixels(result)

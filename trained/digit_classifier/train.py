@@ -14,11 +14,10 @@ import numpy as np
 FOLDER = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent.parent))
 
-import keras
-
 import datasets
 import disk
 import imaging
+from hardware import keras
 
 SIDE = 32  # pixels
 KEPT = (1, 2, 4, 8, 16, 32)  # epochs

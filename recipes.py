@@ -1,0 +1,92 @@
+"""What shaped pictures: kept beside them as recipe.json, compared with a later command, and put into words.
+
+A recipe is a dict, as JSON has it, from the names of options to their values; files count by what is in them.
+"""
+
+import dataclasses
+import hashlib
+import pathlib
+
+from command_line import flag_of
+from disk import as_json, read_json
+from errors import InputError, describe
+
+RECIPE = "recipe.json"
+
+# Options that say where pictures lie, which photos are taken, and what else is told or written.
+FREE = {"output", "overwrite", "quiet", "debug", "recursive", "gif"}
+
+
+def recipe_of(script, options, free=(), files=None):
+    """Return what shapes a picture, as JSON has it: the script, and each option that is not `free`.
+
+    `files` lists, for each option that names files, which: they count by what is in them. The precision counts as it
+    was given: what auto comes to depends on the machine, and several may share a folder.
+    """
+    recipe = {"script": script}
+    recipe |= {name: value for name, value in dataclasses.asdict(options).items() if name not in FREE.union(free)}
+    return as_json(recipe | {name: [fingerprint(path) for path in paths] for name, paths in (files or {}).items()})
+
+
+def fingerprint(path):
+    """Return by what a file is known again: its name, for people, and a checksum."""
+    with open(path, "rb") as file:
+        return {"name": pathlib.Path(path).name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()[:16]}
+
+
+def with_weights(recipe, source):
+    """Put into a recipe which weights the network has, where the command left it open and they are no file."""
+    return recipe if recipe["weights"] or source not in SOURCES else recipe | {"weights": source}
+
+
+SOURCES = ("imagenet", "hed")
+
+
+def refuse_differences(path, record, recipe):
+    if record and (said := differences(record, recipe)):
+        more = f", and {len(said) - 4} more" if len(said) > 4 else ""
+        raise InputError(
+            f"{path} was made otherwise ({'; '.join(said[:4])}{more}); "
+            "give another --output, or --overwrite to make all anew"
+        )
+
+
+def differences(record, recipe):
+    """Say in what a recipe differs from the one that was kept: a list of texts."""
+    if record["script"] != recipe["script"]:
+        return [f"by {record['script']}, now {recipe['script']}"]
+    said = []
+    for name in dict.fromkeys([*record, *recipe]):
+        before, now = record.get(name), recipe.get(name)
+        unknown = name == "weights" and None in (before, now)
+        if not unknown and contents(before) != contents(now):
+            told = f"{flag_of(name)} {spelled(before)}, now {spelled(now)}"
+            said.append(told if spelled(before) != spelled(now) else f"{flag_of(name)} {spelled(now)} has changed")
+    return said
+
+
+def contents(value):
+    """Return what counts of an option's value: of files what is in them, and of what was not given, nothing."""
+    if value is None or value is False or value == []:
+        return None
+    return [item["sha256"] if isinstance(item, dict) else item for item in value] if isinstance(value, list) else value
+
+
+def spelled(value):
+    """Put an option's value into words."""
+    if value is True or contents(value) is None:
+        return "given" if value else "not given"
+    items = value if isinstance(value, list) else [value]
+    return " ".join(item["name"] if isinstance(item, dict) else str(item) for item in items)
+
+
+def read_recipe(folder):
+    """Read what shaped the pictures in a folder, or None where it was not kept. Raises InputError."""
+    path = folder / RECIPE
+    if not path.exists():
+        return None
+    try:
+        recipe = read_json(path)
+        return recipe | {"script": str(recipe["script"]), "weights": recipe["weights"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no recipe of such a folder ({describe(error)}); give another --output") from error
