@@ -231,5 +231,6 @@ def outcome(main, pressed):
 
 
 def fail(message, status):
+    """Print an error in a line and exit."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(status)

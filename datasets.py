@@ -49,6 +49,7 @@ def load_scikit_digits():
 
 
 def load_with_keras(source):
+    """Load MNIST or Fashion-MNIST from Keras's cache or by a download, as load_dataset does. Raises InputError."""
     try:
         with contextlib.redirect_stdout(sys.stderr):  # Keras tells of its download on standard output
             (x_train, y_train), (x_test, y_test) = getattr(hardware.keras.datasets, source).load_data()
@@ -59,6 +60,7 @@ def load_with_keras(source):
 
 
 def load_npz(path):
+    """Read the four arrays of an .npz as Keras has MNIST, as load_dataset does. Raises InputError."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             return tuple(archive[name] for name in NPZ_ARRAYS)
@@ -69,11 +71,13 @@ def load_npz(path):
 
 
 def load_idx_folder(folder):
+    """Read the four IDX files in a folder, as load_dataset does. Raises InputError."""
     folder = pathlib.Path(folder)
     return tuple(read_idx(find_idx(folder, name), dimensions=3 if "images" in name else 1) for name in IDX_FILES)
 
 
 def find_idx(folder, name):
+    """Return the path of an IDX file by any of its usual names, gzipped or not. Raises InputError."""
     for candidate in (name, f"{name}.gz", name.replace("-idx", ".idx"), name.replace("-idx", ".idx") + ".gz"):
         if (folder / candidate).is_file():
             return folder / candidate

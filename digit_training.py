@@ -366,10 +366,12 @@ def is_finished(entry, epochs):
 
 
 def was_stopped(entry):
+    """Say whether --patience ended the training of a class, by its entry in meta.json."""
     return entry.get("stopped_early", False)
 
 
 def network_options(recipe):
+    """Return the part of a DigitRecipe that build_rnn takes, a dict."""
     return model_meta.network_options(dataclasses.asdict(recipe))
 
 

@@ -97,6 +97,7 @@ def encode_mp4(path, frames, fps):
 
 
 def frame_path(folder, number):
+    """Name a frame, from 1 on."""
     return folder / f"{number:05}.png"
 
 

@@ -60,6 +60,7 @@ def load_rnn(folder, label, meta):
 
 
 def set_weights(model, weights, path):
+    """Give a model the weights of the file `path`, a list of arrays. Raises InputError where they don't fit."""
     try:
         model.set_weights(weights)
     except ValueError as error:
@@ -67,6 +68,7 @@ def set_weights(model, weights, path):
 
 
 def load_keras_model(path):
+    """Load a .keras file, in which no code is run. Raises InputError."""
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever its parsers do
@@ -75,6 +77,7 @@ def load_keras_model(path):
 
 
 def load_keras_weights(path, recipe):
+    """Read the weights of a network of digits, a list of arrays. Raises InputError where it is not the recipe's."""
     model = load_keras_model(path)
     try:
         found = (model.input_shape[1], model.get_layer("logits").units)

@@ -44,6 +44,7 @@ def make_evaluator(model):
 
 
 def painter_loss(model, inputs, targets, weight, training):
+    """Return the weighted mean of the nats a pixel, and the new states; the arguments are make_learner's."""
     logits, *states = model(inputs, training=training)
     nats = keras.losses.sparse_categorical_crossentropy(targets, logits, from_logits=True)
     return ops.sum(nats * weight) / ops.sum(weight), states
@@ -164,8 +165,10 @@ def make_step(model, context, shape=None):
 
 
 def cells_of(model):
+    """List the recurrent cells of a network, from the first layer on."""
     return [layer.cell for layer in model.layers if isinstance(layer, keras.layers.RNN)]
 
 
 def initial_states(model, count):
+    """List the states that each cell begins with, for N = `count` pictures."""
     return [cell.get_initial_state(batch_size=count) for cell in cells_of(model)]

@@ -64,6 +64,7 @@ def differences(about, earlier, but_epochs=False):
 
 
 def difference(key, before, now):
+    """Put into words how one entry of meta.json differs."""
     if isinstance(before, dict) and isinstance(now, dict):
         return ", ".join(f"{name} {before.get(name)}, not {now[name]}" for name in now if before.get(name) != now[name])
     return f"{key} {before}, not {now}"
@@ -99,10 +100,12 @@ def other_training(folder, changes):
 
 
 def unfinished(folder):
+    """Make the InputError which says that the folder's training can go on."""
     return SameTraining(f"{folder} holds this training, unfinished; --resume goes on, --overwrite starts anew")
 
 
 def no_checkpoint(folder):
+    """Make the InputError which says that a finished training can't go on."""
     return InputError(
         f"the training in {folder} is finished and its checkpoint was not kept (those that ship have none), so it "
         "can't go on; without --resume it is trained anew"
@@ -117,6 +120,7 @@ def finished_line(folder, epochs, stopped, kept, options):
 
 
 def already_finished(line, kept):
+    """Make the InputError which says that a training is finished, in this line, and its checkpoint `kept` or not."""
     return (SameTraining if kept else Finished)(f"{line}; --overwrite starts it anew")
 
 
@@ -168,10 +172,12 @@ class Progress:
 
 
 def variables_of(trainer):
+    """List the variables of a compiled network and of its optimizer."""
     return [*trainer.trainable_variables, *trainer.non_trainable_variables, *trainer.optimizer.variables]
 
 
 def put_variables(trainer, values):
+    """Give a compiled network and its optimizer the values that variables_of lists, arrays."""
     for variable, value in zip(variables_of(trainer), values, strict=True):
         variable.assign(value)
 
@@ -226,11 +232,13 @@ def heeded_interrupt():
 
 
 def note(text, options):
+    """Print a note on standard error, unless --quiet."""
     if not options.quiet:
         print(f"note: {text}", file=sys.stderr)
 
 
 def print_figures(figures):
+    """Print what came of a training, a dict from name to text."""
     for key, value in figures.items():
         print(f"{key}: {value}")
 
@@ -244,6 +252,7 @@ def print_drawing(folder, *flags):
 
 
 def print_longer(possible):
+    """Say how to train longer, where that is possible."""
     if possible:
         print("longer: the same command with --resume and more --epochs")
 
@@ -255,10 +264,12 @@ def described_epochs(epochs, stopped, options):
 
 
 def nats_and_bits(nats):
+    """Put a loss, in nats a pixel, into words."""
     return f"{nats:.3f} nats a pixel ({nats / math.log(2):.3f} bits)"
 
 
 def in_words(seconds):
+    """Put seconds into words."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

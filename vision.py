@@ -45,6 +45,7 @@ def feature_extractor(model, layers, pooling="max"):
 
 
 def average_pooling(x):
+    """Halve the sides of features 1 x h x w x C, scaled as feature_extractor says."""
     return AVERAGE_POOLING * ops.average_pool(x, 2)
 
 
