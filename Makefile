@@ -21,7 +21,7 @@ demo: .venv/installed
 	@echo "Your pictures lie in $(DEMO):" && ls -1 $(DEMO)/*.png $(DEMO)/*.gif
 
 test: lint
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

@@ -35,6 +35,15 @@ import trainings
 import util
 
 
+SLOWEST = ("trainings", "style_transfer", "painter_training", "folders", "hardware", "deepdream", "digit_training")
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest, so that all cores are busy to the end."""
+    order = {f"test_{name}": place for place, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 def run(script, *arguments, status=0):
     """Run a script's command line in this process, which saves TensorFlow's start: same output, same exit status."""
     module = importlib.import_module(script.removesuffix(".py"))
