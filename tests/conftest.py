@@ -34,7 +34,6 @@ import networks
 import trainings
 import util
 
-
 SLOWEST = ("trainings", "style_transfer", "painter_training", "folders", "hardware", "deepdream", "digit_training")
 
 
