@@ -516,7 +516,9 @@ def test_frames_of_a_film_that_is_replaced_are_no_part_of_the_new_one(album, tmp
 
 def test_the_time_left_is_said_of_a_dream_and_of_a_film(album, tmp_path):
     for name, flags, of_what in (("a.png", ("--steps", 4), "picture"), ("a.gif", FILM, "film")):
-        told = [line for line in dream(album / "a.jpg", tmp_path / name, *flags).stderr.splitlines() if "time" in line]
+        told = [
+            line for line in dream(album / "a.jpg", tmp_path / name, *flags).stderr.splitlines() if "time left" in line
+        ]
         assert len(told) == 1 and told[0].startswith("time left: about ") and f"for this {of_what}" in told[0]
         assert dream(album / "a.jpg", tmp_path / f"quiet_{name}", *flags, "--quiet").stderr == ""
 
