@@ -1,4 +1,4 @@
-"""Turn photos into paintings, or show the two halves of it: textures alone, and what one layer keeps of a photo.
+"""Turn photos into paintings by a loss of content and style; or textures alone, and what one layer keeps of a photo.
 
     python style_transfer.py photo.jpg --style wave.jpg
     python style_transfer.py holiday/ --style wave.jpg scream.jpg --each --output styled/

@@ -1,4 +1,4 @@
-"""Quantization, sequences, next-pixel networks and the losses of style: what the tutorials of this kind share.
+"""Quantization, sequences, next-pixel networks, and formulas of published losses: what tutorials of this kind share.
 
 Pictures are uint8 N x H x W, or N x H x W x 3 in colours; tokens are integers N x T in 0..levels-1, row by row. The
 losses are of features, float32 1 x h x w x C or h x w x C.
