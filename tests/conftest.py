@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import fcntl
 import functools
 import gzip
 import importlib
@@ -141,11 +142,29 @@ TINY = ("--units", 16, "--epochs", 6, "--num-images", 80, "--batch-size", 8)
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
+def made_once(tmp_path_factory):
+    """f(name, make) -> a folder that make(folder) has filled: once, however many processes share the tests."""
+    own = tmp_path_factory.getbasetemp()
+    root = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def made(name, make):
+        folder, done = root / "once" / name, root / f"{name}.done"
+        folder.parent.mkdir(exist_ok=True)
+        with open(root / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                make(folder)
+                done.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def tiny(made_once):
     """Models of all ten classes of digits, trained for six epochs by the real command."""
-    folder = tmp_path_factory.mktemp("trained") / "tiny"
-    run_process("train_rnn.py", "digits", "--all-digits", *TINY, "--output", folder)
-    return folder
+    command = ("train_rnn.py", "digits", "--all-digits", *TINY, "--output")
+    return made_once("tiny", lambda folder: run_process(*command, folder))
 
 
 @pytest.fixture
@@ -169,25 +188,26 @@ TINY_PAINTER = (
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory):
+def pictures(made_once):
     """A folder of twelve small pictures, cut from a photograph that comes with scikit-learn."""
+    return made_once("china", cut_tiles)
+
+
+def cut_tiles(folder):
     from sklearn.datasets import load_sample_image
 
-    folder = tmp_path_factory.mktemp("pictures") / "china"
     folder.mkdir()
     photo = Image.fromarray(load_sample_image("china.jpg"))
     for i in range(12):
         left, top = i % 4 * 160, i // 4 * 142
         photo.crop((left, top, left + 160, top + 142)).save(folder / f"tile_{i:02}.png")
-    return folder
 
 
 @pytest.fixture(scope="session")
-def painter(pictures, tmp_path_factory):
+def painter(pictures, made_once):
     """A painter trained on them for four epochs by the real command."""
-    folder = tmp_path_factory.mktemp("trained") / "china"
-    run_process("train_rnn.py", pictures, *TINY_PAINTER, "--output", folder)
-    return folder
+    command = ("train_rnn.py", pictures, *TINY_PAINTER, "--output")
+    return made_once("painter", lambda folder: run_process(*command, folder))
 
 
 @pytest.fixture(scope="session")
@@ -267,13 +287,11 @@ def wait_for(condition, seconds=120):
         time.sleep(0.02)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+@pytest.fixture(scope="session")
+def whole(made_once):
     """The arguments of a longer training, and its folder."""
     arguments = ["digits", "--digit", "3", *map(str, TINY), "--epochs", "60", "--dropout", "0.2"]
-    folder = tmp_path_factory.mktemp("whole") / "m"
-    run("train_rnn.py", *arguments, "--output", folder)
-    return arguments, folder
+    return arguments, made_once("whole", lambda folder: run("train_rnn.py", *arguments, "--output", folder))
 
 
 def losses_of(folder):
@@ -281,13 +299,11 @@ def losses_of(folder):
     return lines[0].split(","), np.array([line.split(",") for line in lines[1:]], float)
 
 
-@pytest.fixture(scope="module")
-def unbroken(pictures, tmp_path_factory):
+@pytest.fixture(scope="session")
+def unbroken(pictures, made_once):
     """The arguments of a longer training, and its folder."""
     arguments = [str(pictures), *map(str, TINY_PAINTER), "--epochs", "20", "--batch-size", "4", "--sample-every", "20"]
-    folder = tmp_path_factory.mktemp("unbroken") / "m"
-    run("train_rnn.py", *arguments, "--output", folder)
-    return arguments, folder
+    return arguments, made_once("unbroken", lambda folder: run("train_rnn.py", *arguments, "--output", folder))
 
 
 def interrupt_after(monkeypatch, steps):

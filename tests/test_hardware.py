@@ -220,7 +220,8 @@ def test_digits_train_draw_and_score_where_there_is_a_gpu(machine, tmp_path):
         for digit in (3, 7):
             flags = ("--digit", digit, "--precision", precision, "--output", folder)
             run("train_rnn.py", "digits", *recipe, *flags)
-        run("generate_rnn.py", folder, "--all-digits", "--grid", 2, "--output", tmp_path / f"{folder.name}.png")
+        if precision == "auto":
+            run("generate_rnn.py", folder, "--all-digits", "--grid", 2, "--output", tmp_path / "drawn.png")
         scored = run("classify_mnist.py", folder, "--output", tmp_path / f"{folder.name}_confusion.png")
         meta = json.loads((folder / "meta.json").read_text())
         assert meta["precision"] == ("mixed_bfloat16" if precision == "auto" else "float32")
@@ -238,9 +239,9 @@ def test_a_painter_trains_and_paints_where_there_is_a_gpu(machine, pictures, tmp
         folder = tmp_path / f"{name}_{precision}"
         flags = ("--precision", precision, "--dropout", 0, "--epochs", 2)
         run("train_rnn.py", pictures, *TINY_PAINTER, *flags, "--output", folder)
-        drawn = tmp_path / f"{folder.name}.png"
-        run("generate_rnn.py", folder, "--count", 2, "--output", drawn)
-        assert len(np.unique(pixels(drawn))) > 10
+        if precision == "auto":
+            run("generate_rnn.py", folder, "--count", 2, "--output", tmp_path / "drawn.png")
+            assert len(np.unique(pixels(tmp_path / "drawn.png"))) > 10
         return np.loadtxt(folder / "loss.csv", delimiter=",", skiprows=1)
 
     usual = work("processor", "float32")

@@ -113,9 +113,9 @@ def test_another_training_is_not_resumed(pictures, painter, flags, complaint):
     ],
 )
 def test_each_option_of_a_painter_changes_the_training(pictures, painter, tmp_path, flags, draws):
-    run("train_rnn.py", pictures, *TINY_PAINTER, "--epochs", 3, *flags, "--output", tmp_path / "m")
+    run("train_rnn.py", pictures, *TINY_PAINTER, "--epochs", 2, *flags, "--output", tmp_path / "m")
     losses, usual = losses_of(tmp_path / "m")[1], losses_of(painter)[1]
-    assert losses[-1, 1] < losses[0, 1] and (losses[:3, 1] != usual[:3, 1]).any()
+    assert losses[1, 1] < losses[0, 1] and (losses[:, 1] != usual[:2, 1]).any()
     if draws:  # another network, and not only another way to it
         run("generate_rnn.py", tmp_path / "m", "--count", 2, "--output", tmp_path / "drawn.png")
 
