@@ -323,6 +323,12 @@ class Style(Photos):
     content_weight: float = option(
         0.03, "weight of the content loss: how unlike the photo the content layers are", least=0
     )
+    style_loss: str = option(
+        "gram",
+        "what of the style layers is compared with the painting's: Gram matrices, or the covariance and the mean of the "
+        "features, each by the square root of its relative difference",
+        choices=("gram", "covariance"),
+    )
     style_weight: float = option(1.0, "weight of the style loss: how unlike the painting the style layers are", least=0)
     tv_weight: float = option(2.0, "weight of the tv loss, the total variation; more is smoother", least=0)
     style_scale: float = option(
@@ -346,6 +352,7 @@ class Style(Photos):
 STYLE_DEFAULTS = {
     "style": Style(),
     "published": Style(pooling="max", content_weight=500.0, tv_weight=200.0),
+    "covariance": Style(style_loss="covariance", pooling="max", content_weight=0.3, tv_weight=5.0),
     "texture": Style(content_layers=(), init="noise"),
     "layer": Style(content_weight=1.0, tv_weight=4.0, init="noise"),
 }

@@ -53,13 +53,14 @@ def parse_arguments(words=None):
     parser.add_argument(
         "content", nargs="?", type=pathlib.Path, help="a photo or a folder of them; left out: texture synthesis"
     )
-    variants = {"--published-losses": config.STYLE_DEFAULTS["published"], "--layer": config.STYLE_DEFAULTS["layer"]}
+    variants = {"--published-losses": "published", "--style-loss covariance": "covariance", "--layer": "layer"}
+    variants = {flag: config.STYLE_DEFAULTS[task] for flag, task in variants.items()}
     command_line.add_options(parser, config.Style, variants=variants)
     return parser.parse_args(words)
 
 
 PHOTO_ONLY = ("content_layers", "content_weight", "keep_colors", "published_losses", "each")
-STYLE_ONLY = ("style_layers", "layer_weights", "style_weight", "style_scale", "style_weights", "each")
+STYLE_ONLY = ("style_layers", "style_loss", "layer_weights", "style_weight", "style_scale", "style_weights", "each")
 WITHOUT_USE = {"texture": PHOTO_ONLY, "layer": ("content_layers", "published_losses", "keep_colors", *STYLE_ONLY)}
 
 
@@ -105,7 +106,9 @@ def which_task(arguments):
         raise errors.InputError("give a painting with --style, or a layer to reconstruct the photo from with --layer")
     if content is None:
         return "texture"
-    return "published" if hasattr(arguments, "published_losses") else "style"
+    if hasattr(arguments, "published_losses"):
+        return "published"
+    return "covariance" if getattr(arguments, "style_loss", "gram") == "covariance" else "style"
 
 
 def check(options, task):
@@ -125,6 +128,8 @@ def check(options, task):
             )
         if weights and not (all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0):
             raise errors.InputError(f"{flag} must be 0 or above, and not all 0")
+    if options.published_losses and options.style_loss != "gram":
+        raise errors.InputError("--published-losses compares Gram matrices: it takes no other --style-loss")
     if options.each and options.style_weights:
         raise errors.InputError("--style-weights mixes paintings, and --each paints after each alone: not both")
     if options.init not in BEGINNINGS and not pathlib.Path(options.init).is_file():
@@ -498,7 +503,9 @@ class Studio:
             self.evaluate = vision.value_and_gradient(reconstruction_loss(extractor(content_layers), options))
         else:
             features = extractor(options.style_layers)
-            self.grams = vision.for_any_size(lambda picture: [mean_gram(x) for x in features(picture)])
+            self.statistics = vision.for_any_size(
+                lambda picture: [statistics(x, options.style_loss) for x in features(picture)]
+            )
             layers = [*content_layers, *options.style_layers]
             self.evaluate = vision.value_and_gradient(style_transfer_loss(extractor(layers), options))
         self.mixture = functools.lru_cache(maxsize=8)(functools.partial(Mixture, self))  # some megabytes each
@@ -511,7 +518,7 @@ class Studio:
 
 
 class Mixture:
-    """One painting or several, float32 H x W x 3 each, and their Gram matrices at each size."""
+    """One painting or several, float32 H x W x 3 each, and what their layers tell of style at each size."""
 
     def __init__(self, studio, options):
         self.studio, self.options = studio, options
@@ -519,7 +526,7 @@ class Mixture:
         self.remembered = {}
 
     def style(self, paintings, longest, remember):
-        """Return the Gram matrices, over the number of places, of a mixture beside a picture this long.
+        """Return the statistics of each layer, as statistics() lists them, of a mixture beside a picture this long.
 
         `paintings` are these ones, or as they were adapted to a photo; then there is nothing to remember.
         """
@@ -527,9 +534,11 @@ class Mixture:
             return self.remembered[longest]
         weights = np.resize(self.options.style_weights or (1.0,), len(paintings))
         longest_painting = longest * self.options.style_scale
-        grams = [self.studio.grams(scaled(painting, longest_painting)[None]) for painting in paintings]
+        found = [self.studio.statistics(scaled(painting, longest_painting)[None]) for painting in paintings]
         shares = weights / weights.sum()
-        mixture = [sum(share * gram for share, gram in zip(shares, layer)) for layer in zip(*grams)]
+        mixture = [
+            [sum(share * one for share, one in zip(shares, alike)) for alike in zip(*layers)] for layers in zip(*found)
+        ]
         if remember:
             self.remembered[longest] = mixture
         return mixture
@@ -554,8 +563,18 @@ def read_painting(path, options):
     return imaging.resize_picture(painting, width, height)
 
 
+def statistics(features, kind):
+    """List what features 1 x h x w x C tell of style, wherever it is: tensors that mean the same at every size.
+
+    Of the kind gram it is the mean Gram matrix C x C, of the kind covariance the covariance C x C and the mean 1 x C.
+    """
+    if kind == "gram":
+        return [mean_gram(features)]
+    mean = keras.ops.mean(features, axis=(1, 2))
+    return [mean_gram(features) - keras.ops.transpose(mean) * mean, mean]
+
+
 def mean_gram(features):
-    """Return the Gram matrix over the number of places: it means the same at every size."""
     _, height, width, _ = keras.ops.shape(features)
     return util.gram_matrix(features) / keras.ops.cast(height * width, "float32")
 
@@ -568,14 +587,16 @@ def style_transfer_loss(features, options):
     `published_losses` they are the sums of Gatys et al. (2016) instead.
     """
     published, count = options.published_losses, len(options.content_layers)
-    weights = config.PUBLISHED_LAYERS if published else config.STYLE_LAYERS
+    weights = {"gram": config.PUBLISHED_LAYERS if published else config.STYLE_LAYERS}.get(options.style_loss, {})
     usual = [weights.get(layer, 1.0) for layer in options.style_layers]
     layer_weights = np.resize(options.layer_weights or usual, len(options.style_layers))
 
-    def style_loss(base, output):
+    def style_loss(bases, output):
+        pairs = list(zip(bases, statistics(output, options.style_loss)))
         if published:
-            return util.feature_reconstruction_loss(base, mean_gram(output)) / 4
-        return util.relative_difference(base, mean_gram(output))
+            return util.feature_reconstruction_loss(*pairs[0]) / 4
+        compare = util.relative_difference if options.style_loss == "gram" else util.relative_distance
+        return sum(compare(base, found) for base, found in pairs)
 
     def loss(picture, targets):
         found = features(picture)

@@ -279,6 +279,11 @@ def relative_difference(base, output):
     return feature_reconstruction_loss(base, output) / ops.maximum(ops.sum(ops.square(base)), 1e-6)
 
 
+def relative_distance(base, output):
+    """Square root of relative_difference: its pull does not fade as the two come close."""
+    return ops.sqrt(relative_difference(base, output) + 1e-8)
+
+
 def mean_variation(x):
     """Mean squared difference to the lower and to the right neighbour of pictures in 0..255, scaled to 0..1."""
     return total_variation_loss(x) / (255**2 * ops.cast(ops.prod(ops.shape(x)), "float32"))

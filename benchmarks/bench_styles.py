@@ -130,7 +130,7 @@ def torch_loss(best=False, bfloat16=False):
     mean = torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1)
     picture = torch.from_numpy(photo.transpose(2, 0, 1)[None].copy())
     content = torch.from_numpy(np.asarray(targets["content"][0]).transpose(0, 3, 1, 2).copy())
-    grams = [torch.from_numpy(np.array(gram)) for gram in targets["style"]]
+    grams = [torch.from_numpy(np.array(gram)) for (gram,) in targets["style"]]
     if best:
         network, picture = (x.to(memory_format=torch.channels_last) for x in (network, picture))
 

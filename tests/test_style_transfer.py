@@ -7,6 +7,7 @@ import time
 import types
 import urllib.request
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -16,6 +17,7 @@ from PIL import Image
 import config
 import errors
 import imaging
+import networks
 import style_transfer
 import util
 import vision
@@ -85,9 +87,11 @@ def test_published_losses_are_the_sums_of_the_paper(photo, vgg):
     assert terms["total"] == pytest.approx(7 * terms["content"] + terms["style"] + 0.5 * terms["tv"], rel=1e-5)
 
 
-def test_the_gradient_is_that_of_finite_differences(photo):
+@pytest.mark.parametrize("kind", ["gram", "covariance"])
+def test_the_gradient_is_that_of_finite_differences(kind, photo):
     picture = imaging.resize_picture(pixels(photo), 64, 48)
-    studio, targets, _, gradient = style_loss(picture, picture=np.flip(picture, 1).copy(), pooling="average")
+    options = {"pooling": "average", "style_loss": kind}
+    studio, targets, _, gradient = style_loss(picture, picture=np.flip(picture, 1).copy(), **options)
     direction = gradient / np.linalg.norm(gradient)
     rng = np.random.default_rng(0)
     for way in (direction, rng.standard_normal(gradient.shape) * np.abs(gradient) / np.linalg.norm(gradient)):
@@ -96,6 +100,33 @@ def test_the_gradient_is_that_of_finite_differences(photo):
             float(studio.evaluate((np.flip(picture, 1) + sign * step)[None], targets)[0]["total"]) for sign in (1, -1)
         )
         assert (above - below) / 2 == pytest.approx(float(np.sum(gradient * step)), rel=0.03)
+
+
+def test_the_covariance_and_the_mean_are_what_numpy_makes_of_them():
+    features = np.float32(random_pictures(1, 9, 7, 5))
+    covariance, mean = style_transfer.statistics(tf.constant(features), "covariance")
+    np.testing.assert_allclose(covariance, np.cov(features.reshape(-1, 5).T, bias=True), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(mean[0], features.mean((0, 1, 2)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["gram", "covariance"])
+def test_the_loss_does_not_depend_on_the_scale_of_a_layer(kind, photo, vgg, monkeypatch):
+    """A layer's kernel and bias times 3, and the next one's kernel over 3: the network sees the same."""
+    picture = imaging.resize_picture(pixels(photo), 64, 48)
+    scaled_vgg = keras.models.clone_model(vgg)
+    scaled_vgg.set_weights(vgg.get_weights())
+    kernel, bias = scaled_vgg.get_layer("block2_conv1").get_weights()
+    scaled_vgg.get_layer("block2_conv1").set_weights([3 * kernel, 3 * bias])
+    kernel, bias = scaled_vgg.get_layer("block2_conv2").get_weights()
+    scaled_vgg.get_layer("block2_conv2").set_weights([kernel / 3, bias])
+    found = []
+    for network in (vgg, scaled_vgg):
+        style_transfer.make_studio.cache_clear()
+        monkeypatch.setattr(networks, "load_vgg", lambda *_, network=network: (network, "hed"))
+        found.append(style_loss(picture, picture=np.flip(picture, 1).copy(), style_loss=kind))
+    (_, _, usual, gradient), (_, _, terms, of_scaled) = found
+    assert terms == pytest.approx(usual, rel=1e-4)
+    np.testing.assert_allclose(of_scaled, gradient, atol=1e-3 * np.abs(gradient).max())
 
 
 def test_the_weights_mean_the_same_at_every_size_and_for_all_numbers_of_channels():
@@ -216,6 +247,7 @@ def usual(photo, tmp_path_factory):
         ("--style-scale", 2),
         ("--style", PAINTING, ROOT / "images/style/gravel.jpg"),
         ("--published-losses",),
+        ("--style-loss", "covariance"),
         ("--precision", "mixed_bfloat16"),
         ("--precision", "mixed_float16"),
     ],
@@ -403,6 +435,7 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_picture(photo, tmp_path, 
         (("--style", PAINTING, "--weights", "no-such.h5"), "no-such.h5"),
         (("--style", PAINTING, "--optimizer", "sgd"), "sgd"),
         (("--style", PAINTING, "--learning-rate", 20), "--optimizer adam"),
+        (("--style", PAINTING, "--published-losses", "--style-loss", "covariance"), "takes no other --style-loss"),
     ],
 )
 def test_wrong_flags_are_explained(flags, said, photo):
