@@ -325,7 +325,7 @@ class Style(Photos):
     )
     style_loss: str = option(
         "gram",
-        "what of the style layers is compared with the painting's: Gram matrices, or the covariance and the mean of the "
+        "what of the style layers is compared with the painting's: Gram matrices, or the covariance and mean of the "
         "features, each by the square root of its relative difference",
         choices=("gram", "covariance"),
     )
