@@ -280,8 +280,10 @@ class Photos(Common):
     gif: bool = option(False, "also write a GIF of how the picture came about")
 
 
-STYLE_LAYERS = {"block1_conv1": 2.0, "block2_conv1": 2.0, "block3_conv1": 1.0, "block4_conv1": 1.0, "block5_conv1": 0.2}
-PUBLISHED_LAYERS = {layer: 50.0 if layer == "block3_conv1" else 10.0 for layer in STYLE_LAYERS}
+PIXELS = "pixels"  # the layer that is the picture itself, in 0..1
+GRAM_LAYERS = {"block1_conv1": 2.0, "block2_conv1": 2.0, "block3_conv1": 1.0, "block4_conv1": 1.0, "block5_conv1": 0.2}
+PUBLISHED_LAYERS = {layer: 50.0 if layer == "block3_conv1" else 10.0 for layer in GRAM_LAYERS}
+STYLE_LAYERS = {PIXELS: 2.0, **dict.fromkeys(GRAM_LAYERS, 1.0)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,7 +299,7 @@ class Style(Photos):
         None, "without --style: reconstruct the photo from this layer's features alone, and keep its contrast usual"
     )
     pooling: str = option(
-        "average",
+        "max",
         "between the blocks of VGG take the maximum, or the average, times 1.6: then activations are about as large as "
         "with the maximum",
         choices=("max", "average"),
@@ -316,21 +318,23 @@ class Style(Photos):
         least=1,
     )
     content_layers: tuple[str, ...] = several(("block4_conv2",), "layers that keep the content", "LAYER")
-    style_layers: tuple[str, ...] = several(tuple(STYLE_LAYERS), "layers whose statistics are the style", "LAYER")
+    style_layers: tuple[str, ...] = several(
+        tuple(STYLE_LAYERS), "layers whose statistics are the style; `pixels` is the picture itself", "LAYER"
+    )
     layer_weights: tuple[float, ...] = several(
-        (), "weight of each style layer, or one for all (default: 2 2 1 1 0.2, and 1 for other layers)", "WEIGHT"
+        (), "weight of each style layer, or one for all (default: 2 for the pixels and 1 for others)", "WEIGHT"
     )
     content_weight: float = option(
-        0.03, "weight of the content loss: how unlike the photo the content layers are", least=0
+        0.2, "weight of the content loss: how unlike the photo the content layers are", least=0
     )
     style_loss: str = option(
-        "gram",
-        "what of the style layers is compared with the painting's: Gram matrices, or the covariance and mean of the "
-        "features, each by the square root of its relative difference",
-        choices=("gram", "covariance"),
+        "covariance",
+        "what of the style layers is compared with the painting's: the covariance and the mean of the features, or "
+        "their Gram matrices, as in 2016; then --layer-weights are 2 2 1 1 0.2 by default",
+        choices=("covariance", "gram"),
     )
     style_weight: float = option(1.0, "weight of the style loss: how unlike the painting the style layers are", least=0)
-    tv_weight: float = option(2.0, "weight of the tv loss, the total variation; more is smoother", least=0)
+    tv_weight: float = option(5.0, "weight of the tv loss, the total variation; more is smoother", least=0)
     style_scale: float = option(
         1.0, "size of the painting relative to the photo's; less makes smaller brush strokes", above=0
     )
@@ -349,11 +353,13 @@ class Style(Photos):
     plot: bool = option(False, "also plot each loss over time")
 
 
+GRAM = Style(style_loss="gram", style_layers=tuple(GRAM_LAYERS), pooling="average", content_weight=0.03, tv_weight=2.0)
 STYLE_DEFAULTS = {
     "style": Style(),
-    "published": Style(pooling="max", content_weight=500.0, tv_weight=200.0),
-    "covariance": Style(style_loss="covariance", pooling="max", content_weight=0.3, tv_weight=5.0),
+    "gram": GRAM,
+    "published": dataclasses.replace(GRAM, pooling="max", content_weight=500.0, tv_weight=200.0),
     "texture": Style(content_layers=(), init="noise"),
+    "gram texture": dataclasses.replace(GRAM, content_layers=(), init="noise"),
     "layer": Style(content_weight=1.0, tv_weight=4.0, init="noise"),
 }
 

@@ -152,6 +152,26 @@ def with_colors_of(picture, photo):
         return 255 * lab2rgb(colored)
 
 
+def recolored(picture, mean, covariance):
+    """Give a picture, float32 H x W x 3 in 0..255, colours of this mean, 3, and covariance, 3 x 3.
+
+    The map is the linear one that moves colours least (Pitie & Kokaram 2007, "The linear Monge-Kantorovitch linear
+    colour mapping"), so what was lighter than its surroundings stays so. Colours that sRGB lacks are clipped.
+    """
+    pixels = picture.reshape(-1, 3).astype("float64")
+    own = square_root(np.cov(pixels.T) + 4 * np.eye(3))  # two grey levels: a grey photo's noise becomes no colour
+    back = np.linalg.inv(own)
+    linear = back @ square_root(own @ covariance @ own) @ back
+    recolored = (pixels - pixels.mean(0)) @ linear + mean
+    return np.clip(recolored, 0, 255).reshape(picture.shape).astype("float32")
+
+
+def square_root(matrix):
+    """Return the symmetric square root of a symmetric matrix without negative eigenvalues."""
+    values, vectors = np.linalg.eigh(matrix)
+    return vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
+
+
 def to_pixels(picture):
     """Turn float H x W x 3 about 0..255 into uint8."""
     return np.clip(np.round(picture), 0, 255).astype("uint8")

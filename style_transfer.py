@@ -40,8 +40,8 @@ optimize = command_line.lazy_import("scipy.optimize")
 progress = command_line.lazy_import("progress")
 provenance = command_line.lazy_import("provenance")
 recipes = command_line.lazy_import("recipes")
+style_losses = command_line.lazy_import("style_losses")
 tqdm = command_line.lazy_import("tqdm")
-util = command_line.lazy_import("util")
 vision = command_line.lazy_import("vision")
 
 SMALLEST_SIDE = 32  # pixels; the fifth block of VGG sees two by two places of it
@@ -53,7 +53,7 @@ def parse_arguments(words=None):
     parser.add_argument(
         "content", nargs="?", type=pathlib.Path, help="a photo or a folder of them; left out: texture synthesis"
     )
-    variants = {"--published-losses": "published", "--style-loss covariance": "covariance", "--layer": "layer"}
+    variants = {"--style-loss gram": "gram", "--published-losses": "published", "--layer": "layer"}
     variants = {flag: config.STYLE_DEFAULTS[task] for flag, task in variants.items()}
     command_line.add_options(parser, config.Style, variants=variants)
     return parser.parse_args(words)
@@ -61,7 +61,11 @@ def parse_arguments(words=None):
 
 PHOTO_ONLY = ("content_layers", "content_weight", "keep_colors", "published_losses", "each")
 STYLE_ONLY = ("style_layers", "style_loss", "layer_weights", "style_weight", "style_scale", "style_weights", "each")
-WITHOUT_USE = {"texture": PHOTO_ONLY, "layer": ("content_layers", "published_losses", "keep_colors", *STYLE_ONLY)}
+WITHOUT_USE = {
+    "texture": PHOTO_ONLY,
+    "gram texture": PHOTO_ONLY,
+    "layer": ("content_layers", "published_losses", "keep_colors", *STYLE_ONLY),
+}
 
 
 def main():
@@ -93,7 +97,7 @@ def options_of(arguments):
 
 
 def which_task(arguments):
-    """Say what the command asks for: style, texture or layer. Raises InputError where it asks for nothing or both."""
+    """Say which of config.STYLE_DEFAULTS the command asks for. Raises InputError for nothing, or two at once."""
     content, styles = arguments.content, getattr(arguments, "style", ())
     for path in styles:
         if not pathlib.Path(path).exists():
@@ -104,19 +108,20 @@ def which_task(arguments):
         return "layer"
     if not styles:
         raise errors.InputError("give a painting with --style, or a layer to reconstruct the photo from with --layer")
+    gram = getattr(arguments, "style_loss", None) == "gram"
     if content is None:
-        return "texture"
+        return "gram texture" if gram else "texture"
     if hasattr(arguments, "published_losses"):
         return "published"
-    return "covariance" if getattr(arguments, "style_loss", "gram") == "covariance" else "style"
+    return "gram" if gram else "style"
 
 
 def check(options, task):
     """Raise InputError for an option that makes no sense."""
-    if (task, options.init) in (("texture", "content"), ("layer", "style")):
+    if (task, options.init) == ("layer", "style") or ("texture" in task and options.init == "content"):
         raise errors.InputError(f"there is nothing to begin with: --init {options.init}")
-    layers = [*options.content_layers, *options.style_layers, *([options.layer] if options.layer else [])]
-    naming.check_layers(layers, options.convnet)
+    naming.check_layers([*options.content_layers, *([options.layer] if options.layer else [])], options.convnet)
+    naming.check_layers(options.style_layers, options.convnet, also=[config.PIXELS])
     for name, counted, what in (
         ("style_weights", paintings_of(options), "painting"),
         ("layer_weights", options.style_layers, "style layer"),
@@ -308,11 +313,20 @@ class Search:
     def __init__(self, studio, photo, result, options):
         self.studio, self.result, self.options = studio, result, options
         self.photo = photo  # in its own colours
-        self.content = imaging.luminance(photo) if options.keep_colors == "luminance" else photo
         self.mixture = studio.mixture(options)
         self.paintings = [adapt(painting, photo, options.keep_colors) for painting in self.mixture.paintings]
+        self.content = self.model_of(photo)
         self.margin = 0 if options.published_losses else MARGIN
         self.picture, self.frames, self.history, self.steps, self.evaluations = None, [], [], [], 0
+
+    def model_of(self, photo):
+        """Return the photo as the content is taken from it: in greys, or in the paintings' colours."""
+        if self.options.keep_colors == "luminance":
+            return imaging.luminance(photo)
+        if self.options.keep_colors or self.options.style_loss == "gram" or photo is None or not self.paintings:
+            return photo
+        # Content and style then don't pull the colours two ways, and more of the photo stays at the same likeness.
+        return imaging.recolored(photo, *self.mixture.colors())
 
     def run(self):
         """Go through all scales."""
@@ -500,14 +514,18 @@ class Studio:
         extractor = functools.partial(vision.feature_extractor, model, pooling=options.pooling)
         self.content = vision.for_any_size(extractor(content_layers)) if content_layers else None
         if options.layer:
-            self.evaluate = vision.value_and_gradient(reconstruction_loss(extractor(content_layers), options))
+            loss = style_losses.reconstruction_loss(extractor(content_layers), options)
         else:
             features = extractor(options.style_layers)
             self.statistics = vision.for_any_size(
-                lambda picture: [statistics(x, options.style_loss) for x in features(picture)]
+                lambda picture: [
+                    style_losses.statistics(x, layer, options.style_loss)
+                    for x, layer in zip(features(picture), options.style_layers)
+                ]
             )
             layers = [*content_layers, *options.style_layers]
-            self.evaluate = vision.value_and_gradient(style_transfer_loss(extractor(layers), options))
+            loss = style_losses.style_transfer_loss(extractor(layers), options)
+        self.evaluate = vision.value_and_gradient(loss)
         self.mixture = functools.lru_cache(maxsize=8)(functools.partial(Mixture, self))  # some megabytes each
         self.told_time = False
 
@@ -526,22 +544,28 @@ class Mixture:
         self.remembered = {}
 
     def style(self, paintings, longest, remember):
-        """Return the statistics of each layer, as statistics() lists them, of a mixture beside a picture this long.
+        """Return the statistics of each layer, as style_losses has them, of a mixture beside a picture this long.
 
         `paintings` are these ones, or as they were adapted to a photo; then there is nothing to remember.
         """
         if remember and longest in self.remembered:
             return self.remembered[longest]
-        weights = np.resize(self.options.style_weights or (1.0,), len(paintings))
         longest_painting = longest * self.options.style_scale
         found = [self.studio.statistics(scaled(painting, longest_painting)[None]) for painting in paintings]
-        shares = weights / weights.sum()
-        mixture = [
-            [sum(share * one for share, one in zip(shares, alike)) for alike in zip(*layers)] for layers in zip(*found)
-        ]
+        mixture = [[self.mixed(alike) for alike in zip(*layers)] for layers in zip(*found)]
         if remember:
             self.remembered[longest] = mixture
         return mixture
+
+    def colors(self):
+        """Return the mean, 3, and the covariance, 3 x 3, of the paintings' pixels in 0..255."""
+        pixels = [painting.reshape(-1, 3) for painting in self.paintings]
+        return self.mixed([x.mean(0) for x in pixels]), self.mixed([np.cov(x.T) for x in pixels])
+
+    def mixed(self, of_paintings):
+        """Return the mean of something of each painting, by how much of each there is to be."""
+        weights = np.resize(self.options.style_weights or (1.0,), len(of_paintings))
+        return sum(weight * one for weight, one in zip(weights / weights.sum(), of_paintings))
 
 
 def scaled(painting, longest):
@@ -561,78 +585,6 @@ def read_painting(path, options):
             "a larger --size or --style-scale helps"
         )
     return imaging.resize_picture(painting, width, height)
-
-
-def statistics(features, kind):
-    """List what features 1 x h x w x C tell of style, wherever it is: tensors that mean the same at every size.
-
-    Of the kind gram it is the mean Gram matrix C x C, of the kind covariance the covariance C x C and the mean 1 x C.
-    """
-    if kind == "gram":
-        return [mean_gram(features)]
-    mean = keras.ops.mean(features, axis=(1, 2))
-    return [mean_gram(features) - keras.ops.transpose(mean) * mean, mean]
-
-
-def mean_gram(features):
-    _, height, width, _ = keras.ops.shape(features)
-    return util.gram_matrix(features) / keras.ops.cast(height * width, "float32")
-
-
-def style_transfer_loss(features, options):
-    """Return the loss of content, style and smoothness, as util.value_and_gradient takes it.
-
-    Each layer's difference is divided by the square sum of what it is compared with, and the total variation is a
-    mean over pixels scaled to 0..1: the weights mean the same at every size and for all numbers of channels. With
-    `published_losses` they are the sums of Gatys et al. (2016) instead.
-    """
-    published, count = options.published_losses, len(options.content_layers)
-    weights = {"gram": config.PUBLISHED_LAYERS if published else config.STYLE_LAYERS}.get(options.style_loss, {})
-    usual = [weights.get(layer, 1.0) for layer in options.style_layers]
-    layer_weights = np.resize(options.layer_weights or usual, len(options.style_layers))
-
-    def style_loss(bases, output):
-        pairs = list(zip(bases, statistics(output, options.style_loss)))
-        if published:
-            return util.feature_reconstruction_loss(*pairs[0]) / 4
-        compare = util.relative_difference if options.style_loss == "gram" else util.relative_distance
-        return sum(compare(base, found) for base, found in pairs)
-
-    def loss(picture, targets):
-        found = features(picture)
-        content_loss = util.feature_reconstruction_loss if published else util.relative_difference
-        contents = [content_loss(base, output) for base, output in zip(targets.get("content", []), found)]
-        styles = [style_loss(base, output) for base, output in zip(targets["style"], found[count:])]
-        terms = {
-            "content": sum(contents) / max(1, len(contents)),
-            "style": sum(weight * style for weight, style in zip(layer_weights, styles)) / len(styles),
-            "tv": util.total_variation_loss(picture) if published else util.mean_variation(picture),
-        }
-        return with_total(terms, content=options.content_weight, style=options.style_weight, tv=options.tv_weight)
-
-    return loss
-
-
-def reconstruction_loss(features, options):
-    """Return the loss of Mahendran & Vedaldi (2015): one layer's features, and priors that keep pictures natural."""
-
-    def loss(picture, targets):
-        terms = {
-            "content": util.relative_difference(targets["content"][0], features(picture)[0]),
-            "contrast": keras.ops.mean(((picture - 128) / USUAL_RANGE) ** 6),
-            "tv": util.mean_variation(picture),
-        }
-        return with_total(terms, content=options.content_weight, contrast=CONTRAST_WEIGHT, tv=options.tv_weight)
-
-    return loss
-
-
-USUAL_RANGE = 80  # grey levels from the middle, beyond which their paper's alpha-norm rises steeply
-CONTRAST_WEIGHT = 0.01
-
-
-def with_total(terms, **weights):
-    return {"total": sum(weights[name] * term for name, term in terms.items()), **terms}
 
 
 # --- Beside the picture ------------------------------------------------------------------------

@@ -122,15 +122,14 @@ def torch_loss(best=False, bfloat16=False):
     import torch
 
     import config
-    import vision
 
     _, _, photo, targets = prepared(precision="float32")
     options = config.Style()
-    names, network = torch_vgg("block5_conv1", pooling=vision.AVERAGE_POOLING)
+    names, network = torch_vgg("block5_conv1")
     mean = torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1)
     picture = torch.from_numpy(photo.transpose(2, 0, 1)[None].copy())
     content = torch.from_numpy(np.asarray(targets["content"][0]).transpose(0, 3, 1, 2).copy())
-    grams = [torch.from_numpy(np.array(gram)) for (gram,) in targets["style"]]
+    style = [[torch.from_numpy(np.array(base)) for base in bases] for bases in targets["style"]]
     if best:
         network, picture = (x.to(memory_format=torch.channels_last) for x in (network, picture))
 
@@ -139,14 +138,15 @@ def torch_loss(best=False, bfloat16=False):
 
     def loss(x):
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            features, found = x.flip(1) - mean, {}
+            features, found = x.flip(1) - mean, {config.PIXELS: x / 255}
             for name, layer in zip(names, network):
                 features = layer(features)
                 found[name] = features
         styles = []
-        for name, gram in zip(options.style_layers, grams):
-            flat = found[name][0].flatten(1).float()
-            styles.append(config.STYLE_LAYERS[name] * relative(gram, flat @ flat.T / flat.shape[1]))
+        for name, bases in zip(options.style_layers, style):
+            statistics = torch_statistics(found[name].float(), name == config.PIXELS)
+            distances = [(relative(base, output) + 1e-8).sqrt() for base, output in zip(bases, statistics, strict=True)]
+            styles.append(config.STYLE_LAYERS[name] * sum(distances))
         unit = x / 255
         lower, right = unit[:, :, 1:, :-1] - unit[:, :, :-1, :-1], unit[:, :, :-1, 1:] - unit[:, :, :-1, :-1]
         variation = (lower.square().sum() + right.square().sum()) / x.numel()
@@ -158,6 +158,22 @@ def torch_loss(best=False, bfloat16=False):
         )
 
     return picture, loss
+
+
+def torch_statistics(x, pixels):
+    """List what features 1 x C x h x w tell of style: covariance and mean and, of pixels, the edges at three sizes."""
+    import torch
+
+    flat = x[0].flatten(1)
+    mean = flat.mean(1)
+    statistics = [flat @ flat.T / flat.shape[1] - mean[:, None] * mean, mean[None]]
+    for size in range(3 if pixels else 0):
+        x = torch.nn.functional.avg_pool2d(x, 2) if size else x
+        here, right, lower = x[:, :, 1:-1, 1:-1], x[:, :, 1:-1, 2:], x[:, :, 2:, 1:-1]
+        around = (right + x[:, :, 1:-1, :-2] + lower + x[:, :, :-2, 1:-1]) / 4
+        edges = torch.cat([right - here, lower - here, around - here], 1)[0].flatten(1)
+        statistics.append(edges @ edges.T / edges.shape[1])
+    return statistics
 
 
 def evaluate_torch(data, **best):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 import imaging
@@ -53,3 +54,15 @@ def test_of_a_photo_its_camera_and_its_date_are_kept_each_by_itself(tags, tmp_pa
     found = Image.Exif()
     found.load(kept)
     assert {**found, **found.get_ifd(0x8769)}.items() >= tags.items() and 0x0112 not in found
+
+
+def test_a_recolored_picture_has_the_mean_and_covariance_that_it_is_given():
+    photo = imaging.load_image(ROOT / "images/content/coffee.jpg")
+    same = imaging.recolored(photo, photo.mean((0, 1)), np.cov(photo.reshape(-1, 3).T))
+    np.testing.assert_allclose(same, photo, atol=2)
+    mean, covariance = [120, 100, 140], np.array([[900, 200, 0], [200, 600, -100], [0, -100, 400]])
+    changed = imaging.recolored(photo, mean, covariance)
+    np.testing.assert_allclose(changed.mean((0, 1)), mean, atol=0.5)
+    np.testing.assert_allclose(np.cov(changed.reshape(-1, 3).T), covariance, atol=20)
+    grey = imaging.recolored(photo, [128] * 3, np.full((3, 3), 100.0))
+    assert np.ptp(grey, axis=2).max() < 0.01 < np.ptp(grey)
