@@ -299,7 +299,7 @@ class Style(Photos):
         None, "without --style: reconstruct the photo from this layer's features alone, and keep its contrast usual"
     )
     pooling: str = option(
-        "max",
+        "average",
         "between the blocks of VGG take the maximum, or the average, times 1.6: then activations are about as large as "
         "with the maximum",
         choices=("max", "average"),
@@ -325,7 +325,7 @@ class Style(Photos):
         (), "weight of each style layer, or one for all (default: 2 for the pixels and 1 for others)", "WEIGHT"
     )
     content_weight: float = option(
-        0.2, "weight of the content loss: how unlike the photo the content layers are", least=0
+        0.12, "weight of the content loss: how unlike the photo the content layers are", least=0
     )
     style_loss: str = option(
         "covariance",
@@ -334,7 +334,7 @@ class Style(Photos):
         choices=("covariance", "gram"),
     )
     style_weight: float = option(1.0, "weight of the style loss: how unlike the painting the style layers are", least=0)
-    tv_weight: float = option(5.0, "weight of the tv loss, the total variation; more is smoother", least=0)
+    tv_weight: float = option(4.0, "weight of the tv loss, the total variation; more is smoother", least=0)
     style_scale: float = option(
         1.0, "size of the painting relative to the photo's; less makes smaller brush strokes", above=0
     )
@@ -353,7 +353,7 @@ class Style(Photos):
     plot: bool = option(False, "also plot each loss over time")
 
 
-GRAM = Style(style_loss="gram", style_layers=tuple(GRAM_LAYERS), pooling="average", content_weight=0.03, tv_weight=2.0)
+GRAM = Style(style_loss="gram", style_layers=tuple(GRAM_LAYERS), content_weight=0.03, tv_weight=2.0)
 STYLE_DEFAULTS = {
     "style": Style(),
     "gram": GRAM,

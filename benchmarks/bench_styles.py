@@ -122,10 +122,11 @@ def torch_loss(best=False, bfloat16=False):
     import torch
 
     import config
+    import vision
 
     _, _, photo, targets = prepared(precision="float32")
     options = config.Style()
-    names, network = torch_vgg("block5_conv1")
+    names, network = torch_vgg("block5_conv1", pooling=vision.AVERAGE_POOLING)
     mean = torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1)
     picture = torch.from_numpy(photo.transpose(2, 0, 1)[None].copy())
     content = torch.from_numpy(np.asarray(targets["content"][0]).transpose(0, 3, 1, 2).copy())

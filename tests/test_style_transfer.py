@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import LOAD_VGG, ROOT, pixels, results, rows_of, run
 from PIL import Image
+from skimage.color import rgb2lab
 
 import config
 import errors
@@ -132,7 +133,7 @@ def usual(photo, tmp_path_factory):
         ("--init", "noise"),
         ("--init", "style"),
         ("--init", PHOTOS[0]),
-        ("--pooling", "average"),
+        ("--pooling", "max"),
         ("--content-layers", "block2_conv1", "block3_conv1"),
         ("--style-layers", "block1_conv1", "block2_conv2"),
         ("--style-layers", "pixels", "block1_conv1", "block2_conv1"),
@@ -218,6 +219,13 @@ def test_the_photos_colours_can_be_kept(photo, tmp_path):
         free = np.abs(chroma[2] - chroma[1]).max()
         assert away[how] < free
     assert away["luminance"] < 4
+
+
+def test_a_grey_painting_makes_a_grey_picture(photo, tmp_path):
+    Image.open(PAINTING).convert("L").save(tmp_path / "grey.png")
+    style(photo, tmp_path / "a.png", "--style", tmp_path / "grey.png", "--iterations", 30)
+    picture = pixels(tmp_path / "a.png") / 255
+    assert np.hypot(*np.moveaxis(rgb2lab(picture)[..., 1:], 2, 0)).mean() < 1 < np.ptp(rgb2lab(picture)[..., 0])
 
 
 def test_a_texture_has_the_paintings_statistics_and_not_its_picture(tmp_path):
