@@ -325,7 +325,7 @@ class Style(Photos):
         (), "weight of each style layer, or one for all (default: 2 for the pixels and 1 for others)", "WEIGHT"
     )
     content_weight: float = option(
-        0.12, "weight of the content loss: how unlike the photo the content layers are", least=0
+        0.2, "weight of the content loss: how unlike the photo the content layers are", least=0
     )
     style_loss: str = option(
         "covariance",

@@ -166,6 +166,16 @@ def recolored(picture, mean, covariance):
     return np.clip(recolored, 0, 255).reshape(picture.shape).astype("float32")
 
 
+def color_span(covariance):
+    """Return the projection, 3 x 3, on the directions in which colours of this covariance differ to the eye."""
+    values, vectors = np.linalg.eigh(covariance)
+    differing = vectors[:, values > LEAST_DEVIATION**2]
+    return (differing @ differing.T).astype("float32")
+
+
+LEAST_DEVIATION = 1.5  # grey levels; a grey picture saved as a JPEG deviates by less
+
+
 def square_root(matrix):
     """Return the symmetric square root of a symmetric matrix without negative eigenvalues."""
     values, vectors = np.linalg.eigh(matrix)

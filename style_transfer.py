@@ -315,6 +315,9 @@ class Search:
         self.photo = photo  # in its own colours
         self.mixture = studio.mixture(options)
         self.paintings = [adapt(painting, photo, options.keep_colors) for painting in self.mixture.paintings]
+        self.colors = None
+        if self.paintings and options.style_loss != "gram" and options.style_weight:
+            self.colors = self.mixture.colors(self.paintings)
         self.content = self.model_of(photo)
         self.margin = 0 if options.published_losses else MARGIN
         self.picture, self.frames, self.history, self.steps, self.evaluations = None, [], [], [], 0
@@ -323,10 +326,10 @@ class Search:
         """Return the photo as the content is taken from it: in greys, or in the paintings' colours."""
         if self.options.keep_colors == "luminance":
             return imaging.luminance(photo)
-        if self.options.keep_colors or self.options.style_loss == "gram" or photo is None or not self.paintings:
+        if photo is None or self.options.keep_colors or self.colors is None:
             return photo
         # Content and style then don't pull the colours two ways, and more of the photo stays at the same likeness.
-        return imaging.recolored(photo, *self.mixture.colors())
+        return imaging.recolored(photo, *self.colors)
 
     def run(self):
         """Go through all scales."""
@@ -385,14 +388,18 @@ class Search:
         return targets
 
     def descend(self, start, targets):
-        """Minimise the loss at one scale."""
+        """Minimise the loss at one scale, among the colours that the paintings' mix to: after greys, among greys."""
         height, width = start.shape[:2]
+        span = np.eye(3, dtype="float32")
+        if self.colors is not None:
+            mean, span = self.colors[0].astype("float32"), imaging.color_span(self.colors[1])
+            start = mean + (start - mean) @ span
 
         def evaluate(picture):
             terms, gradient = self.studio.evaluate(picture[None], targets)
             self.terms = {name: float(value) for name, value in terms.items()}
             self.evaluations += 1
-            gradient = np.asarray(gradient)[0]
+            gradient = np.asarray(gradient)[0] @ span
             if not (math.isfinite(self.terms["total"]) and np.isfinite(gradient).all()):
                 raise Diverged(f"the loss was no number any more at step {len(self.history) + 1}; try lower weights")
             return self.terms["total"], gradient
@@ -557,9 +564,9 @@ class Mixture:
             self.remembered[longest] = mixture
         return mixture
 
-    def colors(self):
-        """Return the mean, 3, and the covariance, 3 x 3, of the paintings' pixels in 0..255."""
-        pixels = [painting.reshape(-1, 3) for painting in self.paintings]
+    def colors(self, paintings):
+        """Return the mean, 3, and the covariance, 3 x 3, of the pixels in 0..255 of a mixture, as style() does."""
+        pixels = [painting.reshape(-1, 3) for painting in paintings]
         return self.mixed([x.mean(0) for x in pixels]), self.mixed([np.cov(x.T) for x in pixels])
 
     def mixed(self, of_paintings):

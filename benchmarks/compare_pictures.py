@@ -6,6 +6,8 @@
 
 Each photo and each painting is in a pair, the shorter list begun anew where it ends. A variant is a name and flags of
 style_transfer.py. Pictures, the sheet and figures.csv go to --output; what is there already is not painted again.
+Variants whose names are alike up to a colon, such as new:0.1 and new:0.5, are joined by a line in curves.png: for each
+pair the distance to the painting (the geometric mean of the four below) over the structure.
 
 Sliced Wasserstein distances to the painting, in CIELAB (Rabin et al. 2012; Heitz et al. 2021), less is better:
 - colour: of pixels;
@@ -30,6 +32,7 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np
 import scipy.ndimage as ndimage
+from matplotlib.figure import Figure
 from skimage.color import rgb2lab
 
 import imaging
@@ -154,15 +157,44 @@ def sheet(chosen, variants, size, output, height=256):
     return np.concatenate([np.pad(r, ((0, 8), (0, width - r.shape[1]), (0, 0)), constant_values=255) for r in rows])
 
 
+def distance(row):
+    return statistics.geometric_mean(row[figure] for figure in FIGURES[:4])
+
+
+def draw_curves(rows, families, path):
+    """Draw for each pair the distance to the painting over the structure, a line for each family of variants."""
+    pairs = list(dict.fromkeys((row["photo"], row["painting"]) for row in rows))
+    columns = min(4, len(pairs))
+    lines = -(-len(pairs) // columns)
+    figure = Figure(figsize=(3.2 * columns, 2.6 * lines), layout="constrained")
+    for axes, pair in zip(figure.subplots(lines, columns, squeeze=False).ravel(), pairs):
+        for family in families:
+            own = [
+                row for row in rows if (row["photo"], row["painting"]) == pair and family_of(row["variant"]) == family
+            ]
+            axes.plot([row["structure"] for row in own], [distance(row) for row in own], "o-", label=family)
+        axes.set_title(" after ".join(pathlib.Path(name).stem for name in pair), fontsize=8)
+        axes.set(xlabel="structure of the photo", ylabel="distance to the painting")
+        axes.legend(fontsize=7)
+    figure.savefig(path, dpi=80)
+
+
+def family_of(variant):
+    return variant.split(":")[0]
+
+
 def print_table(rows, variants):
-    """Print each variant's medians over the pairs, and each as a share of the first variant's."""
+    """Print each variant's medians over the pairs; in brackets the median ratio to the first one's, and the worst."""
     print(f"| variant | {' | '.join(FIGURES)} | seconds |\n|{' --- |' * (len(FIGURES) + 2)}")
-    first = {}
-    for name in variants:
-        own = [row for row in rows if row["variant"] == name]
-        medians = {figure: statistics.median(row[figure] for row in own) for figure in (*FIGURES, "seconds")}
-        first = first or medians
-        cells = [f"{value:.3g} ({value / max(first[figure], 1e-9):.2f}x)" for figure, value in medians.items()]
+    of_variant = {name: [row for row in rows if row["variant"] == name] for name in variants}
+    first = next(iter(of_variant.values()))
+    for name, own in of_variant.items():
+        cells = []
+        for figure in (*FIGURES, "seconds"):
+            ratios = [row[figure] / max(other[figure], 1e-9) for row, other in zip(own, first, strict=True)]
+            worst = min(ratios) if figure == "structure" else max(ratios)
+            median = statistics.median(row[figure] for row in own)
+            cells.append(f"{median:.3g} ({statistics.median(ratios):.2f}x, {worst:.2f}x)")
         print(f"| {name} | {' | '.join(cells)} |")
 
 
@@ -189,6 +221,9 @@ def main():
             writer.writerow(row)
             file.flush()
     print_table(rows, variants)
+    if len(families := list(dict.fromkeys(map(family_of, variants)))) < len(variants):
+        draw_curves(rows, families, arguments.output / "curves.png")
+        print(f"\ncurves: {arguments.output / 'curves.png'}")
     imaging.save_png(arguments.output / "sheet.png", sheet(chosen, variants, arguments.size, arguments.output), {})
     print(f"\nsheet: {arguments.output / 'sheet.png'}\nfigures: {arguments.output / 'figures.csv'}")
 

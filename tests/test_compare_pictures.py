@@ -87,12 +87,13 @@ def test_pictures_are_painted_judged_and_laid_out(tmp_path):
     few = "--iterations 2 --weights hed --content-layers block1_conv2 --style-layers block1_conv1 --precision float32"
     command = [sys.executable, ROOT / "benchmarks/compare_pictures.py", "--photos", tmp_path / "photos"]
     command += ["--paintings", ROOT / "images/style/glands.jpg", "--size", 64, "--output", tmp_path / "out"]
-    command += ["--variants", f"today={few}", f"calm={few} --content-weight 5"]
+    command += ["--variants", f"today={few}", f"calm:5={few} --content-weight 5", f"calm:9={few} --content-weight 9"]
     printed = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     with open(tmp_path / "out/figures.csv", newline="") as file:
         rows = [*csv.DictReader(file)]
-    assert [row["variant"] for row in rows] == ["today", "today", "calm", "calm"]
+    assert [row["variant"] for row in rows] == ["today", "today", "calm:5", "calm:5", "calm:9", "calm:9"]
     assert {row["photo"] for row in rows} == {"china.png", "flower.png"}
     assert float(rows[2]["structure"]) > float(rows[0]["structure"])
-    assert "| today | " in printed and "(1.00x)" in printed
+    assert "| today | " in printed and "(1.00x, 1.00x)" in printed
     assert imaging.load_image(tmp_path / "out/sheet.png").shape[0] == 2 * (256 + 8)
+    assert imaging.load_image(tmp_path / "out/curves.png").shape[1] > 400
