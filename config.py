@@ -309,7 +309,10 @@ class Style(Photos):
     optimizer: str = option("lbfgs", "L-BFGS or Adam", choices=("lbfgs", "adam"))
     learning_rate: float = option(5.0, "Adam's step, of pixels from 0 to 255", above=0)
     init: PathName = option(
-        "content", "what to begin with: content, style, noise or a picture; a texture begins with noise", metavar="WHAT"
+        "content",
+        "what to begin with: content (the photo, in the painting's colours), style, noise or a picture; a texture "
+        "begins with noise",
+        metavar="WHAT",
     )
     scales: int | None = option(
         None,
@@ -319,18 +322,23 @@ class Style(Photos):
     )
     content_layers: tuple[str, ...] = several(("block4_conv2",), "layers that keep the content", "LAYER")
     style_layers: tuple[str, ...] = several(
-        tuple(STYLE_LAYERS), "layers whose statistics are the style; `pixels` is the picture itself", "LAYER"
+        tuple(STYLE_LAYERS),
+        "layers whose statistics are the style; pixels is the picture itself: its colours and edges",
+        "LAYER",
     )
     layer_weights: tuple[float, ...] = several(
-        (), "weight of each style layer, or one for all (default: 2 for the pixels and 1 for others)", "WEIGHT"
+        (),
+        "weight of each style layer, or one for all (default: 2 for the pixels and 1 for others; with "
+        "--style-loss gram 2 2 1 1 0.2)",
+        "WEIGHT",
     )
     content_weight: float = option(
-        0.2, "weight of the content loss: how unlike the photo the content layers are", least=0
+        0.3, "weight of the content loss: how unlike the photo the content layers are", least=0
     )
     style_loss: str = option(
         "covariance",
         "what of the style layers is compared with the painting's: the covariance and the mean of the features, or "
-        "their Gram matrices, as in 2016; then --layer-weights are 2 2 1 1 0.2 by default",
+        "their Gram matrices, as in 2016",
         choices=("covariance", "gram"),
     )
     style_weight: float = option(1.0, "weight of the style loss: how unlike the painting the style layers are", least=0)
@@ -360,7 +368,7 @@ STYLE_DEFAULTS = {
     "published": dataclasses.replace(GRAM, pooling="max", content_weight=500.0, tv_weight=200.0),
     "texture": Style(content_layers=(), init="noise"),
     "gram texture": dataclasses.replace(GRAM, content_layers=(), init="noise"),
-    "layer": Style(content_weight=1.0, tv_weight=4.0, init="noise"),
+    "layer": dataclasses.replace(GRAM, content_weight=1.0, tv_weight=4.0, init="noise"),
 }
 
 

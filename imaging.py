@@ -156,14 +156,13 @@ def recolored(picture, mean, covariance):
     """Give a picture, float32 H x W x 3 in 0..255, colours of this mean, 3, and covariance, 3 x 3.
 
     The map is the linear one that moves colours least (Pitie & Kokaram 2007, "The linear Monge-Kantorovitch linear
-    colour mapping"), so what was lighter than its surroundings stays so. Colours that sRGB lacks are clipped.
+    colour mapping"), so what was lighter than its surroundings mostly stays so. Some colours may leave 0..255.
     """
     pixels = picture.reshape(-1, 3).astype("float64")
     own = square_root(np.cov(pixels.T) + 4 * np.eye(3))  # two grey levels: a grey photo's noise becomes no colour
     back = np.linalg.inv(own)
     linear = back @ square_root(own @ covariance @ own) @ back
-    recolored = (pixels - pixels.mean(0)) @ linear + mean
-    return np.clip(recolored, 0, 255).reshape(picture.shape).astype("float32")
+    return ((pixels - pixels.mean(0)) @ linear + mean).reshape(picture.shape).astype("float32")
 
 
 def color_span(covariance):
@@ -173,7 +172,7 @@ def color_span(covariance):
     return (differing @ differing.T).astype("float32")
 
 
-LEAST_DEVIATION = 1.5  # grey levels; a grey picture saved as a JPEG deviates by less
+LEAST_DEVIATION = 1.0  # grey levels; a grey picture saved as a JPEG deviates by less
 
 
 def square_root(matrix):

@@ -80,6 +80,9 @@ def spelled(value):
     return " ".join(item["name"] if isinstance(item, dict) else str(item) for item in items)
 
 
+UNTOLD = {"style_transfer.py": {"style_loss": "gram"}}  # what recipes did not tell before there was a choice
+
+
 def read_recipe(folder):
     """Read what shaped the pictures in a folder, or None where it was not kept. Raises InputError."""
     path = folder / RECIPE
@@ -87,6 +90,8 @@ def read_recipe(folder):
         return None
     try:
         recipe = read_json(path)
-        return recipe | {"script": str(recipe["script"]), "weights": recipe["weights"]}
+        return (
+            UNTOLD.get(recipe["script"], {}) | recipe | {"script": str(recipe["script"]), "weights": recipe["weights"]}
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no recipe of such a folder ({describe(error)}); give another --output") from error

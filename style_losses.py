@@ -16,7 +16,7 @@ def statistics(features, layer, kind):
     """List what a layer's features, 1 x h x w x C, tell of style: tensors that mean the same at every size.
 
     Of the kind gram it is the mean Gram matrix C x C (Gatys et al. 2016), of the kind covariance the covariance C x C
-    and the mean 1 x C, whatever the network's own scale; of the pixels, also the edges.
+    and the mean 1 x C; of the pixels, also the edges.
     """
     if kind == "gram":
         return [mean_gram(features)]
@@ -53,8 +53,8 @@ def edges(picture):
     return found
 
 
-def style_loss(bases, found, options):
-    """Return how unlike two layers' statistics are."""
+def unlikeness(bases, found, options):
+    """Return how unlike one layer's statistics are."""
     if options.published_losses:
         return util.feature_reconstruction_loss(bases[0], found[0]) / 4
     compare = util.relative_difference if options.style_loss == "gram" else util.relative_distance
@@ -88,7 +88,7 @@ def style_transfer_loss(features, options):
         found = features(picture)
         contents = [content_loss(base, output) for base, output in zip(targets.get("content", []), found)]
         styles = [
-            style_loss(base, statistics(output, layer, options.style_loss), options)
+            unlikeness(base, statistics(output, layer, options.style_loss), options)
             for base, output, layer in zip(targets["style"], found[count:], options.style_layers)
         ]
         terms = {

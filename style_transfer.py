@@ -4,8 +4,8 @@
     python style_transfer.py holiday/ --style wave.jpg scream.jpg --each --output styled/
     python style_transfer.py photo.jpg --layer block4_conv2
 
-A picture is searched for whose features in VGG resemble the photo's and whose Gram matrices, the correlations of
-those features wherever they occur, resemble the painting's (Gatys, Ecker & Bethge 2016). Without a photo it is
+A picture is searched for whose features in VGG resemble the photo's, and whose colours, edges and statistics of those
+features, wherever they occur, resemble the painting's (after Gatys, Ecker & Bethge 2016). Without a photo it is
 texture synthesis (Gatys et al. 2015); without a painting, the photo is made again from noise and one layer's
 features (Mahendran & Vedaldi 2015). The search goes from coarse to fine.
 """
@@ -316,7 +316,7 @@ class Search:
         self.mixture = studio.mixture(options)
         self.paintings = [adapt(painting, photo, options.keep_colors) for painting in self.mixture.paintings]
         self.colors = None
-        if self.paintings and options.style_loss != "gram" and options.style_weight:
+        if self.paintings and options.style_weight and recolors(options):
             self.colors = self.mixture.colors(self.paintings)
         self.content = self.model_of(photo)
         self.margin = 0 if options.published_losses else MARGIN
@@ -390,27 +390,30 @@ class Search:
     def descend(self, start, targets):
         """Minimise the loss at one scale, among the colours that the paintings' mix to: after greys, among greys."""
         height, width = start.shape[:2]
-        span = np.eye(3, dtype="float32")
-        if self.colors is not None:
+        if self.colors is None:
+            mean, span = np.zeros(3, "float32"), np.eye(3, dtype="float32")
+        else:
             mean, span = self.colors[0].astype("float32"), imaging.color_span(self.colors[1])
-            start = mean + (start - mean) @ span
+
+        def mixed(picture):
+            return mean + (picture - mean) @ span
 
         def evaluate(picture):
-            terms, gradient = self.studio.evaluate(picture[None], targets)
+            terms, gradient = self.studio.evaluate(mixed(picture)[None], targets)
             self.terms = {name: float(value) for name, value in terms.items()}
             self.evaluations += 1
-            gradient = np.asarray(gradient)[0] @ span
+            gradient = np.asarray(gradient)[0]
             if not (math.isfinite(self.terms["total"]) and np.isfinite(gradient).all()):
                 raise Diverged(f"the loss was no number any more at step {len(self.history) + 1}; try lower weights")
-            return self.terms["total"], gradient
+            return self.terms["total"], gradient @ span
 
         minimize = {"lbfgs": minimize_lbfgs, "adam": minimize_adam}[self.options.optimizer]
         start = with_margin(start, self.margin)
         rows, columns = (slice(self.margin, self.margin + side) for side in (height, width))
         steps = len(self.history)
-        minimize(evaluate, start, self.options, lambda picture: self.accept(picture[rows, columns]))
+        minimize(evaluate, start, self.options, lambda picture: self.accept(mixed(picture)[rows, columns]))
         if len(self.history) == steps:  # there was nothing to improve
-            self.accept(start[rows, columns])
+            self.accept(mixed(start)[rows, columns])
         self.steps.append(len(self.history) - steps)
 
     def accept(self, picture):
@@ -435,6 +438,11 @@ class Search:
                 imaging.with_colors_of(self.picture, imaging.resize_picture(self.photo, width, height))
             )
         return imaging.to_pixels(self.picture)
+
+
+def recolors(options):
+    """Say whether the result is to have the paintings' own colours."""
+    return options.style_loss == "covariance" and config.PIXELS in options.style_layers
 
 
 def adapt(painting, photo, keep_colors):
@@ -567,7 +575,7 @@ class Mixture:
     def colors(self, paintings):
         """Return the mean, 3, and the covariance, 3 x 3, of the pixels in 0..255 of a mixture, as style() does."""
         pixels = [painting.reshape(-1, 3) for painting in paintings]
-        return self.mixed([x.mean(0) for x in pixels]), self.mixed([np.cov(x.T) for x in pixels])
+        return self.mixed([x.mean(0, dtype="float64") for x in pixels]), self.mixed([np.cov(x.T) for x in pixels])
 
     def mixed(self, of_paintings):
         """Return the mean of something of each painting, by how much of each there is to be."""

@@ -30,8 +30,8 @@ EVALUATIONS = 300  # that the reference takes
 # --- The comparisons ---
 
 
-# A bfloat16 number has 8 bits, so it is up to 1/256 off; a loss squares differences of such numbers, and these errors
-# do not all cancel: losses 1.4 % and 1.9 % off were seen. Float32 differs only in the order of its sums.
+# A bfloat16 number has 8 bits, so it is up to 1/256 off; a loss is made of differences of such numbers, and these
+# errors do not all cancel: losses 1.4 % and 1.9 % off were seen. Float32 differs only in the order of its sums.
 WITHIN = {"float32": 1e-3, "mixed_bfloat16": 4e-2}
 
 
@@ -165,10 +165,12 @@ def torch_statistics(x, pixels):
     """List what features 1 x C x h x w tell of style: covariance and mean and, of pixels, the edges at three sizes."""
     import torch
 
+    import style_losses
+
     flat = x[0].flatten(1)
     mean = flat.mean(1)
     statistics = [flat @ flat.T / flat.shape[1] - mean[:, None] * mean, mean[None]]
-    for size in range(3 if pixels else 0):
+    for size in range(style_losses.EDGE_SIZES if pixels else 0):
         x = torch.nn.functional.avg_pool2d(x, 2) if size else x
         here, right, lower = x[:, :, 1:-1, 1:-1], x[:, :, 1:-1, 2:], x[:, :, 2:, 1:-1]
         around = (right + x[:, :, 1:-1, :-2] + lower + x[:, :, :-2, 1:-1]) / 4

@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/compare_pictures.py --photos images/content --paintings images/style
     .venv/bin/python benchmarks/compare_pictures.py --photos holiday --paintings art --size 384 \\
-        --variants "today=" "calm=--content-weight 0.1" "grey=--keep-colors luminance"
+        --variants "today=" "calm=--content-weight 0.5" "grey=--keep-colors luminance"
 
 Each photo and each painting is in a pair, the shorter list begun anew where it ends. A variant is a name and flags of
 style_transfer.py. Pictures, the sheet and figures.csv go to --output; what is there already is not painted again.
@@ -122,9 +122,7 @@ def paint(photo, painting, flags, result, size):
     import style_transfer
 
     if not result.exists():
-        words = [str(photo), "--style", str(painting), "--size", str(size), "--quiet", *flags]
-        options = style_transfer.options_of(style_transfer.parse_arguments(words))
-        style_transfer.paint(photo, result, options)
+        style_transfer.paint(photo, result, options_of(photo, painting, flags, size))
 
 
 def compare(chosen, variants, size, output):
@@ -140,9 +138,16 @@ def compare(chosen, variants, size, output):
             yield row | {figure: round(value, 4) for figure, value in figures.items()}
 
 
+def options_of(photo, painting, flags, size):
+    import style_transfer
+
+    words = [str(photo), "--style", str(painting), "--size", str(size), "--quiet", *flags]
+    return style_transfer.options_of(style_transfer.parse_arguments(words))
+
+
 def result_of(photo, painting, name, flags, size, output):
     """Name a picture after all that it is made of: what was made otherwise is not taken for it."""
-    made_of = zlib.crc32(repr([str(photo.resolve()), str(painting.resolve()), flags]).encode())
+    made_of = zlib.crc32(repr([str(photo.resolve()), options_of(photo, painting.resolve(), flags, size)]).encode())
     return output / f"{name}_{size}" / f"{photo.stem}__{painting.stem}_{made_of:08x}.png"
 
 

@@ -108,5 +108,5 @@ def test_what_all_scripts_take_has_the_defaults_that_pictures_were_made_with():
 
 
 def test_the_published_weights_of_layers_are_the_papers_own():
-    assert dict.fromkeys(config.STYLE_LAYERS, 10) | {"block3_conv1": 50} == config.PUBLISHED_LAYERS
+    assert dict.fromkeys(config.GRAM_LAYERS, 10) | {"block3_conv1": 50} == config.PUBLISHED_LAYERS
     assert config.STYLE_DEFAULTS["published"].style_layers == tuple(config.PUBLISHED_LAYERS)

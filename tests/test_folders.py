@@ -402,6 +402,17 @@ def test_other_weights_are_refused_though_no_flag_names_them(album, tmp_path, mo
     assert rows_of(output)["d.jpg"]["status"] == "done"
 
 
+def test_a_folder_from_before_there_was_a_choice_of_losses_goes_on_with_the_loss_of_then(album, tmp_path):
+    output = tmp_path / "styled"
+    gram = ("--style-loss", "gram")
+    paint(album, output, *gram)
+    recipe = json.loads((output / "recipe.json").read_text())
+    del recipe["style_loss"]
+    (output / "recipe.json").write_text(json.dumps(recipe))
+    assert "--style-loss gram, now covariance" in paint(album, output, status=2).stderr
+    paint(album, output, *gram)
+
+
 def test_a_recipe_of_something_else_is_not_replaced(album, tmp_path):
     for content in ("{", "[1]", '{"flour": 500}'):
         (tmp_path / "recipe.json").write_text(content)

@@ -153,3 +153,19 @@ def test_ripples_show_in_the_edges_where_colours_say_little(photo):
     ]
     covariance, mean, finest, middle, coarse = (float(util.relative_distance(a, b)) for a, b in zip(*found))
     assert max(mean, covariance, middle, coarse) < 0.1 and finest > 0.5
+
+
+@pytest.mark.parametrize(
+    ("task", "layers", "expected"),
+    [
+        ("style", None, [2, 1, 1, 1, 1, 1]),
+        ("texture", ("block1_conv1", "pixels"), [1, 2]),
+        ("gram", None, [2, 2, 1, 1, 0.2]),
+        ("gram texture", ("block3_conv2", "block5_conv1"), [1, 0.2]),
+        ("published", None, [10, 10, 50, 10, 10]),
+    ],
+)
+def test_layers_have_the_weights_of_their_loss(task, layers, expected):
+    options = config.STYLE_DEFAULTS[task]
+    more = {"published_losses": task == "published"} | ({"style_layers": layers} if layers else {})
+    assert style_losses.usual_weights(dataclasses.replace(options, **more)) == expected

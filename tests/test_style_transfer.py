@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from conftest import LOAD_VGG, ROOT, pixels, results, rows_of, run
 from PIL import Image
-from skimage.color import rgb2lab
 
 import config
 import errors
@@ -168,7 +167,7 @@ def test_scales_go_from_coarse_to_fine(photo, tmp_path):
 
 
 def test_scales_at_which_a_narrow_painting_shows_nothing_are_left_out(photo):
-    options = config.Style(size=128, scales=3, style_loss="gram")
+    options = config.Style(size=128, scales=3, style_layers=("block1_conv1",))
     painting = np.zeros((64, 160, 3), "float32")  # 13, 26 and 51 pixels high at the three sizes
     studio = types.SimpleNamespace(mixture=lambda options: types.SimpleNamespace(paintings=[painting]))
     search = style_transfer.Search(studio, style_transfer.read_photo(photo, options), None, options)
@@ -227,15 +226,55 @@ def test_after_a_blank_canvas_the_picture_is_blank(photo, tmp_path):
     np.testing.assert_allclose(pixels(tmp_path / "a.png"), np.broadcast_to([180, 90, 40], (48, 64, 3)), atol=1)
 
 
-def test_a_grey_painting_makes_a_grey_picture(photo, tmp_path):
-    Image.open(PAINTING).convert("L").save(tmp_path / "grey.png")
-    style(photo, tmp_path / "a.png", "--style", tmp_path / "grey.png", "--iterations", 30)
-    lab = rgb2lab(pixels(tmp_path / "a.png") / 255)
-    assert np.hypot(*np.moveaxis(lab[..., 1:], 2, 0)).mean() < 1 < np.ptp(lab[..., 0])
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+@pytest.mark.parametrize("tint", [(1, 1, 1), (1, 0.8, 0.5)])
+def test_a_drawing_in_one_colour_makes_a_picture_in_that_colour(optimizer, tint, photo, tmp_path):
+    drawing = imaging.luminance(pixels(PAINTING)) * np.float32(tint)
+    Image.fromarray(imaging.to_pixels(drawing)).save(tmp_path / "drawing.png")
+    flags = ("--style", tmp_path / "drawing.png", "--optimizer", optimizer, "--iterations", 20)
+    style(photo, tmp_path / "a.png", *flags)
+    picture = pixels(tmp_path / "a.png") / np.float32(tint)
+    inside = (picture > 2).all(2) & (pixels(tmp_path / "a.png") < 254).all(2)  # of sRGB: there nothing is clipped
+    assert np.ptp(picture, axis=2)[inside].max() < 3 and np.ptp(picture[..., 0]) > 50
 
 
-def test_a_texture_has_the_paintings_statistics_and_not_its_picture(tmp_path):
-    run("style_transfer.py", *QUICK, "--iterations", 60, "--output", tmp_path / "a.png")
+def search_of(photo, **options):
+    options = dataclasses.replace(
+        config.STYLE_DEFAULTS["gram" if options.get("style_loss") == "gram" else "style"],
+        **{"style": (str(PAINTING),), "size": 64, "weights": "hed", "quiet": True} | options,
+    )
+    studio = style_transfer.open_studio(options)
+    return style_transfer.Search(studio, style_transfer.read_photo(photo, options), None, options)
+
+
+def test_the_content_is_the_photo_in_the_paintings_colours(photo):
+    search = search_of(photo)
+    (painting,) = search.paintings
+    np.testing.assert_allclose(search.content.mean((0, 1)), painting.mean((0, 1)), atol=0.1)
+    covariances = [np.cov(picture.reshape(-1, 3).T) for picture in (search.content, painting)]
+    np.testing.assert_allclose(*covariances, rtol=0.05, atol=0.01 * covariances[1].max())
+    for options in (
+        {"style_weight": 0},
+        {"style_loss": "gram"},
+        {"keep_colors": "histogram"},
+        {"style_layers": ("block1_conv1",)},
+    ):
+        np.testing.assert_array_equal(search_of(photo, **options).content, search.photo)
+
+
+def test_colours_are_mixed_as_the_paintings_are(photo):
+    other = str(ROOT / "images/style/gravel.jpg")
+    one, two, both = (
+        search_of(photo, style=style, style_weights=weights).colors
+        for style, weights in (((str(PAINTING),), ()), ((other,), ()), ((str(PAINTING), other), (3, 1)))
+    )
+    for a, b, mixed in zip(one, two, both):
+        np.testing.assert_allclose(mixed, 0.75 * a + 0.25 * b, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["covariance", "gram"])
+def test_a_texture_has_the_paintings_statistics_and_not_its_picture(kind, tmp_path):
+    run("style_transfer.py", *QUICK, "--iterations", 60, "--style-loss", kind, "--output", tmp_path / "a.png")
     texture = pixels(tmp_path / "a.png")
     painting = style_transfer.scaled(imaging.load_image(PAINTING), 64)
     assert texture.shape == (64, 64, 3)
