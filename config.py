@@ -333,7 +333,7 @@ class Style(Photos):
         "WEIGHT",
     )
     content_weight: float = option(
-        0.3, "weight of the content loss: how unlike the photo the content layers are", least=0
+        0.2, "weight of the content loss: how unlike the photo the content layers are", least=0
     )
     style_loss: str = option(
         "covariance",
