@@ -20,9 +20,27 @@ def statistics(features, layer, kind):
     """
     if kind == "gram":
         return [mean_gram(features)]
-    mean = ops.mean(features, axis=(1, 2))
-    covariance = mean_gram(features) - ops.transpose(mean) * mean
+    gram, mean = moments(features)
+    covariance = gram - ops.transpose(mean) * mean
     return [covariance, mean, *(edges(features) if layer == config.PIXELS else ())]
+
+
+def moments(features):
+    """Return the mean Gram matrix C x C of features 1 x h x w x C, and their mean 1 x C."""
+    _, height, width, channels = ops.shape(features)
+
+    @ops.custom_gradient
+    def of_places(x):
+        count = ops.cast(height * width, "float32")
+        mean = ops.matmul(ops.ones((1, height * width)), x) / count
+
+        def gradient(of_gram, of_mean):
+            # Together: the mean's gradient by itself would be one more array as large as the features.
+            return (ops.matmul(x, (of_gram + ops.transpose(of_gram)) / count) + of_mean / count,)
+
+        return (ops.matmul(ops.transpose(x), x) / count, mean), gradient
+
+    return of_places(ops.reshape(features, (-1, channels)))
 
 
 def mean_gram(features):
