@@ -315,9 +315,9 @@ class Search:
         self.photo = photo  # in its own colours
         self.mixture = studio.mixture(options)
         self.paintings = [adapt(painting, photo, options.keep_colors) for painting in self.mixture.paintings]
-        self.colors = None
-        if self.paintings and options.style_weight and recolors(options):
-            self.colors = self.mixture.colors(self.paintings)
+        recolors = options.style_loss == "covariance" and config.PIXELS in options.style_layers
+        wanted = recolors and options.style_weight and self.paintings
+        self.colors = self.mixture.colors(self.paintings) if wanted else None
         self.content = self.model_of(photo)
         self.margin = 0 if options.published_losses else MARGIN
         self.picture, self.frames, self.history, self.steps, self.evaluations = None, [], [], [], 0
@@ -395,11 +395,11 @@ class Search:
         else:
             mean, span = self.colors[0].astype("float32"), imaging.color_span(self.colors[1])
 
-        def mixed(picture):
+        def in_span(picture):
             return mean + (picture - mean) @ span
 
         def evaluate(picture):
-            terms, gradient = self.studio.evaluate(mixed(picture)[None], targets)
+            terms, gradient = self.studio.evaluate(in_span(picture)[None], targets)
             self.terms = {name: float(value) for name, value in terms.items()}
             self.evaluations += 1
             gradient = np.asarray(gradient)[0]
@@ -411,9 +411,9 @@ class Search:
         start = with_margin(start, self.margin)
         rows, columns = (slice(self.margin, self.margin + side) for side in (height, width))
         steps = len(self.history)
-        minimize(evaluate, start, self.options, lambda picture: self.accept(mixed(picture)[rows, columns]))
+        minimize(evaluate, start, self.options, lambda picture: self.accept(in_span(picture)[rows, columns]))
         if len(self.history) == steps:  # there was nothing to improve
-            self.accept(mixed(start)[rows, columns])
+            self.accept(in_span(start)[rows, columns])
         self.steps.append(len(self.history) - steps)
 
     def accept(self, picture):
@@ -438,11 +438,6 @@ class Search:
                 imaging.with_colors_of(self.picture, imaging.resize_picture(self.photo, width, height))
             )
         return imaging.to_pixels(self.picture)
-
-
-def recolors(options):
-    """Say whether the result is to have the paintings' own colours."""
-    return options.style_loss == "covariance" and config.PIXELS in options.style_layers
 
 
 def adapt(painting, photo, keep_colors):
