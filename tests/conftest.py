@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import unittest.mock
 
@@ -25,7 +26,16 @@ from PIL import Image
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 sys.path.insert(0, str(ROOT))
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    # Two processes that both take all cores hinder one another: each has its share, and so has what it starts.
+    worker, workers = int(os.environ["PYTEST_XDIST_WORKER"][2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[worker % len(cores) :: workers])
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the scripts that look at pictures have it
+if "TF_XLA_FLAGS" not in os.environ:  # what one process has compiled serves all: many train the same tiny network
+    compiled = tempfile.TemporaryDirectory()
+    flags = f"--tf_xla_persistent_cache_directory={compiled.name} --tf_xla_disable_strict_signature_checks=true"
+    os.environ["TF_XLA_FLAGS"] = flags
 
 
 import command_line

@@ -19,7 +19,7 @@ import compare_pictures as compare
 @pytest.fixture(scope="module")
 def picture():
     picture = imaging.load_image(ROOT / "images/content/china.jpg")
-    return imaging.resize_picture(picture, 160, 120)
+    return imaging.resize_picture(picture, 96, 72)
 
 
 def blurred(picture, sigma):

@@ -2,21 +2,16 @@
 
 import resource
 import shutil
-import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from conftest import (
-    ROOT,
     TINY_PAINTER,
     interrupt_after,
     losses_of,
     results,
     run,
     run_process,
-    wait_for,
 )
 from PIL import Image
 
@@ -45,20 +40,6 @@ def test_a_training_says_what_its_palette_costs(pictures, tmp_path):
     result = run("train_rnn.py", pictures, *few, "--colors", 4, "--output", tmp_path / "few")
     told = results(result.stdout)["palette"]
     assert told.startswith("4 colours") and 8 < float(told.split()[-1]) < 25
-
-
-def test_a_painter_that_was_killed_goes_on_exactly(unbroken, tmp_path):
-    arguments, whole = unbroken
-    folder = tmp_path / "stopped"
-    command = [sys.executable, str(ROOT / "train_rnn.py"), *arguments, "--output", str(folder)]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    wait_for((folder / "checkpoint_b.npz").exists)
-    process.kill()
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
-    assert "unfinished" in run("train_rnn.py", *arguments, "--output", folder, status=2).stderr
-    run("train_rnn.py", *arguments, "--output", folder, "--resume")
-    np.testing.assert_allclose(losses_of(folder)[1], losses_of(whole)[1], rtol=1e-6)
 
 
 def test_an_interrupt_within_an_epoch_loses_no_step(pictures, painter, tmp_path, monkeypatch):
