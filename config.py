@@ -333,7 +333,10 @@ class Style(Photos):
         "WEIGHT",
     )
     content_weight: float = option(
-        0.2, "weight of the content loss: how unlike the photo the content layers are", least=0
+        0.4,
+        "weight of the content loss: how much of the photo the content layers lack; at half the size it counts twice, "
+        "unless with --style-loss gram",
+        least=0,
     )
     style_loss: str = option(
         "covariance",

@@ -79,6 +79,19 @@ def unlikeness(bases, found, options):
     return sum(compare(base, output) for base, output in zip(bases, found))
 
 
+def unlikeness_to_photo(base, output, options):
+    """Return how much of the photo's features, 1 x h x w x C, a picture's lack: 0 where nothing, 1 where all.
+
+    With the covariance loss, what the picture shows beyond the photo costs nothing: stars may shine where the sky was
+    bare, but eyes must not go missing. Else it costs as much as what is lacking.
+    """
+    if options.published_losses:
+        return util.feature_reconstruction_loss(base, output)
+    if options.style_loss == "gram":
+        return util.relative_difference(base, output)
+    return util.relative_difference(base, ops.minimum(base, output))
+
+
 def usual_weights(options):
     """Return the weight of each style layer, where none are given."""
     if options.published_losses:
@@ -100,11 +113,12 @@ def style_transfer_loss(features, options):
     """
     published, count = options.published_losses, len(options.content_layers)
     layer_weights = np.resize(options.layer_weights or usual_weights(options), len(options.style_layers))
-    content_loss = util.feature_reconstruction_loss if published else util.relative_difference
 
     def loss(picture, targets):
         found = features(picture)
-        contents = [content_loss(base, output) for base, output in zip(targets.get("content", []), found)]
+        contents = [
+            unlikeness_to_photo(base, output, options) for base, output in zip(targets.get("content", []), found)
+        ]
         styles = [
             unlikeness(base, statistics(output, layer, options.style_loss), options)
             for base, output, layer in zip(targets["style"], found[count:], options.style_layers)
@@ -114,7 +128,8 @@ def style_transfer_loss(features, options):
             "style": sum(weight * style for weight, style in zip(layer_weights, styles)) / len(styles),
             "tv": util.total_variation_loss(picture) if published else util.mean_variation(picture),
         }
-        return with_total(terms, content=options.content_weight, style=options.style_weight, tv=options.tv_weight)
+        content_weight = targets.get("content_weight", options.content_weight)
+        return with_total(terms, content=content_weight, style=options.style_weight, tv=options.tv_weight)
 
     return loss
 

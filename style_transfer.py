@@ -318,17 +318,16 @@ class Search:
         recolors = options.style_loss == "covariance" and config.PIXELS in options.style_layers
         wanted = recolors and options.style_weight and self.paintings
         self.colors = self.mixture.colors(self.paintings) if wanted else None
-        self.content = self.model_of(photo)
+        # In a painting's few colours a face and what is behind it may look alike: content is what the photo shows.
+        self.content = imaging.luminance(photo) if options.keep_colors == "luminance" else photo
+        self.beginning = self.in_paintings_colors(self.content)
         self.margin = 0 if options.published_losses else MARGIN
         self.picture, self.frames, self.history, self.steps, self.evaluations = None, [], [], [], 0
 
-    def model_of(self, photo):
-        """Return the photo as the content is taken from it: in greys, or in the paintings' colours."""
-        if self.options.keep_colors == "luminance":
-            return imaging.luminance(photo)
+    def in_paintings_colors(self, photo):
+        """Return a photo in the paintings' colours, for the search to begin with, unless it keeps its own."""
         if photo is None or self.options.keep_colors or self.colors is None:
             return photo
-        # Content and style then don't pull the colours two ways, and more of the photo stays at the same likeness.
         return imaging.recolored(photo, *self.colors)
 
     def run(self):
@@ -361,16 +360,16 @@ class Search:
         init = self.options.init
         if self.picture is not None and init == "content":
             # What the coarser scale changed, on top of the photo: its details are not lost.
-            content = imaging.resize_picture(self.content, width, height)
-            coarse = imaging.resize_picture(self.content, *self.picture.shape[1::-1])
-            return content + imaging.resize_picture(self.picture - coarse, width, height)
+            photo = imaging.resize_picture(self.beginning, width, height)
+            coarse = imaging.resize_picture(self.beginning, *self.picture.shape[1::-1])
+            return photo + imaging.resize_picture(self.picture - coarse, width, height)
         if self.picture is not None:
             beginning = self.picture
         elif init == "noise":
             noise = np.random.default_rng(self.options.seed).normal(128, 32, (height, width, 3))
             return np.clip(noise, 0, 255).astype("float32")
         elif init == "content":
-            beginning = self.content
+            beginning = self.beginning
         else:
             beginning = self.paintings[0] if init == "style" else imaging.load_image(init)
         return imaging.resize_picture(beginning, width, height)
@@ -382,10 +381,18 @@ class Search:
             targets["content"] = self.studio.content(
                 with_margin(imaging.resize_picture(self.content, width, height), self.margin)[None]
             )
+            targets["content_weight"] = self.content_weight(max(width, height))
         if self.paintings:
             same = self.options.keep_colors is None
             targets["style"] = self.mixture.style(self.paintings, max(width, height), remember=same)
         return targets
+
+    def content_weight(self, longest):
+        """Return the weight of the content at a scale: more at coarse ones, where a stroke may be as wide as a face."""
+        weight = self.options.content_weight
+        if self.options.style_loss == "covariance":
+            weight *= max(self.content.shape) / longest
+        return np.float32(weight)
 
     def descend(self, start, targets):
         """Minimise the loss at one scale, among the colours that the paintings' mix to: after greys, among greys."""

@@ -82,7 +82,7 @@ def compare_memory(arguments):
 
 
 def prepared(**more):
-    """Return our studio, our search, the photo, and what the picture should be like."""
+    """Return our studio, our search, the picture that it begins with, and what that should be like."""
     import config
     import style_transfer
 
@@ -91,7 +91,7 @@ def prepared(**more):
     photo = style_transfer.imaging.resize_picture(style_transfer.imaging.load_image(PHOTO), WIDTH, HEIGHT)
     search = style_transfer.Search(studio, photo, None, options)
     search.margin = 0  # the peer has none
-    return studio, search, photo, search.targets(WIDTH, HEIGHT)
+    return studio, search, search.beginning, search.targets(WIDTH, HEIGHT)
 
 
 def seconds_of(evaluate, times=5):
@@ -106,10 +106,10 @@ def seconds_of(evaluate, times=5):
 def evaluate_ours(data, precision):
     import numpy as np
 
-    studio, _, photo, targets = prepared(precision=precision)
+    studio, _, picture, targets = prepared(precision=precision)
 
     def evaluate():
-        terms, gradient = studio.evaluate(photo[None], targets)
+        terms, gradient = studio.evaluate(picture[None], targets)
         np.asarray(gradient)
         return float(terms["total"])
 
@@ -117,18 +117,18 @@ def evaluate_ours(data, precision):
 
 
 def torch_loss(best=False, bfloat16=False):
-    """Return the photo as torch's tensor, and loss(picture) of it, as people write it; or at its best."""
+    """Return the picture as torch's tensor, and loss(picture) of it, as people write it; or at its best."""
     import numpy as np
     import torch
 
     import config
     import vision
 
-    _, _, photo, targets = prepared(precision="float32")
+    _, _, begun, targets = prepared(precision="float32")
     options = config.Style()
     names, network = torch_vgg("block5_conv1", pooling=vision.AVERAGE_POOLING)
     mean = torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1)
-    picture = torch.from_numpy(photo.transpose(2, 0, 1)[None].copy())
+    picture = torch.from_numpy(begun.transpose(2, 0, 1)[None].copy())
     content = torch.from_numpy(np.asarray(targets["content"][0]).transpose(0, 3, 1, 2).copy())
     style = [[torch.from_numpy(np.array(base)) for base in bases] for bases in targets["style"]]
     if best:
@@ -151,9 +151,9 @@ def torch_loss(best=False, bfloat16=False):
         unit = x / 255
         lower, right = unit[:, :, 1:, :-1] - unit[:, :, :-1, :-1], unit[:, :, :-1, 1:] - unit[:, :, :-1, :-1]
         variation = (lower.square().sum() + right.square().sum()) / x.numel()
-        likeness = relative(content, found[options.content_layers[0]].float())
+        unlikeness = relative(content, torch.minimum(content, found[options.content_layers[0]].float()))
         return (
-            options.content_weight * likeness
+            options.content_weight * unlikeness
             + options.style_weight * sum(styles) / len(styles)
             + options.tv_weight * variation
         )
@@ -234,11 +234,11 @@ def search_torch(data):
 
 
 def search_ours(data, precision):
-    """Search as style_transfer.py does, from the photo, until the loss is as low: (seconds, evaluations)."""
+    """Search as style_transfer.py does, from the same picture, until the loss is as low: (seconds, evaluations)."""
     import style_transfer
 
     goal = float(os.environ["REFERENCE_LOSS"])
-    _, search, photo, targets = prepared(iterations=10 * EVALUATIONS, precision=precision)
+    _, search, begun, targets = prepared(iterations=10 * EVALUATIONS, precision=precision)
     search.bar = style_transfer.tqdm.tqdm(disable=True)
     started = time.perf_counter()
 
@@ -248,7 +248,7 @@ def search_ours(data, precision):
 
     search.accept = accept
     try:
-        search.descend(photo, targets)
+        search.descend(begun, targets)
     except Reached:
         return time.perf_counter() - started, search.evaluations
     raise RuntimeError(f"ours came to {search.terms['total']:.5f}, and torch to {goal:.5f}")

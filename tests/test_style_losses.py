@@ -99,6 +99,19 @@ def test_the_covariance_and_the_mean_are_what_numpy_makes_of_them():
     np.testing.assert_allclose(mean[0], features.mean((0, 1, 2)), rtol=1e-5)
 
 
+def test_what_a_picture_lacks_of_a_photo_counts_and_what_it_shows_beyond_does_not():
+    base = np.abs(np.random.default_rng(0).normal(size=(1, 4, 5, 6))).astype("float32")
+    options = config.STYLE_DEFAULTS["style"]
+    lacking, beyond, same = (
+        float(style_losses.unlikeness_to_photo(base, output, options)) for output in (0.5 * base, 1.5 * base, base)
+    )
+    assert (lacking, beyond, same) == pytest.approx((0.25, 0, 0))
+    for task in ("gram", "published"):
+        options = dataclasses.replace(config.STYLE_DEFAULTS[task], published_losses=task == "published")
+        one, other = (float(style_losses.unlikeness_to_photo(base, x * base, options)) for x in (0.5, 1.5))
+        assert one == pytest.approx(other)
+
+
 @pytest.mark.parametrize("kind", ["style", "gram"])
 def test_the_loss_does_not_depend_on_the_scale_of_a_layer(kind, photo, vgg, monkeypatch):
     """A layer's kernel and bias times 3, and the next one's kernel over 3: the network sees the same."""

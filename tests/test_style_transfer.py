@@ -204,7 +204,7 @@ def test_paintings_are_mixed_by_their_weights(photo, tmp_path):
 
 
 def test_the_photos_colours_can_be_kept(photo, tmp_path):
-    flags = ("--iterations", 15)
+    flags = ("--iterations", 8)
     style(photo, tmp_path / "free.png", *flags)
     of_photo = imaging.resize_picture(pixels(photo), 64, 48)
     away = {}
@@ -231,7 +231,7 @@ def test_after_a_blank_canvas_the_picture_is_blank(photo, tmp_path):
 def test_a_drawing_in_one_colour_makes_a_picture_in_that_colour(optimizer, tint, photo, tmp_path):
     drawing = imaging.luminance(pixels(PAINTING)) * np.float32(tint)
     Image.fromarray(imaging.to_pixels(drawing)).save(tmp_path / "drawing.png")
-    flags = ("--style", tmp_path / "drawing.png", "--optimizer", optimizer, "--iterations", 20)
+    flags = ("--style", tmp_path / "drawing.png", "--optimizer", optimizer, "--iterations", 8)
     style(photo, tmp_path / "a.png", *flags)
     picture = pixels(tmp_path / "a.png") / np.float32(tint)
     inside = (picture > 2).all(2) & (pixels(tmp_path / "a.png") < 254).all(2)  # of sRGB: there nothing is clipped
@@ -247,19 +247,30 @@ def search_of(photo, **options):
     return style_transfer.Search(studio, style_transfer.read_photo(photo, options), None, options)
 
 
-def test_the_content_is_the_photo_in_the_paintings_colours(photo):
+def test_the_search_begins_with_the_photo_in_the_paintings_colours(photo):
     search = search_of(photo)
     (painting,) = search.paintings
-    np.testing.assert_allclose(search.content.mean((0, 1)), painting.mean((0, 1)), atol=0.1)
-    covariances = [np.cov(picture.reshape(-1, 3).T) for picture in (search.content, painting)]
+    np.testing.assert_allclose(search.beginning.mean((0, 1)), painting.mean((0, 1)), atol=0.1)
+    covariances = [np.cov(picture.reshape(-1, 3).T) for picture in (search.beginning, painting)]
     np.testing.assert_allclose(*covariances, rtol=0.05, atol=0.01 * covariances[1].max())
+    np.testing.assert_array_equal(search.content, search.photo)
     for options in (
         {"style_weight": 0},
         {"style_loss": "gram"},
         {"keep_colors": "histogram"},
         {"style_layers": ("block1_conv1",)},
     ):
-        np.testing.assert_array_equal(search_of(photo, **options).content, search.photo)
+        np.testing.assert_array_equal(search_of(photo, **options).beginning, search.photo)
+
+
+def test_the_content_counts_more_at_coarse_scales_and_with_gram_matrices_everywhere_alike(photo):
+    for more, expected in (({}, (0.4, 0.8)), ({"style_loss": "gram"}, (0.03, 0.03))):
+        search = search_of(photo, **more)
+        search.margin = 0
+        assert [search.targets(*size)["content_weight"] for size in ((64, 48), (32, 24))] == pytest.approx(expected)
+        terms, _ = search.studio.evaluate(np.flip(search.content[None], 1), search.targets(64, 48))
+        rest = float(terms["total"] - terms["style"]) - search.options.tv_weight * float(terms["tv"])
+        assert rest == pytest.approx(expected[0] * float(terms["content"]), rel=1e-3)
 
 
 def test_colours_are_mixed_as_the_paintings_are(photo):
@@ -274,7 +285,7 @@ def test_colours_are_mixed_as_the_paintings_are(photo):
 
 @pytest.mark.parametrize("kind", ["covariance", "gram"])
 def test_a_texture_has_the_paintings_statistics_and_not_its_picture(kind, tmp_path):
-    run("style_transfer.py", *QUICK, "--iterations", 60, "--style-loss", kind, "--output", tmp_path / "a.png")
+    run("style_transfer.py", *QUICK, "--iterations", 30, "--style-loss", kind, "--output", tmp_path / "a.png")
     texture = pixels(tmp_path / "a.png")
     painting = style_transfer.scaled(imaging.load_image(PAINTING), 64)
     assert texture.shape == (64, 64, 3)
