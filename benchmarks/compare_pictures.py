@@ -172,7 +172,10 @@ def draw_curves(rows, families, path):
     columns = min(4, len(pairs))
     lines = -(-len(pairs) // columns)
     figure = Figure(figsize=(3.2 * columns, 2.6 * lines), layout="constrained")
-    for axes, pair in zip(figure.subplots(lines, columns, squeeze=False).ravel(), pairs):
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axes in panels[len(pairs) :]:
+        axes.set_axis_off()
+    for axes, pair in zip(panels, pairs):
         for family in families:
             own = [
                 row for row in rows if (row["photo"], row["painting"]) == pair and family_of(row["variant"]) == family
