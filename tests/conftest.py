@@ -45,7 +45,7 @@ import networks
 import trainings
 import util
 
-SLOWEST = ("trainings", "style_transfer", "painter_training", "folders", "hardware", "deepdream", "digit_training")
+SLOWEST = ("style_transfer", "trainings", "painter_training", "deepdream", "hardware", "learned_styles", "digit_training")
 
 
 def pytest_collection_modifyitems(items):
