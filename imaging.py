@@ -153,7 +153,13 @@ def with_colors_of(picture, photo):
 
 
 def recolored(picture, mean, covariance):
-    """Give a picture, float32 H x W x 3 in 0..255, colours of this mean, 3, and covariance, 3 x 3.
+    """Give a picture, float32 H x W x 3 in 0..255, colours of this mean, 3, and covariance, 3 x 3, by recoloring."""
+    matrix, shift = recoloring(picture, mean, covariance)
+    return (picture @ matrix + shift).astype("float32")
+
+
+def recoloring(picture, mean, covariance):
+    """Return the matrix, 3 x 3, and the shift, 3, that give a picture H x W x 3 colours of this mean and covariance.
 
     The map is the linear one that moves colours least (Pitie & Kokaram 2007, "The linear Monge-Kantorovitch linear
     colour mapping"), so what was lighter than its surroundings mostly stays so. Some colours may leave 0..255.
@@ -161,8 +167,8 @@ def recolored(picture, mean, covariance):
     pixels = picture.reshape(-1, 3).astype("float64")
     own = square_root(np.cov(pixels.T) + 4 * np.eye(3))  # two grey levels: a grey photo's noise becomes no colour
     back = np.linalg.inv(own)
-    linear = back @ square_root(own @ covariance @ own) @ back
-    return ((pixels - pixels.mean(0)) @ linear + mean).reshape(picture.shape).astype("float32")
+    matrix = back @ square_root(own @ covariance @ own) @ back
+    return matrix, mean - pixels.mean(0) @ matrix
 
 
 def color_span(covariance):
