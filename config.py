@@ -290,11 +290,21 @@ STYLE_LAYERS = {PIXELS: 2.0, **dict.fromkeys(GRAM_LAYERS, 1.0)}
 class Style(Photos):
     """style_transfer.py: what should be like what, and how the picture is searched for."""
 
+    size: int = option(
+        512, "longest side of the result in pixels; with --learned, 0 is the photo's own", least=0, most=10_000
+    )
     style: tuple[PathName, ...] = several(
         (), "the painting, or several (or a folder of them) to be mixed; after the photo", "PAINTING"
     )
     each: bool = option(False, "do not mix the paintings: paint each photo after each of them, photo__painting.png")
     style_weights: tuple[float, ...] = several((), "how much of each painting (default: all alike)", "WEIGHT")
+    learned: tuple[str, ...] = several(
+        (),
+        "instead of --style: paint at once after a style in trained/styles, or a folder that train_style.py has "
+        "filled, or after several, mixed",
+        "STYLE[=WEIGHT]",
+    )
+    strength: float = option(1.0, "with --learned: 0 is the photo, 1 the painting", least=0, most=1)
     layer: str | None = option(
         None, "without --style: reconstruct the photo from this layer's features alone, and keep its contrast usual"
     )
@@ -372,7 +382,38 @@ STYLE_DEFAULTS = {
     "texture": Style(content_layers=(), init="noise"),
     "gram texture": dataclasses.replace(GRAM, content_layers=(), init="noise"),
     "layer": dataclasses.replace(GRAM, content_weight=1.0, tv_weight=4.0, init="noise"),
+    "learned": Style(),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Learn(Common):
+    """train_style.py: what is learned, on which photos, and for how long."""
+
+    output: PathName | None = option(
+        None, "folder for what is learned (default: in trained/styles, named after the painting)"
+    )
+    photos: PathName | None = option(None, "a folder of photos to learn on (default: images/content)", metavar="FOLDER")
+    size: int = option(
+        512,
+        "longest side at which the painting is looked at, in pixels; less makes smaller strokes",
+        least=64,
+        most=4000,
+    )
+    minutes: float = option(20.0, "learn for about so long", above=0, most=10_000)
+    steps: int | None = option(None, "learn for so many steps instead", least=1, most=10_000_000)
+    base: PathName | None = option(
+        None, "a network.npz to begin with (default: the one in trained/styles, where there is one)", metavar="FILE"
+    )
+    from_scratch: bool = option(False, "begin with random numbers instead")
+    content_weight: float = option(
+        1.5, "weight of the content loss: how much of the photos what is painted lacks", least=0
+    )
+    learning_rate: float = option(
+        2e-3, "the optimizer's learning rate at the beginning; it falls to 0", above=0, most=1
+    )
+    weights: PathName | None = like(Photos, "weights", None)
+    resume: bool = option(False, "go on with a training that was interrupted, exactly as without")
 
 
 @dataclasses.dataclass(frozen=True)

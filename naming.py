@@ -4,6 +4,7 @@ In go words of a command, out come names as Keras has them, or an InputError. No
 """
 
 import difflib
+import math
 import pathlib
 import re
 
@@ -22,6 +23,20 @@ def check_names(names, known, what):
     for name in names:
         if name not in known:
             raise InputError(f"{what} has no {name}{meant(name, known)}; it has {', '.join(known)}")
+
+
+def weighted(text, flag=None):
+    """Return the name and the weight of NAME=WEIGHT, or of NAME alone, which weighs 1. Raises InputError."""
+    name, sign, weight = text.rpartition("=")
+    if not sign:
+        return text, 1.0
+    try:
+        number = float(weight)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise InputError(f"{flag} takes NAME=WEIGHT, a number above 0, and {text} has none")
+    return name, number
 
 
 def plain(name):

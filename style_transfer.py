@@ -7,7 +7,8 @@
 A picture is searched for whose features in VGG resemble the photo's, and whose colours, edges and statistics of those
 features, wherever they occur, resemble the painting's (after Gatys, Ecker & Bethge 2016). Without a photo it is
 texture synthesis (Gatys et al. 2015); without a painting, the photo is made again from noise and one layer's
-features (Mahendran & Vedaldi 2015). The search goes from coarse to fine.
+features (Mahendran & Vedaldi 2015). The search goes from coarse to fine. With --learned there is no search: a small
+network that train_style.py has taught a painting makes the picture at once (Johnson et al. 2016).
 """
 
 import command_line  # first, since it puts Ctrl-C in a line from here on
@@ -29,14 +30,13 @@ import naming
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # where it is not usual, convolutions take less memory so
 disk = command_line.lazy_import("disk")
-fft = command_line.lazy_import("scipy.fft")
 films = command_line.lazy_import("films")
 folders = command_line.lazy_import("folders")
 hardware = command_line.lazy_import("hardware")
 imaging = command_line.lazy_import("imaging")
-keras = command_line.lazy_import("keras")
+learned_styles = command_line.lazy_import("learned_styles")
+minimizers = command_line.lazy_import("minimizers")
 networks = command_line.lazy_import("networks")
-optimize = command_line.lazy_import("scipy.optimize")
 progress = command_line.lazy_import("progress")
 provenance = command_line.lazy_import("provenance")
 recipes = command_line.lazy_import("recipes")
@@ -61,7 +61,13 @@ def parse_arguments(words=None):
 
 PHOTO_ONLY = ("content_layers", "content_weight", "keep_colors", "published_losses", "each")
 STYLE_ONLY = ("style_layers", "style_loss", "layer_weights", "style_weight", "style_scale", "style_weights", "each")
+SEARCH_ONLY = (
+    *("layer", "pooling", "convnet", "iterations", "optimizer", "learning_rate", "init", "scales", "content_layers"),
+    *("style_layers", "layer_weights", "content_weight", "style_loss", "style_weight", "tv_weight", "style_scale"),
+    *("style_weights", "published_losses", "save_every", "plot", "gif", "weights", "each"),
+)
 WITHOUT_USE = {
+    "learned": SEARCH_ONLY,
     "texture": PHOTO_ONLY,
     "gram texture": PHOTO_ONLY,
     "layer": ("content_layers", "published_losses", "keep_colors", *STYLE_ONLY),
@@ -88,7 +94,8 @@ def options_of(arguments):
     task = which_task(arguments)
     for name in WITHOUT_USE.get(task, ()):
         if command_line.was_given(arguments, name):
-            raise errors.InputError(f"--{name.replace('_', '-')} is of no use without a photo and a painting")
+            why = "with --learned: nothing is searched for" if task == "learned" else "without a photo and a painting"
+            raise errors.InputError(f"--{name.replace('_', '-')} is of no use {why}")
     options = command_line.collect(config.Style, arguments, config.STYLE_DEFAULTS[task])
     if command_line.was_given(arguments, "learning_rate") and options.optimizer != "adam":
         raise errors.InputError("--learning-rate is Adam's: add --optimizer adam")
@@ -99,6 +106,10 @@ def options_of(arguments):
 def which_task(arguments):
     """Say which of config.STYLE_DEFAULTS the command asks for. Raises InputError for nothing, or two at once."""
     content, styles = arguments.content, getattr(arguments, "style", ())
+    if hasattr(arguments, "learned"):
+        if styles or content is None:
+            raise errors.InputError("--learned paints a photo after learned styles: it takes one, and no --style")
+        return "learned"
     for path in styles:
         if not pathlib.Path(path).exists():
             raise errors.InputError(f"{path} does not exist")
@@ -107,7 +118,10 @@ def which_task(arguments):
             raise errors.InputError("--layer reconstructs a photo: it takes one, and no --style")
         return "layer"
     if not styles:
-        raise errors.InputError("give a painting with --style, or a layer to reconstruct the photo from with --layer")
+        raise errors.InputError(
+            "give a painting with --style, a learned style with --learned, or a layer to reconstruct the photo from "
+            "with --layer"
+        )
     gram = getattr(arguments, "style_loss", None) == "gram"
     if content is None:
         return "gram texture" if gram else "texture"
@@ -118,6 +132,12 @@ def which_task(arguments):
 
 def check(options, task):
     """Raise InputError for an option that makes no sense."""
+    if task != "learned" and (options.strength != 1 or not options.size):
+        raise errors.InputError("--strength and --size 0, the photo's own size, go with --learned")
+    if 0 < options.size < SMALLEST_SIDE:
+        raise errors.InputError(f"--size must be at least {SMALLEST_SIDE}, or 0 for the photo's own")
+    for text in options.learned:
+        naming.weighted(text, "--learned")
     if (task, options.init) == ("layer", "style") or ("texture" in task and options.init == "content"):
         raise errors.InputError(f"there is nothing to begin with: --init {options.init}")
     naming.check_layers([*options.content_layers, *([options.layer] if options.layer else [])], options.convnet)
@@ -161,6 +181,7 @@ def default_name(content, options):
     if options.each:
         return f"{parts[0]}__each"  # where further paintings go, too
     parts += [pathlib.Path(style).stem for style in options.style]
+    parts += [pathlib.Path(naming.weighted(text)[0]).name for text in options.learned]
     parts += [options.layer] if options.layer else [] if content else ["texture"]
     return "__".join(parts)
 
@@ -212,11 +233,15 @@ def recipe_of(options):
     if options.weights not in (None, *recipes.SOURCES):
         named["weights"] = [options.weights]
     recipe = recipes.recipe_of(SCRIPT, options, ("compare", "plot", "save_every", "each"), named)
+    for place, (name, weight) in enumerate(map(naming.weighted, options.learned)):
+        recipe["learned"][place] = {"name": name, "sha256": f"{learned_styles.load_style(name).checksum} {weight}"}
     return recipe | ({"style": "--each, one by one"} if options.each else {})
 
 
 def prepare(options):
     """Open the studio, once all paintings are known to be of use: they are not tried one by one, as photos are."""
+    if options.learned:
+        return open_easel(options)
     for path in paintings_of(options):
         read_painting(path, options)
     return open_studio(options)
@@ -238,6 +263,8 @@ def paint(content, result, options, keep_unfinished=False):
     search diverges or is interrupted, and `keep_unfinished`, the last good picture is written, and PartlyDone or
     Interrupted raised. Raises InputError where the photo is of no use.
     """
+    if options.learned:
+        return paint_at_once(content, result, options)
     started = time.perf_counter()
     disk.refuse_to_replace(extra_files(result, options).values(), (content, *paintings_of(options), options.init))
     photo = None if content is None else read_photo(content, options)
@@ -282,7 +309,7 @@ def read_photo(path, options):
     height, width = photo.shape[:2]
     if min(height, width) < SMALLEST_SIDE:
         raise errors.InputError(f"{path} is only {width} x {height} pixels; VGG needs {SMALLEST_SIDE}")
-    width, height = imaging.fit(width, height, options.size)
+    width, height = imaging.fit(width, height, options.size or max(width, height))
     if min(height, width) < SMALLEST_SIDE:
         least = math.ceil(options.size * SMALLEST_SIDE / min(height, width))
         raise errors.InputError(f"{path} would be {width} x {height} pixels; VGG needs {SMALLEST_SIDE}: --size {least}")
@@ -414,7 +441,7 @@ class Search:
                 raise Diverged(f"the loss was no number any more at step {len(self.history) + 1}; try lower weights")
             return self.terms["total"], gradient @ span
 
-        minimize = {"lbfgs": minimize_lbfgs, "adam": minimize_adam}[self.options.optimizer]
+        minimize = {"lbfgs": minimizers.minimize_lbfgs, "adam": minimizers.minimize_adam}[self.options.optimizer]
         start = with_margin(start, self.margin)
         rows, columns = (slice(self.margin, self.margin + side) for side in (height, width))
         steps = len(self.history)
@@ -457,46 +484,6 @@ def adapt(painting, photo, keep_colors):
     from skimage.exposure import match_histograms
 
     return match_histograms(painting, photo, channel_axis=2).astype("float32")
-
-
-def minimize_lbfgs(evaluate, start, options, accept):
-    """Minimise with SciPy's L-BFGS, in cosine waves instead of pixels.
-
-    Long waves are weighted more, since the loss is less curved along them. The weights also make the first step, which
-    L-BFGS takes on trust, about a grey level.
-    """
-    height, width, _ = start.shape
-    frequency = np.hypot(np.arange(height)[:, None] / height, np.arange(width) / width)[..., None]
-    weights = np.maximum(frequency, 1 / max(height, width)) ** -0.25
-    weights *= math.sqrt(start.size / np.mean(weights**2))
-
-    def picture_of(x):
-        waves = weights * x.reshape(start.shape)
-        return start + fft.idctn(waves.astype("float32"), axes=(0, 1), norm="ortho", workers=-1)
-
-    def objective(x):
-        value, gradient = evaluate(picture_of(x))
-        return value, (weights * fft.dctn(gradient, axes=(0, 1), norm="ortho", workers=-1)).ravel()
-
-    optimize.minimize(
-        objective,
-        np.zeros(start.size),
-        jac=True,
-        method="L-BFGS-B",
-        callback=lambda x: accept(picture_of(x)),
-        options={"maxiter": options.iterations, "maxfun": 100 * options.iterations, "maxcor": 20, "ftol": 0, "gtol": 0},
-    )
-
-
-def minimize_adam(evaluate, start, options, accept):
-    """Minimise with Adam (Kingma & Ba 2015)."""
-    picture = keras.Variable(start)
-    optimizer = keras.optimizers.Adam(options.learning_rate)
-    for _ in range(options.iterations):
-        evaluated = picture.numpy()
-        _, gradient = evaluate(evaluated)
-        accept(evaluated)
-        optimizer.apply([keras.ops.convert_to_tensor(gradient)], [picture])
 
 
 # --- The network and the losses ----------------------------------------------------------------
@@ -602,6 +589,36 @@ def read_painting(path, options):
             "a larger --size or --style-scale helps"
         )
     return imaging.resize_picture(painting, width, height)
+
+
+# --- Learned styles ----------------------------------------------------------------------------
+
+
+def paint_at_once(content, result, options):
+    """Paint one photo into the file `result` after learned styles: the task, without a search."""
+    started = time.perf_counter()
+    disk.refuse_to_replace(extra_files(result, options).values(), (content,))
+    photo, easel = read_photo(content, options), open_easel(options)
+    picture = easel.paint(photo, options.keep_colors, options.strength)
+    about = provenance.of_result(options.seed, styles=" ".join(options.learned), source=str(content))
+    if options.compare:
+        sheet = imaging.side_by_side([photo, picture.astype("float32")], len(photo))
+        imaging.save_png(extra_files(result, options)["comparison"], sheet, about)
+    imaging.save_picture(result, picture, about, imaging.kept_exif(content))
+    height, width = picture.shape[:2]
+    return {"width": width, "height": height, "seconds": round(time.perf_counter() - started, 1)}
+
+
+def open_easel(options):
+    return make_easel(options.learned, options.precision, options.quiet)
+
+
+@functools.lru_cache(maxsize=1)
+def make_easel(learned, precision, quiet):
+    device = hardware.use_precision(precision, "convolutions")
+    if not quiet:
+        print(f"device: {device}", file=sys.stderr)
+    return learned_styles.Easel(map(naming.weighted, learned))
 
 
 # --- Beside the picture ------------------------------------------------------------------------

@@ -45,7 +45,15 @@ import networks
 import trainings
 import util
 
-SLOWEST = ("style_transfer", "trainings", "painter_training", "deepdream", "hardware", "learned_styles", "digit_training")
+SLOWEST = (
+    "style_transfer",
+    "trainings",
+    "painter_training",
+    "deepdream",
+    "hardware",
+    "learned_styles",
+    "digit_training",
+)
 
 
 def pytest_collection_modifyitems(items):

@@ -13,6 +13,7 @@ SCRIPTS = [
     "generate_rnn.py",
     "classify_mnist.py",
     "style_transfer.py",
+    "train_style.py",
     "deepdream.py",
     "visualize_filters.py",
 ]

@@ -12,7 +12,7 @@ from conftest import ROOT
 import command_line
 import config
 
-ALL = [config.Train, config.Generate, config.Classify, config.Style, config.Dream, config.Filters]
+ALL = [config.Train, config.Generate, config.Classify, config.Style, config.Learn, config.Dream, config.Filters]
 
 
 def test_every_field_is_a_flag_with_its_type_and_default():

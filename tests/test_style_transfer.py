@@ -16,6 +16,7 @@ from PIL import Image
 import config
 import errors
 import imaging
+import minimizers
 import style_transfer
 import vision
 
@@ -42,7 +43,7 @@ def test_the_first_step_is_about_a_grey_level():
         evaluated.append(picture)
         return np.sum(picture * away), away
 
-    style_transfer.minimize_lbfgs(evaluate, np.full(away.shape, 128, "float32"), config.Style(iterations=1), np.array)
+    minimizers.minimize_lbfgs(evaluate, np.full(away.shape, 128, "float32"), config.Style(iterations=1), np.array)
     assert 0.5 < np.sqrt(np.mean((evaluated[1] - evaluated[0]) ** 2)) < 2
 
 

@@ -1,0 +1,313 @@
+"""Teaching a small network to paint after paintings, and the folder that holds what comes of it.
+
+In go paintings and photos, out come the network and the styles of learned_styles.py. What the network makes of pieces
+of photos is judged by the loss of the search (style_losses.py).
+"""
+
+import csv
+import dataclasses
+import functools
+import math
+import time
+import zipfile
+import zlib
+
+import hardware  # noqa: F401, it has TensorFlow start quietly
+
+# isort: split
+import keras
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+import config
+import disk
+import imaging
+import learned_styles
+import networks
+import provenance
+import style_losses
+import trainings
+import vision
+from errors import InputError, Interrupted
+
+CROP = 256  # pixels of the sides of the pieces that are learned from
+BATCH = 2  # of them in a step
+SIZES = (0.6, 1.25)  # of photos when pieces are cut out, beside the size that paintings are looked at
+LONGEST = 1000  # pixels of the photos kept in memory
+SAVE_SECONDS = 60  # from one checkpoint to the next
+SHEET_SECONDS = 180  # from one sheet to the next, after a first one when the first checkpoint is written
+TERMS = ("total", "content", "style", "tv")  # of the loss
+CHECKPOINT = "checkpoint.npz"
+FILES = (learned_styles.STYLE, learned_styles.NETWORK, CHECKPOINT, "sheet.png", "loss.csv", "loss.png")
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a training has come: all there is to know to go on exactly."""
+
+    steps: int  # that there will be
+    losses: list = dataclasses.field(default_factory=list)  # of each step: TERMS
+    variables: list = ()  # of the network, the styles and the optimizer
+
+    def save(self, path):
+        arrays = {f"variable_{i}": value for i, value in enumerate(self.variables)}
+        with disk.whole_file(path) as temporary:
+            np.savez(temporary, steps=self.steps, losses=np.array(self.losses), **arrays)
+
+    @classmethod
+    def load(cls, path):
+        """Read what save wrote. Raises InputError where the file is damaged."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                variables = [file[f"variable_{i}"] for i in range(len(file.files) - 2)]
+                return cls(int(file["steps"]), file["losses"].tolist(), variables)
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise InputError(f"{path} is damaged; --overwrite starts anew") from error
+
+
+# --- Pictures ----------------------------------------------------------------------------------
+
+
+def read_painting(path, size):
+    """Read a painting at the size it is looked at, float32 H x W x 3. Raises InputError where it is of no use."""
+    painting = imaging.load_image(path)
+    width, height = imaging.fit(*painting.shape[1::-1], size)
+    if min(width, height) < SMALLEST_SIDE:
+        raise InputError(f"{path} would be looked at in {width} x {height} pixels; VGG needs {SMALLEST_SIDE}")
+    painting = imaging.resize_picture(painting, width, height)
+    if np.ptp(painting, axis=(0, 1)).max() < 8:
+        raise InputError(f"{path} is of one colour; there is nothing to learn")
+    return painting
+
+
+SMALLEST_SIDE = 32  # pixels
+
+
+def read_photos(folder):
+    """Read the photos of a folder: (uint8 H x W x 3 each, why others were left out). Raises InputError for none."""
+    photos, refused = [], []
+    for path in imaging.find_pictures(folder):
+        try:
+            photo = imaging.open_picture(path, at_least=(LONGEST, LONGEST))
+            if min(photo.size) < SMALLEST_SIDE:
+                raise InputError(f"{path} is only {photo.width} x {photo.height} pixels")
+            photo.thumbnail((LONGEST, LONGEST))
+            photos.append(np.asarray(photo))
+        except InputError as error:
+            refused.append(str(error))
+    if not photos:
+        raise InputError(f"{folder} holds no photo to learn on" + (f"; the first: {refused[0]}" if refused else ""))
+    return photos, refused
+
+
+def piece(photo, longest, rng):
+    """Cut a piece CROP x CROP x 3 out of a photo, resized so that its longest side has about so many pixels.
+
+    Unless it is resized before, a piece of a large photo shows nothing.
+    """
+    height, width = photo.shape[:2]
+    factor = max(longest / max(height, width), CROP / min(height, width))
+    height, width = (max(CROP, round(side * factor)) for side in (height, width))
+    resized = imaging.resize_picture(photo, width, height)
+    top, left = rng.integers(height - CROP + 1), rng.integers(width - CROP + 1)
+    cut = resized[top : top + CROP, left : left + CROP]
+    return cut[:, ::-1] if rng.random() < 0.5 else cut
+
+
+# --- The loss ----------------------------------------------------------------------------------
+
+
+class Teacher:
+    """VGG, and the loss of the search."""
+
+    def __init__(self, options):
+        loss = dataclasses.replace(config.Style(), content_weight=options.content_weight)
+        model, self.source = networks.load_vgg("vgg16", options.weights)
+        extractor = functools.partial(vision.feature_extractor, model, pooling=loss.pooling)
+        features = extractor(loss.style_layers)
+        self.content = vision.for_any_size(extractor(loss.content_layers))
+        self.statistics = vision.for_any_size(
+            lambda picture: [
+                style_losses.statistics(x, layer, loss.style_loss)
+                for x, layer in zip(features(picture), loss.style_layers)
+            ]
+        )
+        everything = extractor([*loss.content_layers, *loss.style_layers])
+        self.evaluate = vision.value_and_gradient(style_losses.style_transfer_loss(everything, loss))
+
+
+class Lesson:
+    """What is known of a painting, float32 H x W x 3: its colours' mean and covariance, and what is its style."""
+
+    def __init__(self, painting, teacher):
+        pixels = painting.reshape(-1, 3).astype("float64")
+        self.mean, self.covariance = pixels.mean(0), np.cov(pixels.T)
+        self.statistics = [[np.asarray(x) for x in layer] for layer in teacher.statistics(painting[None])]
+
+
+# --- The work ----------------------------------------------------------------------------------
+
+
+class StyleTraining:
+    """A network that learns to paint after one painting or several, and the folder that holds what comes of it.
+
+    `paintings` are files, `photos` uint8 H x W x 3 each, `base` the file of the network to begin with, or None.
+    """
+
+    def __init__(self, folder, paintings, photos, base, options, about):
+        self.folder, self.paintings, self.photos = folder, paintings, photos
+        self.options, self.about = options, about
+        self.progress = Progress.load(folder / CHECKPOINT) if options.resume else Progress(options.steps or 0)
+        self.teacher = Teacher(options)
+        self.lessons = [Lesson(read_painting(path, options.size), self.teacher) for path in paintings]
+        keras.utils.set_random_seed(options.seed)
+        self.network = learned_styles.load_network(base) if base else learned_styles.build_network()
+        plain = np.asarray(learned_styles.plain_style())
+        self.styles = keras.Variable(np.repeat(plain[None], len(paintings), 0), name="styles")
+        self.learned = [*self.network.trainable_variables, self.styles]
+        self.optimizer = keras.optimizers.Adam(options.learning_rate, beta_2=0.99, global_clipnorm=1.0)
+        self.optimizer.build(self.learned)
+        if self.progress.variables:
+            for variable, value in zip(self.all_variables(), self.progress.variables, strict=True):
+                variable.assign(value)
+        self.forward = tf.function(self.paint, autograph=False)
+        self.learn = tf.function(self.update, autograph=False)
+
+    def all_variables(self):
+        return [*self.learned, *self.optimizer.variables]
+
+    def paint(self, photos, which):
+        return self.network([photos, tf.gather(self.styles.value, which)])
+
+    def update(self, photos, which, gradient):
+        with tf.GradientTape() as tape:
+            pictures = self.paint(photos, which)
+        found = tape.gradient(pictures, [variable.value for variable in self.learned], gradient)
+        self.optimizer.apply([tf.convert_to_tensor(x) for x in found], self.learned)
+
+    def step(self):
+        """Learn from a few pieces. Raises InputError where the training diverged."""
+        done = len(self.progress.losses)
+        rng = np.random.default_rng((self.options.seed, done))
+        which = rng.integers(len(self.lessons), size=BATCH)
+        pieces = [self.choose_piece(rng, self.lessons[i]) for i in which]
+        begun = np.stack([recolored for _, recolored in pieces])
+        gradients, terms = [], []
+        for (photo, _), picture, i in zip(pieces, np.asarray(self.forward(begun, which)), which):
+            targets = {"content": self.teacher.content(photo[None]), "style": self.lessons[i].statistics}
+            found, gradient = self.teacher.evaluate(picture[None], targets)
+            gradients.append(np.asarray(gradient)[0] / BATCH)
+            terms.append([float(found[name]) for name in TERMS])
+        loss = np.mean(terms, 0)
+        if not math.isfinite(loss[0]):
+            raise InputError("the training diverged; try a lower --learning-rate")
+        share = done / max(1, self.progress.steps)
+        self.optimizer.learning_rate = self.options.learning_rate * (1 + math.cos(math.pi * share)) / 2
+        self.learn(begun, which, np.stack(gradients))
+        self.progress.losses.append(loss.tolist())
+
+    def choose_piece(self, rng, lesson):
+        """Return a piece of some photo, in its own colours and in the painting's.
+
+        The photo is recoloured as a whole, so that a piece of flat sky stays flat.
+        """
+        photo = self.photos[rng.integers(len(self.photos))]
+        matrix, shift = imaging.recoloring(photo[::4, ::4], lesson.mean, lesson.covariance)
+        cut = piece(photo, self.options.size * rng.uniform(*SIZES), rng)
+        return cut, (cut @ matrix + shift).astype("float32")
+
+    def execute(self):
+        """Learn to the end. Raises Interrupted after Ctrl-C."""
+        progress, begun = self.progress, time.monotonic()
+        saved, drawn = begun, -math.inf
+        with (
+            trainings.heeded_interrupt() as stop,
+            tqdm.tqdm(total=progress.steps or None, initial=len(progress.losses), unit="step", **self.silent()) as bar,
+        ):
+            while not progress.steps or len(progress.losses) < progress.steps:
+                self.step()
+                if not progress.steps:
+                    self.plan(begun)
+                    bar.total = progress.steps or None
+                bar.update()
+                bar.set_postfix(loss=f"{np.mean([loss[0] for loss in progress.losses[-50:]]):.3f}", refresh=False)
+                now = time.monotonic()
+                if stop.is_set() or now - saved > SAVE_SECONDS:
+                    self.save_checkpoint()
+                    saved = time.monotonic()
+                if stop.is_set():
+                    raise Interrupted(f"interrupted; {self.folder} is kept, and --resume goes on")
+                if now - begun > SAVE_SECONDS and now - drawn > SHEET_SECONDS:
+                    self.draw_sheet()
+                    drawn = time.monotonic()
+        self.finish()
+
+    def silent(self):
+        return {"disable": True if self.options.quiet else None}
+
+    def plan(self, begun):
+        """Set how many steps there will be, once the first ones, of which one is the slowest, tell what they take."""
+        done = len(self.progress.losses)
+        if done == 1:
+            self.first = time.monotonic()
+        elif done == TELLING:
+            each = (time.monotonic() - self.first) / (done - 1)
+            left = 60 * self.options.minutes - (time.monotonic() - begun)
+            self.progress.steps = max(done, done + round(left / each))
+
+    def save_checkpoint(self):
+        self.progress.variables = [np.asarray(variable) for variable in self.all_variables()]
+        self.progress.save(self.folder / CHECKPOINT)
+
+    def finish(self):
+        """Write the network, the styles, a sheet and the losses; what the training would go on from is not needed."""
+        network, about = self.folder / learned_styles.NETWORK, self.about | {"finished": True}
+        learned_styles.save_network(network, self.network)
+        for path, lesson, numbers in zip(self.paintings, self.lessons, np.asarray(self.styles)):
+            folder = self.folder if len(self.paintings) == 1 else self.folder / path.stem
+            folder.mkdir(exist_ok=True)
+            style = learned_styles.LearnedStyle(path.stem, network, numbers, lesson.mean, lesson.covariance)
+            learned_styles.save_style(folder, style, about | {"painting": path.name})
+        if len(self.paintings) > 1:
+            disk.write_json(self.folder / learned_styles.META, about)
+        self.draw_sheet()
+        self.write_losses()
+        (self.folder / CHECKPOINT).unlink(missing_ok=True)
+
+    def draw_sheet(self):
+        """Write sheet.png: three of the photos after the first paintings, as the network paints them now."""
+        rows = []
+        chosen = self.photos[:: max(1, len(self.photos) // 3)][:3]
+        for photo in chosen:
+            width, height = imaging.fit(*photo.shape[1::-1], 320)
+            photo = imaging.resize_picture(photo, width, height)
+            row = [photo]
+            for lesson, numbers in list(zip(self.lessons, np.asarray(self.styles)))[:4]:
+                begun = imaging.recolored(photo, lesson.mean, lesson.covariance)
+                row.append(learned_styles.paint(self.network, begun, numbers[None]))
+            rows.append(imaging.side_by_side(row, 240))
+        width = max(row.shape[1] for row in rows)
+        rows = [np.pad(row, ((0, 8), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+        imaging.save_png(self.folder / "sheet.png", np.concatenate(rows), provenance.of_result(self.options.seed))
+
+    def write_losses(self):
+        """Write loss.csv, with a row for each step, and loss.png."""
+        from matplotlib.figure import Figure
+
+        with disk.whole_file(self.folder / "loss.csv") as temporary, open(temporary, "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["step", *TERMS])
+            writer.writerows([i + 1, *(f"{term:.5f}" for term in loss)] for i, loss in enumerate(self.progress.losses))
+        figure = Figure(figsize=(8, 5), layout="constrained")
+        axes = figure.subplots()
+        window = max(1, len(self.progress.losses) // 50)
+        for name, values in zip(TERMS, np.transpose(self.progress.losses)):
+            axes.semilogy(np.convolve(values, np.ones(window) / window, "valid"), label=name)
+        axes.set(xlabel=f"step, means of {window}", ylabel="loss, its terms before their weights")
+        axes.legend()
+        with disk.whole_file(self.folder / "loss.png") as temporary:
+            figure.savefig(temporary, format="png", dpi=100, metadata=provenance.of_result(self.options.seed))
+
+
+TELLING = 8  # steps that tell how long the others take

@@ -1,0 +1,257 @@
+"""learned_styles.py, style_training.py and train_style.py: networks that learn a painting, and paint at once."""
+
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT, interrupt_after, pixels, results, rows_of, run
+from PIL import Image
+
+import config
+import errors
+import imaging
+import learned_styles
+import style_training
+import train_style
+
+PAINTING = ROOT / "images/style/starry_night.jpg"
+OTHER = ROOT / "images/style/wave.jpg"
+QUICK = ("--weights", "hed", "--size", 128, "--precision", "float32", "--from-scratch")
+
+
+@pytest.fixture(autouse=True)
+def quick(vgg_once, monkeypatch):
+    monkeypatch.setattr(style_training, "CROP", 64)
+
+
+@pytest.fixture(scope="session")
+def two(made_once):
+    """Two styles of one network, and a training's folder."""
+
+    def make(folder):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(style_training, "CROP", 64)
+            run("train_style.py", PAINTING, OTHER, *QUICK, "--steps", 12, "--output", folder)
+
+    return made_once("two styles", make)
+
+
+@pytest.fixture
+def network():
+    keras.utils.set_random_seed(0)
+    return learned_styles.build_network()
+
+
+def random_style():
+    return np.random.default_rng(1).normal(0.5, 0.3, (1, learned_styles.NUMBERS)).astype("float32")
+
+
+@pytest.mark.parametrize("shape", [(61, 83), (64, 64), (33, 120)])
+def test_strips_make_the_same_picture_as_the_whole(shape, network, monkeypatch):
+    photo = imaging.resize_picture(pixels(ROOT / "images/content/china.jpg"), *shape[::-1])
+    whole = learned_styles.paint(network, photo, random_style())
+    assert whole.shape == (*shape, 3)
+    monkeypatch.setattr(learned_styles, "STRIP", 16 * shape[1])
+    np.testing.assert_allclose(learned_styles.paint(network, photo, random_style()), whole, atol=1e-2)
+
+
+def test_the_parts_are_the_network(network):
+    photo = imaging.resize_picture(pixels(ROOT / "images/content/china.jpg"), 64, 48)
+    whole = np.asarray(network([photo[None], random_style()]))[0]
+    np.testing.assert_allclose(learned_styles.paint(network, photo, random_style()), whole, atol=1e-2)
+
+
+def test_a_style_gives_each_channel_its_mean_and_deviation():
+    features = np.random.default_rng(0).normal(3, 5, (2, 20, 30, 4)).astype("float32")
+    scale, shift = np.float32([1, 2, 3, 4]), np.float32([5, 6, 7, 8])
+    styled = np.asarray(learned_styles.restyled(features, (scale, shift)))
+    np.testing.assert_allclose(styled.mean((1, 2)), np.tile(shift, (2, 1)), atol=1e-4)
+    np.testing.assert_allclose(styled.std((1, 2)), np.tile(scale, (2, 1)), rtol=1e-2)
+    flat = np.asarray(learned_styles.restyled(np.full((1, 8, 8, 4), 7, "float32"), (scale, shift)))
+    np.testing.assert_allclose(flat, np.broadcast_to(shift, flat.shape), atol=1e-4)
+
+
+def test_a_training_lowers_the_loss_and_leaves_styles(two):
+    assert {path.name for path in two.iterdir()} == {
+        *("network.npz", "meta.json", "sheet.png", "loss.csv", "loss.png", "starry_night", "wave")
+    }
+    losses = np.genfromtxt(two / "loss.csv", delimiter=",", names=True)
+    assert len(losses) == 12 and losses["total"][-4:].mean() < losses["total"][:4].mean()
+    for name in ("starry_night", "wave"):
+        meta = json.loads((two / name / "meta.json").read_text())
+        assert meta["painting"] == f"{name}.jpg" and meta["finished"]
+
+
+def test_a_photo_is_painted_at_once_and_again_the_same(two, photo, tmp_path):
+    flags = ("--learned", two / "wave", "--size", 96, "--precision", "float32")
+    printed = results(run("style_transfer.py", photo, *flags, "--compare", "--output", tmp_path / "a.png").stdout)
+    run("style_transfer.py", photo, *flags, "--output", tmp_path / "b.png")
+    assert printed["width"] == "96" and (pixels(tmp_path / "a.png") == pixels(tmp_path / "b.png")).all()
+    assert Image.open(printed["comparison"]).size == (96 * 2 + 8, 72)
+    of_photo = imaging.resize_picture(pixels(photo), 96, 72)
+    assert np.abs(pixels(tmp_path / "a.png") - of_photo).mean() > 5
+
+
+def test_each_option_changes_the_picture(two, photo, tmp_path):
+    found = []
+    for flags in (
+        (two / "wave",),
+        (two / "starry_night",),
+        (two / "wave", two / "starry_night"),
+        (f"{two / 'wave'}=3", two / "starry_night"),
+        (two / "wave", "--strength", 0.5),
+        (two / "wave", "--keep-colors", "luminance"),
+        (two / "wave", "--keep-colors", "histogram"),
+    ):
+        result = tmp_path / f"{len(found)}.png"
+        run("style_transfer.py", photo, "--size", 64, "--output", result, "--learned", *flags)
+        found.append(pixels(result))
+    of_photo = imaging.resize_picture(pixels(photo), 64, 48)
+    for i, one in enumerate(found):
+        assert all((one != other).any() for other in found[:i])
+    _, _, alike, more_wave, *_ = (np.abs(x - found[0]).mean() for x in found)
+    assert 0 < more_wave < alike
+    np.testing.assert_allclose(found[4], (found[0] + of_photo) / 2, atol=1.5)
+    chroma = [(x - imaging.luminance(x)).mean((0, 1)) for x in (*found, of_photo)]
+    for kept in (5, 6):
+        assert np.abs(chroma[kept] - chroma[-1]).max() < np.abs(chroma[0] - chroma[-1]).max()
+
+
+def test_the_photos_own_size_and_strength_0_give_the_photo(two, photo, tmp_path):
+    run(
+        "style_transfer.py",
+        photo,
+        "--learned",
+        two / "wave",
+        *("--size", 0, "--strength", 0, "--output", tmp_path / "a.png"),
+    )
+    np.testing.assert_allclose(pixels(tmp_path / "a.png"), pixels(photo), atol=1)
+
+
+def test_a_grey_painting_makes_grey_pictures(two, photo):
+    style = learned_styles.load_style(two / "wave")
+    easel = learned_styles.Easel([(two / "wave", 1.0)])
+    grey = np.full((3, 3), style.covariance.mean())
+    easel.style = learned_styles.LearnedStyle("grey", style.network, style.numbers, np.full(3, 120.0), grey)
+    picture = easel.paint(pixels(photo)).astype(int)
+    assert np.ptp(picture, axis=2).max() <= 1 < np.ptp(picture[..., 0])
+
+
+def test_a_folder_of_photos_goes_on_and_knows_its_style(two, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for name in ("china", "flower"):
+        Image.open(ROOT / f"images/content/{name}.jpg").resize((96, 64)).save(tmp_path / f"photos/{name}.jpg")
+    (tmp_path / "photos/broken.jpg").write_bytes(b"no photo")
+    command = ("style_transfer.py", tmp_path / "photos", "--size", 64, "--output", tmp_path / "out", "--learned")
+    run(*command, two / "wave", status=1)
+    assert [row["status"] for row in rows_of(tmp_path / "out").values()] == ["failed", "done", "done"]
+    assert "done before: 2" in run(*command, two / "wave", status=1).stdout
+    assert "--learned" in run(*command, two / "starry_night", status=2).stderr
+    assert "--learned" in run(*command, f"{two / 'wave'}=2", two / "starry_night", status=2).stderr
+
+
+def test_an_interrupted_training_goes_on_exactly(two, tmp_path, monkeypatch):
+    command = ("train_style.py", PAINTING, OTHER, *QUICK, "--steps", 12, "--output", tmp_path / "m")
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 4)
+        assert "--resume" in run(*command, status=130).stderr
+    assert "--resume" in run(*command, status=2).stderr
+    assert "content_weight 1.5, not 3.0" in run(*command, "--content-weight", 3, "--resume", status=2).stderr
+    run(*command, "--resume")
+    assert (tmp_path / "m/loss.csv").read_text() == (two / "loss.csv").read_text()
+    one, other = (np.load(folder / "network.npz") for folder in (two, tmp_path / "m"))
+    assert all((one[name] == other[name]).all() for name in one)
+    assert "--overwrite" in run(*command, status=2).stderr
+
+
+def test_a_training_begins_with_the_network_that_is_named_or_ships_or_with_none(two, tmp_path, monkeypatch):
+    base = two / "network.npz"
+    assert train_style.base_of(config.Learn(base=str(base))) == base
+    monkeypatch.setattr(learned_styles, "STYLES", two)
+    assert train_style.base_of(config.Learn()) == base
+    assert train_style.base_of(config.Learn(from_scratch=True)) is None
+    monkeypatch.setattr(learned_styles, "STYLES", tmp_path)
+    assert train_style.base_of(config.Learn()) is None
+
+
+def test_minutes_become_steps_once_the_first_ones_tell(monkeypatch):
+    training = style_training.StyleTraining.__new__(style_training.StyleTraining)
+    training.progress, training.options = style_training.Progress(0), config.Learn(minutes=10)
+    for seconds in (30, *range(32, 46, 2)):  # the first step, with all that is compiled, and seven more
+        training.progress.losses.append([])
+        monkeypatch.setattr(style_training.time, "monotonic", lambda seconds=seconds: 100 + seconds)
+        training.plan(begun=100)
+    assert len(training.progress.losses) == style_training.TELLING
+    assert training.progress.steps == 8 + (600 - 44) / 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (("nothing.jpg",), "nothing.jpg does not exist"),
+        ((PAINTING, PAINTING), "two paintings have one name"),
+        ((PAINTING, "--photos", "nowhere"), "there is no folder nowhere"),
+        ((PAINTING, "--base", "a.npz", "--from-scratch"), "exclude each other"),
+        ((PAINTING, "--base", "a.npz"), "a.npz does not exist"),
+        ((PAINTING, "--steps", 3, "--minutes", 3), "exclude each other"),
+        ((PAINTING, "--photos", ROOT / "docs"), "no photo to learn on"),
+        ((ROOT / "README.md",), "README.md is not a picture"),
+        ((PAINTING, "--resume"), "no training to resume"),
+    ],
+)
+def test_what_can_not_be_learned_is_one_line(flags, complaint, tmp_path):
+    assert complaint in run("train_style.py", *flags, "--output", tmp_path / "m", status=2).stderr
+    assert not (tmp_path / "m").exists()
+
+
+def test_one_colour_is_nothing_to_learn(tmp_path):
+    Image.new("RGB", (80, 60), (180, 90, 40)).save(tmp_path / "flat.png")
+    assert "of one colour" in run("train_style.py", tmp_path / "flat.png", "--output", tmp_path / "m", status=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (("--learned", "wvae"), "no style wvae was learned"),
+        (("--learned", "wave=-1"), "takes NAME=WEIGHT"),
+        (("--learned", "a", "--style", PAINTING), "and no --style"),
+        (("--learned", "a", "--iterations", 3), "--iterations is of no use with --learned"),
+        (("--style", PAINTING, "--strength", 0.5), "go with --learned"),
+        (("--style", PAINTING, "--size", 0), "go with --learned"),
+        (("--learned", "a", "--size", 8), "at least 32"),
+    ],
+)
+def test_what_learned_styles_can_not_do_is_one_line(flags, complaint, photo, tmp_path):
+    assert complaint in run("style_transfer.py", photo, *flags, "--output", tmp_path / "a.png", status=2).stderr
+
+
+@pytest.mark.parametrize("name", ["style.npz", "network.npz", "meta.json"])
+@pytest.mark.parametrize("damage", ["gone", "cut", "other"])
+def test_a_damaged_style_is_one_line(name, damage, two, tmp_path):
+    folder = tmp_path / "wave"
+    shutil.copytree(two / "wave", folder)
+    shutil.copy(two / "network.npz", folder)
+    path = folder / name
+    if damage == "gone":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    else:
+        path.write_text(json.dumps({"network": "another"}))
+    with pytest.raises(errors.InputError, match="wave"):
+        learned_styles.Easel([(folder, 1.0)])
+
+
+def test_styles_of_two_networks_are_not_mixed(two, tmp_path):
+    shutil.copytree(two, tmp_path / "copy")
+    network = learned_styles.load_network(two / "network.npz")
+    network.set_weights([2 * weight for weight in network.get_weights()])
+    learned_styles.save_network(tmp_path / "copy/network.npz", network)
+    with pytest.raises(errors.InputError, match="another network"):
+        learned_styles.load_style(tmp_path / "copy/wave")
+    style = learned_styles.load_style(two / "wave")
+    other = learned_styles.LearnedStyle("b", tmp_path / "copy/network.npz", style.numbers, style.mean, style.covariance)
+    with pytest.raises(errors.InputError, match="only those of one"):
+        learned_styles.mixed([style, other], [1, 1])
