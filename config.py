@@ -403,7 +403,7 @@ class Learn(Common):
     minutes: float = option(20.0, "learn for about so long", above=0, most=10_000)
     steps: int | None = option(None, "learn for so many steps instead", least=1, most=10_000_000)
     base: PathName | None = option(
-        None, "a network.npz to begin with (default: the one in trained/styles, where there is one)", metavar="FILE"
+        None, "a style's folder, or its network.npz, to begin with (default: trained/styles, if there is a network)"
     )
     from_scratch: bool = option(False, "begin with random numbers instead")
     content_weight: float = option(

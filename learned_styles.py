@@ -1,7 +1,7 @@
 """Learned styles: a small network that paints a photo at once, after any painting that it was taught.
 
 Photos go in and pictures come out, float32 N x H x W x 3 in 0..255. All paintings share the convolutions; what
-it knows of one painting alone are the scales and shifts of its normalisations (Dumoulin et al. 2017), a few hundred
+it knows of one painting alone are the scales and shifts of its normalisations (Dumoulin et al. 2017), two thousand
 numbers, a style.
 """
 
@@ -124,7 +124,7 @@ def plain_style():
 
 
 def paint(network, photo, style):
-    """Paint a photo of any size, float32 H x W x 3, in strips where it is large: the same picture, in less memory."""
+    """Paint a photo of any size, float32 H x W x 3. What has most places goes in strips, which takes less memory."""
     height, width = photo.shape[:2]
     below, right = -height % 4, -width % 4
     x = np.pad(photo, ((0, below), (0, right), (0, 0)), "symmetric")
@@ -188,34 +188,39 @@ class LearnedStyle:
 
 def load_style(name):
     """Load a style by its name in trained/styles, or by its folder. Raises InputError."""
-    folder = pathlib.Path(name)
-    if not (folder / STYLE).is_file():
-        folder = STYLES / name
-    if not (folder / STYLE).is_file():
+    folder = next((path for path in (pathlib.Path(name), STYLES / name) if (path / META).is_file()), None)
+    if folder is None:
         known = known_styles()
         told = f"those that were are {', '.join(known)}" if known else "train_style.py learns one"
         raise InputError(f"no style {name} was learned{naming.meant(str(name), known)}; {told}")
     meta, path = read_meta(folder), folder / STYLE
+    if not meta.get("finished"):
+        raise InputError(f"{folder} is not learned yet; train_style.py with --resume goes on")
+    if "painting" not in meta:
+        styles = " ".join(str(style.parent) for style in sorted(folder.glob(f"*/{STYLE}")))
+        raise InputError(f"{folder} is a network of several styles; name one of them: {styles}")
     found = read_arrays(path, {"numbers": (NUMBERS,), "mean": (3,), "covariance": (3, 3)})
     network = next((file for file in (folder / NETWORK, folder.parent / NETWORK) if file.is_file()), None)
     if network is None:
         raise InputError(f"{folder} is a style without its network: {NETWORK} belongs into it, or beside it")
-    if meta["network"] != checksum(network):
+    if meta.get("network") != checksum(network):
         raise InputError(f"{folder} is a style of another network than {network}")
     return LearnedStyle(folder.resolve().name, network, *found)
 
 
 def known_styles():
-    return sorted(path.parent.name for path in STYLES.glob(f"*/{STYLE}"))
+    return sorted(str(path.parent.relative_to(STYLES)) for path in STYLES.glob(f"**/{STYLE}"))
 
 
 def read_meta(folder):
-    """Read what is told of a style, a dict. Raises InputError where that is damaged."""
+    """Read what is told of a style or of its training, a dict. Raises InputError where it is of something else."""
     try:
         meta = disk.read_json(folder / META)
-        return meta | {"network": str(meta["network"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{folder / META} is damaged: {error}") from error
+    if not isinstance(meta, dict) or "paintings" not in meta:
+        raise InputError(f"{folder} holds something else than a learned style")
+    return meta
 
 
 def read_arrays(path, shapes):
@@ -285,13 +290,17 @@ class Easel:
 
         `keep_colors` is as in config.Style; `strength` is the share of the painting in the result.
         """
-        style = self.style
-        begun = imaging.recolored(photo, style.mean, style.covariance)
-        picture = paint(self.network, begun, np.asarray(style.numbers, "float32")[None])
-        picture = (style.mean + (picture - style.mean) @ imaging.color_span(style.covariance)).astype("float32")
+        picture = paint_after(self.network, photo, self.style)
         if keep_colors == "luminance":
             picture = imaging.with_colors_of(picture, photo)
         elif keep_colors:
             pixels = photo.reshape(-1, 3).astype("float64")
             picture = imaging.recolored(picture, pixels.mean(0), np.cov(pixels.T))
         return imaging.to_pixels(strength * np.clip(picture, 0, 255) + (1 - strength) * photo)
+
+
+def paint_after(network, photo, style):
+    """Paint a photo in a style, among the colours that the painting's mix to: float32 H x W x 3."""
+    begun = imaging.recolored(photo, style.mean, style.covariance)
+    picture = paint(network, begun, np.asarray(style.numbers, "float32")[None])
+    return (style.mean + (picture - style.mean) @ imaging.color_span(style.covariance)).astype("float32")

@@ -28,7 +28,7 @@ def check_names(names, known, what):
 def weighted(text, flag=None):
     """Return the name and the weight of NAME=WEIGHT, or of NAME alone, which weighs 1. Raises InputError."""
     name, sign, weight = text.rpartition("=")
-    if not sign:
+    if not sign or pathlib.Path(text).exists():
         return text, 1.0
     try:
         number = float(weight)

@@ -26,6 +26,7 @@ import imaging
 import learned_styles
 import networks
 import provenance
+import recipes
 import style_losses
 import trainings
 import vision
@@ -39,7 +40,9 @@ SAVE_SECONDS = 60  # from one checkpoint to the next
 SHEET_SECONDS = 180  # from one sheet to the next, after a first one when the first checkpoint is written
 TERMS = ("total", "content", "style", "tv")  # of the loss
 CHECKPOINT = "checkpoint.npz"
-FILES = (learned_styles.STYLE, learned_styles.NETWORK, CHECKPOINT, "sheet.png", "loss.csv", "loss.png")
+FILES = (learned_styles.META, learned_styles.STYLE, learned_styles.NETWORK, CHECKPOINT)
+FILES += ("sheet.png", "loss.csv", "loss.png")
+MOST_PHOTOS = 1000  # of a larger folder, so many are chosen
 
 
 @dataclasses.dataclass
@@ -84,15 +87,19 @@ def read_painting(path, size):
 SMALLEST_SIDE = 32  # pixels
 
 
-def read_photos(folder):
+def read_photos(folder, seed):
     """Read the photos of a folder: (uint8 H x W x 3 each, why others were left out). Raises InputError for none."""
+    paths = imaging.find_pictures(folder)
+    if len(paths) > MOST_PHOTOS:
+        chosen = np.random.default_rng(seed).choice(len(paths), MOST_PHOTOS, replace=False)
+        paths = [paths[i] for i in sorted(chosen)]
     photos, refused = [], []
-    for path in imaging.find_pictures(folder):
+    for path in paths:
         try:
             photo = imaging.open_picture(path, at_least=(LONGEST, LONGEST))
-            if min(photo.size) < SMALLEST_SIDE:
-                raise InputError(f"{path} is only {photo.width} x {photo.height} pixels")
             photo.thumbnail((LONGEST, LONGEST))
+            if min(photo.size) < SMALLEST_SIDE:
+                raise InputError(f"{path} is too small or too long: of {photo.width} x {photo.height} pixels")
             photos.append(np.asarray(photo))
         except InputError as error:
             refused.append(str(error))
@@ -153,12 +160,13 @@ class StyleTraining:
     """A network that learns to paint after one painting or several, and the folder that holds what comes of it.
 
     `paintings` are files, `photos` uint8 H x W x 3 each, `base` the file of the network to begin with, or None.
+    `about` is what meta.json tells of it all.
     """
 
-    def __init__(self, folder, paintings, photos, base, options, about):
-        self.folder, self.paintings, self.photos = folder, paintings, photos
-        self.options, self.about = options, about
-        self.progress = Progress.load(folder / CHECKPOINT) if options.resume else Progress(options.steps or 0)
+    def __init__(self, folder, paintings, photos, base, options):
+        self.folder, self.paintings, self.photos, self.options = folder, paintings, photos, options
+        self.progress, self.begun = Progress(options.steps or 0), time.time()
+        self.first = None  # when the first step of this process was over, and how many were then
         self.teacher = Teacher(options)
         self.lessons = [Lesson(read_painting(path, options.size), self.teacher) for path in paintings]
         keras.utils.set_random_seed(options.seed)
@@ -168,11 +176,38 @@ class StyleTraining:
         self.learned = [*self.network.trainable_variables, self.styles]
         self.optimizer = keras.optimizers.Adam(options.learning_rate, beta_2=0.99, global_clipnorm=1.0)
         self.optimizer.build(self.learned)
-        if self.progress.variables:
-            for variable, value in zip(self.all_variables(), self.progress.variables, strict=True):
-                variable.assign(value)
         self.forward = tf.function(self.paint, autograph=False)
         self.learn = tf.function(self.update, autograph=False)
+        self.about = self.describe(base)
+
+    def describe(self, base):
+        """Return what meta.json tells: all that shapes what is learned."""
+        names = ("size", "minutes", "steps", "content_weight", "learning_rate", "seed")
+        return {
+            "paintings": [" ".join(recipes.fingerprint(path).values()) for path in self.paintings],
+            "photos": len(self.photos),
+            "photos_crc32": functools.reduce(lambda crc, photo: zlib.crc32(photo.tobytes(), crc), self.photos, 0),
+            "base": learned_styles.checksum(base) if base else None,
+            "weights": self.teacher.source,
+            "precision": keras.config.dtype_policy().name,
+            "options": {name: getattr(self.options, name) for name in names},
+        }
+
+    def begin(self):
+        """Clear the folder of what an earlier training has left there, and say in meta.json what begins."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            (self.folder / name).unlink(missing_ok=True)
+        disk.write_json(self.folder / learned_styles.META, self.about | {"finished": False})
+
+    def resume(self):
+        """Take over what the checkpoint holds. Raises InputError where it is of another training."""
+        changes = trainings.differences(self.about, learned_styles.read_meta(self.folder))
+        if changes:
+            raise trainings.other_training(self.folder, changes)
+        self.progress = Progress.load(self.folder / CHECKPOINT)
+        for variable, value in zip(self.all_variables(), self.progress.variables, strict=True):
+            variable.assign(value)
 
     def all_variables(self):
         return [*self.learned, *self.optimizer.variables]
@@ -202,7 +237,7 @@ class StyleTraining:
         loss = np.mean(terms, 0)
         if not math.isfinite(loss[0]):
             raise InputError("the training diverged; try a lower --learning-rate")
-        share = done / max(1, self.progress.steps)
+        share = done / self.progress.steps if self.progress.steps else 0
         self.optimizer.learning_rate = self.options.learning_rate * (1 + math.cos(math.pi * share)) / 2
         self.learn(begun, which, np.stack(gradients))
         self.progress.losses.append(loss.tolist())
@@ -241,20 +276,20 @@ class StyleTraining:
                 if now - begun > SAVE_SECONDS and now - drawn > SHEET_SECONDS:
                     self.draw_sheet()
                     drawn = time.monotonic()
-        self.finish()
+            self.save_checkpoint()
+            self.finish()
 
     def silent(self):
         return {"disable": True if self.options.quiet else None}
 
     def plan(self, begun):
-        """Set how many steps there will be, once the first ones, of which one is the slowest, tell what they take."""
-        done = len(self.progress.losses)
-        if done == 1:
-            self.first = time.monotonic()
-        elif done == TELLING:
-            each = (time.monotonic() - self.first) / (done - 1)
-            left = 60 * self.options.minutes - (time.monotonic() - begun)
-            self.progress.steps = max(done, done + round(left / each))
+        """Set how many steps there will be, once some tell what they take; the first is the slowest by far."""
+        done, now = len(self.progress.losses), time.monotonic()
+        if self.first is None:
+            self.first = now, done
+        elif done == self.first[1] + TELLING:
+            each = (now - self.first[0]) / TELLING
+            self.progress.steps = done + max(0, round((60 * self.options.minutes - (now - begun)) / each))
 
     def save_checkpoint(self):
         self.progress.variables = [np.asarray(variable) for variable in self.all_variables()]
@@ -264,16 +299,24 @@ class StyleTraining:
         """Write the network, the styles, a sheet and the losses; what the training would go on from is not needed."""
         network, about = self.folder / learned_styles.NETWORK, self.about | {"finished": True}
         learned_styles.save_network(network, self.network)
-        for path, lesson, numbers in zip(self.paintings, self.lessons, np.asarray(self.styles)):
+        self.draw_sheet()
+        self.write_losses()
+        for path, style in zip(self.paintings, self.styles_so_far()):
             folder = self.folder if len(self.paintings) == 1 else self.folder / path.stem
             folder.mkdir(exist_ok=True)
-            style = learned_styles.LearnedStyle(path.stem, network, numbers, lesson.mean, lesson.covariance)
             learned_styles.save_style(folder, style, about | {"painting": path.name})
         if len(self.paintings) > 1:
             disk.write_json(self.folder / learned_styles.META, about)
-        self.draw_sheet()
-        self.write_losses()
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
+        disk.remove_leftovers(self.folder, FILES, self.begun)
+
+    def styles_so_far(self):
+        """List what the network knows of each painting."""
+        network = self.folder / learned_styles.NETWORK
+        return [
+            learned_styles.LearnedStyle(path.stem, network, numbers, lesson.mean, lesson.covariance)
+            for path, lesson, numbers in zip(self.paintings, self.lessons, np.asarray(self.styles))
+        ]
 
     def draw_sheet(self):
         """Write sheet.png: three of the photos after the first paintings, as the network paints them now."""
@@ -282,11 +325,8 @@ class StyleTraining:
         for photo in chosen:
             width, height = imaging.fit(*photo.shape[1::-1], 320)
             photo = imaging.resize_picture(photo, width, height)
-            row = [photo]
-            for lesson, numbers in list(zip(self.lessons, np.asarray(self.styles)))[:4]:
-                begun = imaging.recolored(photo, lesson.mean, lesson.covariance)
-                row.append(learned_styles.paint(self.network, begun, numbers[None]))
-            rows.append(imaging.side_by_side(row, 240))
+            painted = [learned_styles.paint_after(self.network, photo, style) for style in self.styles_so_far()[:4]]
+            rows.append(imaging.side_by_side([photo, *painted], 240))
         width = max(row.shape[1] for row in rows)
         rows = [np.pad(row, ((0, 8), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
         imaging.save_png(self.folder / "sheet.png", np.concatenate(rows), provenance.of_result(self.options.seed))
@@ -310,4 +350,4 @@ class StyleTraining:
             figure.savefig(temporary, format="png", dpi=100, metadata=provenance.of_result(self.options.seed))
 
 
-TELLING = 8  # steps that tell how long the others take
+TELLING = 7  # steps that tell how long the others take

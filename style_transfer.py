@@ -233,6 +233,8 @@ def recipe_of(options):
     if options.weights not in (None, *recipes.SOURCES):
         named["weights"] = [options.weights]
     recipe = recipes.recipe_of(SCRIPT, options, ("compare", "plot", "save_every", "each"), named)
+    if options.style_loss == "covariance" and options.content_layers and not options.learned:
+        recipe["content_loss"] = "what is missing"  # it was all that differs, once
     for place, (name, weight) in enumerate(map(naming.weighted, options.learned)):
         recipe["learned"][place] = {"name": name, "sha256": f"{learned_styles.load_style(name).checksum} {weight}"}
     return recipe | ({"style": "--each, one by one"} if options.each else {})

@@ -17,6 +17,7 @@ import command_line  # first, since it puts Ctrl-C in a line from here on
 
 # isort: split
 import pathlib
+import shlex
 import sys
 
 import config
@@ -25,8 +26,6 @@ import errors
 
 hardware = command_line.lazy_import("hardware")
 learned_styles = command_line.lazy_import("learned_styles")
-provenance = command_line.lazy_import("provenance")
-recipes = command_line.lazy_import("recipes")
 style_training = command_line.lazy_import("style_training")
 trainings = command_line.lazy_import("trainings")
 
@@ -43,27 +42,30 @@ def main():
     options = command_line.collect(config.Learn, arguments)
     paintings = check(arguments, options)
     folder = pathlib.Path(options.output or f"trained/styles/{'+'.join(path.stem for path in paintings)}")
-    photos, refused = style_training.read_photos(pathlib.Path(options.photos or PHOTOS))
+    source = pathlib.Path(options.photos or PHOTOS)
+    if source.resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise errors.InputError(f"{folder} is among the photos; give another folder with --output")
+    check_folder(folder, options)
     for path in paintings:
         style_training.read_painting(path, options.size)
-    base = base_of(options)
-    about = about_training(paintings, photos, base, options)
-    take_folder(folder, about, options)
+    photos, refused = style_training.read_photos(source, options.seed)
+    disk.check_writable(folder / learned_styles.META)
     device = hardware.use_precision(options.precision, "convolutions")
+    training = style_training.StyleTraining(folder, paintings, photos, base_of(options), options)
     if not options.quiet:
-        print(f"device: {device}", file=sys.stderr)
-        for line in refused:
-            trainings.note(f"left out: {line}", options)
-    training = style_training.StyleTraining(folder, paintings, photos, base, options, about)
-    if not options.resume:
-        disk.write_json(folder / learned_styles.META, about | {"finished": False})
+        print(f"device: {device}; vgg16 with the weights {training.teacher.source}", file=sys.stderr)
+    for line in refused:
+        trainings.note(f"left out: {line}", options)
+    training.resume() if options.resume else training.begin()
     training.execute()
     print(f"style: {folder}")
     print(f"sheet: {folder / 'sheet.png'}")
-    names = [folder] if len(paintings) == 1 else [folder / path.stem for path in paintings]
-    print(f"paint: python style_transfer.py PHOTO --learned {names[0]}")
+    style = folder if len(paintings) == 1 else folder / paintings[0].stem
+    print(f"paint: {shlex.join(['python', 'style_transfer.py', 'PHOTO', '--learned', str(style)])}")
     if refused:
-        raise errors.PartlyDone(f"{len(refused)} files could not be used as photos, and are named above")
+        raise errors.PartlyDone(
+            f"{len(refused)} files in {source} could not be used as photos; the first: {refused[0]}"
+        )
 
 
 PHOTOS = pathlib.Path(__file__).parent / "images/content"
@@ -81,11 +83,32 @@ def check(arguments, options):
         raise errors.InputError(f"there is no folder {options.photos}; --photos takes one of photos")
     if options.base and options.from_scratch:
         raise errors.InputError("--base and --from-scratch exclude each other")
-    if options.base and not pathlib.Path(options.base).is_file():
-        raise errors.InputError(f"{options.base} does not exist; --base takes the network.npz of a style")
+    if options.base and not pathlib.Path(options.base).exists():
+        raise errors.InputError(f"{options.base} does not exist; --base takes a style's folder, or its network.npz")
     if options.steps and command_line.was_given(arguments, "minutes"):
         raise errors.InputError("--steps and --minutes exclude each other")
     return arguments.paintings
+
+
+def check_folder(folder, options):
+    """Raise InputError where the folder can't be taken, or holds nothing to go on with."""
+    disk.refuse_tilde(folder)
+    meta = learned_styles.read_meta(folder) if (folder / learned_styles.META).exists() else None
+    begun = (folder / style_training.CHECKPOINT).exists()
+    finished = errors.InputError(f"{folder} holds a learned style; --overwrite learns it anew")
+    if options.resume:
+        if meta and meta.get("finished"):
+            raise finished
+        if not (meta and begun):
+            raise errors.InputError(f"{folder} holds no training to resume")
+    elif not options.overwrite:
+        if meta and meta.get("finished"):
+            raise finished
+        if meta and begun:
+            raise errors.InputError(f"{folder} holds a training; --resume goes on, --overwrite starts anew")
+        in_the_way = [folder / name for name in style_training.FILES if (folder / name).exists()]
+        if in_the_way and not meta:
+            raise errors.InputError(f"{in_the_way[0]} is in the way; give another --output, or --overwrite")
 
 
 def base_of(options):
@@ -93,40 +116,10 @@ def base_of(options):
     shipped = learned_styles.STYLES / learned_styles.NETWORK
     if options.from_scratch:
         return None
-    return pathlib.Path(options.base) if options.base else shipped if shipped.exists() else None
-
-
-def about_training(paintings, photos, base, options):
-    """Return what meta.json tells of a training."""
-    names = ("size", "minutes", "steps", "content_weight", "learning_rate", "seed")
-    return {
-        "paintings": [recipes.fingerprint(path) for path in paintings],
-        "photos": len(photos),
-        "base": learned_styles.checksum(base) if base else None,
-        "options": {name: getattr(options, name) for name in names},
-    }
-
-
-def take_folder(folder, about, options):
-    """Make the folder and clear it of an earlier training, or check that this one is there. Raises InputError."""
-    disk.refuse_tilde(folder)
-    meta = folder / learned_styles.META
-    earlier = disk.read_json(meta) if meta.exists() else None
-    if options.resume:
-        if not (folder / style_training.CHECKPOINT).exists():
-            raise errors.InputError(f"{folder} holds no training to resume")
-        changes = trainings.differences(about, earlier)
-        if changes:
-            raise trainings.other_training(folder, changes)
-    elif not options.overwrite and earlier is not None:
-        finished = "a learned style; --overwrite learns it anew"
-        raise errors.InputError(
-            f"{folder} holds {finished if earlier.get('finished') else 'a training; --resume goes on'}"
-        )
-    disk.check_writable(meta)
-    if not options.resume:
-        for name in style_training.FILES:
-            (folder / name).unlink(missing_ok=True)
+    if options.base:
+        base = pathlib.Path(options.base)
+        return base / learned_styles.NETWORK if base.is_dir() else base
+    return shipped if shipped.exists() else None
 
 
 if __name__ == "__main__":

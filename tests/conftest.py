@@ -240,6 +240,9 @@ def environment(**changes):
     return os.environ | {key: str(value) for key, value in changes.items()}
 
 
+NOTHING_KEPT = environment(TF_XLA_FLAGS="")  # of what was compiled: where files may not be large
+
+
 @pytest.fixture
 def vgg_once(monkeypatch):
     """Load each network once for all tests that ask for this."""

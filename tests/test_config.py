@@ -38,7 +38,14 @@ def test_the_tutorial_preset_is_the_published_recipe():
     assert (recipe.context, recipe.dropout, recipe.shift) == ("previous", 0, 0)
 
 
-WORDS = {"layer", "class_", "content_layers", "style_layers", "layers"}  # names of a network's layers and classes
+WORDS = {
+    "layer",
+    "class_",
+    "content_layers",
+    "style_layers",
+    "layers",
+    "learned",
+}  # names of layers, classes and styles
 
 
 @pytest.mark.parametrize(

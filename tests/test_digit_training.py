@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tqdm
 from conftest import (
+    NOTHING_KEPT,
     ONE,
     ROOT,
     TINY,
@@ -140,7 +141,9 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
 def test_a_full_disk_is_one_line_and_no_half_file(tmp_path):
     limit = 12_000  # bytes a file: less than a model, more than meta.json
     set_limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # noqa: E731
-    result = run_process("train_rnn.py", *ONE, "--output", tmp_path / "m", status=2, preexec_fn=set_limit)
+    result = run_process(
+        "train_rnn.py", *ONE, "--output", tmp_path / "m", status=2, preexec_fn=set_limit, env=NOTHING_KEPT
+    )
     assert "file too large" in result.stderr
     assert {path.name for path in (tmp_path / "m").iterdir()} == {"meta.json"}
     run("train_rnn.py", *ONE, "--output", tmp_path / "m", "--resume")

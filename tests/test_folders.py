@@ -411,6 +411,12 @@ def test_a_folder_from_before_there_was_a_choice_of_losses_goes_on_with_the_loss
     (output / "recipe.json").write_text(json.dumps(recipe))
     assert "--style-loss gram, now covariance" in paint(album, output, status=2).stderr
     paint(album, output, *gram)
+    other = output.with_name("other")
+    paint(album, other)
+    recipe = json.loads((other / "recipe.json").read_text())
+    del recipe["content_loss"]
+    (other / "recipe.json").write_text(json.dumps(recipe))
+    assert "--content-loss not given, now what is missing" in paint(album, other, status=2).stderr
 
 
 def test_a_recipe_of_something_else_is_not_replaced(album, tmp_path):

@@ -158,12 +158,22 @@ def test_an_interrupted_training_goes_on_exactly(two, tmp_path, monkeypatch):
         interrupt_after(patch, 4)
         assert "--resume" in run(*command, status=130).stderr
     assert "--resume" in run(*command, status=2).stderr
-    assert "content_weight 1.5, not 3.0" in run(*command, "--content-weight", 3, "--resume", status=2).stderr
+    assert "not learned yet" in run("style_transfer.py", PAINTING, "--learned", tmp_path / "m", status=2).stderr
+    for flags, told in (
+        (("--content-weight", 3), "content_weight 1.5, not 3.0"),
+        (("--precision", "mixed_bfloat16"), "precision float32, not mixed_bfloat16"),
+        (("--photos", ROOT / "images/style"), "photos 6, not 8"),
+    ):
+        assert told in run(*command, *flags, "--resume", status=2).stderr
     run(*command, "--resume")
     assert (tmp_path / "m/loss.csv").read_text() == (two / "loss.csv").read_text()
     one, other = (np.load(folder / "network.npz") for folder in (two, tmp_path / "m"))
     assert all((one[name] == other[name]).all() for name in one)
-    assert "--overwrite" in run(*command, status=2).stderr
+    for flags in ((), ("--resume",)):
+        assert "--overwrite learns it anew" in run(*command, *flags, status=2).stderr
+    for flags in (("--weights", tmp_path / "no.h5"), ("--base", two / "loss.csv")):  # nothing is lost by these
+        run(*(word for word in command if word != "--from-scratch"), *flags, "--overwrite", status=2)
+    assert learned_styles.load_style(tmp_path / "m/wave").name == "wave"
 
 
 def test_a_training_begins_with_the_network_that_is_named_or_ships_or_with_none(two, tmp_path, monkeypatch):
@@ -178,12 +188,12 @@ def test_a_training_begins_with_the_network_that_is_named_or_ships_or_with_none(
 
 def test_minutes_become_steps_once_the_first_ones_tell(monkeypatch):
     training = style_training.StyleTraining.__new__(style_training.StyleTraining)
-    training.progress, training.options = style_training.Progress(0), config.Learn(minutes=10)
+    training.progress, training.options, training.first = style_training.Progress(0), config.Learn(minutes=10), None
     for seconds in (30, *range(32, 46, 2)):  # the first step, with all that is compiled, and seven more
         training.progress.losses.append([])
         monkeypatch.setattr(style_training.time, "monotonic", lambda seconds=seconds: 100 + seconds)
         training.plan(begun=100)
-    assert len(training.progress.losses) == style_training.TELLING
+    assert len(training.progress.losses) == 1 + style_training.TELLING
     assert training.progress.steps == 8 + (600 - 44) / 2
 
 
@@ -227,9 +237,36 @@ def test_what_learned_styles_can_not_do_is_one_line(flags, complaint, photo, tmp
     assert complaint in run("style_transfer.py", photo, *flags, "--output", tmp_path / "a.png", status=2).stderr
 
 
-@pytest.mark.parametrize("name", ["style.npz", "network.npz", "meta.json"])
-@pytest.mark.parametrize("damage", ["gone", "cut", "other"])
-def test_a_damaged_style_is_one_line(name, damage, two, tmp_path):
+def test_what_is_no_style_is_left_alone(two, tmp_path):
+    shutil.copytree(ROOT / "trained/mnist", tmp_path / "mnist")
+    command = ("train_style.py", PAINTING, *QUICK, "--steps", 1, "--output")
+    for flags in ((), ("--overwrite",), ("--resume",)):
+        assert "something else" in run(*command, tmp_path / "mnist", *flags, status=2).stderr
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/loss.csv").write_text("mine")
+    assert "in the way" in run(*command, tmp_path / "mine", status=2).stderr
+    assert (tmp_path / "mine/loss.csv").read_text() == "mine"
+    among = run("train_style.py", PAINTING, "--photos", tmp_path, "--output", tmp_path / "m", status=2).stderr
+    assert "among the photos" in among
+    with pytest.raises(errors.InputError, match="a network of several styles; name one of them: .*starry_night"):
+        learned_styles.load_style(two)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "complaint"),
+    [
+        ("style.npz", "gone", "style.npz is damaged"),
+        ("style.npz", "cut", "style.npz is damaged"),
+        ("style.npz", "other", "style.npz is damaged"),
+        ("network.npz", "gone", "style without its network"),
+        ("network.npz", "cut", "style of another network"),
+        ("network.npz", "other", "style of another network"),
+        ("meta.json", "gone", "no style .* was learned"),
+        ("meta.json", "cut", "meta.json is damaged"),
+        ("meta.json", "other", "something else than a learned style"),
+    ],
+)
+def test_a_damaged_style_is_one_line(name, damage, complaint, two, tmp_path):
     folder = tmp_path / "wave"
     shutil.copytree(two / "wave", folder)
     shutil.copy(two / "network.npz", folder)
@@ -240,7 +277,7 @@ def test_a_damaged_style_is_one_line(name, damage, two, tmp_path):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     else:
         path.write_text(json.dumps({"network": "another"}))
-    with pytest.raises(errors.InputError, match="wave"):
+    with pytest.raises(errors.InputError, match=complaint):
         learned_styles.Easel([(folder, 1.0)])
 
 

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from conftest import (
+    NOTHING_KEPT,
     TINY_PAINTER,
     interrupt_after,
     losses_of,
@@ -208,7 +209,7 @@ def test_a_full_disk_stops_a_painter_in_one_line_and_it_can_go_on(pictures, tmp_
     limit = 30_000  # bytes a file: less than a checkpoint, more than the sample sheets
     set_limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # noqa: E731
     arguments = ("train_rnn.py", pictures, *TINY_PAINTER, "--output", tmp_path / "m")
-    result = run_process(*arguments, status=2, preexec_fn=set_limit)
+    result = run_process(*arguments, status=2, preexec_fn=set_limit, env=NOTHING_KEPT)
     assert "file too large" in result.stderr
     assert {path.name for path in (tmp_path / "m").iterdir()} == {"meta.json", "preview.png", "starts.png"}
     run(*arguments, "--resume")
