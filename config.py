@@ -280,6 +280,7 @@ class Photos(Common):
     gif: bool = option(False, "also write a GIF of how the picture came about")
 
 
+SMALLEST_SIDE = 32  # pixels of a picture; the fifth block of VGG sees two by two places of it
 PIXELS = "pixels"  # the layer that is the picture itself, in 0..1
 GRAM_LAYERS = {"block1_conv1": 2.0, "block2_conv1": 2.0, "block3_conv1": 1.0, "block4_conv1": 1.0, "block5_conv1": 0.2}
 PUBLISHED_LAYERS = {layer: 50.0 if layer == "block3_conv1" else 10.0 for layer in GRAM_LAYERS}
@@ -303,6 +304,9 @@ class Style(Photos):
         "instead of --style: paint at once after a style in trained/styles, or a folder that train_style.py has "
         "filled, or after several, mixed",
         "STYLE[=WEIGHT]",
+    )
+    refine: int = option(
+        0, "with --learned: search on from there, as without it, for so many steps", metavar="STEPS", least=0
     )
     strength: float = option(1.0, "with --learned: 0 is the photo, 1 the painting", least=0, most=1)
     layer: str | None = option(
@@ -383,6 +387,7 @@ STYLE_DEFAULTS = {
     "gram texture": dataclasses.replace(GRAM, content_layers=(), init="noise"),
     "layer": dataclasses.replace(GRAM, content_weight=1.0, tv_weight=4.0, init="noise"),
     "learned": Style(),
+    "refined": Style(),
 }
 
 
@@ -406,6 +411,11 @@ class Learn(Common):
         None, "a style's folder, or its network.npz, to begin with (default: trained/styles, if there is a network)"
     )
     from_scratch: bool = option(False, "begin with random numbers instead")
+    keep_network: bool = option(
+        False,
+        "learn the painting's own numbers alone and leave the network as it is: less like the painting, but a small "
+        "file that can be mixed with the other styles of the network",
+    )
     content_weight: float = option(
         1.5, "weight of the content loss: how much of the photos what is painted lacks", least=0
     )

@@ -77,6 +77,17 @@ def find_pictures(folder, recursive=True):
     return find_files(folder, picture_endings(), recursive)
 
 
+def find_paintings(paths):
+    """List the paintings that are named, where a folder is named those in it. Raises InputError."""
+    paintings = []
+    for path in map(pathlib.Path, paths):
+        found = find_pictures(path, recursive=False) if path.is_dir() else [path]
+        if not found:
+            raise InputError(f"{path} is a folder without pictures; --style takes paintings")
+        paintings += found
+    return paintings
+
+
 def picture_endings():
     """Return how the names of pictures end that can be read: a set of ".png" and so on."""
     known = Image.registered_extensions().items()

@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import functools
 import math
+import shutil
 import time
 import zipfile
 import zlib
@@ -24,7 +25,9 @@ import config
 import disk
 import imaging
 import learned_styles
+import minimizers
 import networks
+import painting_network
 import provenance
 import recipes
 import style_losses
@@ -38,6 +41,10 @@ SIZES = (0.6, 1.25)  # of photos when pieces are cut out, beside the size that p
 LONGEST = 1000  # pixels of the photos kept in memory
 SAVE_SECONDS = 60  # from one checkpoint to the next
 SHEET_SECONDS = 180  # from one sheet to the next, after a first one when the first checkpoint is written
+JUDGED, SEARCHED = 3, 40  # pieces that are judged at the end, and the steps of a search on each
+UNUSED = 2**40  # the number of a step that no training comes to
+STYLES_RATE = 4  # times the rate of the network: each is taught by some of the pieces alone
+STYLES_ALONE = 0.1  # of the training, before the network of a base is taught, too: a new style would spoil it
 TERMS = ("total", "content", "style", "tv")  # of the loss
 CHECKPOINT = "checkpoint.npz"
 FILES = (learned_styles.META, learned_styles.STYLE, learned_styles.NETWORK, CHECKPOINT)
@@ -76,15 +83,12 @@ def read_painting(path, size):
     """Read a painting at the size it is looked at, float32 H x W x 3. Raises InputError where it is of no use."""
     painting = imaging.load_image(path)
     width, height = imaging.fit(*painting.shape[1::-1], size)
-    if min(width, height) < SMALLEST_SIDE:
-        raise InputError(f"{path} would be looked at in {width} x {height} pixels; VGG needs {SMALLEST_SIDE}")
+    if min(width, height) < config.SMALLEST_SIDE:
+        raise InputError(f"{path} would be looked at in {width} x {height} pixels; VGG needs {config.SMALLEST_SIDE}")
     painting = imaging.resize_picture(painting, width, height)
     if np.ptp(painting, axis=(0, 1)).max() < 8:
         raise InputError(f"{path} is of one colour; there is nothing to learn")
     return painting
-
-
-SMALLEST_SIDE = 32  # pixels
 
 
 def read_photos(folder, seed):
@@ -98,7 +102,7 @@ def read_photos(folder, seed):
         try:
             photo = imaging.open_picture(path, at_least=(LONGEST, LONGEST))
             photo.thumbnail((LONGEST, LONGEST))
-            if min(photo.size) < SMALLEST_SIDE:
+            if min(photo.size) < config.SMALLEST_SIDE:
                 raise InputError(f"{path} is too small or too long: of {photo.width} x {photo.height} pixels")
             photos.append(np.asarray(photo))
         except InputError as error:
@@ -141,7 +145,25 @@ class Teacher:
             ]
         )
         everything = extractor([*loss.content_layers, *loss.style_layers])
-        self.evaluate = vision.value_and_gradient(style_losses.style_transfer_loss(everything, loss))
+        self.loss = style_losses.style_transfer_loss(everything, loss)
+        self.evaluate = vision.value_and_gradient(self.loss)
+
+    def judge(self, picture, targets):
+        """Return the losses of a picture H x W x 3, TERMS, and the gradient of their total."""
+        terms, gradient = self.evaluate(picture[None], targets)
+        return [float(terms[name]) for name in TERMS], np.asarray(gradient)[0]
+
+    def search(self, begun, targets):
+        """Return the least losses, TERMS, that a search from there comes to."""
+        found = []
+
+        def evaluate(picture):
+            losses, gradient = self.judge(picture, targets)
+            found.append(losses)
+            return losses[0], gradient
+
+        minimizers.minimize_lbfgs(evaluate, begun, config.Style(iterations=SEARCHED), accept=lambda picture: None)
+        return min(found)
 
 
 class Lesson:
@@ -153,14 +175,29 @@ class Lesson:
         self.statistics = [[np.asarray(x) for x in layer] for layer in teacher.statistics(painting[None])]
 
 
+class Course:
+    """What is learned together: variables, and their optimizer."""
+
+    def __init__(self, variables, rate):
+        self.variables, self.rate = variables, rate
+        self.optimizer = keras.optimizers.Adam(rate, beta_2=0.99, global_clipnorm=1.0)
+        self.optimizer.build(variables)
+        self.apply = tf.function(lambda gradients: self.optimizer.apply(gradients, variables), autograph=False)
+
+    def go_on(self, slowness, gradients):
+        """Take a step, of the rate times `slowness`."""
+        self.optimizer.learning_rate = self.rate * slowness
+        self.apply(gradients)
+
+
 # --- The work ----------------------------------------------------------------------------------
 
 
 class StyleTraining:
     """A network that learns to paint after one painting or several, and the folder that holds what comes of it.
 
-    `paintings` are files, `photos` uint8 H x W x 3 each, `base` the file of the network to begin with, or None.
-    `about` is what meta.json tells of it all.
+    `paintings` are files, `photos` uint8 H x W x 3 each, `base` is what to begin with as learned_styles.beginning()
+    takes it. `about` is what meta.json tells of it all.
     """
 
     def __init__(self, folder, paintings, photos, base, options):
@@ -170,24 +207,26 @@ class StyleTraining:
         self.teacher = Teacher(options)
         self.lessons = [Lesson(read_painting(path, options.size), self.teacher) for path in paintings]
         keras.utils.set_random_seed(options.seed)
-        self.network = learned_styles.load_network(base) if base else learned_styles.build_network()
-        plain = np.asarray(learned_styles.plain_style())
-        self.styles = keras.Variable(np.repeat(plain[None], len(paintings), 0), name="styles")
-        self.learned = [*self.network.trainable_variables, self.styles]
-        self.optimizer = keras.optimizers.Adam(options.learning_rate, beta_2=0.99, global_clipnorm=1.0)
-        self.optimizer.build(self.learned)
-        self.forward = tf.function(self.paint, autograph=False)
-        self.learn = tf.function(self.update, autograph=False)
-        self.about = self.describe(base)
+        self.base, numbers = learned_styles.beginning(base)
+        self.network = learned_styles.load_network(self.base) if base else painting_network.build_network()
+        self.styles = keras.Variable(np.repeat(numbers[None], len(paintings), 0), name="styles")
+        self.courses = [Course([self.styles], STYLES_RATE * options.learning_rate)]
+        if not options.keep_network:
+            self.courses.append(Course(self.network.trainable_variables, options.learning_rate))
+        self.look = {
+            depth: tf.function(functools.partial(self.judge, depth), autograph=False)
+            for depth in range(1, 1 + len(self.courses))
+        }
+        self.about = self.describe()
 
-    def describe(self, base):
+    def describe(self):
         """Return what meta.json tells: all that shapes what is learned."""
-        names = ("size", "minutes", "steps", "content_weight", "learning_rate", "seed")
+        names = ("size", "minutes", "steps", "content_weight", "learning_rate", "keep_network", "seed")
         return {
             "paintings": [" ".join(recipes.fingerprint(path).values()) for path in self.paintings],
             "photos": len(self.photos),
             "photos_crc32": functools.reduce(lambda crc, photo: zlib.crc32(photo.tobytes(), crc), self.photos, 0),
-            "base": learned_styles.checksum(base) if base else None,
+            "base": learned_styles.checksum(self.base) if self.base else None,
             "weights": self.teacher.source,
             "precision": keras.config.dtype_policy().name,
             "options": {name: getattr(self.options, name) for name in names},
@@ -210,37 +249,40 @@ class StyleTraining:
             variable.assign(value)
 
     def all_variables(self):
-        return [*self.learned, *self.optimizer.variables]
+        return [x for course in self.courses for x in (*course.variables, *course.optimizer.variables)]
 
-    def paint(self, photos, which):
-        return self.network([photos, tf.gather(self.styles.value, which)])
+    def judge(self, depth, photo, which, content, statistics):
+        """Return the loss of what the network makes of a photo, TERMS, and its gradient for the first `depth` courses.
 
-    def update(self, photos, which, gradient):
+        `photo` is 1 x CROP x CROP x 3 in the painting's colours.
+        """
+        variables = [[variable.value for variable in course.variables] for course in self.courses[:depth]]
         with tf.GradientTape() as tape:
-            pictures = self.paint(photos, which)
-        found = tape.gradient(pictures, [variable.value for variable in self.learned], gradient)
-        self.optimizer.apply([tf.convert_to_tensor(x) for x in found], self.learned)
+            picture = self.network([photo, tf.gather(self.styles.value, which)])
+            terms = self.teacher.loss(picture, {"content": content, "style": statistics})
+            scaled = CROP**2 * terms["total"]  # a float16 gradient of a mean would vanish
+        gradients = tf.nest.map_structure(tf.convert_to_tensor, tape.gradient(scaled, variables))
+        return [terms[name] for name in TERMS], [[x / CROP**2 for x in of_course] for of_course in gradients]
 
     def step(self):
         """Learn from a few pieces. Raises InputError where the training diverged."""
         done = len(self.progress.losses)
+        share = done / self.progress.steps if self.progress.steps else 0
+        depth = 1 if self.base and share < STYLES_ALONE else len(self.courses)
         rng = np.random.default_rng((self.options.seed, done))
         which = rng.integers(len(self.lessons), size=BATCH)
-        pieces = [self.choose_piece(rng, self.lessons[i]) for i in which]
-        begun = np.stack([recolored for _, recolored in pieces])
-        gradients, terms = [], []
-        for (photo, _), picture, i in zip(pieces, np.asarray(self.forward(begun, which)), which):
-            targets = {"content": self.teacher.content(photo[None]), "style": self.lessons[i].statistics}
-            found, gradient = self.teacher.evaluate(picture[None], targets)
-            gradients.append(np.asarray(gradient)[0] / BATCH)
-            terms.append([float(found[name]) for name in TERMS])
+        terms, gradients = zip(*(self.look_at(*self.choose_piece(rng, self.lessons[i]), i, depth) for i in which))
         loss = np.mean(terms, 0)
         if not math.isfinite(loss[0]):
             raise InputError("the training diverged; try a lower --learning-rate")
-        share = done / self.progress.steps if self.progress.steps else 0
-        self.optimizer.learning_rate = self.options.learning_rate * (1 + math.cos(math.pi * share)) / 2
-        self.learn(begun, which, np.stack(gradients))
+        for course, alike in zip(self.courses, zip(*gradients)):
+            course.go_on((1 + math.cos(math.pi * share)) / 2, [sum(x) / BATCH for x in zip(*alike)])
         self.progress.losses.append(loss.tolist())
+
+    def look_at(self, photo, begun, i, depth):
+        """Return what judge() finds of a piece of a photo, and of what is begun with, for the painting `i`."""
+        content = self.teacher.content(photo[None])
+        return self.look[depth](begun[None], np.array([i], "int32"), content, self.lessons[i].statistics)
 
     def choose_piece(self, rng, lesson):
         """Return a piece of some photo, in its own colours and in the painting's.
@@ -297,11 +339,11 @@ class StyleTraining:
 
     def finish(self):
         """Write the network, the styles, a sheet and the losses; what the training would go on from is not needed."""
-        network, about = self.folder / learned_styles.NETWORK, self.about | {"finished": True}
-        learned_styles.save_network(network, self.network)
+        network, judged = self.save_network(), self.compare_with_search()
+        about = self.about | {"losses": judged, "finished": True}
         self.draw_sheet()
-        self.write_losses()
-        for path, style in zip(self.paintings, self.styles_so_far()):
+        self.write_losses(judged["search"]["total"])
+        for path, style in zip(self.paintings, self.styles_so_far(network)):
             folder = self.folder if len(self.paintings) == 1 else self.folder / path.stem
             folder.mkdir(exist_ok=True)
             learned_styles.save_style(folder, style, about | {"painting": path.name})
@@ -310,11 +352,37 @@ class StyleTraining:
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
         disk.remove_leftovers(self.folder, FILES, self.begun)
 
-    def styles_so_far(self):
+    def save_network(self):
+        """Write the network, unless it is as it was and lies where it is looked for: the file that holds it."""
+        file, beside = self.folder / learned_styles.NETWORK, self.folder.parent / learned_styles.NETWORK
+        if not self.options.keep_network:
+            learned_styles.save_network(file, self.network, np.asarray(self.styles))
+        elif len(self.paintings) == 1 and beside.resolve() == self.base.resolve():
+            return beside
+        else:
+            with disk.whole_file(file) as temporary:
+                shutil.copyfile(self.base, temporary)
+        return file
+
+    def compare_with_search(self):
+        """Return the mean losses of what the network makes of a few pieces, and of what a search does: TERMS each."""
+        losses = {"network": [], "search": []}
+        for number in range(JUDGED):
+            i = number % len(self.lessons)
+            rng = np.random.default_rng((self.options.seed, UNUSED + number))
+            photo, begun = self.choose_piece(rng, self.lessons[i])
+            targets = {"content": self.teacher.content(photo[None]), "style": self.lessons[i].statistics}
+            painted = self.network([begun[None], np.asarray(self.styles)[i : i + 1]])
+            losses["network"].append(self.teacher.judge(np.asarray(painted)[0], targets)[0])
+            losses["search"].append(self.teacher.search(begun, targets))
+        return {name: dict(zip(TERMS, np.mean(found, 0).round(4).tolist())) for name, found in losses.items()}
+
+    def styles_so_far(self, network=None):
         """List what the network knows of each painting."""
-        network = self.folder / learned_styles.NETWORK
         return [
-            learned_styles.LearnedStyle(path.stem, network, numbers, lesson.mean, lesson.covariance)
+            learned_styles.LearnedStyle(
+                path.stem, network, numbers, lesson.mean, lesson.covariance, lesson.statistics, self.teacher.source
+            )
             for path, lesson, numbers in zip(self.paintings, self.lessons, np.asarray(self.styles))
         ]
 
@@ -331,8 +399,8 @@ class StyleTraining:
         rows = [np.pad(row, ((0, 8), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
         imaging.save_png(self.folder / "sheet.png", np.concatenate(rows), provenance.of_result(self.options.seed))
 
-    def write_losses(self):
-        """Write loss.csv, with a row for each step, and loss.png."""
+    def write_losses(self, of_search):
+        """Write loss.csv, with a row for each step, and loss.png, with the total of a search beside them."""
         from matplotlib.figure import Figure
 
         with disk.whole_file(self.folder / "loss.csv") as temporary, open(temporary, "w", newline="") as file:
@@ -344,6 +412,7 @@ class StyleTraining:
         window = max(1, len(self.progress.losses) // 50)
         for name, values in zip(TERMS, np.transpose(self.progress.losses)):
             axes.semilogy(np.convolve(values, np.ones(window) / window, "valid"), label=name)
+        axes.axhline(of_search, color="black", linestyle=":", label=f"total of a search, {SEARCHED} steps")
         axes.set(xlabel=f"step, means of {window}", ylabel="loss, its terms before their weights")
         axes.legend()
         with disk.whole_file(self.folder / "loss.png") as temporary:

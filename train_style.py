@@ -83,6 +83,8 @@ def check(arguments, options):
         raise errors.InputError(f"there is no folder {options.photos}; --photos takes one of photos")
     if options.base and options.from_scratch:
         raise errors.InputError("--base and --from-scratch exclude each other")
+    if options.keep_network and base_of(options) is None:
+        raise errors.InputError("--keep-network needs a network to begin with: give one with --base")
     if options.base and not pathlib.Path(options.base).exists():
         raise errors.InputError(f"{options.base} does not exist; --base takes a style's folder, or its network.npz")
     if options.steps and command_line.was_given(arguments, "minutes"):
@@ -112,13 +114,12 @@ def check_folder(folder, options):
 
 
 def base_of(options):
-    """Return the file of the network to begin with, or None."""
+    """Return what to begin with, as learned_styles.beginning() takes it."""
     shipped = learned_styles.STYLES / learned_styles.NETWORK
     if options.from_scratch:
         return None
     if options.base:
-        base = pathlib.Path(options.base)
-        return base / learned_styles.NETWORK if base.is_dir() else base
+        return pathlib.Path(options.base)
     return shipped if shipped.exists() else None
 
 

@@ -20,7 +20,7 @@ import folders
 import imaging
 import networks
 import provenance
-import style_transfer
+import style_search
 import vision
 
 PAINTING = ROOT / "images/style/glands.jpg"
@@ -33,7 +33,7 @@ QUICK = (
 
 @pytest.fixture(autouse=True)
 def quick(vgg_once):
-    style_transfer.make_studio.cache_clear()
+    style_search.make_studio.cache_clear()
 
 
 @pytest.fixture
@@ -271,7 +271,7 @@ def test_what_a_tiff_has_wrong_is_one_line(album, tmp_path):
 def test_the_time_left_is_said_once_of_a_picture_and_once_of_a_folder(album, tmp_path):
     lines = [line for line in paint(album, tmp_path / "a").stderr.splitlines() if line.startswith("time left: about ")]
     assert len(lines) == 2 and "for this picture" in lines[0] and "for 1 more" in lines[1]
-    style_transfer.make_studio.cache_clear()
+    style_search.make_studio.cache_clear()
     alone = paint(album / "a.jpg", tmp_path / "a.png").stderr
     assert alone.count("time left: about ") == 1 and "for this picture" in alone
     assert paint(album, tmp_path / "b", "--quiet").stderr == ""
@@ -309,7 +309,7 @@ def painted(tmp_path_factory):
     """A folder that was painted without further flags, of photos that are no more."""
     photos, output = tmp_path_factory.mktemp("gone"), tmp_path_factory.mktemp("painted") / "styled"
     Image.open(ROOT / "images/content/china.jpg").resize((96, 64)).save(photos / "z.jpg")
-    style_transfer.make_studio.cache_clear()
+    style_search.make_studio.cache_clear()
     paint(photos, output)
     return output
 
@@ -397,7 +397,7 @@ def test_other_weights_are_refused_though_no_flag_names_them(album, tmp_path, mo
     (album / "c.jpg").rename(album / "d.jpg")
     assert "--weights hed, now imagenet" in run(*command, status=2).stderr
     monkeypatch.setattr(networks, "load_vgg", lambda *_: (vgg, "hed"))
-    style_transfer.make_studio.cache_clear()
+    style_search.make_studio.cache_clear()
     run(*command)
     assert rows_of(output)["d.jpg"]["status"] == "done"
 

@@ -17,7 +17,7 @@ import hardware
 import model_files
 import model_meta
 import recurrent
-import style_transfer
+import style_search
 import util
 
 PAINTING = ROOT / "images/style/glands.jpg"
@@ -40,7 +40,7 @@ def machine(monkeypatch):
         flags, capabilities, _ = MACHINES[name]
         monkeypatch.setattr(hardware, "processor_flags", lambda: set(flags.split()))
         monkeypatch.setattr(hardware, "gpu_capabilities", lambda: capabilities)
-        for studio in (style_transfer.make_studio, deepdream.open_studio):
+        for studio in (style_search.make_studio, deepdream.open_studio):
             studio.cache_clear()
 
     return become

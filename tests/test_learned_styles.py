@@ -1,5 +1,6 @@
-"""learned_styles.py, style_training.py and train_style.py: networks that learn a painting, and paint at once."""
+"""Networks that learn a painting, and paint at once: train_style.py and --learned."""
 
+import dataclasses
 import json
 import shutil
 
@@ -13,6 +14,7 @@ import config
 import errors
 import imaging
 import learned_styles
+import painting_network
 import style_training
 import train_style
 
@@ -41,35 +43,37 @@ def two(made_once):
 @pytest.fixture
 def network():
     keras.utils.set_random_seed(0)
-    return learned_styles.build_network()
+    return painting_network.build_network()
 
 
 def random_style():
-    return np.random.default_rng(1).normal(0.5, 0.3, (1, learned_styles.NUMBERS)).astype("float32")
+    return np.random.default_rng(1).normal(0.5, 0.3, (1, painting_network.NUMBERS)).astype("float32")
 
 
 @pytest.mark.parametrize("shape", [(61, 83), (64, 64), (33, 120)])
 def test_strips_make_the_same_picture_as_the_whole(shape, network, monkeypatch):
     photo = imaging.resize_picture(pixels(ROOT / "images/content/china.jpg"), *shape[::-1])
-    whole = learned_styles.paint(network, photo, random_style())
+    whole = painting_network.paint(network, photo, random_style())
     assert whole.shape == (*shape, 3)
-    monkeypatch.setattr(learned_styles, "STRIP", 16 * shape[1])
-    np.testing.assert_allclose(learned_styles.paint(network, photo, random_style()), whole, atol=1e-2)
+    monkeypatch.setattr(painting_network, "WHOLE", 0)
+    monkeypatch.setattr(painting_network, "STRIP", 16 * shape[1])
+    np.testing.assert_allclose(painting_network.paint(network, photo, random_style()), whole, atol=1e-2)
 
 
-def test_the_parts_are_the_network(network):
-    photo = imaging.resize_picture(pixels(ROOT / "images/content/china.jpg"), 64, 48)
-    whole = np.asarray(network([photo[None], random_style()]))[0]
-    np.testing.assert_allclose(learned_styles.paint(network, photo, random_style()), whole, atol=1e-2)
+def test_a_flat_sky_in_strips_shows_no_seam(network, monkeypatch):
+    monkeypatch.setattr(painting_network, "WHOLE", 0)
+    monkeypatch.setattr(painting_network, "STRIP", 16 * 64)
+    picture = painting_network.paint(network, np.full((96, 64, 3), 200, "float32"), random_style())
+    assert np.ptp(picture, axis=(0, 1)).max() < 0.1
 
 
 def test_a_style_gives_each_channel_its_mean_and_deviation():
     features = np.random.default_rng(0).normal(3, 5, (2, 20, 30, 4)).astype("float32")
     scale, shift = np.float32([1, 2, 3, 4]), np.float32([5, 6, 7, 8])
-    styled = np.asarray(learned_styles.restyled(features, (scale, shift)))
+    styled = np.asarray(painting_network.restyled(features, (scale, shift)))
     np.testing.assert_allclose(styled.mean((1, 2)), np.tile(shift, (2, 1)), atol=1e-4)
     np.testing.assert_allclose(styled.std((1, 2)), np.tile(scale, (2, 1)), rtol=1e-2)
-    flat = np.asarray(learned_styles.restyled(np.full((1, 8, 8, 4), 7, "float32"), (scale, shift)))
+    flat = np.asarray(painting_network.restyled(np.full((1, 8, 8, 4), 7, "float32"), (scale, shift)))
     np.testing.assert_allclose(flat, np.broadcast_to(shift, flat.shape), atol=1e-4)
 
 
@@ -82,6 +86,55 @@ def test_a_training_lowers_the_loss_and_leaves_styles(two):
     for name in ("starry_night", "wave"):
         meta = json.loads((two / name / "meta.json").read_text())
         assert meta["painting"] == f"{name}.jpg" and meta["finished"]
+
+
+def test_a_style_keeps_the_paintings_statistics(two, vgg):
+    style = learned_styles.load_style(two / "wave")
+    teacher = style_training.Teacher(config.Learn(weights="hed"))
+    painting = style_training.read_painting(OTHER, 128)
+    assert style.weights == "hed"
+    for kept, found in zip(style.statistics, teacher.statistics(painting[None]), strict=True):
+        for one, other in zip(kept, found, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3 * np.abs(other).max())
+    mixed = learned_styles.mixed([style, learned_styles.load_style(two / "starry_night")], [3, 1])
+    of_starry_night = learned_styles.load_style(two / "starry_night").statistics[1][1]
+    np.testing.assert_allclose(
+        mixed.statistics[1][1], 0.75 * style.statistics[1][1] + 0.25 * of_starry_night, rtol=1e-5
+    )
+
+
+def test_refining_goes_on_from_there_as_the_search_does(two, photo, tmp_path):
+    flags = ("--learned", two / "wave", "--size", 96, "--precision", "float32")
+    begun = results(run("style_transfer.py", photo, *flags, "--refine", 1, "--output", tmp_path / "a.png").stdout)
+    more = ("--refine", 8, "--plot", "--gif", "--keep-colors", "luminance", "--output", tmp_path / "b.png")
+    refined = results(run("style_transfer.py", photo, *flags, *more).stdout)
+    assert begun["steps"] == "1" and refined["steps"] == "8"
+    assert float(refined["loss"]) < float(begun["loss"])
+    assert Image.open(refined["animation"]).n_frames > 2 and Image.open(refined["plot"]).size == (800, 500)
+    run("style_transfer.py", photo, *flags, "--output", tmp_path / "c.png")
+    at_once, first = pixels(tmp_path / "c.png"), pixels(tmp_path / "a.png")
+    assert 0 < np.abs(first - at_once).mean() < np.abs(pixels(tmp_path / "b.png") - at_once).mean()
+
+
+def test_a_painting_learned_by_its_numbers_alone_mixes_with_the_others(two, photo, tmp_path):
+    shutil.copytree(two, tmp_path / "styles")
+    base = tmp_path / "styles/network.npz"
+    command = ("train_style.py", OTHER, *QUICK[:-1], "--base", base, "--keep-network", "--steps", 6, "--output")
+    run(*command, tmp_path / "styles/beside")
+    run(*command, tmp_path / "elsewhere")
+    assert not (tmp_path / "styles/beside/network.npz").exists()
+    assert (tmp_path / "elsewhere/network.npz").read_bytes() == base.read_bytes()
+    one, other = (learned_styles.load_style(tmp_path / place) for place in ("styles/beside", "elsewhere"))
+    assert (one.numbers == other.numbers).all() and (one.numbers != learned_styles.beginning(base)[1]).any()
+    run(
+        *("style_transfer.py", photo, "--size", 64, "--output", tmp_path / "a.png", "--learned"),
+        *(f"{tmp_path / 'styles/beside'}=2", tmp_path / "styles/starry_night"),
+    )
+
+
+def test_a_training_tells_what_a_search_comes_to(two):
+    losses = json.loads((two / "meta.json").read_text())["losses"]
+    assert 0 < losses["search"]["total"] < losses["network"]["total"]
 
 
 def test_a_photo_is_painted_at_once_and_again_the_same(two, photo, tmp_path):
@@ -134,8 +187,8 @@ def test_a_grey_painting_makes_grey_pictures(two, photo):
     style = learned_styles.load_style(two / "wave")
     easel = learned_styles.Easel([(two / "wave", 1.0)])
     grey = np.full((3, 3), style.covariance.mean())
-    easel.style = learned_styles.LearnedStyle("grey", style.network, style.numbers, np.full(3, 120.0), grey)
-    picture = easel.paint(pixels(photo)).astype(int)
+    easel.style = dataclasses.replace(style, mean=np.full(3, 120.0), covariance=grey)
+    picture = learned_styles.as_wanted(easel.paint(pixels(photo)), pixels(photo)).astype(int)
     assert np.ptp(picture, axis=2).max() <= 1 < np.ptp(picture[..., 0])
 
 
@@ -177,8 +230,13 @@ def test_an_interrupted_training_goes_on_exactly(two, tmp_path, monkeypatch):
 
 
 def test_a_training_begins_with_the_network_that_is_named_or_ships_or_with_none(two, tmp_path, monkeypatch):
-    base = two / "network.npz"
+    base, style = two / "network.npz", learned_styles.load_style(two / "wave")
+    mean = (style.numbers + learned_styles.load_style(two / "starry_night").numbers) / 2
     assert train_style.base_of(config.Learn(base=str(base))) == base
+    for place, numbers in ((base, mean), (two, mean), (two / "wave", style.numbers)):
+        begun = learned_styles.beginning(place)
+        assert begun[0] == base
+        np.testing.assert_allclose(begun[1], numbers, atol=1e-6)
     monkeypatch.setattr(learned_styles, "STYLES", two)
     assert train_style.base_of(config.Learn()) == base
     assert train_style.base_of(config.Learn(from_scratch=True)) is None
@@ -201,6 +259,7 @@ def test_minutes_become_steps_once_the_first_ones_tell(monkeypatch):
     ("flags", "complaint"),
     [
         (("nothing.jpg",), "nothing.jpg does not exist"),
+        ((PAINTING, "--from-scratch", "--keep-network"), "needs a network to begin with"),
         ((PAINTING, PAINTING), "two paintings have one name"),
         ((PAINTING, "--photos", "nowhere"), "there is no folder nowhere"),
         ((PAINTING, "--base", "a.npz", "--from-scratch"), "exclude each other"),
@@ -228,6 +287,9 @@ def test_one_colour_is_nothing_to_learn(tmp_path):
         (("--learned", "wave=-1"), "takes NAME=WEIGHT"),
         (("--learned", "a", "--style", PAINTING), "and no --style"),
         (("--learned", "a", "--iterations", 3), "--iterations is of no use with --learned"),
+        (("--learned", "a", "--content-weight", 3), "unless there is --refine"),
+        (("--learned", "a", "--refine", 3, "--scales", 2), "the style was learned without"),
+        (("--style", PAINTING, "--refine", 3), "go with --learned"),
         (("--style", PAINTING, "--strength", 0.5), "go with --learned"),
         (("--style", PAINTING, "--size", 0), "go with --learned"),
         (("--learned", "a", "--size", 8), "at least 32"),
@@ -285,10 +347,10 @@ def test_styles_of_two_networks_are_not_mixed(two, tmp_path):
     shutil.copytree(two, tmp_path / "copy")
     network = learned_styles.load_network(two / "network.npz")
     network.set_weights([2 * weight for weight in network.get_weights()])
-    learned_styles.save_network(tmp_path / "copy/network.npz", network)
+    learned_styles.save_network(tmp_path / "copy/network.npz", network, random_style())
     with pytest.raises(errors.InputError, match="another network"):
         learned_styles.load_style(tmp_path / "copy/wave")
     style = learned_styles.load_style(two / "wave")
-    other = learned_styles.LearnedStyle("b", tmp_path / "copy/network.npz", style.numbers, style.mean, style.covariance)
+    other = dataclasses.replace(style, network=tmp_path / "copy/network.npz")
     with pytest.raises(errors.InputError, match="only those of one"):
         learned_styles.mixed([style, other], [1, 1])

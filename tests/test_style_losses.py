@@ -12,7 +12,7 @@ import config
 import imaging
 import networks
 import style_losses
-import style_transfer
+import style_search
 import util
 import vision
 
@@ -21,7 +21,7 @@ PAINTING = ROOT / "images/style/glands.jpg"
 
 @pytest.fixture(autouse=True)
 def quick(vgg_once):
-    style_transfer.make_studio.cache_clear()
+    style_search.make_studio.cache_clear()
 
 
 def random_pictures(count, *shape):
@@ -43,8 +43,8 @@ def style_loss(photo, *, task="style", picture=None, **options):
     """Return a studio, its targets for a photo (float32 H x W x 3), and the terms and gradient at a picture."""
     usual = {"style": (str(PAINTING),), "weights": "hed", "quiet": True, "precision": "float32"}
     options = dataclasses.replace(config.STYLE_DEFAULTS[task], **usual | options)
-    studio = style_transfer.open_studio(options)
-    search = style_transfer.Search(studio, photo, None, options)
+    studio = style_search.open_studio(options)
+    search = style_search.Search(studio, photo, None, options)
     search.margin = 0
     targets = search.targets(photo.shape[1], photo.shape[0])
     terms, gradient = studio.evaluate((photo if picture is None else picture)[None], targets)
@@ -53,7 +53,7 @@ def style_loss(photo, *, task="style", picture=None, **options):
 
 def test_published_losses_are_the_sums_of_the_paper(photo, vgg):
     picture, layers = imaging.resize_picture(pixels(photo), 64, 48), config.STYLE_DEFAULTS["gram"].style_layers
-    painting = style_transfer.scaled(imaging.load_image(PAINTING), 64)
+    painting = style_search.scaled(imaging.load_image(PAINTING), 64)
     other = np.flip(picture, 1).copy()
     _, _, terms, _ = style_loss(
         picture,
@@ -124,7 +124,7 @@ def test_the_loss_does_not_depend_on_the_scale_of_a_layer(kind, photo, vgg, monk
     scaled_vgg.get_layer("block2_conv2").set_weights([kernel / 3, bias])
     found = []
     for network in (vgg, scaled_vgg):
-        style_transfer.make_studio.cache_clear()
+        style_search.make_studio.cache_clear()
         monkeypatch.setattr(networks, "load_vgg", lambda *_, network=network: (network, "hed"))
         found.append(style_loss(picture, picture=np.flip(picture, 1).copy(), task=kind))
     (_, _, usual, gradient), (_, _, terms, of_scaled) = found

@@ -17,7 +17,7 @@ import config
 import errors
 import imaging
 import minimizers
-import style_transfer
+import style_search
 import vision
 
 PAINTING = ROOT / "images/style/glands.jpg"
@@ -28,7 +28,7 @@ FEW_LAYERS = ("--content-layers", "block2_conv2", "--style-layers", "block1_conv
 
 @pytest.fixture(autouse=True)
 def quick(vgg_once):
-    style_transfer.make_studio.cache_clear()
+    style_search.make_studio.cache_clear()
 
 
 def style(photo, result, *flags, status=0):
@@ -83,9 +83,9 @@ def test_the_style_loss_falls_and_the_picture_is_no_noise(task, times, tmp_path)
     photo = imaging.resize_picture(pixels(ROOT / "images/content/china.jpg"), 128, 85)
     more = {"size": 128, "weights": "hed", "quiet": True, "scales": 1, "iterations": 60}
     options = dataclasses.replace(config.STYLE_DEFAULTS[task], style=(str(PAINTING),), **more)
-    studio = style_transfer.open_studio(options)
-    search = style_transfer.Search(studio, photo, tmp_path / "a.png", options)
-    first, _ = studio.evaluate(style_transfer.with_margin(photo, search.margin)[None], search.targets(128, 85))
+    studio = style_search.open_studio(options)
+    search = style_search.Search(studio, photo, tmp_path / "a.png", options)
+    first, _ = studio.evaluate(style_search.with_margin(photo, search.margin)[None], search.targets(128, 85))
     search.run()
     at_sixty = search.history[59 - (search.evaluations - len(search.history))]
     assert at_sixty["style"] < float(first["style"]) / times
@@ -171,7 +171,7 @@ def test_scales_at_which_a_narrow_painting_shows_nothing_are_left_out(photo):
     options = config.Style(size=128, scales=3, style_layers=("block1_conv1",))
     painting = np.zeros((64, 160, 3), "float32")  # 13, 26 and 51 pixels high at the three sizes
     studio = types.SimpleNamespace(mixture=lambda options: types.SimpleNamespace(paintings=[painting]))
-    search = style_transfer.Search(studio, style_transfer.read_photo(photo, options), None, options)
+    search = style_search.Search(studio, style_search.read_photo(photo, options), None, options)
     assert search.sizes() == [(128, 96)]
     search.paintings = []
     assert search.sizes() == [(64, 48), (128, 96)]
@@ -185,9 +185,9 @@ def test_a_single_step_can_be_plotted(photo, tmp_path):
 
 def test_a_finer_scale_begins_with_the_photos_details(photo):
     options = config.Style(size=64)
-    fine = style_transfer.read_photo(photo, options)
+    fine = style_search.read_photo(photo, options)
     studio = types.SimpleNamespace(mixture=lambda options: types.SimpleNamespace(paintings=[]))
-    search = style_transfer.Search(studio, fine, None, options)
+    search = style_search.Search(studio, fine, None, options)
     search.picture = imaging.resize_picture(fine, 32, 24)  # a coarse scale that changed nothing
     np.testing.assert_allclose(search.start(64, 48), fine, atol=1e-3)
     search.picture = np.clip(search.picture + np.float32([20, 0, -20]), 0, 255)  # one that changed the colours
@@ -244,8 +244,8 @@ def search_of(photo, **options):
         config.STYLE_DEFAULTS["gram" if options.get("style_loss") == "gram" else "style"],
         **{"style": (str(PAINTING),), "size": 64, "weights": "hed", "quiet": True} | options,
     )
-    studio = style_transfer.open_studio(options)
-    return style_transfer.Search(studio, style_transfer.read_photo(photo, options), None, options)
+    studio = style_search.open_studio(options)
+    return style_search.Search(studio, style_search.read_photo(photo, options), None, options)
 
 
 def test_the_search_begins_with_the_photo_in_the_paintings_colours(photo):
@@ -288,7 +288,7 @@ def test_colours_are_mixed_as_the_paintings_are(photo):
 def test_a_texture_has_the_paintings_statistics_and_not_its_picture(kind, tmp_path):
     run("style_transfer.py", *QUICK, "--iterations", 30, "--style-loss", kind, "--output", tmp_path / "a.png")
     texture = pixels(tmp_path / "a.png")
-    painting = style_transfer.scaled(imaging.load_image(PAINTING), 64)
+    painting = style_search.scaled(imaging.load_image(PAINTING), 64)
     assert texture.shape == (64, 64, 3)
     assert np.abs(texture.mean((0, 1)) - painting.mean((0, 1))).max() < 15
     assert np.abs(np.corrcoef(texture.ravel(), painting.ravel())[0, 1]) < 0.5
@@ -365,7 +365,7 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_picture(photo, tmp_path, 
     error = style(photo, tmp_path / "a.png", *FEW_LAYERS, "--tv-weight", 1.5, status=1).stderr
     assert "last good picture" in error and "lower" in error
     assert Image.open(tmp_path / "a.png").size == (64, 48)
-    style_transfer.make_studio.cache_clear()
+    style_search.make_studio.cache_clear()
     output = tmp_path / "styled"
     assert "1 of 1 photos failed" in style(photo.parent, output, "--tv-weight", 1.5, status=1).stderr
     assert "lower" in rows_of(output)["china.jpg"]["reason"] and not (output / "china.png").exists()
@@ -440,7 +440,7 @@ def test_all_kinds_of_pictures_are_taken(mode, tmp_path):
     path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
     deep = Image.fromarray(np.asarray(picture.convert("L"), "uint16") * 257)
     (deep if mode == "I;16" else picture.convert(mode)).save(path)
-    photo = style_transfer.read_photo(path, config.Style(size=64))
+    photo = style_search.read_photo(path, config.Style(size=64))
     assert photo.shape == (48, 64, 3) and photo.dtype == "float32" and 0 <= photo.min() < photo.max() <= 255
 
 

@@ -1,0 +1,223 @@
+"""The small network that paints a photo at once, after any painting that it was taught.
+
+Photos go in and pictures come out, float32 N x H x W x 3 in 0..255. All paintings share the convolutions; what
+it knows of one painting alone are the scales and shifts of its normalisations (Dumoulin et al. 2017), two thousand
+numbers, a style.
+"""
+
+import hardware  # noqa: F401, it has TensorFlow start quietly
+
+# isort: split
+import functools
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+WIDTHS = (16, 32, 96)  # channels at the picture's size, at its half and at its quarter
+BLOCKS = 5  # residual blocks, at the quarter
+FLOOR = 0.01  # of variances: else the noise of a flat sky would be blown up to strokes
+
+NORMALIZED = [WIDTHS[1], WIDTHS[2], *[WIDTHS[2]] * 2 * BLOCKS, WIDTHS[1], WIDTHS[0]]  # channels of each normalisation
+NUMBERS = 2 * sum(NORMALIZED)  # of a style
+
+
+def build_network():
+    """Build the network (after Johnson et al. 2016): [photos, styles N x NUMBERS] -> pictures; sides multiples of 4."""
+    photo, style = keras.Input((None, None, 3), name="photo"), keras.Input((NUMBERS,), name="style")
+    x = encoder()(photo)
+    x = middle()([x, style])
+    return keras.Model([photo, style], decoder()([x, style]), name="painter")
+
+
+def encoder():
+    """Photos -> features of half their size. It takes no statistics, so a large photo may be seen strip by strip."""
+    photo = keras.Input((None, None, 3), name="photo")
+    x = mirrored(photo / 127.5 - 1, ENCODER_MARGIN)
+    x = convolution(WIDTHS[0], 5, "enter", activation="relu")(x)
+    return keras.Model(photo, convolution(WIDTHS[1], 3, "halve", strides=2)(x), name="encoder")
+
+
+ENCODER_MARGIN = 3  # pixels
+
+
+def middle():
+    """Features of half the photos' size, and styles -> features of half the pictures' size."""
+    features, style = keras.Input((None, None, WIDTHS[1]), name="features"), keras.Input((NUMBERS,), name="style")
+    parts = iter(split(style))
+    x = ops.relu(restyled(features, next(parts)))
+    x = convolution(WIDTHS[2], 3, "quarter", strides=2)(mirrored(x, 1))
+    x = ops.relu(restyled(x, next(parts)))
+    for block in range(BLOCKS):
+        y = convolution(WIDTHS[2], 3, f"block{block + 1}_first")(mirrored(x, 1))
+        y = ops.relu(restyled(y, next(parts)))
+        y = convolution(WIDTHS[2], 3, f"block{block + 1}_second")(mirrored(y, 1))
+        x = x + restyled(y, next(parts))
+    x = convolution(WIDTHS[1], 3, "double")(mirrored(enlarged(x), 1))
+    return keras.Model([features, style], ops.relu(restyled(x, next(parts))), name="middle")
+
+
+def decoder():
+    """Features of half the pictures' size, and styles -> pictures. It takes no statistics, either."""
+    features, style = keras.Input((None, None, WIDTHS[1]), name="features"), keras.Input((NUMBERS,), name="style")
+    x = enlarged(mirrored(features, DECODER_MARGIN))
+    x = convolution(WIDTHS[0], 3, "double_again")(x)
+    scale, shift = split(style)[-1]
+    x = ops.relu(x * ops.cast(scale, x.dtype) + ops.cast(shift, x.dtype))
+    x = convolution(3, 5, "leave")(x)[:, 1:-1, 1:-1]
+    return keras.Model([features, style], 128 + 64 * ops.cast(x, "float32"), name="decoder")
+
+
+DECODER_MARGIN = 2  # of the features
+
+
+def convolution(filters, side, name, **more):
+    return keras.layers.Conv2D(filters, side, padding="valid", name=name, **more)
+
+
+def mirrored(x, margin):
+    """Continue pictures or features to each side by their mirror image."""
+    return ops.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)), "reflect")
+
+
+def enlarged(x):
+    """Double the sides. A convolution follows; one that itself enlarges leaves a checkerboard (Odena et al. 2016)."""
+    return keras.layers.UpSampling2D(2, interpolation="nearest")(x)
+
+
+def restyled(x, part):
+    """Give features N x h x w x C the mean and the deviation that the style has for each channel."""
+    scale, shift = part
+    wide = ops.cast(x, "float32")
+    mean, variance = ops.moments(wide, axes=(1, 2), keepdims=True)
+    factor = scale / ops.sqrt(variance + FLOOR)
+    return ops.cast(wide * factor + (shift - mean * factor), x.dtype)
+
+
+def split(style):
+    """Take styles N x NUMBERS apart: [(scale, shift), ...] of each normalisation, N x 1 x 1 x C each."""
+    parts, begin = [], 0
+    for channels in NORMALIZED:
+        both = ops.reshape(style[:, begin : begin + 2 * channels], (-1, 1, 1, 2 * channels))
+        parts.append((both[..., :channels], both[..., channels:]))
+        begin += 2 * channels
+    return parts
+
+
+def plain_style():
+    """Return the style that normalises alone: scales of 1 and shifts of 0."""
+    return ops.concatenate([x for channels in NORMALIZED for x in (ops.ones(channels), ops.zeros(channels))])
+
+
+# --- Pictures of any size ----------------------------------------------------------------------
+
+
+def paint(network, photo, style):
+    """Paint a photo of any size, float32 H x W x 3. A large one goes through each layer in strips, to save memory.
+
+    The statistics are those of the whole picture all the same, so no seam shows.
+    """
+    height, width = photo.shape[:2]
+    x = np.pad(photo, ((0, -height % 4), (0, -width % 4), (0, 0)), "symmetric")
+    if height * width <= WHOLE:
+        return np.asarray(compiled(network)(x[None], style))[0, :height, :width]
+    looks, shows = (compiled(network.get_layer(name)) for name in ("encoder", "decoder"))
+    features = in_strips(looks, x, 0.5, 2 * DECODER_MARGIN)
+    features = through_middle(network.get_layer("middle"), features, split(style))
+    picture = in_strips(lambda strip: shows(strip, style), features, 2, DECODER_MARGIN)
+    return picture[:height, :width]
+
+
+WHOLE = 2**21  # pixels of the largest photo that is painted as a whole
+
+
+def through_middle(network, x, parts):
+    """Do what middle() does to features H x W x C, which are changed."""
+    parts = iter(parts)
+
+    def convolved(x, name):
+        layer = network.get_layer(name)
+        factor = {"quarter": 0.5, "double": 2}.get(name, 1)
+        return in_strips(strip_convolution(layer), x, factor, 2)
+
+    restyle(x, next(parts), ops.relu)
+    x = convolved(x, "quarter")
+    restyle(x, next(parts), ops.relu)
+    for block in range(BLOCKS):
+        y = convolved(x, f"block{block + 1}_first")
+        restyle(y, next(parts), ops.relu)
+        y = convolved(y, f"block{block + 1}_second")
+        restyle(y, next(parts))
+        for rows in strips_of(x, 4):
+            x[rows] += y[rows]
+    x = convolved(x, "double")
+    restyle(x, next(parts), ops.relu)
+    return x
+
+
+def restyle(x, part, activation=None):
+    """Give features H x W x C the mean and the deviation of a style, in their place."""
+    counts, means, variances = zip(*((len(x[rows]), *map(np.asarray, moments(x[rows]))) for rows in strips_of(x, 4)))
+    shares = np.divide(counts, len(x))[:, None]
+    mean = (shares * means).sum(0)
+    variance = (shares * (variances + (means - mean) ** 2)).sum(0)
+    scale, shift = (np.asarray(x, "float64").ravel() for x in part)
+    factor = scale / np.sqrt(variance + FLOOR)
+    for rows in strips_of(x, 4):
+        x[rows] = scaled_and_shifted(x[rows], np.float32(factor), np.float32(shift - mean * factor), activation)
+
+
+@functools.partial(tf.function, autograph=False, reduce_retracing=True)
+def moments(x):
+    return tf.nn.moments(tf.cast(x, "float32"), axes=(0, 1))
+
+
+@functools.partial(tf.function, autograph=False, reduce_retracing=True)
+def scaled_and_shifted(x, factor, offset, activation):
+    y = tf.cast(tf.cast(x, "float32") * factor + offset, x.dtype)
+    return activation(y) if activation else y
+
+
+@functools.lru_cache(maxsize=32)
+def strip_convolution(layer):
+    """Compile a convolution of the middle for strips of features."""
+
+    def convolve(x):
+        return layer(mirrored(enlarged(x) if layer.name == "double" else x, 1))
+
+    signature = [tf.TensorSpec((1, None, None, layer.kernel.shape[2]), layer.compute_dtype)]
+    return tf.function(convolve, input_signature=signature, autograph=False)
+
+
+def in_strips(part, x, factor, halo):
+    """Apply part of a network to pictures or features H x W x C, strip by strip: H * factor x W * factor x K.
+
+    A strip is seen with `halo` rows above and below, as many as reach its own.
+    """
+    result = None
+    for rows in strips_of(x, 4 * halo):
+        begin, end = max(0, rows.start - halo), rows.stop + halo
+        done = np.asarray(part(x[None, begin:end]))[0]
+        if result is None:
+            result = np.empty((int(len(x) * factor), *done.shape[1:]), done.dtype)
+        first, last = (int(row * factor) for row in (rows.start, rows.stop))
+        skip = int((rows.start - begin) * factor)
+        result[first:last] = done[skip : skip + last - first]
+    return result
+
+
+STRIP = 2**20  # pixels, or places of features, that go through a layer at once
+
+
+def strips_of(x, least):
+    """List the rows of each strip of H x W x C: slices that begin at multiples of 4, of `least` rows if there are."""
+    rows = max(least, STRIP // x.shape[1] // 4 * 4)
+    return [slice(top, min(top + rows, len(x))) for top in range(0, len(x), rows)]
+
+
+@functools.lru_cache(maxsize=8)
+def compiled(part):
+    """Compile part of a network once for photos of all sizes."""
+    signature = [tf.TensorSpec((None, None, None, x.shape[3]) if x.ndim == 4 else x.shape) for x in part.inputs]
+    return tf.function(lambda *x: part(list(x) if len(x) > 1 else x[0]), input_signature=signature, autograph=False)
