@@ -31,6 +31,7 @@ bench: .venv/installed-dev
 	$(BIN)/python benchmarks/bench_digits.py $(if $(DATA),--data $(DATA)) $(TURNS)
 	$(BIN)/python benchmarks/bench_painters.py $(if $(PICTURES),--data $(PICTURES)) $(TURNS)
 	$(BIN)/python benchmarks/bench_styles.py $(TURNS)
+	$(BIN)/python benchmarks/bench_learned.py $(TURNS)
 	$(BIN)/python benchmarks/bench_dreams.py $(TURNS)
 
 clean:

@@ -84,12 +84,14 @@ def compare_memory(arguments):
 def prepared(**more):
     """Return our studio, our search, the picture that it begins with, and what that should be like."""
     import config
-    import style_transfer
+    import imaging
+    import style_search
 
-    options = config.Style(style=(str(PAINTING),), size=WIDTH, quiet=True, weights="hed", scales=1, **more)
-    studio = style_transfer.open_studio(options)
-    photo = style_transfer.imaging.resize_picture(style_transfer.imaging.load_image(PHOTO), WIDTH, HEIGHT)
-    search = style_transfer.Search(studio, photo, None, options)
+    usual = {"style": (str(PAINTING),), "size": WIDTH, "quiet": True, "weights": "hed", "scales": 1}
+    options = config.Style(**usual | more)
+    studio = style_search.open_studio(options)
+    photo = imaging.resize_picture(imaging.load_image(PHOTO), WIDTH, HEIGHT)
+    search = style_search.Search(studio, photo, None, options)
     search.margin = 0  # the peer has none
     return studio, search, search.beginning, search.targets(WIDTH, HEIGHT)
 
@@ -116,15 +118,18 @@ def evaluate_ours(data, precision):
     return seconds_of(evaluate)
 
 
-def torch_loss(best=False, bfloat16=False):
-    """Return the picture as torch's tensor, and loss(picture) of it, as people write it; or at its best."""
+def torch_loss(best=False, bfloat16=False, **more):
+    """Return the picture as torch's tensor, and loss(picture) of it, as people write it; or at its best.
+
+    `more` are options of ours, as prepared() takes them.
+    """
     import numpy as np
     import torch
 
     import config
     import vision
 
-    _, _, begun, targets = prepared(precision="float32")
+    _, _, begun, targets = prepared(**{"precision": "float32"} | more)
     options = config.Style()
     names, network = torch_vgg("block5_conv1", pooling=vision.AVERAGE_POOLING)
     mean = torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1)
@@ -203,11 +208,11 @@ class Reached(Exception):
     pass
 
 
-def search_torch(data):
+def search_torch(data, **more):
     """Take torch's L-BFGS for a number of evaluations; return the seconds and the least loss."""
     import torch
 
-    picture, loss = torch_loss()
+    picture, loss = torch_loss(**more)
     picture.requires_grad_(True)
     scale = 1e6  # the optimizer's tolerances are for losses of about this size
     optimizer = torch.optim.LBFGS(
@@ -235,11 +240,11 @@ def search_torch(data):
 
 def search_ours(data, precision):
     """Search as style_transfer.py does, from the same picture, until the loss is as low: (seconds, evaluations)."""
-    import style_transfer
+    import tqdm
 
     goal = float(os.environ["REFERENCE_LOSS"])
     _, search, begun, targets = prepared(iterations=10 * EVALUATIONS, precision=precision)
-    search.bar = style_transfer.tqdm.tqdm(disable=True)
+    search.bar = tqdm.tqdm(disable=True)
     started = time.perf_counter()
 
     def accept(picture):

@@ -5,7 +5,8 @@
         --variants "today=" "calm=--content-weight 0.5" "grey=--keep-colors luminance"
 
 Each photo and each painting is in a pair, the shorter list begun anew where it ends. A variant is a name and flags of
-style_transfer.py. Pictures, the sheet and figures.csv go to --output; what is there already is not painted again.
+style_transfer.py; {painting} among them is the painting's name, as in --learned {painting}, and then nothing is
+searched for. Pictures, the sheet and figures.csv go to --output; what is there already is not painted again.
 Variants whose names are alike up to a colon, such as new:0.1 and new:0.5, are joined by a line in curves.png: for each
 pair the distance to the painting (the geometric mean of the four below) over the structure.
 
@@ -141,7 +142,9 @@ def compare(chosen, variants, size, output):
 def options_of(photo, painting, flags, size):
     import style_transfer
 
-    words = [str(photo), "--style", str(painting), "--size", str(size), "--quiet", *flags]
+    learned = any("{painting}" in flag for flag in flags)
+    words = [flag.replace("{painting}", painting.stem) for flag in flags]
+    words = [str(photo), *(() if learned else ("--style", str(painting))), "--size", str(size), "--quiet", *words]
     return style_transfer.options_of(style_transfer.parse_arguments(words))
 
 

