@@ -207,12 +207,12 @@ def in_strips(part, x, factor, halo):
     return result
 
 
-STRIP = 2**20  # pixels, or places of features, that go through a layer at once
+STRIP = 2**24  # values that go through a layer at once
 
 
 def strips_of(x, least):
     """List the rows of each strip of H x W x C: slices that begin at multiples of 4, of `least` rows if there are."""
-    rows = max(least, STRIP // x.shape[1] // 4 * 4)
+    rows = max(least, STRIP // (x.shape[1] * max(x.shape[2], WIDTHS[0])) // 4 * 4)
     return [slice(top, min(top + rows, len(x))) for top in range(0, len(x), rows)]
 
 
