@@ -6,6 +6,7 @@ what a picture's file tells of how it was made.
 
 import contextlib
 import io
+import math
 import pathlib
 import warnings
 
@@ -139,6 +140,8 @@ SMALLEST_SIDE = 8  # pixels; less is an icon or a mistake, not something to lear
 
 def resize_picture(picture, width, height):
     """Resize float32 H x W x 3 to float32 height x width x 3, without ringing out of its range."""
+    if picture.shape[:2] == (height, width):
+        return np.asarray(picture, "float32")
     channels = [Image.fromarray(channel) for channel in np.moveaxis(np.asarray(picture, "float32"), 2, 0)]
     resized = [channel.resize((width, height), Image.Resampling.LANCZOS) for channel in channels]
     return np.clip(np.stack([np.asarray(channel) for channel in resized], axis=2), picture.min(), picture.max())
@@ -166,7 +169,7 @@ def with_colors_of(picture, photo):
 def recolored(picture, mean, covariance):
     """Give a picture, float32 H x W x 3 in 0..255, colours of this mean, 3, and covariance, 3 x 3, by recoloring."""
     matrix, shift = recoloring(picture, mean, covariance)
-    return (picture @ matrix + shift).astype("float32")
+    return picture @ matrix.astype("float32") + shift.astype("float32")
 
 
 def recoloring(picture, mean, covariance):
@@ -175,11 +178,15 @@ def recoloring(picture, mean, covariance):
     The map is the linear one that moves colours least (Pitie & Kokaram 2007, "The linear Monge-Kantorovitch linear
     colour mapping"), so what was lighter than its surroundings mostly stays so. Some colours may leave 0..255.
     """
-    pixels = picture.reshape(-1, 3).astype("float64")
+    thinned = picture[:: math.ceil(len(picture) / MOST_SIDE), :: math.ceil(picture.shape[1] / MOST_SIDE)]
+    pixels = thinned.reshape(-1, 3).astype("float64")
     own = square_root(np.cov(pixels.T) + 4 * np.eye(3))  # two grey levels: a grey photo's noise becomes no colour
     back = np.linalg.inv(own)
     matrix = back @ square_root(own @ covariance @ own) @ back
     return matrix, mean - pixels.mean(0) @ matrix
+
+
+MOST_SIDE = 2000  # pixels whose colours are looked at, from side to side
 
 
 def color_span(covariance):

@@ -240,6 +240,6 @@ def as_wanted(picture, photo, keep_colors=None, strength=1.0):
 
 def paint_after(network, photo, style):
     """Paint a photo in a style, among the colours that the painting's mix to: float32 H x W x 3."""
-    begun = imaging.recolored(photo, style.mean, style.covariance)
-    picture = painting_network.paint(network, begun, np.asarray(style.numbers, "float32")[None])
-    return (style.mean + (picture - style.mean) @ imaging.color_span(style.covariance)).astype("float32")
+    numbers, mean = (np.asarray(x, "float32") for x in (style.numbers, style.mean))
+    picture = painting_network.paint(network, imaging.recolored(photo, style.mean, style.covariance), numbers[None])
+    return mean + (picture - mean) @ imaging.color_span(style.covariance)

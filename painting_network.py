@@ -114,100 +114,121 @@ def plain_style():
 
 
 def paint(network, photo, style):
-    """Paint a photo of any size, float32 H x W x 3. A large one goes through each layer in strips, to save memory.
-
-    The statistics are those of the whole picture all the same, so no seam shows.
-    """
+    """Paint a photo of any size, float32 H x W x 3."""
     height, width = photo.shape[:2]
-    x = np.pad(photo, ((0, -height % 4), (0, -width % 4), (0, 0)), "symmetric")
+    photo = np.pad(photo, ((0, -height % 4), (0, -width % 4), (0, 0)), "symmetric")
     if height * width <= WHOLE:
-        return np.asarray(compiled(network)(x[None], style))[0, :height, :width]
-    looks, shows = (compiled(network.get_layer(name)) for name in ("encoder", "decoder"))
-    features = in_strips(looks, x, 0.5, 2 * DECODER_MARGIN)
-    features = through_middle(network.get_layer("middle"), features, split(style))
-    picture = in_strips(lambda strip: shows(strip, style), features, 2, DECODER_MARGIN)
-    return picture[:height, :width]
+        return np.asarray(compiled(network)(photo[None], style))[0, :height, :width]
+    return paint_in_strips(network, [photo], style)[:height, :width]
 
 
 WHOLE = 2**21  # pixels of the largest photo that is painted as a whole
 
 
-def through_middle(network, x, parts):
-    """Do what middle() does to features H x W x C, which are changed."""
-    parts = iter(parts)
+def paint_in_strips(network, photo, style):
+    """Paint a large photo layer by layer, strip by strip, to save memory: `photo` is a list of one, which is emptied.
 
-    def convolved(x, name):
-        layer = network.get_layer(name)
+    The statistics are those of the whole picture all the same, so no seam shows. What a normalisation does to features
+    is done when they are next read, where that is once.
+    """
+    encoder, middle, decoder = (network.get_layer(name) for name in ("encoder", "middle", "decoder"))
+    parts = iter(split(style))
+
+    def convolved(x, name, line=()):
         factor = {"quarter": 0.5, "double": 2}.get(name, 1)
-        return in_strips(strip_convolution(layer), x, factor, 2)
+        convolve = compiled_convolution(middle.get_layer(name), bool(line))
+        return in_strips(lambda strip: convolve(strip, *line), x, factor, 2)
 
-    restyle(x, next(parts), ops.relu)
-    x = convolved(x, "quarter")
-    restyle(x, next(parts), ops.relu)
+    x, moments = in_strips(compiled(encoder), photo.pop(), 0.5, 2 * DECODER_MARGIN)
+    x, moments = convolved(x, "quarter", line_of(moments, next(parts)))
+    rectify(x, *line_of(moments, next(parts)))
     for block in range(BLOCKS):
-        y = convolved(x, f"block{block + 1}_first")
-        restyle(y, next(parts), ops.relu)
-        y = convolved(y, f"block{block + 1}_second")
-        restyle(y, next(parts))
-        for rows in strips_of(x, 4):
-            x[rows] += y[rows]
-    x = convolved(x, "double")
-    restyle(x, next(parts), ops.relu)
-    return x
+        y, moments = convolved(x, f"block{block + 1}_first")
+        y, moments = convolved(y, f"block{block + 1}_second", line_of(moments, next(parts)))
+        add(x, y, *line_of(moments, next(parts)))
+    y = None  # its memory is needed
+    x, moments = convolved(x, "double")
+    rectify(x, *line_of(moments, next(parts)))
+    return in_strips(lambda strip: compiled(decoder)(strip, style), x, 2, DECODER_MARGIN)[0]
 
 
-def restyle(x, part, activation=None):
-    """Give features H x W x C the mean and the deviation of a style, in their place."""
-    counts, means, variances = zip(*((len(x[rows]), *map(np.asarray, moments(x[rows]))) for rows in strips_of(x, 4)))
-    shares = np.divide(counts, len(x))[:, None]
-    mean = (shares * means).sum(0)
-    variance = (shares * (variances + (means - mean) ** 2)).sum(0)
+def line_of(moments, part):
+    """Return the factor and the offset that give features of these moments the mean and the deviation of a style."""
+    mean, variance = moments
     scale, shift = (np.asarray(x, "float64").ravel() for x in part)
     factor = scale / np.sqrt(variance + FLOOR)
+    return np.float32(factor), np.float32(shift - mean * factor)
+
+
+def rectify(x, factor, offset):
+    """Scale and shift features H x W x C, in their place, and set what is negative to 0."""
     for rows in strips_of(x, 4):
-        x[rows] = scaled_and_shifted(x[rows], np.float32(factor), np.float32(shift - mean * factor), activation)
+        x[rows] = rectified(x[rows], factor, offset)
+
+
+def add(x, y, factor, offset):
+    """Add features H x W x C to others, in their place, scaled and shifted."""
+    for rows in strips_of(x, 4):
+        x[rows] = added(x[rows], y[rows], factor, offset)
 
 
 @functools.partial(tf.function, autograph=False, reduce_retracing=True)
-def moments(x):
-    return tf.nn.moments(tf.cast(x, "float32"), axes=(0, 1))
+def rectified(x, factor, offset):
+    return tf.nn.relu(tf.cast(tf.cast(x, "float32") * factor + offset, x.dtype))
 
 
 @functools.partial(tf.function, autograph=False, reduce_retracing=True)
-def scaled_and_shifted(x, factor, offset, activation):
-    y = tf.cast(tf.cast(x, "float32") * factor + offset, x.dtype)
-    return activation(y) if activation else y
+def added(x, y, factor, offset):
+    return x + tf.cast(tf.cast(y, "float32") * factor + offset, x.dtype)
 
 
 @functools.lru_cache(maxsize=32)
-def strip_convolution(layer):
-    """Compile a convolution of the middle for strips of features."""
+def compiled_convolution(layer, rectifies):
+    """Compile a convolution of the middle for strips of features, which may have to be rectified before."""
 
-    def convolve(x):
+    def convolve(x, *line):
+        x = rectified(x, *line) if rectifies else x
         return layer(mirrored(enlarged(x) if layer.name == "double" else x, 1))
 
-    signature = [tf.TensorSpec((1, None, None, layer.kernel.shape[2]), layer.compute_dtype)]
+    channels = layer.kernel.shape[2]
+    signature = [tf.TensorSpec((1, None, None, channels), layer.compute_dtype)]
+    signature += [tf.TensorSpec((channels,))] * (2 if rectifies else 0)
     return tf.function(convolve, input_signature=signature, autograph=False)
 
 
 def in_strips(part, x, factor, halo):
     """Apply part of a network to pictures or features H x W x C, strip by strip: H * factor x W * factor x K.
 
-    A strip is seen with `halo` rows above and below, as many as reach its own.
+    Returns them and their moments, the mean and the variance of each channel. A strip is seen with `halo` rows above
+    and below, as many as reach its own.
     """
-    result = None
+    result, found = None, []
     for rows in strips_of(x, 4 * halo):
         begin, end = max(0, rows.start - halo), rows.stop + halo
-        done = np.asarray(part(x[None, begin:end]))[0]
-        if result is None:
-            result = np.empty((int(len(x) * factor), *done.shape[1:]), done.dtype)
         first, last = (int(row * factor) for row in (rows.start, rows.stop))
         skip = int((rows.start - begin) * factor)
-        result[first:last] = done[skip : skip + last - first]
-    return result
+        done = part(x[None, begin:end])[0, skip : skip + last - first]
+        if result is None:
+            result = np.empty((int(len(x) * factor), *done.shape[1:]), done.dtype.as_numpy_dtype)
+        result[first:last] = done
+        found.append((last - first, *map(np.asarray, moments_of(done))))
+    return result, merged(found)
 
 
-STRIP = 2**24  # values that go through a layer at once
+@functools.partial(tf.function, autograph=False, reduce_retracing=True)
+def moments_of(x):
+    return tf.nn.moments(tf.cast(x, "float32"), axes=(0, 1))
+
+
+def merged(found):
+    """Return the mean and the variance of a whole, of whose strips these are the rows, the means and the variances."""
+    rows, means, variances = (np.array(x, "float64") for x in zip(*found))
+    shares = (rows / rows.sum())[:, None]
+    mean = (shares * means).sum(0)
+    return mean, (shares * (variances + (means - mean) ** 2)).sum(0)
+
+
+STRIP = 2**23  # values that go through a layer at once
 
 
 def strips_of(x, least):
