@@ -229,8 +229,8 @@ def recipe_of(options):
 
 def prepare(options):
     """Open the studio, once all paintings are known to be of use: they are not tried one by one, as photos are."""
-    if options.learned:
-        return (open_easel(options), *([open_studio(options)] if options.refine else []))
+    if options.learned and not options.refine:
+        return open_easel(options)
     for path in imaging.find_paintings(options.style):
         style_search.read_painting(path, options)
     return open_studio(options)

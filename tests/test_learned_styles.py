@@ -203,6 +203,9 @@ def test_a_folder_of_photos_goes_on_and_knows_its_style(two, tmp_path):
     assert "done before: 2" in run(*command, two / "wave", status=1).stdout
     assert "--learned" in run(*command, two / "starry_night", status=2).stderr
     assert "--learned" in run(*command, f"{two / 'wave'}=2", two / "starry_night", status=2).stderr
+    assert "--refine" in run(*command, two / "wave", "--refine", 1, status=2).stderr
+    run(*command, two / "wave", "--refine", 1, "--overwrite", status=1)
+    assert [row.get("steps") for row in rows_of(tmp_path / "out").values()] == ["", "1", "1"]
 
 
 def test_an_interrupted_training_goes_on_exactly(two, tmp_path, monkeypatch):
