@@ -280,7 +280,7 @@ class Photos(Common):
     gif: bool = option(False, "also write a GIF of how the picture came about")
 
 
-SMALLEST_SIDE = 32  # pixels of a picture; the fifth block of VGG sees two by two places of it
+VGG_LEAST_SIDE = 32  # pixels of a picture; the fifth block of VGG sees two by two places of it
 PIXELS = "pixels"  # the layer that is the picture itself, in 0..1
 GRAM_LAYERS = {"block1_conv1": 2.0, "block2_conv1": 2.0, "block3_conv1": 1.0, "block4_conv1": 1.0, "block5_conv1": 0.2}
 PUBLISHED_LAYERS = {layer: 50.0 if layer == "block3_conv1" else 10.0 for layer in GRAM_LAYERS}
@@ -306,7 +306,10 @@ class Style(Photos):
         "STYLE[=WEIGHT]",
     )
     refine: int = option(
-        0, "with --learned: search on from there, as without it, for so many steps", metavar="STEPS", least=0
+        0,
+        "with --learned: search on from there, at that size alone, for so many steps",
+        metavar="STEPS",
+        least=0,
     )
     strength: float = option(1.0, "with --learned: 0 is the photo, 1 the painting", least=0, most=1)
     layer: str | None = option(
@@ -420,7 +423,10 @@ class Learn(Common):
         1.5, "weight of the content loss: how much of the photos what is painted lacks", least=0
     )
     learning_rate: float = option(
-        2e-3, "the optimizer's learning rate at the beginning; it falls to 0", above=0, most=1
+        2e-3,
+        "the network's learning rate at the beginning; it falls to 0. The styles' is 4 times that",
+        above=0,
+        most=1,
     )
     weights: PathName | None = like(Photos, "weights", None)
     resume: bool = option(False, "go on with a training that was interrupted, exactly as without")

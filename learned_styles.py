@@ -75,13 +75,13 @@ def load_style(name):
     if "painting" not in meta:
         styles = " ".join(str(style.parent) for style in sorted(folder.glob(f"*/{STYLE}")))
         raise InputError(f"{folder} is a network of several styles; name one of them: {styles}")
-    numbers, mean, covariance, scales, *packed = read_arrays(path, style_shapes())
+    numbers, mean, covariance, scales, *halves = read_arrays(path, style_shapes())
     network = next((file for file in (folder / NETWORK, folder.parent / NETWORK) if file.is_file()), None)
     if network is None:
         raise InputError(f"{folder} is a style without its network: {NETWORK} belongs into it, or beside it")
     if meta.get("network") != checksum(network):
         raise InputError(f"{folder} is a style of another network than {network}")
-    statistics = unpacked(scales, packed)
+    statistics = unpacked(scales, halves)
     return LearnedStyle(folder.resolve().name, network, numbers, mean, covariance, statistics, str(meta.get("weights")))
 
 
@@ -171,6 +171,8 @@ def beginning(base):
         style = load_style(base)
         return style.network, style.numbers
     network = base / NETWORK if base.is_dir() else base
+    if not network.is_file():
+        raise InputError(f"{base} holds neither a learned style nor {NETWORK}; --base takes one of these")
     return network, read_arrays(network, {"mean_style": (painting_network.NUMBERS,)})[0]
 
 
@@ -199,6 +201,8 @@ def mixed(styles, weights):
     if len({checksum(style.network) for style in styles}) > 1:
         names = " and ".join(style.name for style in styles)
         raise InputError(f"{names} are styles of different networks, and only those of one can be mixed")
+    if len({style.weights for style in styles}) > 1:
+        raise InputError("these styles were learned with different --weights, and so can't be mixed")
     shares = np.float32(np.asarray(weights, "float64") / np.sum(weights))
 
     def mean(parts):

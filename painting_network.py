@@ -54,7 +54,7 @@ def middle():
         y = ops.relu(restyled(y, next(parts)))
         y = convolution(WIDTHS[2], 3, f"block{block + 1}_second")(mirrored(y, 1))
         x = x + restyled(y, next(parts))
-    x = convolution(WIDTHS[1], 3, "double")(mirrored(enlarged(x), 1))
+    x = smoothed(convolution(WIDTHS[1], 3, "double")(enlarged(mirrored(x, 1))))
     return keras.Model([features, style], ops.relu(restyled(x, next(parts))), name="middle")
 
 
@@ -62,10 +62,10 @@ def decoder():
     """Features of half the pictures' size, and styles -> pictures. It takes no statistics, either."""
     features, style = keras.Input((None, None, WIDTHS[1]), name="features"), keras.Input((NUMBERS,), name="style")
     x = enlarged(mirrored(features, DECODER_MARGIN))
-    x = convolution(WIDTHS[0], 3, "double_again")(x)
+    x = smoothed(convolution(WIDTHS[0], 3, "double_again")(x))
     scale, shift = split(style)[-1]
     x = ops.relu(x * ops.cast(scale, x.dtype) + ops.cast(shift, x.dtype))
-    x = convolution(3, 5, "leave")(x)[:, 1:-1, 1:-1]
+    x = convolution(3, 5, "leave")(x)
     return keras.Model([features, style], 128 + 64 * ops.cast(x, "float32"), name="decoder")
 
 
@@ -84,6 +84,16 @@ def mirrored(x, margin):
 def enlarged(x):
     """Double the sides. A convolution follows; one that itself enlarges leaves a checkerboard (Odena et al. 2016)."""
     return keras.layers.UpSampling2D(2, interpolation="nearest")(x)
+
+
+def smoothed(x):
+    """Turn the copies of each place that enlarging made into linear interpolation, which dots no diagonals.
+
+    It takes a place from each side. Done after a convolution it means the same as before, and there are fewer channels.
+    """
+    for _ in range(2):
+        x = ops.average_pool(x, 2, strides=1, padding="valid")
+    return x
 
 
 def restyled(x, part):
@@ -116,10 +126,10 @@ def plain_style():
 def paint(network, photo, style):
     """Paint a photo of any size, float32 H x W x 3."""
     height, width = photo.shape[:2]
-    photo = np.pad(photo, ((0, -height % 4), (0, -width % 4), (0, 0)), "symmetric")
+    padded = [np.pad(photo, ((0, -height % 4), (0, -width % 4), (0, 0)), "symmetric")]
     if height * width <= WHOLE:
-        return np.asarray(compiled(network)(photo[None], style))[0, :height, :width]
-    return paint_in_strips(network, [photo], style)[:height, :width]
+        return np.asarray(compiled(network)(padded[0][None], style))[0, :height, :width]
+    return paint_in_strips(network, padded, style)[:height, :width]
 
 
 WHOLE = 2**21  # pixels of the largest photo that is painted as a whole
@@ -188,7 +198,8 @@ def compiled_convolution(layer, rectifies):
 
     def convolve(x, *line):
         x = rectified(x, *line) if rectifies else x
-        return layer(mirrored(enlarged(x) if layer.name == "double" else x, 1))
+        x = mirrored(x, 1)
+        return smoothed(layer(enlarged(x))) if layer.name == "double" else layer(x)
 
     channels = layer.kernel.shape[2]
     signature = [tf.TensorSpec((1, None, None, channels), layer.compute_dtype)]

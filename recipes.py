@@ -80,9 +80,8 @@ def spelled(value):
     return " ".join(item["name"] if isinstance(item, dict) else str(item) for item in items)
 
 
-UNTOLD = {
-    "style_transfer.py": {"style_loss": "gram", "strength": 1.0}
-}  # what recipes did not tell before there was a choice
+# What recipes did not tell before there was a choice.
+UNTOLD = {"style_transfer.py": {"style_loss": "gram", "strength": 1.0, "refine": 0}}
 
 
 def read_recipe(folder):

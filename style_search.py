@@ -36,12 +36,14 @@ def read_photo(path, options):
     """Read a photo at the size of the result: float32 H x W x 3. Raises InputError where it is of no use."""
     photo = imaging.load_image(path)
     height, width = photo.shape[:2]
-    if min(height, width) < config.SMALLEST_SIDE:
-        raise InputError(f"{path} is only {width} x {height} pixels; VGG needs {config.SMALLEST_SIDE}")
+    if min(height, width) < config.VGG_LEAST_SIDE:
+        raise InputError(f"{path} is only {width} x {height} pixels; VGG needs {config.VGG_LEAST_SIDE}")
     width, height = imaging.fit(width, height, options.size or max(width, height))
-    if min(height, width) < config.SMALLEST_SIDE:
-        least = math.ceil(options.size * config.SMALLEST_SIDE / min(height, width))
-        raise InputError(f"{path} would be {width} x {height} pixels; VGG needs {config.SMALLEST_SIDE}: --size {least}")
+    if min(height, width) < config.VGG_LEAST_SIDE:
+        least = math.ceil(options.size * config.VGG_LEAST_SIDE / min(height, width))
+        raise InputError(
+            f"{path} would be {width} x {height} pixels; VGG needs {config.VGG_LEAST_SIDE}: --size {least}"
+        )
     return imaging.resize_picture(photo, width, height)
 
 
@@ -114,7 +116,7 @@ class Search:
         """Say whether VGG sees enough of the picture and of each painting at this scale."""
         longest = max(size) * self.options.style_scale
         sides = [min(imaging.fit(*painting.shape[1::-1], longest)) for painting in self.paintings]
-        return min([*size, *sides]) >= config.SMALLEST_SIDE
+        return min([*size, *sides]) >= config.VGG_LEAST_SIDE
 
     def start(self, width, height):
         """Return what a scale begins with: what the one before it came to, or --init."""
@@ -327,12 +329,12 @@ def read_painting(path, options):
     """Read a painting, as large as it is looked at. Raises InputError where VGG would see nothing of it."""
     painting = imaging.load_image(path)
     height, width = painting.shape[:2]
-    if min(height, width) < config.SMALLEST_SIDE:
-        raise InputError(f"{path} is only {width} x {height} pixels; VGG needs {config.SMALLEST_SIDE}")
+    if min(height, width) < config.VGG_LEAST_SIDE:
+        raise InputError(f"{path} is only {width} x {height} pixels; VGG needs {config.VGG_LEAST_SIDE}")
     width, height = imaging.fit(width, height, options.size * options.style_scale)
-    if min(width, height) < config.SMALLEST_SIDE:
+    if min(width, height) < config.VGG_LEAST_SIDE:
         raise InputError(
-            f"{path} would be looked at in {width} x {height} pixels; VGG needs {config.SMALLEST_SIDE}: "
+            f"{path} would be looked at in {width} x {height} pixels; VGG needs {config.VGG_LEAST_SIDE}: "
             "a larger --size or --style-scale helps"
         )
     return imaging.resize_picture(painting, width, height)

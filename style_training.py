@@ -83,8 +83,8 @@ def read_painting(path, size):
     """Read a painting at the size it is looked at, float32 H x W x 3. Raises InputError where it is of no use."""
     painting = imaging.load_image(path)
     width, height = imaging.fit(*painting.shape[1::-1], size)
-    if min(width, height) < config.SMALLEST_SIDE:
-        raise InputError(f"{path} would be looked at in {width} x {height} pixels; VGG needs {config.SMALLEST_SIDE}")
+    if min(width, height) < config.VGG_LEAST_SIDE:
+        raise InputError(f"{path} would be looked at in {width} x {height} pixels; VGG needs {config.VGG_LEAST_SIDE}")
     painting = imaging.resize_picture(painting, width, height)
     if np.ptp(painting, axis=(0, 1)).max() < 8:
         raise InputError(f"{path} is of one colour; there is nothing to learn")
@@ -102,7 +102,7 @@ def read_photos(folder, seed):
         try:
             photo = imaging.open_picture(path, at_least=(LONGEST, LONGEST))
             photo.thumbnail((LONGEST, LONGEST))
-            if min(photo.size) < config.SMALLEST_SIDE:
+            if min(photo.size) < config.VGG_LEAST_SIDE:
                 raise InputError(f"{path} is too small or too long: of {photo.width} x {photo.height} pixels")
             photos.append(np.asarray(photo))
         except InputError as error:
@@ -213,10 +213,7 @@ class StyleTraining:
         self.courses = [Course([self.styles], STYLES_RATE * options.learning_rate)]
         if not options.keep_network:
             self.courses.append(Course(self.network.trainable_variables, options.learning_rate))
-        self.look = {
-            depth: tf.function(functools.partial(self.judge, depth), autograph=False)
-            for depth in range(1, 1 + len(self.courses))
-        }
+        self.look = tf.function(self.judge, autograph=False)
         self.about = self.describe()
 
     def describe(self):
@@ -251,12 +248,12 @@ class StyleTraining:
     def all_variables(self):
         return [x for course in self.courses for x in (*course.variables, *course.optimizer.variables)]
 
-    def judge(self, depth, photo, which, content, statistics):
-        """Return the loss of what the network makes of a photo, TERMS, and its gradient for the first `depth` courses.
+    def judge(self, photo, which, content, statistics):
+        """Return the loss of what the network makes of a photo, TERMS, and its gradient for each course.
 
         `photo` is 1 x CROP x CROP x 3 in the painting's colours.
         """
-        variables = [[variable.value for variable in course.variables] for course in self.courses[:depth]]
+        variables = [[variable.value for variable in course.variables] for course in self.courses]
         with tf.GradientTape() as tape:
             picture = self.network([photo, tf.gather(self.styles.value, which)])
             terms = self.teacher.loss(picture, {"content": content, "style": statistics})
@@ -271,18 +268,18 @@ class StyleTraining:
         depth = 1 if self.base and share < STYLES_ALONE else len(self.courses)
         rng = np.random.default_rng((self.options.seed, done))
         which = rng.integers(len(self.lessons), size=BATCH)
-        terms, gradients = zip(*(self.look_at(*self.choose_piece(rng, self.lessons[i]), i, depth) for i in which))
+        terms, gradients = zip(*(self.look_at(*self.choose_piece(rng, self.lessons[i]), i) for i in which))
         loss = np.mean(terms, 0)
         if not math.isfinite(loss[0]):
             raise InputError("the training diverged; try a lower --learning-rate")
-        for course, alike in zip(self.courses, zip(*gradients)):
+        for course, alike in zip(self.courses[:depth], zip(*gradients)):
             course.go_on((1 + math.cos(math.pi * share)) / 2, [sum(x) / BATCH for x in zip(*alike)])
         self.progress.losses.append(loss.tolist())
 
-    def look_at(self, photo, begun, i, depth):
+    def look_at(self, photo, begun, i):
         """Return what judge() finds of a piece of a photo, and of what is begun with, for the painting `i`."""
         content = self.teacher.content(photo[None])
-        return self.look[depth](begun[None], np.array([i], "int32"), content, self.lessons[i].statistics)
+        return self.look(begun[None], np.array([i], "int32"), content, self.lessons[i].statistics)
 
     def choose_piece(self, rng, lesson):
         """Return a piece of some photo, in its own colours and in the painting's.
@@ -339,6 +336,7 @@ class StyleTraining:
 
     def finish(self):
         """Write the network, the styles, a sheet and the losses; what the training would go on from is not needed."""
+        trainings.note("a search on a few pieces tells how near the network comes to it", self.options)
         network, judged = self.save_network(), self.compare_with_search()
         about = self.about | {"losses": judged, "finished": True}
         self.draw_sheet()

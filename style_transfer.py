@@ -7,8 +7,8 @@
 A picture is searched for whose features in VGG resemble the photo's, and whose colours, edges and statistics of those
 features, wherever they occur, resemble the painting's (after Gatys, Ecker & Bethge 2016). Without a photo it is
 texture synthesis (Gatys et al. 2015); without a painting, the photo is made again from noise and one layer's
-features (Mahendran & Vedaldi 2015). The search goes from coarse to fine. With --learned there is no search: a small
-network that train_style.py has taught a painting makes the picture at once (Johnson et al. 2016).
+features (Mahendran & Vedaldi 2015). The search goes from coarse to fine. With --learned there is no search, or with
+--refine a short one: a small network that was taught a painting makes the picture at once (Johnson et al. 2016).
 """
 
 import command_line  # first, since it puts Ctrl-C in a line from here on
@@ -51,24 +51,26 @@ def parse_arguments(words=None):
 
 PHOTO_ONLY = ("content_layers", "content_weight", "keep_colors", "published_losses", "each")
 STYLE_ONLY = ("style_layers", "style_loss", "layer_weights", "style_weight", "style_scale", "style_weights", "each")
-NOT_OF_STYLES = (  # what a learned style has settled
+SETTLED = (
     *("layer", "pooling", "convnet", "iterations", "init", "scales", "style_layers", "style_loss", "style_scale"),
-    *("style_weights", "published_losses", "weights", "each"),
+    *("style_weights", "published_losses", "each"),
 )
 SEARCH_ONLY = (
-    *NOT_OF_STYLES,
     *("optimizer", "learning_rate", "content_layers", "layer_weights", "content_weight", "style_weight", "tv_weight"),
-    *("save_every", "plot", "gif"),
+    *("save_every", "plot", "gif", "weights"),
 )
+# What is of no use to each task, and why.
 WITHOUT_USE = {
-    "learned": (SEARCH_ONLY, "with --learned, unless there is --refine: nothing is searched for"),
-    "refined": (NOT_OF_STYLES, "with --learned: the style was learned without"),
-    "texture": (PHOTO_ONLY, "without a photo and a painting"),
-    "gram texture": (PHOTO_ONLY, "without a photo and a painting"),
-    "layer": (
-        ("content_layers", "published_losses", "keep_colors", *STYLE_ONLY),
-        "without a photo and a painting",
-    ),
+    "learned": {
+        "with --learned: what was learned settles it": SETTLED,
+        "with --learned, unless --refine has a search follow": SEARCH_ONLY,
+    },
+    "refined": {"with --learned: what was learned settles it, and --refine tells the steps": SETTLED},
+    "texture": {"without a photo and a painting": PHOTO_ONLY},
+    "gram texture": {"without a photo and a painting": PHOTO_ONLY},
+    "layer": {
+        "without a photo and a painting": ("content_layers", "published_losses", "keep_colors", *STYLE_ONLY),
+    },
 }
 
 
@@ -90,8 +92,7 @@ def main():
 def options_of(arguments):
     """Return the options of a command line, in its place the defaults of what it asks for. Raises InputError."""
     task = which_task(arguments)
-    useless, why = WITHOUT_USE.get(task, ((), ""))
-    for name in useless:
+    for why, name in ((why, name) for why, names in WITHOUT_USE.get(task, {}).items() for name in names):
         if command_line.was_given(arguments, name):
             raise errors.InputError(f"--{name.replace('_', '-')} is of no use {why}")
     options = command_line.collect(config.Style, arguments, config.STYLE_DEFAULTS[task])
@@ -132,8 +133,8 @@ def check(options, task):
     """Raise InputError for an option that makes no sense."""
     if not options.learned and (options.strength != 1 or options.refine or not options.size):
         raise errors.InputError("--strength, --refine and --size 0, the photo's own size, go with --learned")
-    if 0 < options.size < config.SMALLEST_SIDE:
-        raise errors.InputError(f"--size must be at least {config.SMALLEST_SIDE}, or 0 for the photo's own")
+    if 0 < options.size < config.VGG_LEAST_SIDE:
+        raise errors.InputError(f"--size must be at least {config.VGG_LEAST_SIDE}, or 0 for the photo's own")
     for text in options.learned:
         naming.weighted(text, "--learned")
     if (task, options.init) == ("layer", "style") or ("texture" in task and options.init == "content"):
@@ -275,7 +276,8 @@ def paint(content, result, options, keep_unfinished=False):
         if not keep_unfinished or search.picture is None:
             raise
         unfinished = errors.Interrupted(f"interrupted; {result} is the picture so far")
-    about = provenance.of_result(options.seed, weights=studio.source, source=str(content))
+    styles = {"styles": " ".join(options.learned)} if options.learned else {}
+    about = provenance.of_result(options.seed, weights=studio.source, source=str(content), **styles)
     save_extras(search, result, options, about)
     # The picture comes last: where it is, all is done.
     imaging.save_picture(result, search.finished(), about, imaging.kept_exif(content) if content else None)
@@ -317,9 +319,13 @@ def paint_at_once(content, result, options):
 
 def open_studio(options):
     """Return what all photos share; a style's statistics go with the weights that they were taken with."""
-    if options.learned:
-        options = dataclasses.replace(options, weights=open_easel(options).style.weights)
-    return style_search.open_studio(options)
+    if not options.learned:
+        return style_search.open_studio(options)
+    weights = open_easel(options).style.weights
+    try:
+        return style_search.open_studio(dataclasses.replace(options, weights=options.weights or weights))
+    except errors.InputError as error:
+        raise errors.InputError(f"--refine needs VGG16 with the weights {weights}, as the style: {error}") from error
 
 
 def open_easel(options):

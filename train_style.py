@@ -8,9 +8,9 @@ The network sees pieces of photos and is told by the loss of style_transfer.py h
 (Johnson, Alahi & Fei-Fei 2016). Of several paintings it learns all, each by numbers of its own (Dumoulin, Shlens &
 Kudlur 2017), and they can be mixed.
 
-Writes into trained/styles/PAINTING: network.npz, style.npz and meta.json, which tells what it was learned from;
-sheet.png, which shows every few minutes what becomes of three of the photos; loss.csv and loss.png. Of several
-paintings, each has a folder in there. Interrupt it when you like; the same command with --resume goes on.
+Writes into trained/styles/PAINTING: style.npz and, unless --keep-network, network.npz; meta.json, which tells what it
+was learned from; sheet.png, which shows every few minutes what becomes of three of the photos; loss.csv and loss.png.
+Of several paintings, each has a folder in there. Interrupt it when you like; the same command with --resume goes on.
 """
 
 import command_line  # first, since it puts Ctrl-C in a line from here on
@@ -46,12 +46,15 @@ def main():
     if source.resolve() in (folder.resolve(), *folder.resolve().parents):
         raise errors.InputError(f"{folder} is among the photos; give another folder with --output")
     check_folder(folder, options)
+    base = base_of(options)
+    if base and folder.resolve() in (base.resolve(), base.resolve().parent):
+        raise errors.InputError(f"{base} is what --base begins with, and would be replaced; give another --output")
     for path in paintings:
         style_training.read_painting(path, options.size)
     photos, refused = style_training.read_photos(source, options.seed)
     disk.check_writable(folder / learned_styles.META)
     device = hardware.use_precision(options.precision, "convolutions")
-    training = style_training.StyleTraining(folder, paintings, photos, base_of(options), options)
+    training = style_training.StyleTraining(folder, paintings, photos, base, options)
     if not options.quiet:
         print(f"device: {device}; vgg16 with the weights {training.teacher.source}", file=sys.stderr)
     for line in refused:
@@ -84,7 +87,7 @@ def check(arguments, options):
     if options.base and options.from_scratch:
         raise errors.InputError("--base and --from-scratch exclude each other")
     if options.keep_network and base_of(options) is None:
-        raise errors.InputError("--keep-network needs a network to begin with: give one with --base")
+        raise errors.InputError("--keep-network needs a network to begin with, from --base or in trained/styles")
     if options.base and not pathlib.Path(options.base).exists():
         raise errors.InputError(f"{options.base} does not exist; --base takes a style's folder, or its network.npz")
     if options.steps and command_line.was_given(arguments, "minutes"):

@@ -5,8 +5,8 @@
         --variants "today=" "calm=--content-weight 0.5" "grey=--keep-colors luminance"
 
 Each photo and each painting is in a pair, the shorter list begun anew where it ends. A variant is a name and flags of
-style_transfer.py; {painting} among them is the painting's name, as in --learned {painting}, and then nothing is
-searched for. Pictures, the sheet and figures.csv go to --output; what is there already is not painted again.
+style_transfer.py; where these name {painting}, as in --learned {painting}, the painting's name is put there, and no
+--style is given. Pictures, the sheet and figures.csv go to --output; what is there already is not painted again.
 Variants whose names are alike up to a colon, such as new:0.1 and new:0.5, are joined by a line in curves.png: for each
 pair the distance to the painting (the geometric mean of the four below) over the structure.
 
@@ -37,6 +37,7 @@ from matplotlib.figure import Figure
 from skimage.color import rgb2lab
 
 import imaging
+import naming
 
 PROJECTIONS, QUANTILES = 128, 1000
 MOST_PATCHES = 20_000  # of a picture, chosen at random
@@ -150,7 +151,11 @@ def options_of(photo, painting, flags, size):
 
 def result_of(photo, painting, name, flags, size, output):
     """Name a picture after all that it is made of: what was made otherwise is not taken for it."""
-    made_of = zlib.crc32(repr([str(photo.resolve()), options_of(photo, painting.resolve(), flags, size)]).encode())
+    import learned_styles
+
+    options = options_of(photo, painting.resolve(), flags, size)
+    styles = [learned_styles.load_style(naming.weighted(text)[0]).checksum for text in options.learned]
+    made_of = zlib.crc32(repr([str(photo.resolve()), options, *styles]).encode())
     return output / f"{name}_{size}" / f"{photo.stem}__{painting.stem}_{made_of:08x}.png"
 
 

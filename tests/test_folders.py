@@ -407,7 +407,8 @@ def test_a_folder_from_before_there_was_a_choice_of_losses_goes_on_with_the_loss
     gram = ("--style-loss", "gram")
     paint(album, output, *gram)
     recipe = json.loads((output / "recipe.json").read_text())
-    del recipe["style_loss"]
+    for name in ("style_loss", "strength", "refine"):
+        del recipe[name]
     (output / "recipe.json").write_text(json.dumps(recipe))
     assert "--style-loss gram, now covariance" in paint(album, output, status=2).stderr
     paint(album, output, *gram)

@@ -61,10 +61,14 @@ def test_strips_make_the_same_picture_as_the_whole(shape, network, monkeypatch):
 
 
 def test_a_flat_sky_in_strips_shows_no_seam(network, monkeypatch):
+    sky = np.full((128, 64, 3), 200, "float32")
+    sky[8:16, 20:30] = 90  # a bird, in the first strip
+    whole = painting_network.paint(network, sky, random_style())
     monkeypatch.setattr(painting_network, "WHOLE", 0)
     monkeypatch.setattr(painting_network, "STRIP", 2**14)
-    picture = painting_network.paint(network, np.full((96, 64, 3), 200, "float32"), random_style())
-    assert np.ptp(picture, axis=(0, 1)).max() < 0.1
+    picture = painting_network.paint(network, sky, random_style())
+    np.testing.assert_allclose(picture, whole, atol=1e-2)
+    assert np.ptp(picture[96:], axis=(0, 1)).max() < 0.1
 
 
 def test_a_style_gives_each_channel_its_mean_and_deviation():
@@ -106,7 +110,7 @@ def test_a_style_keeps_the_paintings_statistics(two, vgg):
 def test_refining_goes_on_from_there_as_the_search_does(two, photo, tmp_path):
     flags = ("--learned", two / "wave", "--size", 96, "--precision", "float32")
     begun = results(run("style_transfer.py", photo, *flags, "--refine", 1, "--output", tmp_path / "a.png").stdout)
-    more = ("--refine", 8, "--plot", "--gif", "--keep-colors", "luminance", "--output", tmp_path / "b.png")
+    more = ("--refine", 8, "--plot", "--gif", "--compare", "--output", tmp_path / "b.png")
     refined = results(run("style_transfer.py", photo, *flags, *more).stdout)
     assert begun["steps"] == "1" and refined["steps"] == "8"
     assert float(refined["loss"]) < float(begun["loss"])
@@ -114,6 +118,10 @@ def test_refining_goes_on_from_there_as_the_search_does(two, photo, tmp_path):
     run("style_transfer.py", photo, *flags, "--output", tmp_path / "c.png")
     at_once, first = pixels(tmp_path / "c.png"), pixels(tmp_path / "a.png")
     assert 0 < np.abs(first - at_once).mean() < np.abs(pixels(tmp_path / "b.png") - at_once).mean()
+    half = ("--refine", 1, "--strength", 0.5, "--output", tmp_path / "d.png")
+    run("style_transfer.py", photo, *flags, *half)
+    of_photo = imaging.resize_picture(pixels(photo), 96, 72)
+    np.testing.assert_allclose(pixels(tmp_path / "d.png"), (first + of_photo) / 2, atol=1.5)
 
 
 def test_a_painting_learned_by_its_numbers_alone_mixes_with_the_others(two, photo, tmp_path):
@@ -130,6 +138,15 @@ def test_a_painting_learned_by_its_numbers_alone_mixes_with_the_others(two, phot
         *("style_transfer.py", photo, "--size", 64, "--output", tmp_path / "a.png", "--learned"),
         *(f"{tmp_path / 'styles/beside'}=2", tmp_path / "styles/starry_night"),
     )
+
+
+def test_what_a_training_begins_with_is_not_replaced(two, tmp_path):
+    shutil.copytree(two, tmp_path / "styles")
+    folder = tmp_path / "styles/wave"
+    before = (folder / "style.npz").read_bytes()
+    command = ("train_style.py", OTHER, *QUICK[:-1], "--base", folder, "--overwrite", "--output", folder)
+    assert "would be replaced" in run(*command, status=2).stderr
+    assert (folder / "style.npz").read_bytes() == before
 
 
 def test_a_training_tells_what_a_search_comes_to(two):
@@ -267,6 +284,7 @@ def test_minutes_become_steps_once_the_first_ones_tell(monkeypatch):
         ((PAINTING, "--photos", "nowhere"), "there is no folder nowhere"),
         ((PAINTING, "--base", "a.npz", "--from-scratch"), "exclude each other"),
         ((PAINTING, "--base", "a.npz"), "a.npz does not exist"),
+        ((PAINTING, "--base", ROOT / "docs"), "neither a learned style nor network.npz"),
         ((PAINTING, "--steps", 3, "--minutes", 3), "exclude each other"),
         ((PAINTING, "--photos", ROOT / "docs"), "no photo to learn on"),
         ((ROOT / "README.md",), "README.md is not a picture"),
@@ -290,8 +308,8 @@ def test_one_colour_is_nothing_to_learn(tmp_path):
         (("--learned", "wave=-1"), "takes NAME=WEIGHT"),
         (("--learned", "a", "--style", PAINTING), "and no --style"),
         (("--learned", "a", "--iterations", 3), "--iterations is of no use with --learned"),
-        (("--learned", "a", "--content-weight", 3), "unless there is --refine"),
-        (("--learned", "a", "--refine", 3, "--scales", 2), "the style was learned without"),
+        (("--learned", "a", "--content-weight", 3), "unless --refine"),
+        (("--learned", "a", "--refine", 3, "--scales", 2), "what was learned settles it"),
         (("--style", PAINTING, "--refine", 3), "go with --learned"),
         (("--style", PAINTING, "--strength", 0.5), "go with --learned"),
         (("--style", PAINTING, "--size", 0), "go with --learned"),
@@ -355,5 +373,7 @@ def test_styles_of_two_networks_are_not_mixed(two, tmp_path):
         learned_styles.load_style(tmp_path / "copy/wave")
     style = learned_styles.load_style(two / "wave")
     other = dataclasses.replace(style, network=tmp_path / "copy/network.npz")
+    with pytest.raises(errors.InputError, match="different --weights"):
+        learned_styles.mixed([style, dataclasses.replace(style, weights="imagenet")], [1, 1])
     with pytest.raises(errors.InputError, match="only those of one"):
         learned_styles.mixed([style, other], [1, 1])
