@@ -49,6 +49,7 @@ def main():
     base = base_of(options)
     if base and folder.resolve() in (base.resolve(), base.resolve().parent):
         raise errors.InputError(f"{base} is what --base begins with, and would be replaced; give another --output")
+    learned_styles.beginning(base)  # while nothing is written yet
     for path in paintings:
         style_training.read_painting(path, options.size)
     photos, refused = style_training.read_photos(source, options.seed)
