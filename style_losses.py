@@ -25,6 +25,15 @@ def statistics(features, layer, kind):
     return [covariance, mean, *(edges(features) if layer == config.PIXELS else ())]
 
 
+def statistics_of(features, options):
+    """Return f(picture) -> the statistics of each style layer, whose features `features(picture)` lists."""
+
+    def of_picture(picture):
+        return [statistics(x, layer, options.style_loss) for x, layer in zip(features(picture), options.style_layers)]
+
+    return of_picture
+
+
 def moments(features):
     """Return the mean Gram matrix C x C of features 1 x h x w x C, and their mean 1 x C."""
     _, height, width, channels = ops.shape(features)

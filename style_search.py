@@ -270,12 +270,7 @@ class Studio:
             loss = style_losses.reconstruction_loss(extractor(content_layers), options)
         else:
             features = extractor(options.style_layers)
-            self.statistics = vision.for_any_size(
-                lambda picture: [
-                    style_losses.statistics(x, layer, options.style_loss)
-                    for x, layer in zip(features(picture), options.style_layers)
-                ]
-            )
+            self.statistics = vision.for_any_size(style_losses.statistics_of(features, options))
             layers = [*content_layers, *options.style_layers]
             loss = style_losses.style_transfer_loss(extractor(layers), options)
         self.evaluate = vision.value_and_gradient(loss)

@@ -136,14 +136,8 @@ class Teacher:
         loss = dataclasses.replace(config.Style(), content_weight=options.content_weight)
         model, self.source = networks.load_vgg("vgg16", options.weights)
         extractor = functools.partial(vision.feature_extractor, model, pooling=loss.pooling)
-        features = extractor(loss.style_layers)
         self.content = vision.for_any_size(extractor(loss.content_layers))
-        self.statistics = vision.for_any_size(
-            lambda picture: [
-                style_losses.statistics(x, layer, loss.style_loss)
-                for x, layer in zip(features(picture), loss.style_layers)
-            ]
-        )
+        self.statistics = vision.for_any_size(style_losses.statistics_of(extractor(loss.style_layers), loss))
         everything = extractor([*loss.content_layers, *loss.style_layers])
         self.loss = style_losses.style_transfer_loss(everything, loss)
         self.evaluate = vision.value_and_gradient(self.loss)

@@ -1,6 +1,6 @@
 """Teach a small network to paint as a painting is painted; style_transfer.py --learned then paints a photo at once.
 
-    python train_style.py images/style/wave.jpg --minutes 30
+    python train_style.py images/style/hubble_deep_field.jpg --minutes 30
     python train_style.py mypainting.jpg --photos holiday/
     python train_style.py wave.jpg scream.jpg --photos holiday/ --output trained/styles/both
 
