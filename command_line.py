@@ -144,6 +144,14 @@ def collect(options, arguments, base=None):
     return made
 
 
+def check_sharing(options, shared, what):
+    """Raise InputError where --workers or --scheduler is given, and there are not several things to be done."""
+    if options.workers and options.scheduler:
+        raise InputError("--workers are processes here, and --scheduler has workers of its own: not both")
+    if (options.workers or options.scheduler) and not shared:
+        raise InputError(f"--workers and --scheduler share out {what}")
+
+
 def was_given(arguments, name):
     """Say whether a flag was given: 0 is a value, and an absent or false one is none."""
     value = getattr(arguments, name, None)

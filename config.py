@@ -214,6 +214,12 @@ class Train(Common):
         "go on with a training: after an interruption exactly as without one, and with more --epochs beyond its end "
         "(or with fewer, down to those that are done)",
     )
+    workers: int | None = option(
+        None, "share all classes of digits out among so many processes on this machine", least=1, most=256
+    )
+    scheduler: str | None = option(
+        None, "or among the workers of the Dask cluster whose scheduler this is: tcp://HOST:8786", metavar="ADDRESS"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,6 +284,12 @@ class Photos(Common):
         metavar="WHICH",
     )
     gif: bool = option(False, "also write a GIF of how the picture came about")
+    workers: int | None = option(
+        None, "share the work on many pictures out among so many processes on this machine", least=1, most=256
+    )
+    scheduler: str | None = option(
+        None, "or among the workers of the Dask cluster whose scheduler this is: tcp://HOST:8786", metavar="ADDRESS"
+    )
 
 
 VGG_LEAST_SIDE = 32  # pixels of a picture; the fifth block of VGG sees two by two places of it

@@ -69,6 +69,7 @@ def main():
     photo = arguments.photo
     check_photo(photo)
     options = options_of(arguments)
+    command_line.check_sharing(options, photo.is_dir(), "a folder of photos")
     if photo.is_dir():
         dream_many(photo, options)
     else:

@@ -5,6 +5,7 @@ In goes a data set (datasets.py), out come model_<class>.keras, meta.json and lo
 
 import concurrent.futures
 import dataclasses
+import functools
 import queue
 import sys
 import threading
@@ -26,7 +27,10 @@ import provenance
 import recurrent
 import trainings
 import util
+from command_line import lazy_import
 from errors import InputError, Interrupted, PartlyDone, describe
+
+cluster = lazy_import("cluster")
 
 
 def train(source, digit, preset, recipe, options, name):
@@ -43,13 +47,10 @@ def train(source, digit, preset, recipe, options, name):
     about |= {flag: getattr(options, flag) for flag in ("seed", "num_images", "validation_split", "patience")}
     about |= {"precision": keras.config.dtype_policy().name, "data_crc32": fingerprint(images, labels)}
     training = trainings.find_folder(lambda folder: Training(about, recipe, options, folder, classes), options, name)
-    for label in training.waiting:
-        own = images[labels == label]
-        training.add(label, *prepare_pictures(own, recipe, options), available=len(own))
     if training.finished:
         trainings.note(training.finished, options)
     else:
-        training.execute()
+        training.execute({label: images[labels == label] for label in training.waiting})
     print(f"models: {training.folder}")
     trainings.print_figures(training.figures(classes))
     try:
@@ -78,10 +79,16 @@ def check_pictures(label, count, options):
         raise InputError(f"--validation-split would hold out {held_out} of the {count} pictures of class {label}")
 
 
+def count_trained(available, options):
+    """Return on how many pictures of a class it is trained, of those that there are."""
+    count = min(available, options.num_images or available)
+    return count - round(count * options.validation_split)
+
+
 def prepare_pictures(images, recipe, options):
     """Return one class's training sequences, uint8 V x N x T (V moved copies), and those held out, N x T."""
+    kept = count_trained(len(images), options)
     images = np.random.default_rng(options.seed).permutation(images[: options.num_images])
-    kept = len(images) - round(len(images) * options.validation_split)
     copies = util.shifted_copies(images[:kept], recipe.shift)
     training = np.stack([util.to_sequences(copy, recipe.size, recipe.levels) for copy in copies])
     return training, util.to_sequences(images[kept:], recipe.size, recipe.levels)
@@ -105,10 +112,7 @@ class Training:
         self.recipe, self.options, self.folder = recipe, options, folder
         self.meta = about | {"versions": provenance.versions(), "classes": {}}
         self.opened = time.time()
-        self.tasks = {}
         self.duration = self.finished = None
-        self.lock = threading.Lock()
-        self.stop = threading.Event()
         self.begin(classes)
 
     # The folder
@@ -128,8 +132,8 @@ class Training:
             kept = self.find_kept(classes, earlier) if earlier else {}
             kept = {label: entry for label, entry in kept.items() if int(label) not in classes}
             for label in classes:
-                self.checkpoint(label).unlink(missing_ok=True)
-                self.model_path(label).unlink(missing_ok=True)
+                checkpoint(self.folder, label).unlink(missing_ok=True)
+                model_path(self.folder, label).unlink(missing_ok=True)
         if self.waiting:
             self.meta["classes"] = kept | {str(label): kept.get(str(label), {}) for label in self.waiting}
             disk.write_json(path, self.meta)
@@ -146,12 +150,12 @@ class Training:
             for label in classes:
                 trainings.check_epochs(self.folder, self.epochs_done(label, entries[label] or {}), self.recipe.epochs)
         waiting = [label for label in classes if not is_finished(entries[label] or {}, self.recipe.epochs)]
-        if any(entries[label] and not self.checkpoint(label).exists() for label in waiting):
+        if any(entries[label] and not checkpoint(self.folder, label).exists() for label in waiting):
             raise trainings.no_checkpoint(self.folder)
         return waiting
 
     def epochs_done(self, label, entry):
-        path = self.checkpoint(label)
+        path = checkpoint(self.folder, label)
         return len(trainings.Progress.load(path).losses) if path.exists() else entry.get("epochs", 0)
 
     def find_kept(self, classes, earlier):
@@ -181,48 +185,69 @@ class Training:
         return trainings.finished_line(self.folder, epochs, stopped, self.has_checkpoints(classes), self.options)
 
     def has_checkpoints(self, classes):
-        return all(self.checkpoint(label).exists() for label in classes)
-
-    def model_path(self, label):
-        return self.folder / f"model_{label}.keras"
-
-    def checkpoint(self, label):
-        return self.folder / f"checkpoint_{label}.npz"
+        return all(checkpoint(self.folder, label).exists() for label in classes)
 
     # The work
 
-    def add(self, label, pictures, held_out, available):
-        """Take a class: its training sequences V x N x T, those held out N x T, and how many pictures it has in all."""
-        self.tasks[label] = (pictures, held_out, available)
-
-    def execute(self):
-        """Train all classes that were added, one on each core. Raises what went wrong, the classes in flight kept."""
+    def execute(self, pictures):
+        """Train classes on these pictures of each. Raises what went wrong, the classes in flight kept."""
         begun = time.monotonic()
-        progress = {label: self.first_progress(label) for label in self.tasks}
-        resumed = any(one.losses for one in progress.values())
-        images = {label: self.tasks[label][0].shape[1] for label in self.tasks}
-        total = sum(images[label] * self.recipe.epochs for label in self.tasks)
-        done = sum(images[label] * len(progress[label].losses) for label in self.tasks)
-        workers = 1 if hardware.has_gpu() else max(1, min(hardware.cpu_count(), len(self.tasks)))
-        self.trainers = queue.SimpleQueue()
-        for _ in range(workers):
-            self.trainers.put(build_trainer(self.recipe))
-        judge = util.build_rnn(**network_options(self.recipe), dtype="float32")
-        self.score = recurrent.make_scorer(judge, self.recipe.context)
-        disable = True if self.options.quiet else None
-        with (
-            tqdm.tqdm(total=total, initial=done, unit="image", disable=disable, smoothing=0.02) as self.bar,
-            concurrent.futures.ThreadPoolExecutor(workers) as pool,
-        ):
-            futures = [pool.submit(self.train_class, label, progress[label]) for label in self.tasks]
+        done = {label: self.epochs_done(label, {}) for label in pictures}
+        images = {label: count_trained(len(own), self.options) for label, own in pictures.items()}
+        total = sum(images.values()) * self.recipe.epochs
+        initial = sum(images[label] * done[label] for label in pictures)
+        apart = self.options.workers or self.options.scheduler
+        with tqdm.tqdm(
+            total=total, initial=initial, unit="image", disable=True if self.options.quiet else None, smoothing=0.02
+        ) as bar:
             try:
-                for future in concurrent.futures.as_completed(futures):
-                    future.result()
+                for label, entry in (self.train_on_cluster if apart else self.train_here)(pictures, bar):
+                    # Another process may have finished a class of this folder in the meantime.
+                    self.meta["classes"] |= model_meta.load_meta(self.folder)["classes"] | {str(label): entry}
+                    disk.write_json(self.folder / "meta.json", self.meta)
             except BaseException as error:
-                self.stop.set()
-                pool.shutdown(cancel_futures=True)
                 self.explain(error)
-        self.duration = trainings.in_words(time.monotonic() - begun) + " since it went on" * resumed
+        self.duration = trainings.in_words(time.monotonic() - begun) + " since it went on" * any(done.values())
+
+    def train_here(self, pictures, bar):
+        """Train classes side by side, one on each core: yields (label, entry for meta.json)."""
+        count = 1 if hardware.has_gpu() else max(1, min(hardware.cpu_count(), len(pictures)))
+        workshop, lock = Workshop(self.recipe, self.options, self.folder, count), threading.Lock()
+
+        def advance(images, loss):
+            with lock:
+                bar.update(images)
+                bar.set_postfix(loss=f"{loss:.1f} nats", refresh=False)
+
+        progress = {label: first_progress(label, self.recipe, self.options, self.folder) for label in pictures}
+        with concurrent.futures.ThreadPoolExecutor(count) as pool:
+            try:
+                futures = [
+                    pool.submit(workshop.train, label, own, progress[label], advance) for label, own in pictures.items()
+                ]
+                for future in concurrent.futures.as_completed(futures):
+                    yield future.result()
+            finally:
+                workshop.stop.set()
+                pool.shutdown(cancel_futures=True)
+
+    def train_on_cluster(self, pictures, bar):
+        """Train classes on the workers of a cluster, each on one: yields (label, entry for meta.json)."""
+        for label in pictures:  # here, since on a worker Dask's threads draw from the same random numbers in between
+            if not checkpoint(self.folder, label).exists():
+                first_progress(label, self.recipe, self.options, self.folder).save(checkpoint(self.folder, label))
+        source, folder = self.meta["source"], self.folder.resolve()
+        inspection = ("what_is_missing", (source, self.options.data, self.meta["data_crc32"], folder))
+        lessons = (self.recipe, dataclasses.replace(self.options, quiet=True), folder, self.meta["precision"])
+        with cluster.open_crew(self.options, cluster.Call("digit_training", *inspection)) as crew:
+            crew.listen(bar.update)
+            calls = (
+                (label, cluster.Call("digit_training", "train_there", (source, label, *lessons))) for label in pictures
+            )
+            for label, entry in crew.results(calls):
+                if isinstance(entry, cluster.Lost):
+                    raise PartlyDone(f"class {label}: {entry}; --resume goes on")
+                yield label, entry
 
     def explain(self, error):
         """Raise what the user should read when the training ends early."""
@@ -234,91 +259,6 @@ class Training:
         if isinstance(error, OSError) and finished:
             raise PartlyDone(f"{describe(error)}; {finished} classes are done, --resume goes on") from error
         raise error
-
-    def first_progress(self, label):
-        """Read a class's checkpoint, or draw its first weights."""
-        if self.checkpoint(label).exists():
-            try:
-                return trainings.Progress.load(self.checkpoint(label))
-            except InputError as error:
-                raise InputError(f"{error}; delete it to train class {label} anew") from error
-        keras.utils.set_random_seed(self.options.seed * 1000 + label)
-        return trainings.Progress(
-            [variable.numpy() for variable in trainings.variables_of(build_trainer(self.recipe))], [], []
-        )
-
-    def train_class(self, label, progress):
-        """Train one class to its end, with a checkpoint after every epoch, and write its model."""
-        pictures, held_out, available = self.tasks[label]
-        trainer = self.trainers.get()
-        try:
-            while not progress.is_over(self.recipe.epochs, self.options.patience):
-                trainings.put_variables(trainer, progress.variables)
-                loss = self.train_epoch(trainer, pictures, label, len(progress.losses))
-                if self.stop.is_set():
-                    return
-                if not np.isfinite(loss):
-                    raise InputError(f"the training of class {label} diverged; try a lower --learning-rate")
-                progress.variables = [variable.numpy() for variable in trainings.variables_of(trainer)]
-                progress.losses.append(loss)
-                if len(held_out):
-                    progress.validation_losses.append(-self.mean_log_likelihood(trainer, held_out))
-                    if self.options.patience and progress.validation_losses[-1] == min(progress.validation_losses):
-                        progress.best = progress.variables
-                progress.save(self.checkpoint(label))
-            trainings.put_variables(trainer, progress.best or progress.variables)
-            self.finish_class(label, trainer, progress, pictures.shape[1], available)
-        finally:
-            self.trainers.put(trainer)
-
-    def train_epoch(self, trainer, pictures, label, epoch):
-        """Run over a class's pictures once, in an order that seed, class and epoch decide; return nats a picture."""
-        copies, count, length = pictures.shape
-        rng = np.random.default_rng([self.options.seed, label, epoch])
-        order, copy = rng.permutation(count), rng.integers(0, copies, count)
-        size = min(self.recipe.batch_size, count)
-        batches = -(-count // size)
-        total = 0.0
-        for batch in range(batches):
-            if self.stop.is_set():
-                break
-            # The last batch is filled up with pictures of weight 0, so that one compiled shape serves all.
-            chosen = np.resize(order[batch * size : (batch + 1) * size], size)
-            real = min(size, count - batch * size)
-            weight = (np.arange(size) < real) * np.float32(size / real)
-            tokens = pictures[copy[chosen], chosen].astype("int32")
-            trainer.optimizer.learning_rate = trainings.learning_rate(
-                self.recipe, epoch * batches + batch, self.recipe.epochs * batches
-            )
-            trainer.reset_metrics()
-            loss = float(trainer.train_on_batch(tokens, tokens, sample_weight=weight[:, None]))
-            total += loss * real * length
-            with self.lock:
-                self.bar.update(real)
-                self.bar.set_postfix(loss=f"{loss * length:.1f} nats", refresh=False)
-        return total / count
-
-    def mean_log_likelihood(self, model, sequences):
-        return float(np.mean(recurrent.log_likelihoods(self.score, model, sequences)))
-
-    def finish_class(self, label, trainer, progress, trained_on, available):
-        """Write a class's model and enter it into meta.json."""
-        model = util.build_rnn(**network_options(self.recipe), dtype="float32")
-        model.set_weights(trainer.get_weights())
-        model_files.save_model(self.model_path(label), model)
-        entry = {"pictures": available, "trained_on": trained_on, "epochs": len(progress.losses)}
-        entry["stopped_early"] = progress.stopped_early(self.options.patience)
-        entry["train_log_likelihood"] = -progress.losses[-1]
-        if progress.validation_losses:
-            entry["validation_log_likelihood"] = (
-                -min(progress.validation_losses) if progress.best else -progress.validation_losses[-1]
-            )
-        entry["loss"] = [round(loss, 4) for loss in progress.losses]
-        entry["validation_loss"] = [round(loss, 4) for loss in progress.validation_losses]
-        with self.lock:
-            # Another process may have finished a class of this folder in the meantime.
-            self.meta["classes"] |= model_meta.load_meta(self.folder)["classes"] | {str(label): entry}
-            disk.write_json(self.folder / "meta.json", self.meta)
 
     # What came of it
 
@@ -360,6 +300,110 @@ class Training:
             figure.savefig(temporary, format="png", dpi=100, metadata=provenance.of_result(self.options.seed))
 
 
+def model_path(folder, label):
+    return folder / f"model_{label}.keras"
+
+
+def checkpoint(folder, label):
+    return folder / f"checkpoint_{label}.npz"
+
+
+def first_progress(label, recipe, options, folder):
+    """Read a class's checkpoint, or draw its first weights."""
+    if checkpoint(folder, label).exists():
+        try:
+            return trainings.Progress.load(checkpoint(folder, label))
+        except InputError as error:
+            raise InputError(f"{error}; delete it to train class {label} anew") from error
+    keras.utils.set_random_seed(options.seed * 1000 + label)
+    return trainings.Progress([variable.numpy() for variable in trainings.variables_of(build_trainer(recipe))], [], [])
+
+
+class Workshop:
+    """Where classes are trained, each by one of `count` trainers, a compiled network with its optimizer."""
+
+    def __init__(self, recipe, options, folder, count):
+        self.recipe, self.options, self.folder = recipe, options, folder
+        self.trainers, self.stop = queue.SimpleQueue(), threading.Event()
+        for _ in range(count):
+            self.trainers.put(build_trainer(recipe))
+        judge = util.build_rnn(**network_options(recipe), dtype="float32")
+        self.score = recurrent.make_scorer(judge, recipe.context)
+
+    def train(self, label, own, progress, advance, before_checkpoint=lambda: None):
+        """Train one class to its end, with a checkpoint after every epoch, and write its model.
+
+        `own` are its pictures, uint8 N x H x W; `advance` is told each batch's number of pictures and loss, in nats a
+        picture. Returns (label, what meta.json tells of it). Raises InputError where the training diverged.
+        """
+        pictures, held_out = prepare_pictures(own, self.recipe, self.options)
+        trainer = self.trainers.get()
+        try:
+            while not progress.is_over(self.recipe.epochs, self.options.patience):
+                trainings.put_variables(trainer, progress.variables)
+                loss = self.train_epoch(trainer, pictures, label, len(progress.losses), advance)
+                if self.stop.is_set():
+                    raise concurrent.futures.CancelledError
+                if not np.isfinite(loss):
+                    raise InputError(f"the training of class {label} diverged; try a lower --learning-rate")
+                progress.variables = [variable.numpy() for variable in trainings.variables_of(trainer)]
+                progress.losses.append(loss)
+                if len(held_out):
+                    progress.validation_losses.append(-self.mean_log_likelihood(trainer, held_out))
+                    if self.options.patience and progress.validation_losses[-1] == min(progress.validation_losses):
+                        progress.best = progress.variables
+                before_checkpoint()
+                progress.save(checkpoint(self.folder, label))
+            trainings.put_variables(trainer, progress.best or progress.variables)
+            return label, self.finish(label, trainer, progress, pictures.shape[1], len(own))
+        finally:
+            self.trainers.put(trainer)
+
+    def train_epoch(self, trainer, pictures, label, epoch, advance):
+        """Run over a class's pictures once, in an order that seed, class and epoch decide; return nats a picture."""
+        copies, count, length = pictures.shape
+        rng = np.random.default_rng([self.options.seed, label, epoch])
+        order, copy = rng.permutation(count), rng.integers(0, copies, count)
+        size = min(self.recipe.batch_size, count)
+        batches = -(-count // size)
+        total = 0.0
+        for batch in range(batches):
+            if self.stop.is_set():
+                break
+            # The last batch is filled up with pictures of weight 0, so that one compiled shape serves all.
+            chosen = np.resize(order[batch * size : (batch + 1) * size], size)
+            real = min(size, count - batch * size)
+            weight = (np.arange(size) < real) * np.float32(size / real)
+            tokens = pictures[copy[chosen], chosen].astype("int32")
+            trainer.optimizer.learning_rate = trainings.learning_rate(
+                self.recipe, epoch * batches + batch, self.recipe.epochs * batches
+            )
+            trainer.reset_metrics()
+            loss = float(trainer.train_on_batch(tokens, tokens, sample_weight=weight[:, None]))
+            total += loss * real * length
+            advance(real, loss * length)
+        return total / count
+
+    def mean_log_likelihood(self, model, sequences):
+        return float(np.mean(recurrent.log_likelihoods(self.score, model, sequences)))
+
+    def finish(self, label, trainer, progress, trained_on, available):
+        """Write a class's model, and return what meta.json tells of it."""
+        model = util.build_rnn(**network_options(self.recipe), dtype="float32")
+        model.set_weights(trainer.get_weights())
+        model_files.save_model(model_path(self.folder, label), model)
+        entry = {"pictures": available, "trained_on": trained_on, "epochs": len(progress.losses)}
+        entry["stopped_early"] = progress.stopped_early(self.options.patience)
+        entry["train_log_likelihood"] = -progress.losses[-1]
+        if progress.validation_losses:
+            entry["validation_log_likelihood"] = (
+                -min(progress.validation_losses) if progress.best else -progress.validation_losses[-1]
+            )
+        entry["loss"] = [round(loss, 4) for loss in progress.losses]
+        entry["validation_loss"] = [round(loss, 4) for loss in progress.validation_losses]
+        return entry
+
+
 def is_finished(entry, epochs):
     """Say whether what meta.json tells of a class is that of one trained for so many epochs, or to its best."""
     return bool(entry) and (entry["epochs"] >= epochs or was_stopped(entry))
@@ -383,3 +427,45 @@ def build_trainer(recipe):
     model.compile(keras.optimizers.Adam(recipe.learning_rate), loss, jit_compile=fused)
     model.optimizer.build(model.trainable_variables)
     return model
+
+
+# --- On a worker -------------------------------------------------------------------------------
+
+
+def what_is_missing(source, data, crc32, folder):
+    """Say what a worker does not see of what the command does: the pictures, the folder of the models; or None."""
+    if not folder.is_dir():
+        return f"it does not see {folder}"
+    images, labels = load_once(source, data)
+    return None if fingerprint(images, labels) == crc32 else f"it has other pictures of {source}"
+
+
+@functools.lru_cache(maxsize=1)
+def load_once(source, data):
+    return datasets.load_dataset(source, data)[:2]
+
+
+def train_there(source, label, recipe, options, folder, precision):
+    """Train one class on a worker, to its end; return what meta.json tells of it."""
+    images, labels = load_once(source, options.data)
+    workshop, trained = open_workshop(recipe, options, folder, precision), 0
+
+    def advance(images, loss):
+        nonlocal trained
+        trained += images
+
+    def before_checkpoint():
+        nonlocal trained
+        claim.check()
+        cluster.tell(trained)
+        trained = 0
+
+    with trainings.Claim(folder / f"checkpoint_{label}.lock") as claim:
+        progress = trainings.Progress.load(checkpoint(folder, label))
+        return workshop.train(label, images[labels == label], progress, advance, before_checkpoint)[1]
+
+
+@functools.lru_cache(maxsize=1)
+def open_workshop(recipe, options, folder, precision):
+    hardware.use_precision(precision, "training", recipe.batch_size)
+    return Workshop(recipe, options, folder, 1)

@@ -11,10 +11,12 @@ import dataclasses
 import errno
 import functools
 import glob
+import importlib
 import io
 import os
 import pathlib
 import shlex
+import socket
 import sys
 import time
 import typing
@@ -30,6 +32,7 @@ from imaging import CAMERA_KINDS, find_files, find_pictures, picture_endings, re
 from progress import FolderForecast
 from recipes import RECIPE, differences, read_recipe, refuse_differences, with_weights
 
+cluster = lazy_import("cluster")
 hardware = lazy_import("hardware")
 
 
@@ -100,16 +103,115 @@ DONE = ("done", "done before")
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # the next photo would meet it, too
 
 
-def apply_to_photos(task, jobs, summary, rows):
-    """Do each job, and keep a row about each in summary.csv: yields (job, row), whether it went well or not.
+def apply_to_photos(hands, jobs, summary, rows):
+    """Have each job done, and keep a row about each in summary.csv: yields (job, row), whether it went well or not.
 
     `rows` is what the summary holds before, a dict from key to row.
     """
-    for job in jobs:
-        rows[job.key()] = attempt(task, job)
-        hardware.return_freed_memory()
+    written, took = time.monotonic(), 0
+    try:
+        for job, row in hands.work(jobs):
+            rows[job.key()] = row
+            begun = time.monotonic()
+            if begun - written >= SPARING * took:
+                write_summary(summary, rows.values())
+                written = time.monotonic()
+                took = written - begun
+            yield job, row
+    finally:
         write_summary(summary, rows.values())
-        yield job, rows[job.key()]
+
+
+SPARING = (
+    20  # of tens of thousands of rows, no more than a twentieth of the time is spent on writing them all once more
+)
+
+
+class Alone:
+    """This process does the jobs, one after the other."""
+
+    at_once = 1
+
+    def __init__(self, craft, options):
+        self.craft, self.options = craft, options
+
+    def source(self):
+        """Return what the network's weights are, once what all jobs share is loaded."""
+        return self.craft.open_studio(self.options).source
+
+    def work(self, jobs):
+        """Do each job: yields (job, row)."""
+        for job in jobs:
+            row = attempt(self.craft.task, job)
+            hardware.return_freed_memory()
+            yield job, row
+
+
+class Together:
+    """The workers of a cluster do the jobs, each one at a time."""
+
+    def __init__(self, craft, options, crew):
+        self.craft, self.options, self.crew = craft, dataclasses.replace(options, quiet=True), crew
+
+    @property
+    def at_once(self):
+        return self.crew.members
+
+    def call(self, function, *arguments):
+        return cluster.Call("folders", function, (pathlib.Path(self.craft.script).stem, *arguments))
+
+    def source(self):
+        return self.crew.ask(self.call("source_of", self.craft.open_studio.__name__, self.options))
+
+    def work(self, jobs):
+        for job, row in self.crew.results((job, self.call_of(job)) for job in jobs):
+            if isinstance(row, cluster.Lost):
+                row = job.row("failed") | {"reason": str(row)}
+            yield job, row
+
+    def call_of(self, job):
+        way = dataclasses.replace(job.way, options=dataclasses.replace(job.way.options, quiet=True))
+        seen = job.made_of() if job.photo.exists() else None
+        return self.call("attempt_there", self.craft.task.__name__, dataclasses.replace(job, way=way), seen)
+
+
+@contextlib.contextmanager
+def hands_for(craft, jobs, output, recipe, options):
+    """Yield who does the jobs: this process alone, or a cluster."""
+    if not options.workers and not options.scheduler:
+        yield Alone(craft, options)
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    script = pathlib.Path(craft.script).stem
+    arguments = (script, craft.recipe_of.__name__, options, recipe, output, jobs[0].photo)
+    with cluster.open_crew(options, cluster.Call("folders", "what_is_missing", arguments)) as crew:
+        yield Together(craft, options, crew)
+
+
+def what_is_missing(script, recipe_of, options, recipe, output, photo):
+    """Say what a worker does not see of what the command does: the first photo, the paintings, the folder; or None."""
+    for path in (photo, output):
+        if not path.exists():
+            return f"it does not see {absolute(path)}"
+    here = getattr(importlib.import_module(script), recipe_of)(options)
+    said = differences(recipe, here)
+    return f"it sees other files ({'; '.join(said)})" if said else None
+
+
+def source_of(script, open_studio, options):
+    return getattr(importlib.import_module(script), open_studio)(options).source
+
+
+def attempt_there(script, task, job, seen):
+    """Do a job on a worker, where the command has `seen` the photo, as Job.made_of tells it; return its row."""
+    row = job.row("failed")
+    if not job.photo.exists():
+        return row | {"reason": f"the worker {socket.gethostname()} does not see it"}
+    if seen and job.made_of() != seen:
+        return row | {"reason": f"the worker {socket.gethostname()} sees another file of this name"}
+    row = attempt(getattr(importlib.import_module(script), task), job)
+    hardware.return_freed_memory()
+    return row
 
 
 def attempt(task, job):
@@ -144,16 +246,18 @@ def apply_to_folder(craft, photos, output, suffix, ways, options):
     jobs = name_results(photos, ways, output, suffix, rows)
     todo = [job for job in jobs if options.overwrite or not is_done(job, rows, recipe, craft)]
     check_writable(summary)
-    if todo:
-        recipe = with_weights(recipe, craft.open_studio(options).source)
-        if not options.overwrite:
-            refuse_another_recipe(output, rows, recipe, craft)
-    if not (options.quiet or options.overwrite):
-        say_what_is_done(jobs, todo, rows, craft)
-    mine = [RECIPE, summary.name, *(glob.escape(job.result.name) for job in todo)]
-    remove_leftovers(output, mine, started)
-    begin(output, jobs, todo, rows, with_weights(recipe, known and known["weights"]), options.overwrite)
-    failed = work_through(craft.task, todo, summary, rows, options)
+    with contextlib.ExitStack() as stack:
+        hands = stack.enter_context(hands_for(craft, todo, output, recipe, options)) if todo else None
+        if todo:
+            recipe = with_weights(recipe, hands.source())
+            if not options.overwrite:
+                refuse_another_recipe(output, rows, recipe, craft)
+        if not (options.quiet or options.overwrite):
+            say_what_is_done(jobs, todo, rows, craft)
+        mine = [RECIPE, summary.name, *(glob.escape(job.result.name) for job in todo)]
+        remove_leftovers(output, mine, started)
+        begin(output, jobs, todo, rows, with_weights(recipe, known and known["weights"]), options.overwrite)
+        failed = work_through(hands, todo, summary, rows, options) if todo else 0
     if len(todo) < len(jobs):
         print(f"done before: {len(jobs) - len(todo)}")
     print(f"summary: {summary}")
@@ -162,12 +266,13 @@ def apply_to_folder(craft, photos, output, suffix, ways, options):
         raise PartlyDone(f"{failed} of {len(jobs)} {what} failed; {summary} says why")
 
 
-def work_through(task, jobs, summary, rows, options):
+def work_through(hands, jobs, summary, rows, options):
     """Do the jobs, with a bar and a line about each; return how many failed. Raises Interrupted."""
-    done, failed, forecast = 0, 0, FolderForecast(options.quiet)
-    bar = tqdm(jobs, unit="picture", disable=True if options.quiet or not jobs else None)
+    done, failed, forecast = 0, 0, FolderForecast(options.quiet, hands.at_once)
+    bar = tqdm(total=len(jobs), unit="picture", disable=True if options.quiet else None)
     try:
-        for job, row in apply_to_photos(task, bar, summary, rows):
+        for job, row in apply_to_photos(hands, jobs, summary, rows):
+            bar.update()
             if row["status"] == "failed":
                 failed += 1
                 forecast.skip()
@@ -180,6 +285,8 @@ def work_through(task, jobs, summary, rows, options):
     except KeyboardInterrupt:
         again = "the same command" + " without --overwrite" * options.overwrite
         raise Interrupted(f"interrupted; {again} goes on with what is not done") from None
+    finally:
+        bar.close()
     return failed
 
 

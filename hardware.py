@@ -114,7 +114,16 @@ def let_gpu_memory_grow():
 
 
 def cpu_count():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    """Return how many cores TensorFlow may use."""
+    granted = tf.config.threading.get_intra_op_parallelism_threads()
+    return granted or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+
+
+def use_cores(count):
+    """Have TensorFlow use so many cores, where it has not begun yet: then it keeps those that it has."""
+    with contextlib.suppress(RuntimeError):
+        tf.config.threading.set_intra_op_parallelism_threads(count)
+        tf.config.threading.set_inter_op_parallelism_threads(count)
 
 
 def reserve_memory(gigabytes):

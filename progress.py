@@ -35,20 +35,28 @@ class Forecast:
 
 
 class FolderForecast:
-    """Says once how much time many pictures will take: `done` is called after each, and told how many are left."""
+    """Says once how much time many pictures will take: `done` is called after each, and told how many are left.
 
-    def __init__(self, quiet):
+    Where several are made `at_once`, as many come in together, and the last so many tell.
+    """
+
+    def __init__(self, quiet, at_once=1):
         self.begun, self.first, self.waiting = time.perf_counter(), True, not quiet
+        self.at_once, self.count = at_once, 0
 
     def skip(self):
         """Leave out a picture that failed: it may have taken no time at all."""
-        self.begun = time.perf_counter()
+        if self.at_once == 1:
+            self.begun = time.perf_counter()
 
     def done(self, left):
-        """Say it by the last picture's time, unless it was the first, and its start-up may be most of that."""
+        """Say it by the last pictures' time, unless they were the first, and a start-up may be most of that."""
+        self.count += 1
+        if self.count < self.at_once:
+            return
         now = time.perf_counter()
-        seconds, self.begun, first = now - self.begun, now, self.first
-        self.first = False
+        seconds, first = (now - self.begun) / self.count, self.first
+        self.begun, self.first, self.count = now, False, 0
         if self.waiting and left and not (first and seconds < LONG):
             self.waiting = False
             say_time_left(seconds * left, f"for {left} more")

@@ -14,7 +14,7 @@ from errors import InputError, describe
 RECIPE = "recipe.json"
 
 # Options that say where pictures lie, which photos are taken, and what else is told or written.
-FREE = {"output", "overwrite", "quiet", "debug", "recursive", "gif"}
+FREE = {"output", "overwrite", "quiet", "debug", "recursive", "gif", "workers", "scheduler"}
 
 
 def recipe_of(script, options, free=(), files=None):

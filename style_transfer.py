@@ -80,7 +80,9 @@ def main():
     if content is not None and not content.exists():
         raise errors.InputError(f"{content} does not exist")
     options = options_of(arguments)
-    if content is not None and (content.is_dir() or options.each):
+    many = content is not None and (content.is_dir() or options.each)
+    command_line.check_sharing(options, many, "a folder of photos, or --each painting")
+    if many:
         paint_many(content, options)
     else:
         paint_one(content, options)

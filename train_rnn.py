@@ -75,6 +75,7 @@ def main():
     check_kind(arguments, preset, paints)
     recipe = command_line.collect(type(config.PRESETS[preset]), arguments, config.PRESETS[preset])
     options = command_line.collect(config.Train, arguments)
+    command_line.check_sharing(options, arguments.all_digits, "classes of digits: --all-digits")
     check(recipe, options)
     name = pathlib.Path(arguments.source).resolve().name
     if paints:

@@ -4,12 +4,16 @@ import contextlib
 import dataclasses
 import itertools
 import math
+import os
 import pathlib
+import secrets
 import shlex
 import shutil
 import signal
+import socket
 import sys
 import threading
+import time
 import zipfile
 import zlib
 
@@ -226,6 +230,88 @@ def heeded_interrupt():
         yield stop
     finally:
         signal.signal(signal.SIGINT, earlier)
+
+
+class Claim:
+    """What one process says, in a file, of what it alone may train: who it is, and by a heartbeat that it lives.
+
+    Another waits until the file is gone, or no heart has beaten for a while: seconds by its own clock, since those of
+    two machines may differ.
+    """
+
+    BEAT, DEAD = 5, 60
+
+    def __init__(self, path):
+        self.path, self.owner = pathlib.Path(path), f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}"
+        self.over = threading.Event()
+
+    def __enter__(self):
+        while not self.take():
+            self.wait()
+        self.heart = threading.Thread(target=self.beat, daemon=True)
+        self.heart.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.heart.join()
+        if self.holder() == self.owner:
+            self.path.unlink(missing_ok=True)
+
+    def take(self):
+        """Write the file where there is none: say whether that was so."""
+        try:
+            with open(self.path, "x") as file:
+                file.write(self.owner)
+        except FileExistsError:
+            return False
+        return True
+
+    def wait(self):
+        """Wait until the file is another's no more, and remove it where its owner has died."""
+        seen, since = self.sign(), time.monotonic()
+        while seen is not None and not self.has_died(seen[0]):
+            if time.monotonic() - since > self.DEAD:
+                break
+            time.sleep(1)
+            if (now := self.sign()) != seen:
+                seen, since = now, time.monotonic()
+        if seen is not None and self.holder() == seen[0]:
+            self.path.unlink(missing_ok=True)
+
+    def sign(self):
+        """Return the owner and the last heartbeat, or None where there is no file."""
+        try:
+            return self.path.read_text(), self.path.stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
+
+    def holder(self):
+        return (self.sign() or (None,))[0]
+
+    @staticmethod
+    def has_died(owner):
+        """Say whether a process is known to be dead: one of this machine that is not there."""
+        host, pid, *_ = [*owner.split(), "", ""]
+        if host != socket.gethostname() or not pid.isdigit():
+            return False
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def beat(self):
+        while not self.over.wait(self.BEAT):
+            with contextlib.suppress(OSError):
+                os.utime(self.path)
+
+    def check(self):
+        """Raise AnotherTraining where another process has taken this one for dead, and trains now."""
+        if self.holder() != self.owner:
+            raise AnotherTraining(f"{self.path} is another's by now: this process was taken for dead")
 
 
 # --- What is printed ---------------------------------------------------------------------------

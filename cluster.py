@@ -1,0 +1,385 @@
+"""Other processes and machines: calls of our functions, done by a Dask cluster's workers. Nothing else knows of Dask.
+
+In go calls, out come their results as they are done. A call travels as the names of a module and a function, and its
+arguments; the toolkit, the folder in which the command runs and all files lie where every worker sees them.
+"""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import ctypes
+import dataclasses
+import hashlib
+import importlib
+import importlib.metadata
+import logging
+import os
+import pathlib
+import pickle
+import queue
+import secrets
+import sys
+import threading
+import time
+import warnings
+
+import dask.system
+import distributed
+
+from command_line import lazy_import
+from errors import InputError, PartlyDone, describe
+
+hardware = lazy_import("hardware")
+
+TOOLKIT = pathlib.Path(__file__).resolve().parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A function of one of our modules, by name, and its arguments, which can be pickled."""
+
+    module: str
+    function: str
+    arguments: tuple = ()
+
+    def __call__(self):
+        return getattr(importlib.import_module(self.module), self.function)(*self.arguments)
+
+
+class Lost(Exception):
+    """A call that has taken worker after worker with it: the result that it has instead of one."""
+
+
+def versions():
+    """Return what must be alike on all machines, a dict of strings: our own files, and what pictures depend on."""
+    return {"this toolkit": OWN_VERSION} | {name: installed(name) for name in ("keras", "tensorflow")}
+
+
+def installed(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # it may go by another name, tensorflow-cpu
+        return "of no known version"
+
+
+def checksum_of_toolkit():
+    digest = hashlib.sha256()
+    for path in sorted(TOOLKIT.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]
+
+
+OWN_VERSION = checksum_of_toolkit()  # at once: what a worker has imported stays, whatever becomes of the files
+
+
+# --- The worker's side -------------------------------------------------------------------------
+
+# One call at a time, however many Dask would give it: a painting takes all of a worker's cores, and gigabytes. And all
+# in one thread, since Keras keeps its precision for each thread by itself.
+THREAD = concurrent.futures.ThreadPoolExecutor(1)
+
+
+def make_membership(terms, toolkit=str(TOOLKIT)):
+    """Make the plugin by which a worker, now or later, takes part in a command's work once it sees what that needs.
+
+    Its class travels as code, since the worker must first be told where the toolkit lies: it knows of no module.
+    """
+
+    class Membership(distributed.WorkerPlugin):
+        name = "keras-atelier"
+        refusal = None  # why the worker takes no part, where it doesn't
+
+        async def setup(self, worker):
+            import sys
+
+            if toolkit not in sys.path:
+                sys.path.insert(0, toolkit)
+            try:
+                import cluster
+
+                self.refusal = await cluster.join(worker, terms)
+            except Exception as error:
+                self.refusal = f"it can't use the toolkit in {toolkit} ({error})"
+
+        def transition(self, key, start, finish, **_):
+            if finish == "cancelled":
+                import cluster
+
+                cluster.interrupt(key)
+
+    return Membership()
+
+
+def make_question():
+    """Make a function that asks a worker why it takes no part: None where it does, or is still looking."""
+
+    def refusal(dask_worker):
+        plugin = dask_worker.plugins.get("keras-atelier")
+        return plugin and plugin.refusal
+
+    return refusal
+
+
+def make_runner():
+    """Make the function that does a call; the scheduler sees it, too, and need not know of our modules."""
+
+    def run(order, key):
+        import cluster
+
+        return cluster.THREAD.submit(cluster.work, order, key).result()
+
+    return run
+
+
+async def join(worker, terms):
+    """Have a worker take part, by a resource that calls ask for; return why it can't, or None."""
+    loop = asyncio.get_running_loop()
+    resource, *order = pickle.loads(terms)
+    refusal = await loop.run_in_executor(THREAD, find_refusal, worker.state.nthreads, *order)
+    if not refusal:
+        WORKERS[:] = [worker]
+        await worker.set_resources(**{resource: 1})
+    return refusal
+
+
+def find_refusal(cores, folder, theirs, inspection):
+    """Say why this worker can't take part: it does not see what it should, or is another version; or return None."""
+    ours = versions()
+    different = [f"{name} {ours[name]}, not {theirs[name]}" for name in theirs if ours[name] != theirs[name]]
+    if different:
+        return f"it has {' and '.join(different)}; bring it up to date and start it anew"
+    if not os.path.isdir(folder):
+        return f"it does not see {folder}, where the command runs"
+    os.chdir(folder)
+    hardware.use_cores(cores)
+    try:
+        return inspection()
+    except Exception as error:
+        return describe(error)
+
+
+WORKERS = []  # that of this process
+RUNNING = {}  # the key of the call that is being done, and its thread
+GUARD = threading.Lock()
+
+
+def work(order, key):
+    """Do a call as the command would, in its folder. Raises CancelledError where it was interrupted."""
+    folder, sys.argv, call = pickle.loads(order)  # pictures tell the command that made them
+    os.chdir(folder)
+    try:
+        with GUARD:
+            RUNNING[key] = threading.get_ident()
+        try:
+            return call()
+        finally:
+            with GUARD:
+                RUNNING.clear()
+            for _ in range(1000):  # an interrupt of the last moment comes here, and not in the midst of what follows
+                pass
+    except KeyboardInterrupt:
+        raise concurrent.futures.CancelledError from None
+
+
+def tell(number):
+    """Tell the command, from within a call, how much of the work is done."""
+    for key in RUNNING:
+        WORKERS[-1].log_event(key.rpartition("-")[0], number)
+
+
+def interrupt(key):
+    """Have a call end as if Ctrl-C were pressed: nobody waits for it any more."""
+    with GUARD:
+        if key in RUNNING:
+            thread, pressed = ctypes.c_ulong(RUNNING[key]), ctypes.py_object(KeyboardInterrupt)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, pressed)
+
+
+# --- The command's side ------------------------------------------------------------------------
+
+PATIENCE = 60  # seconds without a worker, after which a command gives up
+LOOK = 2  # seconds after which it looks which workers there are
+IN_FLIGHT = 2  # calls for each worker: one that it does, and one that waits there
+KILLED = 2  # times that Dask may give a call up, each after the death of several workers that had it at hand
+
+# What suits calls of seconds to minutes, and workers whose memory is TensorFlow's, in Dask's own cluster of processes.
+# For a cluster that is there, docs/cluster.md names those that matter.
+SETTINGS = {
+    # Workers die for reasons of their own, and take a call that only waited along; what kills them all ends as Lost.
+    "distributed.scheduler.allowed-failures": 5,
+    # Loading a network may hold Python's lock for a while, and no heartbeat comes; a process that dies is noticed at
+    # once by its connection.
+    "distributed.scheduler.worker-ttl": "10 minutes",
+    # A hundred looks a second into the thread that paints would only hold it up.
+    "distributed.worker.profile.enabled": False,
+}
+
+
+@contextlib.contextmanager
+def open_crew(options, inspection):
+    """Yield the Crew of --scheduler, or of --workers processes here, whose workers see what a command needs.
+
+    `inspection` is a call that each worker does first: it returns, in a line, what it lacks, or None. Raises InputError
+    where no scheduler answers, or no worker comes.
+    """
+    warnings.filterwarnings("ignore", category=distributed.versions.VersionMismatchWarning)
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters of it, we say in a line
+    with contextlib.ExitStack() as stack:
+        where = options.scheduler or stack.enter_context(open_processes(options.workers))
+        client = stack.enter_context(connect(where))
+        crew = Crew(client, inspection, options.scheduler or "the processes here", options.quiet)
+        stack.callback(crew.dismiss)
+        crew.gather()
+        yield crew
+
+
+@contextlib.contextmanager
+def open_processes(count):
+    """Yield the address of a scheduler with so many worker processes on this machine, which share its cores."""
+    threads = max(1, dask.system.CPU_COUNT // count)
+    with dask.config.set(SETTINGS):
+        processes = distributed.LocalCluster(
+            n_workers=count,
+            threads_per_worker=threads,
+            memory_limit=0,  # the nanny would kill a worker for memory that the machine has
+            host="127.0.0.1",
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+        )
+        try:
+            yield processes.scheduler_address
+        finally:
+            processes.close(timeout=10)
+
+
+@contextlib.contextmanager
+def connect(address):
+    """Yield a client of the scheduler at an address. Raises InputError where none answers."""
+    try:
+        client = distributed.Client(address, timeout=10, set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"no scheduler answers at {address} ({describe(error)[:200]})") from error
+    try:
+        yield client
+    finally:
+        client.close(timeout=5)
+
+
+class Crew:
+    """The workers of a cluster that take part in a command's work."""
+
+    def __init__(self, client, inspection, where, quiet):
+        self.client, self.where, self.quiet = client, where, quiet
+        self.resource = f"keras-atelier-{secrets.token_hex(4)}"
+        self.folder, self.command = os.getcwd(), sys.argv
+        terms = pickle.dumps((self.resource, self.folder, versions(), inspection))
+        self.membership = make_membership(terms)
+        self.members, self.refusals, self.done = 0, {}, 0
+        self.looked = self.manned = time.monotonic()
+        self.number = 0
+
+    def gather(self):
+        """Let the workers join, and wait for the first. Raises InputError where none can, and PartlyDone later."""
+        self.client.register_plugin(self.membership)
+        while not self.members:
+            self.look_around()
+            if not self.members:
+                time.sleep(0.1)
+        self.say(f"cluster: {self.where}, workers: {self.members}")
+
+    def dismiss(self):
+        """Let the workers go, wherever the scheduler still answers."""
+        with contextlib.suppress(Exception):
+            self.client.unregister_worker_plugin(self.membership.name)
+
+    def look_around(self):
+        """Count the workers, and say why one can't take part. Raises InputError where there is none for a minute."""
+        self.looked = time.monotonic()
+        try:
+            known = self.client.scheduler_info()["workers"]
+        except Exception as error:
+            raise self.gone() from error
+        members = [address for address, worker in known.items() if worker["resources"].get(self.resource)]
+        self.members = len(members)
+        if strangers := known.keys() - members - self.refusals.keys():
+            self.ask_why(strangers)
+        if members:
+            self.manned = self.looked
+        elif self.looked - self.manned > PATIENCE or (known and known.keys() <= self.refusals.keys()):
+            raise self.given_up(known)
+
+    def ask_why(self, strangers):
+        """Say in a line of each worker why it takes no part, where it knows by now."""
+        answers = self.client.run(make_question(), workers=list(strangers), on_error="ignore")
+        for address, refusal in answers.items():
+            if refusal:
+                self.refusals[address] = refusal
+                self.say(f"note: the worker {address} takes no part: {refusal}")
+
+    def given_up(self, known):
+        """Make the error which says that there is no worker."""
+        if refused := [self.refusals[address] for address in known if address in self.refusals]:
+            return self.ended(f"no worker of {self.where} can take part: {refused[0]}")
+        return self.ended(f"{self.where} had no worker for {PATIENCE} s; start some, and give the command again")
+
+    def gone(self):
+        """Make the error which says that the scheduler is."""
+        return self.ended(f"the scheduler {self.where} went away; what is done is kept, the same command goes on")
+
+    def ended(self, message):
+        return (PartlyDone if self.done else InputError)(message)
+
+    def say(self, line):
+        if not self.quiet:
+            print(line, file=sys.stderr)
+
+    def listen(self, heard):
+        """Have `heard` called with each number that calls tell."""
+        self.client.subscribe_topic(self.resource, lambda event: heard(event[1]))
+
+    def ask(self, call):
+        """Return what a call comes to on one of the workers. Raises what it raises, or Lost."""
+        ((_, result),) = self.results([(None, call)])
+        if isinstance(result, Lost):
+            raise result
+        return result
+
+    def results(self, calls):
+        """Do calls, of pairs (label, call): yields (label, result), each as it is done; of one that is lost, a Lost.
+
+        Raises what a call raises, and what `look_around` does. Only a few are with the scheduler at any time.
+        """
+        calls, waiting, done = iter(calls), {}, queue.SimpleQueue()
+
+        def submit(label, call, deaths=0):
+            self.number += 1
+            key = f"{self.resource}-{self.number}"
+            order = pickle.dumps((self.folder, self.command, call))
+            future = self.client.submit(make_runner(), order, key, key=key, pure=False, resources={self.resource: 1})
+            waiting[key] = label, call, deaths, future
+            future.add_done_callback(lambda future: done.put(future.key))
+
+        try:
+            while True:
+                while len(waiting) < max(1, self.members) * IN_FLIGHT and (item := next(calls, None)):
+                    submit(*item)
+                if not waiting:
+                    return
+                with contextlib.suppress(queue.Empty):
+                    label, call, deaths, future = waiting.pop(done.get(timeout=LOOK))
+                    try:
+                        result = future.result()
+                    except distributed.KilledWorker as error:
+                        if deaths + 1 < KILLED:
+                            submit(label, call, deaths + 1)
+                            continue
+                        result = Lost(f"every worker that had it at hand died ({describe(error)[:200]})")
+                    except concurrent.futures.CancelledError as error:
+                        raise self.gone() from error
+                    self.done += 1
+                    yield label, result
+                if time.monotonic() - self.looked > LOOK:
+                    self.look_around()
+        finally:
+            with contextlib.suppress(Exception):
+                self.client.cancel([future for *_, future in waiting.values()], force=True)
