@@ -12,12 +12,15 @@ import dataclasses
 import hashlib
 import importlib
 import importlib.metadata
+import itertools
 import logging
+import multiprocessing.resource_tracker
 import os
 import pathlib
 import pickle
 import queue
 import secrets
+import signal
 import sys
 import threading
 import time
@@ -79,7 +82,7 @@ OWN_VERSION = checksum_of_toolkit()  # at once: what a worker has imported stays
 THREAD = concurrent.futures.ThreadPoolExecutor(1)
 
 
-def make_membership(terms, toolkit=str(TOOLKIT)):
+def make_membership(resource, terms, toolkit=str(TOOLKIT)):
     """Make the plugin by which a worker, now or later, takes part in a command's work once it sees what that needs.
 
     Its class travels as code, since the worker must first be told where the toolkit lies: it knows of no module.
@@ -106,6 +109,11 @@ def make_membership(terms, toolkit=str(TOOLKIT)):
                 import cluster
 
                 cluster.interrupt(key)
+
+        def teardown(self, worker):
+            import cluster
+
+            cluster.interrupt(resource)
 
     return Membership()
 
@@ -187,12 +195,13 @@ def tell(number):
         WORKERS[-1].log_event(key.rpartition("-")[0], number)
 
 
-def interrupt(key):
-    """Have a call end as if Ctrl-C were pressed: nobody waits for it any more."""
+def interrupt(name):
+    """Have a call whose key begins so end as if Ctrl-C were pressed: nobody waits for it any more."""
     with GUARD:
-        if key in RUNNING:
-            thread, pressed = ctypes.c_ulong(RUNNING[key]), ctypes.py_object(KeyboardInterrupt)
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, pressed)
+        for key, thread in RUNNING.items():
+            if key.startswith(name):
+                pressed = ctypes.py_object(KeyboardInterrupt)
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), pressed)
 
 
 # --- The command's side ------------------------------------------------------------------------
@@ -236,20 +245,39 @@ def open_crew(options, inspection):
 @contextlib.contextmanager
 def open_processes(count):
     """Yield the address of a scheduler with so many worker processes on this machine, which share its cores."""
-    threads = max(1, dask.system.CPU_COUNT // count)
     with dask.config.set(SETTINGS):
-        processes = distributed.LocalCluster(
-            n_workers=count,
-            threads_per_worker=threads,
-            memory_limit=0,  # the nanny would kill a worker for memory that the machine has
-            host="127.0.0.1",
-            dashboard_address=None,
-            silence_logs=logging.CRITICAL,
-        )
+        with passing_over_ctrl_c():
+            processes = distributed.LocalCluster(
+                n_workers=count,
+                threads_per_worker=max(1, dask.system.CPU_COUNT // count),
+                memory_limit=0,  # the nanny would kill a worker for memory that the machine has
+                host="127.0.0.1",
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL,
+            )
         try:
             yield processes.scheduler_address
         finally:
             processes.close(timeout=10)
+
+
+@contextlib.contextmanager
+def passing_over_ctrl_c():
+    """Have the threads and processes that are started now, and those that they start, pass over Ctrl-C.
+
+    A terminal sends it to all of them, and it is for the command to end them. It is heeded here at the end.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    # What watches over semaphores would complain of those that a killed process leaves; it must not begin herein.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
+    multiprocessing.resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 @contextlib.contextmanager
@@ -273,7 +301,7 @@ class Crew:
         self.resource = f"keras-atelier-{secrets.token_hex(4)}"
         self.folder, self.command = os.getcwd(), sys.argv
         terms = pickle.dumps((self.resource, self.folder, versions(), inspection))
-        self.membership = make_membership(terms)
+        self.membership, self.runner = make_membership(self.resource, terms), make_runner()
         self.members, self.refusals, self.done = 0, {}, 0
         self.looked = self.manned = time.monotonic()
         self.number = 0
@@ -349,37 +377,68 @@ class Crew:
 
         Raises what a call raises, and what `look_around` does. Only a few are with the scheduler at any time.
         """
-        calls, waiting, done = iter(calls), {}, queue.SimpleQueue()
-
-        def submit(label, call, deaths=0):
-            self.number += 1
-            key = f"{self.resource}-{self.number}"
-            order = pickle.dumps((self.folder, self.command, call))
-            future = self.client.submit(make_runner(), order, key, key=key, pure=False, resources={self.resource: 1})
-            waiting[key] = label, call, deaths, future
-            future.add_done_callback(lambda future: done.put(future.key))
-
+        calls, again, waiting, ended = ((*call, 0) for call in calls), [], {}, queue.SimpleQueue()
         try:
             while True:
-                while len(waiting) < max(1, self.members) * IN_FLIGHT and (item := next(calls, None)):
-                    submit(*item)
+                room = max(0, max(1, self.members) * IN_FLIGHT - len(waiting))
+                tasks = [*again, *itertools.islice(calls, room)]
+                again.clear()
+                for future, task in zip(self.submit(tasks), tasks, strict=True):
+                    waiting[future] = task
+                    future.add_done_callback(ended.put)
                 if not waiting:
                     return
-                with contextlib.suppress(queue.Empty):
-                    label, call, deaths, future = waiting.pop(done.get(timeout=LOOK))
-                    try:
-                        result = future.result()
-                    except distributed.KilledWorker as error:
-                        if deaths + 1 < KILLED:
-                            submit(label, call, deaths + 1)
-                            continue
-                        result = Lost(f"every worker that had it at hand died ({describe(error)[:200]})")
-                    except concurrent.futures.CancelledError as error:
-                        raise self.gone() from error
+                futures = take_all(ended, LOOK)
+                for future, result in self.fetch(futures):
+                    label, call, deaths = waiting.pop(future)
+                    if isinstance(result, Lost) and deaths + 1 < KILLED:
+                        again.append((label, call, deaths + 1))
+                        continue
                     self.done += 1
                     yield label, result
                 if time.monotonic() - self.looked > LOOK:
                     self.look_around()
         finally:
             with contextlib.suppress(Exception):
-                self.client.cancel([future for *_, future in waiting.values()], force=True)
+                self.client.cancel([*waiting], force=True)
+
+    def submit(self, tasks):
+        """Give tasks, whose second item is a call, to the scheduler; return their futures."""
+        if not tasks:
+            return []
+        orders = [pickle.dumps((self.folder, self.command, call)) for _, call, _ in tasks]
+        keys = [f"{self.resource}-{self.number + i}" for i in range(len(tasks))]
+        self.number += len(tasks)
+        return self.client.map(self.runner, orders, keys, key=keys, pure=False, resources={self.resource: 1})
+
+    def fetch(self, futures):
+        """List each future that has ended with its result, or a Lost. Raises what a call raised."""
+        for future in futures:
+            if future.status == "cancelled":
+                raise self.gone()
+        erred = [future for future in futures if future.status == "error"]
+        fetched = [future for future in futures if future.status != "error"]
+        try:
+            results = self.client.gather(fetched)
+        except concurrent.futures.CancelledError as error:
+            raise self.gone() from error
+        return [*zip(fetched, results, strict=True), *((future, lost(future)) for future in erred)]
+
+
+def take_all(ended, seconds):
+    """Take what a queue holds, a list; wait so many seconds for the first."""
+    taken = []
+    with contextlib.suppress(queue.Empty):
+        taken.append(ended.get(timeout=seconds))
+        time.sleep(0.02)  # of results that come fast, several are fetched at once
+        while True:
+            taken.append(ended.get_nowait())
+    return taken
+
+
+def lost(future):
+    """Return the Lost of a call whose workers died. Raises any other error that it has come to."""
+    error = future.exception()
+    if not isinstance(error, distributed.KilledWorker):
+        raise error
+    return Lost(f"every worker that had it at hand died ({describe(error)[:200]})")

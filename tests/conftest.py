@@ -315,6 +315,11 @@ def whole(made_once):
     return arguments, made_once("whole", lambda folder: run("train_rnn.py", *arguments, "--output", folder))
 
 
+def interrupt_of(process):
+    """Press Ctrl-C in the terminal of a process that leads its group: all of the group get it."""
+    os.killpg(process.pid, signal.SIGINT)
+
+
 def losses_of(folder):
     lines = (folder / "loss.csv").read_text().splitlines()
     return lines[0].split(","), np.array([line.split(",") for line in lines[1:]], float)

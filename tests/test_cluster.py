@@ -1,0 +1,345 @@
+"""cluster.py, by way of the scripts: a real scheduler with workers, and processes here; and what dies."""
+
+import contextlib
+import functools
+import json
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+from conftest import ROOT, TINY, check, interrupt_of, meta_of, pixels, results, rows_of, run, run_process, wait_for
+from PIL import Image
+
+import cluster
+import config
+import errors
+import folders
+import hardware
+import progress
+
+DASK = pathlib.Path(sys.executable).with_name("dask")
+LEARNED = ("--learned", "wave", "--size", 64, "--precision", "float32")
+SLOW = ("--style", "images/style/glands.jpg", "--size", 64, "--iterations", 60, "--scales", 1, "--weights", "hed")
+
+
+@contextlib.contextmanager
+def a_scheduler(folder):
+    """Yield the address of a new scheduler and its process."""
+    file = folder / "scheduler.json"
+    options = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", file]
+    with started("scheduler", *options, folder=folder) as process:
+        wait_for(lambda: file.exists() and file.read_text())
+        yield json.loads(file.read_text())["address"], process
+
+
+@contextlib.contextmanager
+def started(what, *options, folder):
+    """Start dask's scheduler or a worker from a folder that is not the toolkit's; end it with all that it started."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen([DASK, what, *map(str, options)], cwd=folder, **quiet)
+    try:
+        yield process
+    finally:
+        kill_family(process)
+
+
+def kill_family(process):
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+        for one in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+    process.wait()
+
+
+def a_worker(address, folder, *options):
+    return started("worker", address, "--nthreads", 1, "--memory-limit", 0, "--no-dashboard", *options, folder=folder)
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory):
+    """A scheduler with two workers, in terminals of their own: its address, and the workers' processes."""
+    folder = tmp_path_factory.mktemp("dask")
+    with contextlib.ExitStack() as stack:
+        address, _ = stack.enter_context(a_scheduler(folder))
+        yield address, [stack.enter_context(a_worker(address, folder)) for _ in range(2)]
+
+
+@pytest.fixture
+def sharing(request, workers):
+    """The flags that share the work out: among processes here, or among the workers of that scheduler."""
+    return ("--workers", 2) if request.param == "processes" else ("--scheduler", workers[0])
+
+
+both = pytest.mark.parametrize("sharing", ["processes", "scheduler"], indirect=True)
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory):
+    """Six photos, and one that is none."""
+    folder = tmp_path_factory.mktemp("photos") / "album"
+    folder.mkdir()
+    photo = Image.open(ROOT / "images/content/china.jpg").resize((120, 80))
+    for name in "abcdef":
+        photo.save(folder / f"{name}.jpg")
+        photo = photo.rotate(40)
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8 not a photo")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(album, made_once):
+    """What one process makes of them."""
+    command = functools.partial(run_process, "style_transfer.py", album, *LEARNED, status=1)
+    return made_once("alone", lambda folder: command("--output", folder))
+
+
+# --- The commands ------------------------------------------------------------------------------
+
+
+@both
+def test_a_folder_of_photos_is_as_by_one_process(sharing, album, alone, tmp_path):
+    result = run_process("style_transfer.py", album, *LEARNED, *sharing, "--output", tmp_path, status=1)
+    rows, expected = rows_of(tmp_path), rows_of(alone)
+    for name, row in rows.items():
+        changed = {key for key in row if row[key] != expected[name][key]}
+        assert changed <= {"result", "seconds"}, name
+        if row["status"] == "done":
+            picture = pathlib.Path(row["result"])
+            assert np.abs(pixels(picture) - pixels(alone / picture.name)).max() <= 1, name
+            assert f"{sharing[0]} {sharing[1]}" in Image.open(picture).text["command"]
+    assert rows.keys() == expected.keys() and rows["broken.jpg"]["status"] == "failed"
+    assert "cluster: " in result.stderr and "workers: " in result.stderr
+    again = run_process("style_transfer.py", album, *LEARNED, "--output", tmp_path, status=1)
+    assert "done before: 6" in again.stdout  # the recipe is the same, however the work was shared
+
+
+@both
+def test_dreams_are_shared_out(sharing, album, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in "ab":
+        shutil.copy(album / f"{name}.jpg", photos)
+    command = ("deepdream.py", photos, "--size", 96, "--steps", 1, "--weights", "hed", "--precision", "float32")
+    run_process(*command, *sharing, "--output", tmp_path / "shared")
+    run(*command, "--output", tmp_path / "alone")
+    for name in ("a.png", "b.png"):
+        assert np.abs(pixels(tmp_path / "shared" / name) - pixels(tmp_path / "alone" / name)).max() <= 1
+
+
+@both
+def test_classes_of_digits_are_trained_as_by_one_process(sharing, tiny, tmp_path):
+    folder = tmp_path / "digits"
+    result = run_process("train_rnn.py", "digits", "--all-digits", *TINY, *sharing, "--output", folder)
+    assert results(result.stdout)["epochs"] == "6"
+    assert checkpoints(folder) == checkpoints(tiny)
+    assert meta_of(folder)["classes"] == meta_of(tiny)["classes"]
+    assert not list(folder.glob("*.lock"))
+
+
+def checkpoints(folder):
+    """Return all that each class's checkpoint holds, as bytes."""
+    found = {}
+    for path in sorted(folder.glob("checkpoint_*.npz")):
+        with np.load(path) as file:
+            found[path.name] = {name: file[name].tobytes() for name in file}
+    return found
+
+
+def test_dask_is_not_imported_without_the_flags(album, tmp_path):
+    code = (
+        "import sys, style_transfer, command_line\n"
+        "try:\n    command_line.run(style_transfer.main)\n"
+        "finally:\n    print('distributed' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(album), *map(str, LEARNED), "--output", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.stdout.splitlines()[-1] == "False" and len(rows_of(tmp_path)) == 7
+
+
+# --- What dies ---------------------------------------------------------------------------------
+
+
+def test_killed_workers_change_nothing(workers, album, alone, tmp_path):
+    address, processes = workers
+    command = [*map(str, ("style_transfer.py", album, *LEARNED, "--scheduler", address, "--output", tmp_path))]
+    process = begin(command)
+    wait_for(lambda: list(tmp_path.glob("[!.]*.png")))
+    psutil.Process(processes[0].pid).children()[-1].kill()  # its nanny starts it anew
+    check(end(process), 1)
+    rows = rows_of(tmp_path)
+    assert {name: row["status"] for name, row in rows.items()} == {
+        name: row["status"] for name, row in rows_of(alone).items()
+    }
+    for path in tmp_path.glob("[!.]*.png"):
+        assert np.abs(pixels(path) - pixels(alone / path.name)).max() <= 1
+
+
+def begin(command):
+    """Start a command that heeds Ctrl-C, as the leader of a group of processes, as a shell does."""
+    return subprocess.Popen(
+        [sys.executable, *command],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def end(process):
+    output, said = process.communicate(timeout=200)
+    return subprocess.CompletedProcess(process.args, process.returncode, output, said)
+
+
+@both
+def test_ctrl_c_stops_what_runs_and_keeps_what_is_done(sharing, album, tmp_path):
+    command = ["style_transfer.py", str(album), *map(str, (*SLOW, *sharing, "--output", tmp_path))]
+    process = begin(command)
+    wait_for(lambda: list(tmp_path.glob("[!.]*.png")))
+    family = psutil.Process(process.pid).children(recursive=True)
+    interrupt_of(process)
+    result = check(end(process), 130)
+    assert result.stderr.splitlines()[-1] == "error: interrupted; the same command goes on with what is not done"
+    wait_for(lambda: all(one.status() == psutil.STATUS_ZOMBIE for one in family if one.is_running()), 20)
+    there = {path.name for path in tmp_path.glob("[!.]*.png")}
+    assert 0 < len(there) < 6
+    time.sleep(3)  # longer than one photo takes
+    assert {path.name for path in tmp_path.glob("*.png")} == there  # no worker goes on, and none left half a file
+    assert len(rows_of(tmp_path)) == 7
+
+
+def test_a_scheduler_that_goes_away_is_one_line(album, tmp_path):
+    with a_scheduler(tmp_path) as (address, scheduler), a_worker(address, tmp_path):
+        output = tmp_path / "out"
+        process = begin(["style_transfer.py", *map(str, (album, *SLOW, "--scheduler", address, "--output", output))])
+        wait_for(lambda: list(output.glob("[!.]*.png")))
+        scheduler.kill()
+        assert "went away; what is done is kept" in check(end(process), 1).stderr
+    assert len(rows_of(output)) == 7 and pixels(next(output.glob("[!.]*.png"))).shape == (43, 64, 3)
+
+
+def test_a_scheduler_without_workers_is_waited_for_and_then_one_line(album, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "PATIENCE", 1)
+    with a_scheduler(tmp_path) as (address, _):
+        command = ("style_transfer.py", album, *LEARNED, "--scheduler", address, "--output", tmp_path / "out")
+        assert f"{address} had no worker for 1 s" in run(*command, status=2).stderr
+
+
+def test_no_scheduler_is_one_line(album, tmp_path):
+    for address in ("tcp://127.0.0.1:9", "carrier-pigeon://roof"):
+        flags = ("--scheduler", address, "--output", tmp_path / "out")
+        assert (
+            f"no scheduler answers at {address}" in run("style_transfer.py", album, *LEARNED, *flags, status=2).stderr
+        )
+
+
+def test_what_kills_every_worker_ends_as_lost():
+    class Killed:
+        def exception(self):
+            return cluster.distributed.KilledWorker("a photo", "a worker", 3)
+
+    class Wrong:
+        def exception(self):
+            return errors.InputError("the disk is full")
+
+    assert "every worker that had it at hand died" in str(cluster.lost(Killed()))
+    with pytest.raises(errors.InputError, match="disk"):
+        cluster.lost(Wrong())
+
+
+# --- What is wrong -----------------------------------------------------------------------------
+
+
+def test_a_worker_says_what_it_lacks(tmp_path):
+    ours = cluster.versions()
+    fine = cluster.Call("time", "sleep", (0,))
+    assert cluster.find_refusal(1, str(tmp_path), ours, fine) is None
+    assert "does not see /nowhere" in cluster.find_refusal(1, "/nowhere", ours, fine)
+    older = ours | {"this toolkit": "1234abcd", "keras": "3.0.1"}
+    said = cluster.find_refusal(1, str(tmp_path), older, fine)
+    assert f"it has this toolkit {ours['this toolkit']}, not 1234abcd and keras {ours['keras']}, not 3.0.1" in said
+    wrong = cluster.Call("json", "loads", ("no JSON",))
+    assert "Expecting value" in cluster.find_refusal(1, str(tmp_path), ours, wrong)
+
+
+def test_a_worker_that_sees_other_files_is_told(album, tmp_path):
+    options = config.Style(style=(str(ROOT / "images/style/glands.jpg"),))
+    import style_transfer
+
+    recipe = style_transfer.recipe_of(options)
+    missing = functools.partial(folders.what_is_missing, "style_transfer", "recipe_of")
+    assert missing(options, recipe, tmp_path, album / "a.jpg") is None
+    assert f"does not see {album / 'z.jpg'}" in missing(options, recipe, tmp_path, album / "z.jpg")
+    other = config.Style(style=(str(ROOT / "images/style/gravel.jpg"),))
+    assert "it sees other files (--style glands.jpg, now gravel.jpg)" in missing(
+        other, recipe, tmp_path, album / "a.jpg"
+    )
+
+
+def test_a_photo_that_a_worker_does_not_see_fails_alone(album, tmp_path):
+    attempt = functools.partial(folders.attempt_there, "style_transfer", "paint")
+    job = folders.Job(album / "a.jpg", folders.Way(config.Style()), tmp_path / "a.png")
+    seen = job.made_of()
+    assert "sees another file" in attempt(job, seen | {"photo_bytes": "1"})["reason"]
+    gone = folders.Job(album / "z.jpg", job.way, tmp_path / "z.png")
+    assert "does not see it" in attempt(gone, seen)["reason"]
+
+
+def test_what_can_not_be_shared_is_said(album, pictures, tmp_path):
+    one = ("style_transfer.py", album / "a.jpg", *LEARNED)
+    assert "share out a folder of photos" in run(*one, "--workers", 2, status=2).stderr
+    assert "share out a folder of photos" in run("deepdream.py", album / "a.jpg", "--workers", 2, status=2).stderr
+    flags = ("--workers", 2, "--scheduler", "tcp://127.0.0.1:8786")
+    assert "not both" in run("style_transfer.py", album, *LEARNED, *flags, status=2).stderr
+    assert "classes of digits" in run("train_rnn.py", "digits", "--digit", 3, "--workers", 2, status=2).stderr
+    assert "classes of digits" in run("train_rnn.py", pictures, "--workers", 2, status=2).stderr
+
+
+# --- Cores, rows and forecasts -----------------------------------------------------------------
+
+
+def test_a_worker_has_as_many_threads_as_it_was_given_cores():
+    code = (
+        "import hardware, threading\n"
+        "hardware.use_cores(1)\n"
+        "print(hardware.cpu_count(), hardware.tf.config.threading.get_intra_op_parallelism_threads())\n"
+        "hardware.tf.constant(1)\n"
+        "hardware.use_cores(3)\n"
+        "print(hardware.cpu_count())"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert result.stdout.split() == ["1", "1", "1"]
+    assert hardware.cpu_count() >= 1
+
+
+def test_of_many_rows_the_summary_is_written_now_and_then_and_at_the_end(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(folders, "write_summary", lambda path, rows: (written.append(len(rows)), time.sleep(0.02)))
+
+    class Hands:
+        def work(self, jobs):
+            for job in jobs:
+                yield job, {"status": "done"}
+
+    jobs = [folders.Job(pathlib.Path(f"{i}.jpg"), folders.Way(None), tmp_path / f"{i}.png") for i in range(500)]
+    assert len(list(folders.apply_to_photos(Hands(), jobs, tmp_path / "summary.csv", {}))) == 500
+    assert written[0] == 1 and written[-1] == 500 and len(written) < 50
+
+
+def test_of_several_at_once_the_second_round_tells_how_long_it_takes(monkeypatch, capsys):
+    clock = iter([0, 10, 14])
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(clock))
+    forecast = progress.FolderForecast(False, at_once=2)
+    for left in (5, 4, 3):
+        forecast.done(left)
+    assert capsys.readouterr().err == ""
+    forecast.done(10)
+    assert "about 20 s for 10 more" in capsys.readouterr().err
