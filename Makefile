@@ -34,6 +34,7 @@ bench: .venv/installed-dev
 	$(BIN)/python benchmarks/bench_styles.py $(TURNS)
 	$(BIN)/python benchmarks/bench_learned.py $(TURNS)
 	$(BIN)/python benchmarks/bench_dreams.py $(TURNS)
+	$(BIN)/python benchmarks/bench_cluster.py $(TURNS)
 
 clean:
 	rm -rf .venv $(DEMO)
