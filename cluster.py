@@ -309,10 +309,12 @@ class Crew:
     def gather(self):
         """Let the workers join, and wait for the first. Raises InputError where none can, and PartlyDone later."""
         self.client.register_plugin(self.membership)
+        self.look_around()
+        if not self.members:
+            self.say(f"note: {self.where} has no worker yet")
         while not self.members:
+            time.sleep(0.5)
             self.look_around()
-            if not self.members:
-                time.sleep(0.1)
         self.say(f"cluster: {self.where}, workers: {self.members}")
 
     def dismiss(self):
@@ -388,8 +390,10 @@ class Crew:
                     future.add_done_callback(ended.put)
                 if not waiting:
                     return
-                futures = take_all(ended, LOOK)
-                for future, result in self.fetch(futures):
+                for future, result in self.fetch(take_all(ended, LOOK)):
+                    if result is UNDONE:
+                        future.add_done_callback(ended.put)
+                        continue
                     label, call, deaths = waiting.pop(future)
                     if isinstance(result, Lost) and deaths + 1 < KILLED:
                         again.append((label, call, deaths + 1))
@@ -412,17 +416,20 @@ class Crew:
         return self.client.map(self.runner, orders, keys, key=keys, pure=False, resources={self.resource: 1})
 
     def fetch(self, futures):
-        """List each future that has ended with its result, or a Lost. Raises what a call raised."""
-        for future in futures:
-            if future.status == "cancelled":
-                raise self.gone()
-        erred = [future for future in futures if future.status == "error"]
-        fetched = [future for future in futures if future.status != "error"]
+        """List each future that was done with its result, a Lost, or UNDONE. Raises what a call raised."""
+        if any(future.status == "cancelled" for future in futures):
+            raise self.gone()
+        done = [future for future in futures if future.status == "finished"]
         try:
-            results = self.client.gather(fetched)
+            found = dict(zip(done, self.client.gather(done), strict=True))
+        except distributed.KilledWorker:  # some worker has died with its results, and another with the call
+            found = {}
         except concurrent.futures.CancelledError as error:
             raise self.gone() from error
-        return [*zip(fetched, results, strict=True), *((future, lost(future)) for future in erred)]
+        return [(future, lost(future) if future.status == "error" else found.get(future, UNDONE)) for future in futures]
+
+
+UNDONE = object()  # the result of a call that has to be done once more: its worker died before it was fetched
 
 
 def take_all(ended, seconds):
@@ -441,4 +448,4 @@ def lost(future):
     error = future.exception()
     if not isinstance(error, distributed.KilledWorker):
         raise error
-    return Lost(f"every worker that had it at hand died ({describe(error)[:200]})")
+    return Lost("every worker that had it at hand died, for want of memory perhaps")

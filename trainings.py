@@ -239,15 +239,15 @@ class Claim:
     two machines may differ.
     """
 
-    BEAT, DEAD = 5, 60
+    BEAT, LOOK, DEAD = 5, 1, 60  # seconds
 
     def __init__(self, path):
         self.path, self.owner = pathlib.Path(path), f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}"
         self.over = threading.Event()
 
     def __enter__(self):
-        while not self.take():
-            self.wait()
+        while not (self.take() or self.take_over()):
+            pass
         self.heart = threading.Thread(target=self.beat, daemon=True)
         self.heart.start()
         return self
@@ -267,17 +267,19 @@ class Claim:
             return False
         return True
 
-    def wait(self):
-        """Wait until the file is another's no more, and remove it where its owner has died."""
+    def take_over(self):
+        """Wait until the file is gone, or its owner has died, and write it then: say whether it is ours."""
         seen, since = self.sign(), time.monotonic()
-        while seen is not None and not self.has_died(seen[0]):
-            if time.monotonic() - since > self.DEAD:
-                break
-            time.sleep(1)
+        while seen and not self.has_died(seen[0]) and time.monotonic() - since < self.DEAD:
+            time.sleep(self.LOOK)
             if (now := self.sign()) != seen:
                 seen, since = now, time.monotonic()
-        if seen is not None and self.holder() == seen[0]:
-            self.path.unlink(missing_ok=True)
+        if not seen:
+            return False
+        with disk.whole_file(self.path) as temporary:
+            pathlib.Path(temporary).write_text(self.owner)
+        time.sleep(self.LOOK)  # of two that do so at once, the last one has it
+        return self.holder() == self.owner
 
     def sign(self):
         """Return the owner and the last heartbeat, or None where there is no file."""

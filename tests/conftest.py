@@ -47,6 +47,7 @@ import util
 
 SLOWEST = (
     "style_transfer",
+    "cluster",
     "trainings",
     "painter_training",
     "deepdream",

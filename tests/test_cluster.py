@@ -74,10 +74,11 @@ def workers(tmp_path_factory):
 @pytest.fixture
 def sharing(request, workers):
     """The flags that share the work out: among processes here, or among the workers of that scheduler."""
-    return ("--workers", 2) if request.param == "processes" else ("--scheduler", workers[0])
+    return ("--workers", request.param) if request.param else ("--scheduler", workers[0])
 
 
-both = pytest.mark.parametrize("sharing", ["processes", "scheduler"], indirect=True)
+both = pytest.mark.parametrize("sharing", [1, None], indirect=True, ids=["process", "scheduler"])
+two = pytest.mark.parametrize("sharing", [2, None], indirect=True, ids=["processes", "scheduler"])
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def alone(album, made_once):
 # --- The commands ------------------------------------------------------------------------------
 
 
-@both
+@two
 def test_a_folder_of_photos_is_as_by_one_process(sharing, album, alone, tmp_path):
     result = run_process("style_transfer.py", album, *LEARNED, *sharing, "--output", tmp_path, status=1)
     rows, expected = rows_of(tmp_path), rows_of(alone)
@@ -199,7 +200,7 @@ def end(process):
     return subprocess.CompletedProcess(process.args, process.returncode, output, said)
 
 
-@both
+@two
 def test_ctrl_c_stops_what_runs_and_keeps_what_is_done(sharing, album, tmp_path):
     command = ["style_transfer.py", str(album), *map(str, (*SLOW, *sharing, "--output", tmp_path))]
     process = begin(command)
