@@ -9,6 +9,7 @@ import concurrent.futures
 import contextlib
 import ctypes
 import dataclasses
+import functools
 import hashlib
 import importlib
 import importlib.metadata
@@ -19,11 +20,11 @@ import os
 import pathlib
 import pickle
 import queue
-import secrets
 import signal
 import sys
 import threading
 import time
+import types
 import warnings
 
 import dask.system
@@ -82,17 +83,22 @@ OWN_VERSION = checksum_of_toolkit()  # at once: what a worker has imported stays
 THREAD = concurrent.futures.ThreadPoolExecutor(1)
 
 
-def make_membership(resource, terms, toolkit=str(TOOLKIT)):
+def make_membership(command, terms, toolkit=str(TOOLKIT)):
     """Make the plugin by which a worker, now or later, takes part in a command's work once it sees what that needs.
 
     Its class travels as code, since the worker must first be told where the toolkit lies: it knows of no module.
     """
 
     class Membership(distributed.WorkerPlugin):
-        name = "keras-atelier"
+        name = command
         refusal = None  # why the worker takes no part, where it doesn't
 
         async def setup(self, worker):
+            import asyncio
+
+            self.joining = asyncio.create_task(self.join(worker))  # other commands' work goes on meanwhile
+
+        async def join(self, worker):
             import sys
 
             if toolkit not in sys.path:
@@ -100,12 +106,12 @@ def make_membership(resource, terms, toolkit=str(TOOLKIT)):
             try:
                 import cluster
 
-                self.refusal = await cluster.join(worker, terms)
+                self.refusal = await cluster.join(worker, command, terms)
             except Exception as error:
                 self.refusal = f"it can't use the toolkit in {toolkit} ({error})"
 
         def transition(self, key, start, finish, **_):
-            if finish == "cancelled":
+            if finish == "cancelled" and str(key).startswith(command):
                 import cluster
 
                 cluster.interrupt(key)
@@ -113,19 +119,31 @@ def make_membership(resource, terms, toolkit=str(TOOLKIT)):
         def teardown(self, worker):
             import cluster
 
-            cluster.interrupt(resource)
+            cluster.interrupt_all(command)
 
     return Membership()
 
 
-def make_question():
+def make_question(command):
     """Make a function that asks a worker why it takes no part: None where it does, or is still looking."""
 
     def refusal(dask_worker):
-        plugin = dask_worker.plugins.get("keras-atelier")
+        plugin = dask_worker.plugins.get(command)
         return plugin and plugin.refusal
 
     return refusal
+
+
+def make_broom(prefix):
+    """Make a function that removes from a scheduler what commands left there that have died."""
+
+    def sweep(dask_scheduler):
+        names = [name for name in dask_scheduler.worker_plugins if name.startswith(prefix)]
+        names = [name for name in names if name[len(prefix) :] not in dask_scheduler.clients]
+        for name in names:
+            del dask_scheduler.worker_plugins[name]
+
+    return sweep
 
 
 def make_runner():
@@ -139,14 +157,13 @@ def make_runner():
     return run
 
 
-async def join(worker, terms):
+async def join(worker, command, terms):
     """Have a worker take part, by a resource that calls ask for; return why it can't, or None."""
     loop = asyncio.get_running_loop()
-    resource, *order = pickle.loads(terms)
-    refusal = await loop.run_in_executor(THREAD, find_refusal, worker.state.nthreads, *order)
+    refusal = await loop.run_in_executor(None, find_refusal, worker.state.nthreads, *pickle.loads(terms))
     if not refusal:
         WORKERS[:] = [worker]
-        await worker.set_resources(**{resource: 1})
+        await worker.set_resources(**{command: 1})
     return refusal
 
 
@@ -158,9 +175,11 @@ def find_refusal(cores, folder, theirs, inspection):
         return f"it has {' and '.join(different)}; bring it up to date and start it anew"
     if not os.path.isdir(folder):
         return f"it does not see {folder}, where the command runs"
-    os.chdir(folder)
     hardware.use_cores(cores)
     try:
+        with GUARD:
+            if not RUNNING:  # another command's work may rely on its own folder; then only whole paths are seen
+                os.chdir(folder)
         return inspection()
     except Exception as error:
         return describe(error)
@@ -168,46 +187,77 @@ def find_refusal(cores, folder, theirs, inspection):
 
 WORKERS = []  # that of this process
 RUNNING = {}  # the key of the call that is being done, and its thread
+CANCELLED = set()  # keys of calls for which nobody waits any more, and which were not begun yet
+SERVED = []  # the command whose call was done last
 GUARD = threading.Lock()
 
 
 def work(order, key):
     """Do a call as the command would, in its folder. Raises CancelledError where it was interrupted."""
-    folder, sys.argv, call = pickle.loads(order)  # pictures tell the command that made them
-    os.chdir(folder)
+    command = key.rpartition("/")[0]
     try:
         with GUARD:
+            if key in CANCELLED:
+                raise concurrent.futures.CancelledError
             RUNNING[key] = threading.get_ident()
-        try:
-            return call()
-        finally:
-            with GUARD:
-                RUNNING.clear()
-            for _ in range(1000):  # an interrupt of the last moment comes here, and not in the midst of what follows
-                pass
+            folder, sys.argv, call = pickle.loads(order)  # pictures tell the command that made them
+            os.chdir(folder)
+        forget_others(command)
+        return call()
     except KeyboardInterrupt:
         raise concurrent.futures.CancelledError from None
+    finally:
+        with GUARD:
+            RUNNING.pop(key, None)
+        with contextlib.suppress(KeyboardInterrupt):  # one of the last moment comes here, and not in what follows
+            for _ in range(1000):
+                pass
+
+
+def forget_others(command):
+    """Clear what is remembered by the names of files, where another command's work comes: its files may be others."""
+    if SERVED and SERVED[-1] != command:
+        ours = [vars(module) for module in [*sys.modules.values()] if type(module) is types.ModuleType]
+        for names in ours:
+            if pathlib.Path(names.get("__file__") or "/").parent == TOOLKIT:
+                for value in [*names.values()]:
+                    if hasattr(value, "cache_clear"):
+                        value.cache_clear()
+    SERVED[:] = [command]
 
 
 def tell(number):
     """Tell the command, from within a call, how much of the work is done."""
     for key in RUNNING:
-        WORKERS[-1].log_event(key.rpartition("-")[0], number)
+        WORKERS[-1].log_event(key.rpartition("/")[0], number)
 
 
-def interrupt(name):
-    """Have a call whose key begins so end as if Ctrl-C were pressed: nobody waits for it any more."""
+def interrupt(key):
+    """Have a call end as if Ctrl-C were pressed, or not begin: nobody waits for it any more."""
     with GUARD:
-        for key, thread in RUNNING.items():
-            if key.startswith(name):
-                pressed = ctypes.py_object(KeyboardInterrupt)
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), pressed)
+        thread = RUNNING.get(key)
+        if thread is None:
+            CANCELLED.add(key)
+        else:
+            RUNNING[key] = None  # once is enough
+            pressed = ctypes.py_object(KeyboardInterrupt)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), pressed)
+
+
+def interrupt_all(command):
+    """Have all calls of a command end that are being done."""
+    for key in [key for key in RUNNING if key.startswith(command)]:
+        interrupt(key)
 
 
 # --- The command's side ------------------------------------------------------------------------
 
 PATIENCE = 60  # seconds without a worker, after which a command gives up
 LOOK = 2  # seconds after which it looks which workers there are
+ANSWER = 20  # seconds within which a scheduler or a worker answers, where it does
+FETCH = 5  # seconds within which results come, which are a few words
+CONNECT = 10  # seconds for which a scheduler is sought
+PREFIX = "keras-atelier-"
 IN_FLIGHT = 2  # calls for each worker: one that it does, and one that waits there
 KILLED = 2  # times that Dask may give a call up, each after the death of several workers that had it at hand
 
@@ -232,9 +282,13 @@ def open_crew(options, inspection):
     where no scheduler answers, or no worker comes.
     """
     warnings.filterwarnings("ignore", category=distributed.versions.VersionMismatchWarning)
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters of it, we say in a line
+    for name in ["distributed", *logging.root.manager.loggerDict]:
+        if name.partition(".")[0] in ("distributed", "asyncio"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters of it, we say in a line
     with contextlib.ExitStack() as stack:
-        where = options.scheduler or stack.enter_context(open_processes(options.workers))
+        where = options.scheduler
+        if where is None:
+            where = stack.enter_context(open_processes(options.workers))
         client = stack.enter_context(connect(where))
         crew = Crew(client, inspection, options.scheduler or "the processes here", options.quiet)
         stack.callback(crew.dismiss)
@@ -252,7 +306,7 @@ def open_processes(count):
                 threads_per_worker=max(1, dask.system.CPU_COUNT // count),
                 memory_limit=0,  # the nanny would kill a worker for memory that the machine has
                 host="127.0.0.1",
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",
                 silence_logs=logging.CRITICAL,
             )
         try:
@@ -284,13 +338,14 @@ def passing_over_ctrl_c():
 def connect(address):
     """Yield a client of the scheduler at an address. Raises InputError where none answers."""
     try:
-        client = distributed.Client(address, timeout=10, set_as_default=False)
+        client = distributed.Client(address, timeout=CONNECT, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"no scheduler answers at {address} ({describe(error)[:200]})") from error
     try:
         yield client
     finally:
-        client.close(timeout=5)
+        with contextlib.suppress(Exception):
+            client.close(timeout=5)
 
 
 class Crew:
@@ -298,58 +353,88 @@ class Crew:
 
     def __init__(self, client, inspection, where, quiet):
         self.client, self.where, self.quiet = client, where, quiet
-        self.resource = f"keras-atelier-{secrets.token_hex(4)}"
-        self.folder, self.command = os.getcwd(), sys.argv
-        terms = pickle.dumps((self.resource, self.folder, versions(), inspection))
-        self.membership, self.runner = make_membership(self.resource, terms), make_runner()
-        self.members, self.refusals, self.done = 0, {}, 0
-        self.looked = self.manned = time.monotonic()
-        self.number = 0
+        self.command = PREFIX + client.id  # the name of the plugin, of the resource that its workers have, of events
+        self.order = os.getcwd(), sys.argv
+        self.terms = pickle.dumps((os.getcwd(), versions(), inspection))
+        self.runner, self.question = make_runner(), make_question(self.command)
+        self.members, self.refusals = set(), {}
+        self.done = self.number = 0
+        self.began = self.looked = self.manned = time.monotonic()
+        self.replaced = False
+
+    def timed(self, coroutine, *arguments, seconds=ANSWER, **more):
+        """Call a coroutine of the client's. Raises InputError where the scheduler is gone, TimeoutError."""
+        try:
+            return self.client.sync(coroutine, *arguments, callback_timeout=seconds, **more)
+        except TimeoutError:
+            raise
+        except (OSError, distributed.client.ClosedClientError) as error:
+            raise self.gone() from error
 
     def gather(self):
         """Let the workers join, and wait for the first. Raises InputError where none can, and PartlyDone later."""
-        self.client.register_plugin(self.membership)
-        self.look_around()
-        if not self.members:
-            self.say(f"note: {self.where} has no worker yet")
+        with contextlib.suppress(Exception):  # another version of Dask may have other names there
+            self.client.run_on_scheduler(make_broom(PREFIX))
+        with contextlib.suppress(TimeoutError):  # of a worker that does not answer: the scheduler has it by then
+            self.timed(
+                self.client._register_worker_plugin, make_membership(self.command, self.terms), self.command, True
+            )
         while not self.members:
-            time.sleep(0.5)
             self.look_around()
-        self.say(f"cluster: {self.where}, workers: {self.members}")
+            if not self.members:
+                time.sleep(0.2)
+        self.say(f"cluster: {self.where}, workers: {len(self.members)}")
 
     def dismiss(self):
-        """Let the workers go, wherever the scheduler still answers."""
+        """Let the workers go."""
+        if self.client.status != "running":
+            return
         with contextlib.suppress(Exception):
-            self.client.unregister_worker_plugin(self.membership.name)
+            self.timed(self.client._unregister_worker_plugin, self.command)
 
     def look_around(self):
-        """Count the workers, and say why one can't take part. Raises InputError where there is none for a minute."""
+        """See which workers there are, and say why one can't take part. Raises InputError where there is none."""
         self.looked = time.monotonic()
         try:
-            known = self.client.scheduler_info()["workers"]
-        except Exception as error:
-            raise self.gone() from error
-        members = [address for address, worker in known.items() if worker["resources"].get(self.resource)]
-        self.members = len(members)
-        if strangers := known.keys() - members - self.refusals.keys():
-            self.ask_why(strangers)
+            known = self.timed(self.client.scheduler.identity, n_workers=-1)["workers"]
+        except TimeoutError:
+            return
+        members = {
+            address
+            for address, worker in known.items()
+            if worker["resources"].get(self.command) and worker["status"] == "running"
+        }
+        # Dask looks for no other worker for what none could do, once one comes that can.
+        self.replaced |= bool(members) and not members & self.members
+        self.members = members
+        self.refusals = {address: why for address, why in self.refusals.items() if address in known}
+        self.ask_why({address: known[address]["status"] for address in known.keys() - members - self.refusals.keys()})
         if members:
             self.manned = self.looked
-        elif self.looked - self.manned > PATIENCE or (known and known.keys() <= self.refusals.keys()):
-            raise self.given_up(known)
+        elif self.looked - self.manned > PATIENCE * (10 if known.keys() - self.refusals.keys() else 1) or (
+            self.manned == self.began and known and known.keys() == self.refusals.keys()
+        ):
+            raise self.given_up()
 
     def ask_why(self, strangers):
-        """Say in a line of each worker why it takes no part, where it knows by now."""
-        answers = self.client.run(make_question(), workers=list(strangers), on_error="ignore")
-        for address, refusal in answers.items():
-            if refusal:
-                self.refusals[address] = refusal
-                self.say(f"note: the worker {address} takes no part: {refusal}")
+        """Say in a line of each worker why it takes no part, where it is known."""
+        for address in [address for address, status in strangers.items() if status == "paused"]:
+            self.refusals[address] = "Dask has paused it for its memory; start it with --memory-limit 0"
+            self.say(f"note: the worker {address} takes no part: {self.refusals[address]}")
+            del strangers[address]
+        if not strangers:
+            return
+        with contextlib.suppress(TimeoutError):
+            run = functools.partial(self.client._run, workers=[*strangers], on_error="ignore")
+            for address, refusal in self.timed(run, self.question).items():
+                if refusal:
+                    self.refusals[address] = refusal
+                    self.say(f"note: the worker {address} takes no part: {refusal}")
 
-    def given_up(self, known):
+    def given_up(self):
         """Make the error which says that there is no worker."""
-        if refused := [self.refusals[address] for address in known if address in self.refusals]:
-            return self.ended(f"no worker of {self.where} can take part: {refused[0]}")
+        if self.refusals:
+            return self.ended(f"no worker of {self.where} can take part: {[*self.refusals.values()][0]}")
         return self.ended(f"{self.where} had no worker for {PATIENCE} s; start some, and give the command again")
 
     def gone(self):
@@ -365,7 +450,7 @@ class Crew:
 
     def listen(self, heard):
         """Have `heard` called with each number that calls tell."""
-        self.client.subscribe_topic(self.resource, lambda event: heard(event[1]))
+        self.client.subscribe_topic(self.command, lambda event: heard(event[1]))
 
     def ask(self, call):
         """Return what a call comes to on one of the workers. Raises what it raises, or Lost."""
@@ -382,7 +467,12 @@ class Crew:
         calls, again, waiting, ended = ((*call, 0) for call in calls), [], {}, queue.SimpleQueue()
         try:
             while True:
-                room = max(0, max(1, self.members) * IN_FLIGHT - len(waiting))
+                if self.replaced:
+                    self.replaced = False
+                    again += waiting.values()
+                    self.cancel(waiting)
+                    waiting.clear()
+                room = max(0, max(1, len(self.members)) * IN_FLIGHT - len(waiting) - len(again))
                 tasks = [*again, *itertools.islice(calls, room)]
                 again.clear()
                 for future, task in zip(self.submit(tasks), tasks, strict=True):
@@ -390,7 +480,7 @@ class Crew:
                     future.add_done_callback(ended.put)
                 if not waiting:
                     return
-                for future, result in self.fetch(take_all(ended, LOOK)):
+                for future, result in self.fetch([future for future in take_all(ended, LOOK) if future in waiting]):
                     if result is UNDONE:
                         future.add_done_callback(ended.put)
                         continue
@@ -403,17 +493,24 @@ class Crew:
                 if time.monotonic() - self.looked > LOOK:
                     self.look_around()
         finally:
+            self.cancel(waiting)
+
+    def cancel(self, futures):
+        if futures and self.client.status == "running":
             with contextlib.suppress(Exception):
-                self.client.cancel([*waiting], force=True)
+                self.timed(self.client._cancel, [*futures], force=True)
 
     def submit(self, tasks):
         """Give tasks, whose second item is a call, to the scheduler; return their futures."""
         if not tasks:
             return []
-        orders = [pickle.dumps((self.folder, self.command, call)) for _, call, _ in tasks]
-        keys = [f"{self.resource}-{self.number + i}" for i in range(len(tasks))]
+        orders = [pickle.dumps((*self.order, call)) for _, call, _ in tasks]
+        keys = [f"{self.command}/{self.number + i}" for i in range(len(tasks))]
         self.number += len(tasks)
-        return self.client.map(self.runner, orders, keys, key=keys, pure=False, resources={self.resource: 1})
+        try:
+            return self.client.map(self.runner, orders, keys, key=keys, pure=False, resources={self.command: 1})
+        except (OSError, distributed.client.ClosedClientError) as error:
+            raise self.gone() from error
 
     def fetch(self, futures):
         """List each future that was done with its result, a Lost, or UNDONE. Raises what a call raised."""
@@ -421,8 +518,8 @@ class Crew:
             raise self.gone()
         done = [future for future in futures if future.status == "finished"]
         try:
-            found = dict(zip(done, self.client.gather(done), strict=True))
-        except distributed.KilledWorker:  # some worker has died with its results, and another with the call
+            found = dict(zip(done, self.timed(self.client._gather, done, seconds=FETCH), strict=True))
+        except (distributed.KilledWorker, TimeoutError):  # some worker has died with its results
             found = {}
         except concurrent.futures.CancelledError as error:
             raise self.gone() from error

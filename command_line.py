@@ -146,9 +146,9 @@ def collect(options, arguments, base=None):
 
 def check_sharing(options, shared, what):
     """Raise InputError where --workers or --scheduler is given, and there are not several things to be done."""
-    if options.workers and options.scheduler:
+    if options.workers is not None and options.scheduler is not None:
         raise InputError("--workers are processes here, and --scheduler has workers of its own: not both")
-    if (options.workers or options.scheduler) and not shared:
+    if not shared and (options.workers, options.scheduler) != (None, None):
         raise InputError(f"--workers and --scheduler share out {what}")
 
 

@@ -196,7 +196,7 @@ class Training:
         images = {label: count_trained(len(own), self.options) for label, own in pictures.items()}
         total = sum(images.values()) * self.recipe.epochs
         initial = sum(images[label] * done[label] for label in pictures)
-        apart = self.options.workers or self.options.scheduler
+        apart = (self.options.workers, self.options.scheduler) != (None, None)
         with tqdm.tqdm(
             total=total, initial=initial, unit="image", disable=True if self.options.quiet else None, smoothing=0.02
         ) as bar:
@@ -436,7 +436,7 @@ def what_is_missing(source, data, crc32, folder):
     """Say what a worker does not see of what the command does: the pictures, the folder of the models; or None."""
     if not folder.is_dir():
         return f"it does not see {folder}"
-    images, labels = load_once(source, data)
+    images, labels, _, _ = datasets.load_dataset(source, data)
     return None if fingerprint(images, labels) == crc32 else f"it has other pictures of {source}"
 
 

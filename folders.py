@@ -18,6 +18,7 @@ import pathlib
 import shlex
 import socket
 import sys
+import tempfile
 import time
 import typing
 
@@ -30,7 +31,7 @@ from disk import check_writable, remove_leftovers, whole_file, write_json
 from errors import InputError, Interrupted, PartlyDone, describe
 from imaging import CAMERA_KINDS, find_files, find_pictures, picture_endings, read_about
 from progress import FolderForecast
-from recipes import RECIPE, differences, read_recipe, refuse_differences, with_weights
+from recipes import RECIPE, SOURCES, differences, fingerprint, read_recipe, refuse_differences, with_weights
 
 cluster = lazy_import("cluster")
 hardware = lazy_import("hardware")
@@ -152,16 +153,20 @@ class Together:
 
     def __init__(self, craft, options, crew):
         self.craft, self.options, self.crew = craft, dataclasses.replace(options, quiet=True), crew
+        self.weights = None
 
     @property
     def at_once(self):
-        return self.crew.members
+        return len(self.crew.members)
 
     def call(self, function, *arguments):
         return cluster.Call("folders", function, (pathlib.Path(self.craft.script).stem, *arguments))
 
     def source(self):
-        return self.crew.ask(self.call("source_of", self.craft.open_studio.__name__, self.options))
+        source = self.crew.ask(self.call("source_of", self.craft.open_studio.__name__, self.options))
+        if source in SOURCES:
+            self.weights = source  # for all, whatever another machine would choose
+        return source
 
     def work(self, jobs):
         for job, row in self.crew.results((job, self.call_of(job)) for job in jobs):
@@ -170,7 +175,8 @@ class Together:
             yield job, row
 
     def call_of(self, job):
-        way = dataclasses.replace(job.way, options=dataclasses.replace(job.way.options, quiet=True))
+        options = dataclasses.replace(job.way.options, quiet=True, weights=job.way.options.weights or self.weights)
+        way = dataclasses.replace(job.way, options=options)
         seen = job.made_of() if job.photo.exists() else None
         return self.call("attempt_there", self.craft.task.__name__, dataclasses.replace(job, way=way), seen)
 
@@ -178,24 +184,36 @@ class Together:
 @contextlib.contextmanager
 def hands_for(craft, jobs, output, recipe, options):
     """Yield who does the jobs: this process alone, or a cluster."""
-    if not options.workers and not options.scheduler:
+    if options.workers is None and options.scheduler is None:
         yield Alone(craft, options)
         return
     output.mkdir(parents=True, exist_ok=True)
-    script = pathlib.Path(craft.script).stem
-    arguments = (script, craft.recipe_of.__name__, options, recipe, output, jobs[0].photo)
-    with cluster.open_crew(options, cluster.Call("folders", "what_is_missing", arguments)) as crew:
-        yield Together(craft, options, crew)
+    with tempfile.NamedTemporaryFile(prefix=".shared-", dir=output) as sign:
+        script = pathlib.Path(craft.script).stem
+        files = {job.way.row["painting"]: job.way.row["painting_sha256"] for job in jobs if "painting" in job.way.row}
+        first = jobs[0], jobs[0].made_of() if jobs[0].photo.exists() else None
+        arguments = (script, craft.recipe_of.__name__, options, recipe, files, os.path.abspath(sign.name), *first)
+        with cluster.open_crew(options, cluster.Call("folders", "what_is_missing", arguments)) as crew:
+            yield Together(craft, options, crew)
 
 
-def what_is_missing(script, recipe_of, options, recipe, output, photo):
-    """Say what a worker does not see of what the command does: the first photo, the paintings, the folder; or None."""
-    for path in (photo, output):
-        if not path.exists():
-            return f"it does not see {absolute(path)}"
-    here = getattr(importlib.import_module(script), recipe_of)(options)
-    said = differences(recipe, here)
+def what_is_missing(script, recipe_of, options, recipe, paintings, sign, first, seen):
+    """Say what a worker does not see of what the command does: photos, paintings, the results' folder; or None."""
+    if not os.path.exists(sign):
+        return f"it does not see {os.path.dirname(sign)}, or another folder of this name"
+    check_writable(sign)
+    if unlike := unlike_what_was_seen(first, seen):
+        return f"{unlike}: {absolute(first.photo)}"
+    changed = [path for path, checksum in paintings.items() if fingerprint(path)["sha256"] != checksum]
+    said = differences(recipe, getattr(importlib.import_module(script), recipe_of)(options)) + changed
     return f"it sees other files ({'; '.join(said)})" if said else None
+
+
+def unlike_what_was_seen(job, seen):
+    """Say in what the photo is not what the command has `seen`, as Job.made_of tells it; or return None."""
+    if not job.photo.exists():
+        return "it does not see the photo"
+    return "it sees another photo of this name" if seen and job.made_of() != seen else None
 
 
 def source_of(script, open_studio, options):
@@ -203,12 +221,9 @@ def source_of(script, open_studio, options):
 
 
 def attempt_there(script, task, job, seen):
-    """Do a job on a worker, where the command has `seen` the photo, as Job.made_of tells it; return its row."""
-    row = job.row("failed")
-    if not job.photo.exists():
-        return row | {"reason": f"the worker {socket.gethostname()} does not see it"}
-    if seen and job.made_of() != seen:
-        return row | {"reason": f"the worker {socket.gethostname()} sees another file of this name"}
+    """Do a job on a worker, where the command has `seen` the photo; return its row."""
+    if unlike := unlike_what_was_seen(job, seen):
+        return job.row("failed") | {"reason": f"the worker on {socket.gethostname()}: {unlike}"}
     row = attempt(getattr(importlib.import_module(script), task), job)
     hardware.return_freed_memory()
     return row

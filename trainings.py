@@ -242,7 +242,7 @@ class Claim:
     BEAT, LOOK, DEAD = 5, 1, 60  # seconds
 
     def __init__(self, path):
-        self.path, self.owner = pathlib.Path(path), f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}"
+        self.path, self.owner = pathlib.Path(path), f"{this_machine()} {os.getpid()} {secrets.token_hex(4)}"
         self.over = threading.Event()
 
     def __enter__(self):
@@ -271,10 +271,12 @@ class Claim:
         """Wait until the file is gone, or its owner has died, and write it then: say whether it is ours."""
         seen, since = self.sign(), time.monotonic()
         while seen and not self.has_died(seen[0]) and time.monotonic() - since < self.DEAD:
+            begun = time.monotonic()
             time.sleep(self.LOOK)
-            if (now := self.sign()) != seen:
+            now = self.sign()
+            if now != seen or time.monotonic() - begun > 5 * self.LOOK:  # files that answer late tell old news
                 seen, since = now, time.monotonic()
-        if not seen:
+        if not seen or self.holder() != seen[0]:
             return False
         with disk.whole_file(self.path) as temporary:
             pathlib.Path(temporary).write_text(self.owner)
@@ -295,7 +297,7 @@ class Claim:
     def has_died(owner):
         """Say whether a process is known to be dead: one of this machine that is not there."""
         host, pid, *_ = [*owner.split(), "", ""]
-        if host != socket.gethostname() or not pid.isdigit():
+        if host != this_machine() or not pid.isdigit():
             return False
         try:
             os.kill(int(pid), 0)
@@ -308,12 +310,21 @@ class Claim:
     def beat(self):
         while not self.over.wait(self.BEAT):
             with contextlib.suppress(OSError):
-                os.utime(self.path)
+                if self.holder() == self.owner:
+                    os.utime(self.path)
 
     def check(self):
         """Raise AnotherTraining where another process has taken this one for dead, and trains now."""
         if self.holder() != self.owner:
             raise AnotherTraining(f"{self.path} is another's by now: this process was taken for dead")
+
+
+def this_machine():
+    """Name the machine, in a word; where it can be had, this start of it and its part where processes have numbers."""
+    with contextlib.suppress(OSError):
+        boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+        return f"{socket.gethostname()}/{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+    return socket.gethostname()
 
 
 # --- What is printed ---------------------------------------------------------------------------

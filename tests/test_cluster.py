@@ -22,10 +22,11 @@ import errors
 import folders
 import hardware
 import progress
+import style_transfer
 
 DASK = pathlib.Path(sys.executable).with_name("dask")
 LEARNED = ("--learned", "wave", "--size", 64, "--precision", "float32")
-SLOW = ("--style", "images/style/glands.jpg", "--size", 64, "--iterations", 60, "--scales", 1, "--weights", "hed")
+SLOW = ("--style", "images/style/glands.jpg", "--size", 64, "--iterations", 40, "--scales", 1, "--weights", "hed")
 
 
 @contextlib.contextmanager
@@ -167,6 +168,39 @@ def test_dask_is_not_imported_without_the_flags(album, tmp_path):
 # --- What dies ---------------------------------------------------------------------------------
 
 
+def test_the_only_worker_is_killed_and_another_comes(album, tmp_path):
+    output = tmp_path / "out"
+    with a_scheduler(tmp_path) as (address, _):
+        with a_worker(address, tmp_path):
+            process = begin(
+                [*map(str, ("style_transfer.py", album, *SLOW, "--scheduler", address, "--output", output))]
+            )
+            wait_for(lambda: list(output.glob("[!.]*.png")))
+        with a_worker(address, tmp_path):
+            result = check(end(process), 1)
+    assert "1 of 7 photos failed" in result.stderr and len(list(output.glob("*.png"))) == 6
+
+
+def test_two_commands_share_the_workers(workers, album, alone, tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for photo in ("a.jpg", "b.jpg", "c.jpg"):
+            shutil.copy2(album / photo, tmp_path / name)
+    # By one name each command knows a style of its own.
+    for name, style in (("a", "wave"), ("b", "scream")):
+        shutil.copytree(ROOT / "trained/styles" / style, tmp_path / name / "mine")
+        shutil.copy(ROOT / "trained/styles/network.npz", tmp_path / name)
+    flags = ("--learned", "./mine", *LEARNED[2:], "--scheduler", workers[0], "--output", "out")
+    script = str(ROOT / "style_transfer.py")
+    both = [begin([script, ".", *map(str, flags)], tmp_path / name) for name in "ab"]
+    for process in both:
+        check(end(process), 0)
+    for name, style in (("a", "wave"), ("b", "scream")):
+        run("style_transfer.py", tmp_path / name, "--learned", style, *LEARNED[2:], "--output", tmp_path / style)
+        for photo in ("a.png", "b.png", "c.png"):
+            assert np.abs(pixels(tmp_path / name / "out" / photo) - pixels(tmp_path / style / photo)).max() <= 1
+
+
 def test_killed_workers_change_nothing(workers, album, alone, tmp_path):
     address, processes = workers
     command = [*map(str, ("style_transfer.py", album, *LEARNED, "--scheduler", address, "--output", tmp_path))]
@@ -182,11 +216,11 @@ def test_killed_workers_change_nothing(workers, album, alone, tmp_path):
         assert np.abs(pixels(path) - pixels(alone / path.name)).max() <= 1
 
 
-def begin(command):
+def begin(command, folder=ROOT):
     """Start a command that heeds Ctrl-C, as the leader of a group of processes, as a shell does."""
     return subprocess.Popen(
         [sys.executable, *command],
-        cwd=ROOT,
+        cwd=folder,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -234,7 +268,8 @@ def test_a_scheduler_without_workers_is_waited_for_and_then_one_line(album, tmp_
         assert f"{address} had no worker for 1 s" in run(*command, status=2).stderr
 
 
-def test_no_scheduler_is_one_line(album, tmp_path):
+def test_no_scheduler_is_one_line(album, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "CONNECT", 1)
     for address in ("tcp://127.0.0.1:9", "carrier-pigeon://roof"):
         flags = ("--scheduler", address, "--output", tmp_path / "out")
         assert (
@@ -272,26 +307,28 @@ def test_a_worker_says_what_it_lacks(tmp_path):
 
 
 def test_a_worker_that_sees_other_files_is_told(album, tmp_path):
-    options = config.Style(style=(str(ROOT / "images/style/glands.jpg"),))
-    import style_transfer
-
-    recipe = style_transfer.recipe_of(options)
+    painting, other = (str(ROOT / f"images/style/{name}.jpg") for name in ("glands", "gravel"))
+    options, others = (config.Style(style=(path,)) for path in (painting, other))
+    recipe, sign = style_transfer.recipe_of(options), tmp_path / "sign"
+    sign.touch()
+    job, lost = (folders.Job(album / f"{name}.jpg", folders.Way(options), tmp_path / "a.png") for name in "az")
     missing = functools.partial(folders.what_is_missing, "style_transfer", "recipe_of")
-    assert missing(options, recipe, tmp_path, album / "a.jpg") is None
-    assert f"does not see {album / 'z.jpg'}" in missing(options, recipe, tmp_path, album / "z.jpg")
-    other = config.Style(style=(str(ROOT / "images/style/gravel.jpg"),))
-    assert "it sees other files (--style glands.jpg, now gravel.jpg)" in missing(
-        other, recipe, tmp_path, album / "a.jpg"
-    )
+    seen = job.made_of()
+    assert missing(options, recipe, {painting: recipe["style"][0]["sha256"]}, sign, job, seen) is None
+    assert f"does not see {tmp_path / 'no'}, or another" in missing(options, recipe, {}, tmp_path / "no/no", job, seen)
+    assert f"does not see the photo: {album / 'z.jpg'}" in missing(options, recipe, {}, sign, lost, seen)
+    assert "another photo of this name" in missing(options, recipe, {}, sign, job, seen | {"photo_bytes": "1"})
+    assert "other files (--style glands.jpg, now gravel.jpg)" in missing(others, recipe, {}, sign, job, seen)
+    assert f"other files ({other})" in missing(options, recipe, {other: "1234"}, sign, job, seen)
 
 
 def test_a_photo_that_a_worker_does_not_see_fails_alone(album, tmp_path):
     attempt = functools.partial(folders.attempt_there, "style_transfer", "paint")
     job = folders.Job(album / "a.jpg", folders.Way(config.Style()), tmp_path / "a.png")
     seen = job.made_of()
-    assert "sees another file" in attempt(job, seen | {"photo_bytes": "1"})["reason"]
+    assert "it sees another photo of this name" in attempt(job, seen | {"photo_bytes": "1"})["reason"]
     gone = folders.Job(album / "z.jpg", job.way, tmp_path / "z.png")
-    assert "does not see it" in attempt(gone, seen)["reason"]
+    assert "it does not see the photo" in attempt(gone, seen)["reason"]
 
 
 def test_what_can_not_be_shared_is_said(album, pictures, tmp_path):
