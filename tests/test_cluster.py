@@ -26,7 +26,7 @@ import style_transfer
 
 DASK = pathlib.Path(sys.executable).with_name("dask")
 LEARNED = ("--learned", "wave", "--size", 64, "--precision", "float32")
-SLOW = ("--style", "images/style/glands.jpg", "--size", 64, "--iterations", 40, "--scales", 1, "--weights", "hed")
+SLOW = (*LEARNED[:2], "--size", 700, *LEARNED[4:])  # half a second each
 
 
 @contextlib.contextmanager
@@ -128,7 +128,8 @@ def test_dreams_are_shared_out(sharing, album, tmp_path):
     photos.mkdir()
     for name in "ab":
         shutil.copy(album / f"{name}.jpg", photos)
-    command = ("deepdream.py", photos, "--size", 96, "--steps", 1, "--weights", "hed", "--precision", "float32")
+    command = ("deepdream.py", photos, "--size", 32, "--convnet", "trained/digit_classifier/epoch_32.keras")
+    command += ("--layers", "conv2", "--precision", "float32")
     run_process(*command, *sharing, "--output", tmp_path / "shared")
     run(*command, "--output", tmp_path / "alone")
     for name in ("a.png", "b.png"):
@@ -258,7 +259,7 @@ def test_a_scheduler_that_goes_away_is_one_line(album, tmp_path):
         wait_for(lambda: list(output.glob("[!.]*.png")))
         scheduler.kill()
         assert "went away; what is done is kept" in check(end(process), 1).stderr
-    assert len(rows_of(output)) == 7 and pixels(next(output.glob("[!.]*.png"))).shape == (43, 64, 3)
+    assert len(rows_of(output)) == 7 and pixels(next(output.glob("[!.]*.png"))).shape == (467, 700, 3)
 
 
 def test_a_scheduler_without_workers_is_waited_for_and_then_one_line(album, tmp_path, monkeypatch):

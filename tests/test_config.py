@@ -45,7 +45,8 @@ WORDS = {
     "style_layers",
     "layers",
     "learned",
-}  # names of layers, classes and styles
+    "scheduler",
+}  # names of layers, classes and styles, and an address
 
 
 @pytest.mark.parametrize(

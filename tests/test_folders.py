@@ -165,7 +165,8 @@ def apply(photos, output, rows=None):
     rows = folders.read_summary(output / "summary.csv")
     jobs = folders.name_results(photos, [folders.Way(config.Style())], output, ".png", rows)
     todo = [job for job in jobs if not folders.is_done(job, rows, {"script": ""}, None)]
-    return [row for _, row in folders.apply_to_photos(task, todo, output / "summary.csv", rows)]
+    hands = folders.Alone(folders.Craft("", task, None, None, None), None)
+    return [row for _, row in folders.apply_to_photos(hands, todo, output / "summary.csv", rows)]
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import os
 import pathlib
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -261,7 +260,7 @@ def test_the_claim_of_a_process_that_died_here_is_taken_over_at_once(tmp_path, m
     path = tmp_path / "checkpoint_3.lock"
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    path.write_text(f"{socket.gethostname()} {gone.pid} 1234abcd")
+    path.write_text(f"{trainings.this_machine()} {gone.pid} 1234abcd")
     began = time.monotonic()
     with trainings.Claim(path) as claim:
         assert time.monotonic() - began < 5 and claim.holder() == claim.owner
