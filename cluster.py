@@ -175,12 +175,13 @@ def find_refusal(cores, folder, theirs, inspection):
         return f"it has {' and '.join(different)}; bring it up to date and start it anew"
     if not os.path.isdir(folder):
         return f"it does not see {folder}, where the command runs"
-    hardware.use_cores(cores)
     try:
-        with GUARD:
-            if not RUNNING:  # another command's work may rely on its own folder; then only whole paths are seen
-                os.chdir(folder)
-        return inspection()
+        with LOOKING:
+            hardware.use_cores(cores)
+            with GUARD:
+                if not RUNNING:  # another command's work may rely on its own folder; then only whole paths are seen
+                    os.chdir(folder)
+            return inspection()
     except Exception as error:
         return describe(error)
 
@@ -190,6 +191,7 @@ RUNNING = {}  # the key of the call that is being done, and its thread
 CANCELLED = set()  # keys of calls for which nobody waits any more, and which were not begun yet
 SERVED = []  # the command whose call was done last
 GUARD = threading.Lock()
+LOOKING = threading.Lock()  # one after the other, since modules are loaded meanwhile
 
 
 def work(order, key):
