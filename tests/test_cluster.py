@@ -295,7 +295,8 @@ def test_what_kills_every_worker_ends_as_lost():
 # --- What is wrong -----------------------------------------------------------------------------
 
 
-def test_a_worker_says_what_it_lacks(tmp_path):
+def test_a_worker_says_what_it_lacks(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)  # a worker goes to the command's folder; the tests come back from there
     ours = cluster.versions()
     fine = cluster.Call("time", "sleep", (0,))
     assert cluster.find_refusal(1, str(tmp_path), ours, fine) is None
