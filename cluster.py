@@ -147,12 +147,21 @@ def make_broom(prefix):
 
 
 def make_runner():
-    """Make the function that does a call; the scheduler sees it, too, and need not know of our modules."""
+    """Make the function that does a call; the scheduler sees it, too, and need not know of our modules.
+
+    What the call comes to goes the way of news, which costs the scheduler least: as a task's result it would stay with
+    the worker, be asked for, and be lost with the worker.
+    """
 
     def run(order, key):
+        import pickle
+
+        import distributed
+
         import cluster
 
-        return cluster.THREAD.submit(cluster.work, order, key).result()
+        result = cluster.THREAD.submit(cluster.work, order, key).result()
+        distributed.get_worker().log_event(key.rpartition("/")[0], (key, pickle.dumps(result)))
 
     return run
 
@@ -231,7 +240,7 @@ def forget_others(command):
 def tell(number):
     """Tell the command, from within a call, how much of the work is done."""
     for key in RUNNING:
-        WORKERS[-1].log_event(key.rpartition("/")[0], number)
+        WORKERS[-1].log_event(key.rpartition("/")[0], (None, number))
 
 
 def interrupt(key):
@@ -257,7 +266,7 @@ def interrupt_all(command):
 PATIENCE = 60  # seconds without a worker, after which a command gives up
 LOOK = 2  # seconds after which it looks which workers there are
 ANSWER = 20  # seconds within which a scheduler or a worker answers, where it does
-FETCH = 5  # seconds within which results come, which are a few words
+GATHERING = 0.003, 0.1  # seconds for each worker, and at most, in which news are gathered before they are heeded
 CONNECT = 10  # seconds for which a scheduler is sought
 PREFIX = "keras-atelier-"
 IN_FLIGHT = 2  # calls for each worker: one that it does, and one that waits there
@@ -360,6 +369,7 @@ class Crew:
         self.terms = pickle.dumps((os.getcwd(), versions(), inspection))
         self.runner, self.question = make_runner(), make_question(self.command)
         self.members, self.refusals = set(), {}
+        self.came_to, self.heard = {}, None  # each call's result, pickled; who hears what calls tell meanwhile
         self.done = self.number = 0
         self.began = self.looked = self.manned = time.monotonic()
         self.replaced = False
@@ -377,6 +387,7 @@ class Crew:
         """Let the workers join, and wait for the first. Raises InputError where none can, and PartlyDone later."""
         with contextlib.suppress(Exception):  # another version of Dask may have other names there
             self.client.run_on_scheduler(make_broom(PREFIX))
+        self.client.subscribe_topic(self.command, lambda event: self.hear(*event[1]))
         with contextlib.suppress(TimeoutError):  # of a worker that does not answer: the scheduler has it by then
             self.timed(
                 self.client._register_worker_plugin, make_membership(self.command, self.terms), self.command, True
@@ -452,7 +463,14 @@ class Crew:
 
     def listen(self, heard):
         """Have `heard` called with each number that calls tell."""
-        self.client.subscribe_topic(self.command, lambda event: heard(event[1]))
+        self.heard = heard
+
+    def hear(self, key, news):
+        """Heed what a worker tells: what a call has come to, or, without a key, how far it is."""
+        if key:
+            self.came_to[key] = news
+        elif self.heard:
+            self.heard(news)
 
     def ask(self, call):
         """Return what a call comes to on one of the workers. Raises what it raises, or Lost."""
@@ -482,10 +500,9 @@ class Crew:
                     future.add_done_callback(ended.put)
                 if not waiting:
                     return
-                for future, result in self.fetch([future for future in take_all(ended, LOOK) if future in waiting]):
-                    if result is UNDONE:
-                        future.add_done_callback(ended.put)
-                        continue
+                news = take_all(ended, LOOK, min(GATHERING[0] * len(self.members), GATHERING[1]))
+                for future in [future for future in news if future in waiting]:
+                    result = self.result_of(future)
                     label, call, deaths = waiting.pop(future)
                     if isinstance(result, Lost) and deaths + 1 < KILLED:
                         again.append((label, call, deaths + 1))
@@ -514,29 +531,21 @@ class Crew:
         except (OSError, distributed.client.ClosedClientError) as error:
             raise self.gone() from error
 
-    def fetch(self, futures):
-        """List each future that was done with its result, a Lost, or UNDONE. Raises what a call raised."""
-        if any(future.status == "cancelled" for future in futures):
+    def result_of(self, future):
+        """Return what a call has come to, or a Lost if its workers died. Raises what it raised."""
+        if future.key in self.came_to:
+            return pickle.loads(self.came_to.pop(future.key))
+        if future.status == "cancelled":
             raise self.gone()
-        done = [future for future in futures if future.status == "finished"]
-        try:
-            found = dict(zip(done, self.timed(self.client._gather, done, seconds=FETCH), strict=True))
-        except (distributed.KilledWorker, TimeoutError):  # some worker has died with its results
-            found = {}
-        except concurrent.futures.CancelledError as error:
-            raise self.gone() from error
-        return [(future, lost(future) if future.status == "error" else found.get(future, UNDONE)) for future in futures]
+        return lost(future)
 
 
-UNDONE = object()  # the result of a call that has to be done once more: its worker died before it was fetched
-
-
-def take_all(ended, seconds):
-    """Take what a queue holds, a list; wait so many seconds for the first."""
+def take_all(ended, seconds, gathering):
+    """Take what a queue holds, a list: wait so many seconds for the first, and a moment for those that come with it."""
     taken = []
     with contextlib.suppress(queue.Empty):
         taken.append(ended.get(timeout=seconds))
-        time.sleep(0.02)  # of results that come fast, several are fetched at once
+        time.sleep(gathering)
         while True:
             taken.append(ended.get_nowait())
     return taken
