@@ -46,6 +46,7 @@ class Parser(argparse.ArgumentParser):
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
         self.register("type", pathlib.Path, lambda text: pathlib.Path(expanded(text)))
+        self._negative_number_matcher = re.compile(r"-[\d.]")  # of what is no flag: -1..1 is a range
 
     def parse_args(self, args=None, namespace=None):
         """Parse the command line; where a flag or a word has no place in it, ask what was meant."""

@@ -469,8 +469,14 @@ class Dream(Photos):
     class_: str | None = option(None, "dream of this class: a name of ImageNet's, or a number", metavar="NAME")
     convnet: PathName = option(
         "vgg16",
-        "a network of keras.applications, or a .keras file or folder of a classifier of yours",
+        "a network of keras.applications, or the .keras or .h5 file of a classifier of yours, or a folder of them",
         metavar="NETWORK",
+    )
+    input_range: str | None = option(
+        None,
+        "what a classifier of yours takes pixels as; caffe is blue, green and red less their means (default: what the "
+        "network of keras.applications takes that it begins with, and else 0..255)",
+        choices=("0..255", "0..1", "-1..1", "caffe"),
     )
     weights: PathName | None = option(
         None,

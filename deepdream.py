@@ -31,6 +31,7 @@ import errors
 import naming
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # where it is not usual, convolutions take less memory so
+classifiers = command_line.lazy_import("classifiers")
 disk = command_line.lazy_import("disk")
 films = command_line.lazy_import("films")
 folders = command_line.lazy_import("folders")
@@ -464,11 +465,12 @@ class Studio:
         device = hardware.use_precision(options.precision, "convolutions")
         classifier, top = naming.own_classifier(options.convnet), options.class_ is not None
         self.model, self.preprocess, self.source = networks.load_network(
-            classifier or options.convnet, options.weights, top
+            classifier or options.convnet, options.weights, top, options.input_range
         )
         if not options.quiet:
             name = classifier or naming.network_name(options.convnet)
-            print(f"device: {device}; {name} with the weights {self.source}", file=sys.stderr)
+            told = f"the input {classifiers.input_of(self.model, options.input_range)[1]}" if classifier else None
+            print(f"device: {device}; {name} with {told or f'the weights {self.source}'}", file=sys.stderr)
             if self.source == "hed" and options.weights is None:
                 print(
                     "note: ImageNet's weights can't be downloaded; hed's, which began as these, serve",
@@ -544,7 +546,7 @@ def check_layers(model, weights, options):
     """Raise InputError for a layer that the network lacks or that has no places, or for a channel beyond its width."""
     channels = vision.layers_with_places(model)
     for name in weights:
-        if name in [layer.name for layer in model.layers] and name not in channels:
+        if name in vision.layers_of(model) and name not in channels:
             raise errors.InputError(f"{name} has no places in the picture; --list-layers lists the layers that have")
     naming.check_names(weights, list(channels), options.convnet)
     for channel in options.channels:
@@ -629,8 +631,8 @@ def film(studio, picture, result, options, about, alone):
     interruption. Those of another film are refused where this one is `alone`, and else replaced: what is made in a
     folder of films was decided before. Returns what to tell of it.
     """
-    films.check_encoder(result)
-    folder = result.with_name(f"{result.stem}_frames")
+    films.check_encoder()
+    folder = result.with_name(f"{result.name}_frames")
     recipe = recipes.with_weights(recipe_of(options, ("zoom", "fps", "format")), studio.source)
     recipe["picture"] = zlib.crc32(picture.tobytes())
     done = films.frames_done(folder, recipe, options.zoom, replace=options.overwrite or not alone)

@@ -3,11 +3,10 @@
 Frames are uint8 H x W x 3, in memory or as PNGs in a folder of their own.
 """
 
+import contextlib
 import errno
-import io
 import pathlib
 
-import imageio.v2 as imageio
 import imageio_ffmpeg
 import numpy as np
 from PIL import Image
@@ -17,7 +16,13 @@ from errors import InputError
 from imaging import fit, resize_picture, to_pixels
 from recipes import RECIPE, differences
 
-KINDS = (".mp4", ".gif", ".webp")
+# Each kind of film by what ffmpeg writes it with. All go frame by frame: a GIF, too, with a palette for each.
+PALETTES = "[0:v]split[seen][shown];[seen]palettegen=stats_mode=single[palette];[shown][palette]paletteuse=new=1"
+KINDS = {
+    ".mp4": {"quality": 8, "macro_block_size": 2},
+    ".gif": {"codec": "gif", "pix_fmt_out": "pal8", "output_params": ["-filter_complex", PALETTES, "-loop", "0"]},
+    ".webp": {"codec": "libwebp_anim", "output_params": ["-loop", "0", "-quality", "80"]},
+}
 
 
 def save_gif(path, frames, seconds):
@@ -43,54 +48,51 @@ def same_size(frames):
     return [to_pixels(resize_picture(frame, width, height)) for frame in frames]
 
 
-def check_encoder(path):
-    """Raise InputError where a film of this kind can't be written, before there are frames to lose."""
-    if pathlib.Path(path).suffix.lower() == ".mp4":
-        try:
-            imageio_ffmpeg.get_ffmpeg_exe()
-        except RuntimeError as error:
-            raise InputError("there is no ffmpeg here, which .mp4 needs; .gif and .webp do without") from error
+def check_encoder():
+    """Raise InputError where no film can be written, before there are frames to lose."""
+    try:
+        imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise InputError("there is no ffmpeg here, which films need; IMAGEIO_FFMPEG_EXE may name one") from error
 
 
 def save_film(path, frames, fps):
     """Write the pictures in the files `frames`, all of one size, as an .mp4, .gif or .webp of `fps` frames a second.
 
-    Raises OSError where it can't be written whole.
+    H.264 has even sides, as players want them. Raises OSError where it can't be written whole.
     """
-    suffix = pathlib.Path(path).suffix.lower()
+    suffix, reason = pathlib.Path(path).suffix.lower(), None
     with whole_file(path) as temporary:
-        if suffix == ".mp4":
-            encode_mp4(temporary, frames, fps)
-        else:
-            pictures = (Image.fromarray(read_frame(frame)) for frame in frames)
-            more = {"append_images": pictures, "duration": round(1000 / fps), "loop": 0}
-            content = io.BytesIO()  # written to a file, not all of Pillow's writers would notice that a disk is full
-            next(pictures).save(content, format=suffix[1:].upper(), save_all=True, **more)
-            pathlib.Path(temporary).write_bytes(content.getvalue())
+        try:
+            encode(temporary, frames, fps, **{"quality": None, "macro_block_size": 1} | KINDS[suffix])
+            whole = count_frames(temporary, suffix) >= len(frames)
+        except (OSError, RuntimeError) as error:
+            whole, reason = False, error
+        if not whole:  # ffmpeg does not always complain, and what it says is not handed on
+            raise OSError(errno.EIO, "the film can't be written whole (is the disk full?)") from reason
+
+
+def encode(path, frames, fps, macro_block_size, **kind):
+    """Have ffmpeg write the pictures in the files `frames` as one of KINDS."""
+    height, width = (side // macro_block_size * macro_block_size for side in read_frame(frames[0]).shape[:2])
+    more = {"fps": fps, "macro_block_size": macro_block_size, "ffmpeg_log_level": "quiet", **kind}
+    with contextlib.closing(imageio_ffmpeg.write_frames(path, (width, height), **more)) as film:
+        film.send(None)
+        for frame in frames:
+            film.send(np.ascontiguousarray(read_frame(frame)[:height, :width]))
+
+
+def count_frames(path, suffix):
+    if suffix == ".mp4":
+        return imageio_ffmpeg.count_frames_and_secs(path)[0]
+    with Image.open(path) as film:
+        return film.n_frames
 
 
 def read_frame(path):
     """Read a picture's pixels as they are: uint8 H x W x 3."""
     with Image.open(path) as picture:
-        return np.asarray(picture)
-
-
-def encode_mp4(path, frames, fps):
-    """Write the pictures in the files `frames` as H.264, with even sides, as players want them."""
-    try:
-        more = {"macro_block_size": 2, "quality": 8, "ffmpeg_log_level": "quiet"}
-        with imageio.get_writer(path, format="FFMPEG", fps=fps, **more) as writer:
-            for frame in frames:
-                pixels = read_frame(frame)
-                height, width = (side // 2 * 2 for side in pixels.shape[:2])
-                writer.append_data(pixels[:height, :width])
-        # ffmpeg does not always complain, and what it says is not handed on.
-        whole = imageio_ffmpeg.count_frames_and_secs(path)[0] >= len(frames)
-        reason = None
-    except (OSError, RuntimeError) as error:
-        whole, reason = False, error
-    if not whole:
-        raise OSError(errno.EIO, "the film can't be written whole (is the disk full?)") from reason
+        return np.asarray(picture.convert("RGB"))
 
 
 # --- Frames beside a film ----------------------------------------------------------------------

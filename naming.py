@@ -83,7 +83,7 @@ def network_name(convnet):
 
 
 def own_classifier(convnet):
-    """Return the .keras file of a classifier of the user's own, or None for a network of keras.applications.
+    """Return the .keras or .h5 file of a classifier of the user's own, or None for a network of keras.applications.
 
     Of a folder of saved epochs it is the last one. Raises InputError where it is neither.
     """
@@ -92,9 +92,9 @@ def own_classifier(convnet):
         return None
     if path.is_dir():
         if not (epochs := saved_epochs(path)):
-            raise InputError(f"{path} holds no .keras file")
+            raise InputError(f"{path} holds no .keras or .h5 file")
         return epochs[-1]
-    if path.suffix == ".keras":
+    if path.suffix in MODEL_FILES:
         if not path.exists():
             raise InputError(f"{path} does not exist")
         return path
@@ -102,9 +102,13 @@ def own_classifier(convnet):
     return None
 
 
+MODEL_FILES = (".keras", ".h5", ".hdf5")
+
+
 def saved_epochs(folder):
-    """List the .keras files in a folder, in the order of the numbers in their names."""
-    return sorted(pathlib.Path(folder).glob("*.keras"), key=lambda path: in_order(path.name))
+    """List the files of models in a folder, in the order of the numbers in their names."""
+    paths = [path for path in pathlib.Path(folder).iterdir() if path.suffix in MODEL_FILES]
+    return sorted(paths, key=lambda path: in_order(path.name))
 
 
 CONVOLUTIONS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}  # in each of the five blocks

@@ -18,11 +18,10 @@ import hardware  # noqa: F401, it has TensorFlow start quietly
 import h5py
 import keras
 import numpy as np
-from keras import ops
 
-import model_files
+import classifiers
 from errors import InputError
-from naming import NETWORKS, in_order, network_name, plain
+from naming import MODEL_FILES, NETWORKS, in_order, network_name, plain
 
 # --- VGG ---------------------------------------------------------------------------------------
 
@@ -96,18 +95,21 @@ def read_convolutions(path):
 # --- Other networks ----------------------------------------------------------------------------
 
 
-def load_network(convnet, weights=None, top=False):
+def load_network(convnet, weights=None, top=False, input_range=None):
     """Load a network of keras.applications, or a classifier of one's own: (model, preprocess, what its weights are).
 
-    `convnet` is a name, or a .keras file of a model that takes pixels in 0..255. With `top` the model ends in the
-    logits of its classes, else in its last layer with places; `preprocess` makes its input of pictures N x H x W x 3 in
-    0..255. `weights` is as for load_vgg, or a file with all the weights. Raises InputError.
+    `convnet` is a name, or a file as classifiers.py takes it, of a model that takes pixels in the `input_range`. With
+    `top` the model ends in the logits of its classes; `preprocess` makes its input of pictures N x H x W x 3 in 0..255.
+    `weights` is as for load_vgg, or a file with all the weights. Raises InputError.
     """
-    if str(convnet).endswith(".keras"):
+    if str(convnet).endswith(MODEL_FILES):
         if weights is not None:
             raise InputError(f"{convnet} has weights of its own; --weights goes with a network of keras.applications")
-        model = build_network(convnet)
-        return (logits_of(model, convnet) if top else model), functools.partial(own_input, model), str(convnet)
+        model = classifiers.load(convnet)
+        preprocess, _ = classifiers.input_of(model, input_range)
+        return (classifiers.to_logits(model, convnet) if top else model), preprocess, str(convnet)
+    if input_range is not None:
+        raise InputError("--input-range goes with a classifier of your own, which --convnet names")
     name = network_name(convnet)
     module = getattr(keras.applications, NETWORKS[name])
     preprocess = module.preprocess_input
@@ -142,12 +144,9 @@ def efficientnet_input(pictures):
 
 
 def build_network(convnet, top=False, weights=None):
-    """Build a network of keras.applications, or load a .keras file of one's own. Raises InputError."""
-    if str(convnet).endswith(".keras"):
-        model = model_files.load_keras_model(convnet)
-        if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4 or model.inputs[0].shape[3] not in (1, 3):
-            raise InputError(f"{convnet} takes no pictures: its input is {model.inputs[0].shape[1:]}")
-        return model
+    """Build a network of keras.applications, or load a classifier of one's own. Raises InputError."""
+    if str(convnet).endswith(MODEL_FILES):
+        return classifiers.load(convnet)
     name = network_name(convnet)
     more = {"classifier_activation": None} if top else {}
     if name in NASNET_SIDES:  # they can't be built for all sizes
@@ -156,26 +155,6 @@ def build_network(convnet, top=False, weights=None):
 
 
 NASNET_SIDES = {"NASNetMobile": 224, "NASNetLarge": 331}  # pixels
-
-
-def logits_of(model, path):
-    """Return a classifier up to its logits, without the softmax at its end. Raises InputError where it is none."""
-    last = model.layers[-1]
-    while isinstance(last, keras.Sequential):
-        last = last.layers[-1]
-    if len(model.outputs[0].shape) != 2:
-        raise InputError(f"{path} is no classifier: its output has {len(model.outputs[0].shape) - 1} dimensions")
-    if last is model.layers[-1] and isinstance(last, (keras.layers.Softmax, keras.layers.Activation)):
-        return keras.Model(model.inputs, last.input)
-    if not isinstance(last, keras.layers.Dense):
-        raise InputError(f"{path} ends in {last.name}, before which no logits are known: let it end in a Dense layer")
-    last.activation = keras.activations.linear
-    return model
-
-
-def own_input(model, pictures):
-    """Make what a model of one's own takes of pictures N x H x W x 3: grey if it wants one channel."""
-    return ops.mean(pictures, axis=3, keepdims=True) if model.input_shape[3] == 1 else pictures
 
 
 # --- Keras's own weights -----------------------------------------------------------------------

@@ -3,6 +3,7 @@
 Pictures are float32 1 x H x W x 3 in 0..255, of any size; features float32 1 x h x w x C.
 """
 
+import contextlib
 import functools
 
 import hardware  # has TensorFlow start quietly
@@ -63,12 +64,44 @@ def is_wide(layer):
 
 def network_features(model, preprocess, layers):
     """Return f(picture, tensor 1 x H x W x 3 in 0..255) -> [features 1 x h x w x C, float32, of each of the layers]."""
-    network = keras.Model(model.inputs, [model.get_layer(name).output for name in layers])
+    wanted = [layers_of(model)[name] for name in layers]
 
     def features(picture):
-        return [ops.cast(x, "float32") for x in keras.tree.flatten(network(preprocess(at_input_size(model, picture))))]
+        with watching(wanted) as seen:
+            model(preprocess(at_input_size(model, picture)))
+        return [ops.cast(seen[layer.path], "float32") for layer in wanted]
 
     return features
+
+
+@contextlib.contextmanager
+def watching(layers):
+    """Yield a dict that comes to hold what each layer gives, by its path, when the model that it is in is called.
+
+    So layers of models within models are seen, too, which no model of Keras's own could have as its outputs.
+    """
+    seen, layers = {}, [*{layer.path: layer for layer in layers}.values()]
+    own = [vars(layer).get("call") for layer in layers]
+
+    def watch(layer):
+        call = layer.call
+
+        @functools.wraps(call)
+        def watched(*arguments, **more):
+            seen[layer.path] = call(*arguments, **more)
+            return seen[layer.path]
+
+        layer.call = watched
+
+    for layer in layers:
+        watch(layer)
+    try:
+        yield seen
+    finally:
+        for layer, call in zip(layers, own):
+            del layer.call
+            if call is not None:
+                layer.call = call
 
 
 def classify(model, preprocess, picture):
@@ -85,32 +118,44 @@ def at_input_size(model, pictures):
 # --- Layers ------------------------------------------------------------------------------------
 
 
-def layers_with_places(model):
-    """List the layers whose output still has places in the picture: a dict from name to the number of channels."""
+def layers_of(model):
+    """List all layers of a model and of the models within it: a dict from name to layer.
+
+    One that is called as another before it has the name of its model, too: base/conv1.
+    """
     found = {}
     for layer in model.layers:
-        shape = () if isinstance(layer, (keras.layers.InputLayer, keras.Model)) else layer.output.shape
-        if len(shape) == 4 and shape[1] != 1:
-            found[layer.name] = shape[3]
+        if isinstance(layer, keras.Model):
+            for name, inner in layers_of(layer).items():
+                found[name if name not in found else f"{layer.name}/{name}"] = inner
+        elif not isinstance(layer, keras.layers.InputLayer):
+            found[layer.name if layer.name not in found else f"{model.name}/{layer.name}"] = layer
     return found
+
+
+def layers_with_places(model):
+    """List the layers whose output still has places in the picture: a dict from name to the number of channels."""
+    shapes = {name: keras.tree.flatten(layer.output)[0].shape for name, layer in layers_of(model).items()}
+    return {name: shape[3] for name, shape in shapes.items() if len(shape) == 4 and shape[1] != 1}
 
 
 def layer_at_stride(model, stride):
     """Name the last layer whose places lie about `stride` pixels apart, or the last layer that has places at all."""
     names = list(layers_with_places(model))
     if not names:
-        raise InputError(
-            "the network has no layer with places in the picture; models within models are not looked into"
-        )
-    height = model.input_shape[1]
-    if height:
-        sides = {name: model.get_layer(name).output.shape[1] for name in names}
-    else:
-        height = 16 * stride
-        seen = keras.Model(model.inputs, [model.get_layer(name).output for name in names])
-        shapes = seen.compute_output_shape((1, height, height, model.input_shape[3]))
-        sides = {name: shape[1] for name, shape in zip(names, shapes)}
-    near = [name for name, side in sides.items() if 0.7 * height <= side * stride < height + stride]
+        raise InputError("the network has no layer with places in the picture")
+    height = model.input_shape[1] or 16 * stride
+    layers = [layers_of(model)[name] for name in names]
+
+    @functools.partial(tf.function, autograph=False)
+    def look(picture):
+        with watching(layers) as seen:
+            model(picture)
+        return [seen[layer.path] for layer in layers]
+
+    taken = tf.TensorSpec((1, height, model.input_shape[2] or height, model.input_shape[3]))
+    seen = look.get_concrete_function(taken).structured_outputs
+    near = [name for name, x in zip(names, seen) if 0.7 * height <= x.shape[1] * stride < height + stride]
     return (near or names)[-1]
 
 

@@ -1,0 +1,168 @@
+"""Classifiers of one's own: Keras models in files, of which no code is run, and models within models.
+
+In goes the path of a .keras or .h5 file, out come a model and what makes its input of pictures N x H x W x 3 in 0..255.
+"""
+
+import importlib
+import json
+import zipfile
+
+import hardware  # noqa: F401, it has TensorFlow start quietly
+
+# isort: split
+import h5py
+import keras
+from keras import ops
+
+import model_files
+from errors import InputError
+from naming import NETWORKS, plain
+
+# --- Files -------------------------------------------------------------------------------------
+
+
+def load(path):
+    """Load a model that takes pictures. Raises InputError where it takes others, or holds what Keras does not know."""
+    check_layers(config_of(path), path)
+    model = model_files.load_keras_model(path)
+    shapes = [tuple(x.shape[1:]) for x in model.inputs]
+    if len(shapes) != 1:
+        raise InputError(f"{path} takes {len(shapes)} inputs, and not one picture")
+    if len(shapes[0]) != 3 or shapes[0][2] not in (1, 3):
+        told = " x ".join("any" if side is None else str(side) for side in shapes[0])
+        raise InputError(f"{path} takes no pictures: its input is {told}, and not height x width x 3 (or 1)")
+    return model
+
+
+def config_of(path):
+    """Read what a file tells of its layers: a dict. Raises InputError."""
+    try:
+        if str(path).endswith(".keras"):
+            with zipfile.ZipFile(path) as archive:
+                return json.loads(archive.read("config.json"))
+        with h5py.File(path) as file:
+            if "model_config" not in file.attrs:
+                raise InputError(f"{path} holds weights alone, and no model; save the whole of it with model.save")
+            return json.loads(file.attrs["model_config"])
+    except InputError:
+        raise
+    except Exception as error:  # zipfile, h5py and json raise whatever their parsers do
+        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        raise InputError(f"{path} can't be loaded: {reason}") from error
+
+
+# What a file may name, so that loading it imports nothing and runs nothing but Keras.
+HOMES = ("layers", "models", "ops", "initializers", "regularizers", "constraints", "activations", "dtype_policies")
+AT_HOME = ("DTypePolicy", "Functional", "Sequential")
+CODE = ("Lambda", "__lambda__", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer")
+
+
+def check_layers(config, path, layer=None):
+    """Raise InputError where a config names code, or a layer that is not Keras's own; `layer` is what it is part of."""
+    if isinstance(config, list):
+        for part in config:
+            check_layers(part, path, layer)
+    elif isinstance(config, dict):
+        kind = config.get("class_name")
+        if isinstance(kind, str) and "config" in config:
+            inner = config["config"]
+            layer = (inner.get("name") if isinstance(inner, dict) else None) or layer or kind
+            if kind in CODE:
+                raise InputError(f"{path} holds code in its layer {layer} (a {kind}), which is never run")
+            if not is_known(kind, config):
+                raise InputError(f"{path} can't be loaded: Keras does not know {kind}, of its layer {layer}")
+        for key, part in config.items():
+            if key != "compile_config":  # what it was trained with stays unread
+                check_layers(part, path, layer)
+
+
+def is_known(kind, config):
+    """Say whether Keras itself has what a config names; old files name no module."""
+    module = config.get("module")
+    if kind.startswith("__"):  # tensors and tuples
+        return True
+    if module is None:
+        homes = [getattr(keras, name) for name in HOMES if hasattr(keras, name)]
+        known = kind in AT_HOME or any(hasattr(home, kind) for home in (keras, *homes))
+        return known and not config.get("registered_name")
+    words = [word for word in module.split(".") if word != "src"]
+    return words[0] == "keras" and (words[1] in HOMES if len(words) > 1 else kind in AT_HOME)
+
+
+# --- What they take ----------------------------------------------------------------------------
+
+RANGES = {
+    "0..255": lambda pictures: pictures,
+    "0..1": lambda pictures: pictures / 255,
+    "-1..1": lambda pictures: pictures / 127.5 - 1,
+    "caffe": keras.applications.imagenet_utils.preprocess_input,
+}
+
+
+def input_of(model, input_range=None):
+    """Return what makes a model's input of pictures N x H x W x 3 in 0..255, and what that is, in a few words.
+
+    `input_range` is one of RANGES. Without, it is what the network of keras.applications takes with which the model
+    begins, and else the pixels as they are.
+    """
+    prepare, told = RANGES.get(input_range), input_range
+    if prepare is None:
+        name = published_base(model)
+        module = name and importlib.import_module(f"keras.applications.{NETWORKS[name]}")
+        prepare, told = (module.preprocess_input, f"{name}'s") if name else (RANGES["0..255"], "0..255")
+
+    def own_input(pictures):
+        pictures = ops.convert_to_tensor(pictures)  # Keras would change an array in its place
+        if model.input_shape[3] == 1:
+            pictures = ops.mean(pictures, axis=3, keepdims=True)
+        return prepare(pictures)
+
+    return own_input, told
+
+
+def published_base(model):
+    """Name the network of keras.applications that a model is, or begins with; None where it begins with more."""
+    while isinstance(model, keras.Model):
+        named = [name for name in NETWORKS if plain(model.name).startswith(plain(name))]
+        if named:
+            return max(named, key=len)
+        layers = [layer for layer in model.layers if not is_only_for_training(layer)]
+        model = layers[0] if layers else None
+    return None
+
+
+def is_only_for_training(layer):
+    """Say whether a layer does nothing to what is looked at: an input, noise, or what turns pictures at random."""
+    return isinstance(layer, (keras.layers.InputLayer, keras.layers.GaussianNoise)) or type(layer).__name__.startswith(
+        "Random"
+    )
+
+
+# --- What they tell ----------------------------------------------------------------------------
+
+
+def to_logits(model, path):
+    """Have a classifier end in its logits, before the probabilities. Raises InputError where it is none."""
+    if len(model.outputs) != 1 or len(model.outputs[0].shape) != 2:
+        shapes = " and ".join(str(tuple(x.shape[1:])) for x in model.outputs)
+        raise InputError(f"{path} is no classifier: it comes to {shapes}, and not to a row of classes")
+    last = last_of(model)
+    if isinstance(last, keras.layers.Softmax):
+        last.call = lambda x, **_: x
+    elif hasattr(last, "activation"):
+        if last.activation.__name__ not in PROBABLE:
+            raise InputError(f"{path} ends in {last.name}, a {last.activation.__name__}, before which are no logits")
+        last.activation = keras.activations.linear
+    elif not isinstance(last, (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)):
+        raise InputError(f"{path} ends in {last.name}, before which no logits are known: let it end in a Dense layer")
+    return model
+
+
+PROBABLE = ("linear", "softmax", "sigmoid", "log_softmax", "hard_sigmoid")
+
+
+def last_of(model):
+    """Return the layer that a model's output comes from, however deep within."""
+    while isinstance(model, keras.Model):
+        model = model.layers[-1] if isinstance(model, keras.Sequential) else model.outputs[0]._keras_history.operation
+    return model

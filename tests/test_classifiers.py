@@ -1,0 +1,197 @@
+"""classifiers.py: files of networks as people have them, their layers, their logits, and what is refused."""
+
+import json
+import pathlib
+import zipfile
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT, results, run
+from keras import layers
+
+import classifiers
+import errors
+import model_files
+import networks
+import vision
+
+
+def transfer(*head, side=32, base_name="mobilenet_v2_small", begin=()):
+    """A base with an input of its own, pooling and a head: what the tutorials on transfer learning make."""
+    picture = layers.Input((side, side, 3))
+    x = layers.Conv2D(8, 3, strides=2, padding="same", activation="relu", name="conv")(picture)
+    base = keras.Model(picture, layers.Conv2D(12, 3, padding="same", activation="relu", name="top")(x), name=base_name)
+    taken = layers.Input((side, side, 3))
+    x = taken
+    for layer in begin:
+        x = layer(x)
+    x = layers.GlobalAveragePooling2D()(base(x))
+    for layer in head or (layers.Dense(5, activation="softmax"),):
+        x = layer(x)
+    return keras.Model(taken, x)
+
+
+def within(*last):
+    """A classifier whose last layers are a model within."""
+    inside = keras.Sequential([layers.Input((12,)), layers.Dense(6, activation="relu"), *last])
+    return transfer(inside)
+
+
+ENDS = {
+    "dense": lambda: transfer(layers.Dropout(0.3), layers.Dense(5, activation="softmax")),
+    "logits": lambda: transfer(layers.Dense(5)),
+    "activation": lambda: transfer(layers.Dense(5), layers.Activation("softmax")),
+    "softmax": lambda: transfer(layers.Dense(5), layers.Softmax()),
+    "within": lambda: within(layers.Dense(5, activation="softmax")),
+    "softmax_within": lambda: within(layers.Dense(5), layers.Softmax()),
+    "sigmoid": lambda: transfer(layers.Dense(5, activation="sigmoid")),
+}
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.parametrize("end", ENDS)
+def test_classes_have_their_logits(end, suffix, tmp_path):
+    keras.utils.set_random_seed(1)
+    path = tmp_path / f"own{suffix}"
+    ENDS[end]().save(path)
+    model, preprocess, _ = networks.load_network(path, top=True)
+    pictures = 255 * np.random.default_rng(0).random((3, 32, 32, 3)).astype("float32")
+    logits = np.asarray(model(preprocess(pictures)))
+    assert logits.min() < 0 and np.abs(logits.sum(1) - 1).min() > 1e-3
+    likely = model_files.load_keras_model(path).predict(np.asarray(preprocess(pictures)), verbose=0)
+    told = {"logits": np.asarray, "sigmoid": keras.ops.sigmoid}.get(end, keras.activations.softmax)(logits)
+    np.testing.assert_allclose(told, likely, atol=1e-5)
+
+
+def test_layers_of_models_within_models_are_seen(tmp_path):
+    path = tmp_path / "own.keras"
+    model = transfer()
+    model.save(path)
+    printed = results(run("deepdream.py", "--list-layers", "--convnet", path).stdout)
+    assert printed == {"conv": "8", "top": "12"}
+    loaded, preprocess, _ = networks.load_network(path)
+    base = next(layer for layer in loaded.layers if isinstance(layer, keras.Model))
+    picture = 255 * np.random.default_rng(0).random((1, 32, 32, 3)).astype("float32")
+    seen = vision.network_features(loaded, preprocess, ["top", "conv"])(picture)
+    expected = keras.Model(base.inputs, [base.get_layer(name).output for name in ("top", "conv")])(preprocess(picture))
+    for ours, theirs in zip(seen, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert "call" not in vars(base.get_layer("top"))  # nothing is left behind
+    printed = run(
+        "deepdream.py", "noise", "--convnet", path, "--size", 40, "--steps", 2, "--output", tmp_path / "a.png"
+    )
+    assert results(printed.stdout)["layers"] == "top"
+
+
+def test_two_layers_of_one_name_are_told_apart():
+    def block():
+        picture = layers.Input((8, 8, 3))
+        return keras.Model(picture, layers.Conv2D(3, 3, padding="same", name="conv")(picture))
+
+    picture, first, second = layers.Input((8, 8, 3)), block(), block()
+    model = keras.Model(picture, second(first(picture)))
+    assert list(vision.layers_with_places(model)) == ["conv", f"{second.name}/conv"]
+
+
+def test_what_a_network_takes_is_known_by_its_base_or_said(tmp_path):
+    pictures = np.full((1, 32, 32, 3), 255, "float32") * np.float32([1, 0.5, 0])
+
+    def taken(model, *given):
+        path = tmp_path / "own.keras"
+        model.save(path)
+        prepare, told = classifiers.input_of(classifiers.load(path), *given)
+        return told, [round(float(x), 2) for x in np.asarray(prepare(pictures))[0, 0, 0]]
+
+    assert taken(transfer()) == ("MobileNetV2's", [1, 0, -1])
+    assert taken(transfer(begin=[layers.RandomFlip()])) == ("MobileNetV2's", [1, 0, -1])
+    assert taken(transfer(begin=[layers.Rescaling(1 / 127.5, -1)])) == ("0..255", [255, 127.5, 0])
+    assert taken(transfer(base_name="mine")) == ("0..255", [255, 127.5, 0])
+    assert taken(transfer(), "0..1") == ("0..1", [1, 0.5, 0])
+    assert taken(transfer(), "-1..1") == ("-1..1", [1, 0, -1])
+    assert taken(transfer(), "caffe") == ("caffe", [-103.94, 10.72, 131.32])
+    assert taken(transfer(), "0..255") == ("0..255", [255, 127.5, 0])
+
+
+def test_the_flag_says_what_a_network_takes(tmp_path):
+    path = tmp_path / "own.h5"
+    transfer().save(path)
+    flags = ("noise", "--convnet", path, "--class", 1, "--size", 40, "--steps", 2, "--octaves", 1, "--overwrite")
+    told = [
+        run("deepdream.py", *flags, *more, "--output", tmp_path / "a.png")
+        for more in ((), ("--input-range", "-1..1"), ("--input-range", "0..1"))
+    ]
+    assert "MobileNetV2's" in told[0].stderr and "the input 0..1" in told[2].stderr
+    before = [results(one.stdout)["strength_before"] for one in told]
+    assert before[0] == before[1] != before[2]
+    error = run("deepdream.py", "noise", "--input-range", "0..1", "--output", tmp_path / "b.png", status=2).stderr
+    assert "--input-range goes with a classifier of your own" in error
+
+
+# --- What is refused ---------------------------------------------------------------------------
+
+
+def refused(model, tmp_path, *flags):
+    path = tmp_path / "own.keras"
+    model.save(path)
+    return run("deepdream.py", "noise", "--convnet", path, *flags, "--output", tmp_path / "a.png", status=2).stderr
+
+
+def test_networks_of_other_things_than_pictures_are_refused(tmp_path):
+    one, other = layers.Input((8, 8, 3)), layers.Input((8, 8, 3))
+    assert "takes 2 inputs" in refused(keras.Model([one, other], layers.Add()([one, other])), tmp_path)
+    four = keras.Sequential([layers.Input((8, 8, 4)), layers.Conv2D(2, 3)])
+    assert "its input is 8 x 8 x 4" in refused(four, tmp_path)
+    volume = keras.Sequential([layers.Input((8, 8, 8, 1)), layers.Conv3D(2, 3)])
+    assert "its input is 8 x 8 x 8 x 1" in refused(volume, tmp_path)
+    flat = keras.Sequential([layers.Input((32, 32, 1)), layers.Flatten(), layers.Dense(4)])
+    assert "no layer with places" in refused(flat, tmp_path)
+    assert "is no classifier" in refused(transfer(layers.Reshape((3, 4))), tmp_path, "--class", 1)
+    assert "no logits are known" in refused(transfer(layers.Dense(4), layers.Reshape((4,))), tmp_path, "--class", 1)
+    assert "a relu" in refused(transfer(layers.Dense(4, activation="relu")), tmp_path, "--class", 1)
+    assert "there is no class 5" in refused(transfer(), tmp_path, "--class", 5)
+    assert "names no classes" in refused(transfer(), tmp_path, "--class", "hound")
+
+
+def test_files_that_hold_code_or_nothing_are_refused_and_never_run(tmp_path):
+    trap = tmp_path / "ran"
+    run_it = layers.Lambda(lambda x, name=str(trap): pathlib.Path(name).touch() or x, name="trap")
+
+    def loaded(path):
+        with pytest.raises(errors.InputError) as error:
+            classifiers.load(path)
+        assert not trap.exists()
+        return str(error.value)
+
+    code = keras.Sequential(
+        [layers.Input((8, 8, 3)), layers.Lambda(lambda x: pathlib.Path(name).touch() or x, name="trap")]
+    )
+    assert trap.exists()  # building it ran it
+    trap.unlink()
+    for suffix in (".keras", ".h5"):
+        code.save(tmp_path / f"code{suffix}")
+        assert "holds code in its layer trap (a Lambda)" in loaded(tmp_path / f"code{suffix}")
+    good = tmp_path / "good.keras"
+    transfer().save(good)
+    with zipfile.ZipFile(good) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    for module, kind in (("os", "system"), ("keras.utils", "get_file"), ("mine.layers", "Dense"), (None, "Mine")):
+        config = json.loads(parts["config.json"])
+        config["config"]["layers"][-1] |= {"module": module, "class_name": kind, "registered_name": None}
+        with zipfile.ZipFile(tmp_path / "bad.keras", "w") as archive:
+            for part, content in (parts | {"config.json": json.dumps(config)}).items():
+                archive.writestr(part, content)
+        assert f"Keras does not know {kind}" in loaded(tmp_path / "bad.keras")
+    (tmp_path / "empty.keras").touch()
+    (tmp_path / "text.h5").write_text("no model")
+    for file in ("empty.keras", "text.h5"):
+        assert "can't be loaded" in loaded(tmp_path / file)
+    with h5py.File(tmp_path / "weights.h5", "w") as file:
+        file["kernel"] = np.zeros(3)
+    assert "holds weights alone" in loaded(tmp_path / "weights.h5")
+
+
+def test_the_classifier_that_ships_is_taken_as_before():
+    model, preprocess, _ = networks.load_network(ROOT / "trained/digit_classifier/epoch_32.keras", top=True)
+    assert model.output_shape == (None, 10) and float(np.max(preprocess(np.full((1, 32, 32, 3), 255.0)))) == 255
