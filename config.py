@@ -466,6 +466,7 @@ class Dream(Photos):
     )
     channels: tuple[int, ...] = several((), "of one layer, only these channels", "CHANNEL")
     guide: PathName | None = option(None, "strengthen only what the photo shares with this picture", metavar="PICTURE")
+    neuron: bool = option(False, "of these channels, only what is in the middle of the picture")
     class_: str | None = option(None, "dream of this class: a name of ImageNet's, or a number", metavar="NAME")
     convnet: PathName = option(
         "vgg16",
@@ -485,13 +486,18 @@ class Dream(Photos):
         metavar="WHICH",
     )
     list_layers: bool = option(False, "print the network's layers, and how many channels each has, and stop")
+    canvas: str = option(
+        "pixels",
+        "what is painted on: pixels, in octaves, or from nothing waves, in the colours of photographs",
+        choices=("waves", "pixels"),
+    )
     octaves: int | None = option(
         None,
         "how many sizes to go through, the last is --size (default: as many as begin with about 190 pixels)",
         least=1,
     )
     octave_scale: float = option(1.4, "how much larger each is than the one before", least=1.05, most=4)
-    steps: int = option(12, "steps of gradient ascent in each octave", least=1)
+    steps: int = option(12, "steps of gradient ascent in each octave, or in all", least=1)
     step_size: float = option(2.0, "how far a step changes pixels on average, of 0 to 255", least=0, most=255)
     jitter: int = option(
         16, "largest shift of the picture under the network, in pixels, anew for each step", least=0, most=512
@@ -528,6 +534,9 @@ class Filters(Common):
     images: tuple[PathName, ...] = several((), "pictures, or folders of them, that the filters are shown", "PICTURE")
     filters: int = option(16, "how many filters: those that are excited most", least=1)
     channels: tuple[int, ...] = several((), "these filters instead", "CHANNEL")
+    dreams: int = option(
+        1, "pictures that each filter itself dreams of, each unlike the others; 0 leaves them out", least=0, most=9
+    )
     size: int = option(224, "longest side at which the network sees the pictures, in pixels", least=32, most=2000)
     convnet: PathName = option(
         "vgg16", "vgg16, vgg19, or a .keras file or folder of yours whose layers are one chain", metavar="NETWORK"
@@ -540,6 +549,10 @@ class Filters(Common):
 
 DREAM_DEFAULTS = {
     "dream": Dream(),
+    "waves": Dream(canvas="waves", steps=128),
+    "waves_class": Dream(canvas="waves", steps=256),
+    "waves_zoom": Dream(canvas="waves", steps=6),
+    "waves_class_zoom": Dream(canvas="waves", steps=12),
     "zoom": Dream(octaves=2, steps=3, step_size=1.2),
     "class_zoom": Dream(octaves=2, steps=8, step_size=4.0, jitter=4, blur=0.4, tv_weight=1.0),
     "class": Dream(octaves=4, steps=60, step_size=4.0, jitter=4, blur=0.4, tv_weight=1.0),

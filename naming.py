@@ -129,6 +129,20 @@ def check_layers(layers, convnet, also=()):
         check_names(layers, [*also, *layer_names(name)], convnet)
 
 
+def parse_layers(layers):
+    """Read ("block4_conv3=1.0", "block5_conv1") as a dict from layer to weight. Raises InputError."""
+    weights = {}
+    for text in layers:
+        name, _, weight = text.partition("=")
+        try:
+            weights[name] = float(weight or 1)
+        except ValueError:
+            raise InputError(f"--layers takes LAYER=WEIGHT, and {text} has no number") from None
+        if not (math.isfinite(weights[name]) and weights[name]):
+            raise InputError(f"--layers {text}: a weight must be a number, and not 0")
+    return weights
+
+
 # --- Data sets ---------------------------------------------------------------------------------
 
 SETS = ("digits", "mnist", "fashion_mnist")  # of pictures, that need no files of the user's

