@@ -348,6 +348,8 @@ def passing_over_ctrl_c():
 @contextlib.contextmanager
 def connect(address):
     """Yield a client of the scheduler at an address. Raises InputError where none answers."""
+    if address.startswith("tls:") and not distributed.security.Security().get_connection_args("client")["ssl_context"]:
+        raise InputError(f"{address} needs certificates, which Dask's configuration names under distributed.comm.tls")
     try:
         client = distributed.Client(address, timeout=CONNECT, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:

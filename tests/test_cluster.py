@@ -278,6 +278,11 @@ def test_no_scheduler_is_one_line(album, tmp_path, monkeypatch):
         )
 
 
+def test_tls_without_certificates_is_one_line(album, tmp_path):
+    flags = ("--scheduler", "tls://127.0.0.1:9", "--output", tmp_path / "out")
+    assert "needs certificates" in run("style_transfer.py", album, *LEARNED, *flags, status=2).stderr
+
+
 def test_what_kills_every_worker_ends_as_lost():
     class Killed:
         def exception(self):
