@@ -24,7 +24,9 @@ from naming import NETWORKS, plain
 def load(path):
     """Load a model that takes pictures. Raises InputError where it takes others, or holds what Keras does not know."""
     check_layers(config_of(path), path)
-    model = model_files.load_keras_model(path)
+    model = model_files.load_keras_model(path, {"DepthwiseConv2D": DepthwiseOfKeras2} if is_hdf5(path) else None)
+    if not isinstance(model, keras.Model) or not model.built:
+        raise InputError(f"{path} holds no model that was built; call it on a picture before it is saved")
     shapes = [tuple(x.shape[1:]) for x in model.inputs]
     if len(shapes) != 1:
         raise InputError(f"{path} takes {len(shapes)} inputs, and not one picture")
@@ -34,12 +36,24 @@ def load(path):
     return model
 
 
+class DepthwiseOfKeras2(keras.layers.DepthwiseConv2D):
+    """As Keras has it, of files which tell a number of groups, too: always 1."""
+
+    def __init__(self, *arguments, groups=1, **more):
+        super().__init__(*arguments, **more)
+
+
+def is_hdf5(path):
+    return not str(path).endswith(".keras")
+
+
 def config_of(path):
     """Read what a file tells of its layers: a dict. Raises InputError."""
     try:
-        if str(path).endswith(".keras"):
+        if not is_hdf5(path):
             with zipfile.ZipFile(path) as archive:
-                return json.loads(archive.read("config.json"))
+                config = json.loads(archive.read("config.json"))
+            return {name: part for name, part in config.items() if name != "compile_config"}  # which stays unread
         with h5py.File(path) as file:
             if "model_config" not in file.attrs:
                 raise InputError(f"{path} holds weights alone, and no model; save the whole of it with model.save")
@@ -53,6 +67,7 @@ def config_of(path):
 
 # What a file may name, so that loading it imports nothing and runs nothing but Keras.
 HOMES = ("layers", "models", "ops", "initializers", "regularizers", "constraints", "activations", "dtype_policies")
+HOMES += ("applications",)  # layers of its own networks
 AT_HOME = ("DTypePolicy", "Functional", "Sequential")
 CODE = ("Lambda", "__lambda__", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer")
 
@@ -71,9 +86,8 @@ def check_layers(config, path, layer=None):
                 raise InputError(f"{path} holds code in its layer {layer} (a {kind}), which is never run")
             if not is_known(kind, config):
                 raise InputError(f"{path} can't be loaded: Keras does not know {kind}, of its layer {layer}")
-        for key, part in config.items():
-            if key != "compile_config":  # what it was trained with stays unread
-                check_layers(part, path, layer)
+        for part in config.values():
+            check_layers(part, path, layer)
 
 
 def is_known(kind, config):
@@ -111,9 +125,13 @@ def input_of(model, input_range=None):
         module = name and importlib.import_module(f"keras.applications.{NETWORKS[name]}")
         prepare, told = (module.preprocess_input, f"{name}'s") if name else (RANGES["0..255"], "0..255")
 
+    grey = model.input_shape[3] == 1
+    if grey and (told == "caffe" or told != input_range and told != "0..255"):
+        raise InputError("a network of greys takes no colours: give --input-range 0..255, 0..1 or -1..1")
+
     def own_input(pictures):
         pictures = ops.convert_to_tensor(pictures)  # Keras would change an array in its place
-        if model.input_shape[3] == 1:
+        if grey:
             pictures = ops.mean(pictures, axis=3, keepdims=True)
         return prepare(pictures)
 
@@ -121,21 +139,23 @@ def input_of(model, input_range=None):
 
 
 def published_base(model):
-    """Name the network of keras.applications that a model is, or begins with; None where it begins with more."""
-    while isinstance(model, keras.Model):
-        named = [name for name in NETWORKS if plain(model.name).startswith(plain(name))]
-        if named:
-            return max(named, key=len)
-        layers = [layer for layer in model.layers if not is_only_for_training(layer)]
-        model = layers[0] if layers else None
-    return None
+    """Name the network of keras.applications that a model is, or begins with; None where something comes before it."""
+    steps = model.layers if isinstance(model, keras.Sequential) else model.operations
+    first = next((step for step in steps if not is_only_for_training(step)), None)
+    if isinstance(first, keras.Model):
+        return published_base(first)
+    prepares = isinstance(first, (keras.layers.Rescaling, keras.layers.Normalization))
+    if prepares or not isinstance(first, keras.layers.Layer):
+        return None
+    return max((name for name in NETWORKS if plain(model.name).startswith(plain(name))), key=len, default=None)
 
 
-def is_only_for_training(layer):
-    """Say whether a layer does nothing to what is looked at: an input, noise, or what turns pictures at random."""
-    return isinstance(layer, (keras.layers.InputLayer, keras.layers.GaussianNoise)) or type(layer).__name__.startswith(
-        "Random"
-    )
+def is_only_for_training(step):
+    """Say whether a step does nothing to what is looked at: an input, noise, or what turns pictures at random."""
+    if isinstance(step, keras.Sequential):
+        return all(map(is_only_for_training, step.layers))
+    kinds = (keras.layers.InputLayer, keras.layers.GaussianNoise, keras.layers.Identity)
+    return isinstance(step, kinds) or type(step).__name__.startswith("Random")
 
 
 # --- What they tell ----------------------------------------------------------------------------
@@ -146,12 +166,15 @@ def to_logits(model, path):
     if len(model.outputs) != 1 or len(model.outputs[0].shape) != 2:
         shapes = " and ".join(str(tuple(x.shape[1:])) for x in model.outputs)
         raise InputError(f"{path} is no classifier: it comes to {shapes}, and not to a row of classes")
-    last = last_of(model)
+    last = last_of(model.outputs[0])
+    while isinstance(last, keras.layers.Activation) and last.activation is keras.activations.linear:
+        last = last_of(last.input)  # it has made float32 of what mixed precision gave
     if isinstance(last, keras.layers.Softmax):
         last.call = lambda x, **_: x
     elif hasattr(last, "activation"):
-        if last.activation.__name__ not in PROBABLE:
-            raise InputError(f"{path} ends in {last.name}, a {last.activation.__name__}, before which are no logits")
+        kind = getattr(last.activation, "__name__", type(last.activation).__name__)
+        if kind not in PROBABLE:
+            raise InputError(f"{path} ends in {last.name}, a {kind}, before which are no logits")
         last.activation = keras.activations.linear
     elif not isinstance(last, (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)):
         raise InputError(f"{path} ends in {last.name}, before which no logits are known: let it end in a Dense layer")
@@ -161,8 +184,10 @@ def to_logits(model, path):
 PROBABLE = ("linear", "softmax", "sigmoid", "log_softmax", "hard_sigmoid")
 
 
-def last_of(model):
-    """Return the layer that a model's output comes from, however deep within."""
-    while isinstance(model, keras.Model):
-        model = model.layers[-1] if isinstance(model, keras.Sequential) else model.outputs[0]._keras_history.operation
-    return model
+def last_of(tensor):
+    """Return the layer that a tensor comes from, however deep within models."""
+    layer = tensor._keras_history.operation
+    while isinstance(layer, keras.Model):
+        inner = isinstance(layer, keras.Sequential)
+        layer = layer.layers[-1] if inner else layer.outputs[0]._keras_history.operation
+    return layer

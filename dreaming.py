@@ -177,6 +177,8 @@ class Studio:
         if options.canvas == "waves":
             where = "whole" if top else "middle" if options.neuron else "part"
             side = side or min(options.size, USUAL_SIDE)
+            # A class is no finer than what is seen of it from near, and forms in layers no larger than what is seen.
+            self.waves = (None, options.size / side) if top else (2 * side, None)
             self.views = functools.partial(imagined.random_views, side=side, where=where, count=1 + top)
             loss = imagined.seen_from_elsewhere(loss, side, 1 + top)
         self.evaluate = vision.value_and_gradient(loss)
@@ -251,7 +253,7 @@ def check_layers(model, weights, options):
 
 
 def check_class(model, options):
-    classes = model.outputs[0].shape[1]
+    classes = max(2, model.outputs[0].shape[1])
     if options.class_ >= classes:
         raise errors.InputError(f"there is no class {options.class_}; {options.convnet} has {classes}")
 

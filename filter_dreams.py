@@ -20,27 +20,27 @@ UNLIKE = 0.5  # how much of what excites a filter is given up for a picture that
 
 
 class FilterStudio:
-    """A network up to one layer, and the compiled function of how much a picture excites one of its filters.
+    """A visualize_filters.Deconvnet, and the compiled function of how much a picture excites one of its filters.
 
     It is what an Imaginer takes. `count` is how many pictures there are to be of each filter.
     """
 
     strengths = ("activation",)
 
-    def __init__(self, model, preprocess, layer, field, count):
-        self.features = vision.network_features(model, preprocess, [layer], rectified=False)
-        self.model, self.count, self.targets = model, count, {}
-        self.size = model.input_shape[1] or int(np.clip(1.5 * field, *SIDES))
+    def __init__(self, network, count):
+        self.network, self.model, self.count, self.targets = network, network.model, count, {}
+        self.size = self.model.input_shape[1] or int(np.clip(1.5 * network.field.size, *SIDES))
+        self.waves = 2 * self.size, None
         self.views = functools.partial(imagined.random_views, side=self.size, where="part")
         self.evaluate = vision.value_and_gradient(imagined.seen_from_elsewhere(self.loss, self.size))
-        self.look = vision.for_any_size(lambda picture: together(self.features(picture)[0]))
+        self.look = vision.for_any_size(lambda picture: together(network.before_relu(picture)))
 
     def usual(self, strengths):
         return np.ones(1, "float32")
 
     def loss(self, picture, targets):
         """Return how much a filter is excited, less how much the picture is like others."""
-        (x,) = self.features(picture)
+        x = self.network.before_relu(picture)
         activation = ops.mean(ops.take(x, ops.cast(targets["channel"], "int32"), axis=3))
         likeness = ops.max(ops.sum(targets["others"] * together(x), axis=(1, 2)))
         return {

@@ -24,12 +24,17 @@ DECAY = 1.2  # the weight of waves falls with this power of their frequency; in 
 
 
 class Canvas:
-    """Waves and the picture that they come to, height x width, in greys alone where the network sees no colours."""
+    """Waves and the picture that they come to, height x width, in greys alone where the network sees no colours.
 
-    def __init__(self, height, width, grey=False):
+    There are no waves shorter than `shortest` pixels, and those longer than `longest` weigh no more than it.
+    """
+
+    def __init__(self, height, width, grey=False, longest=None, shortest=None):
         self.colors = GREYS if grey else COLORS
-        frequency = np.hypot(np.arange(height)[:, None] / height, np.arange(width) / width)[..., None]
-        weights = np.maximum(frequency, 1 / max(height, width)) ** -DECAY
+        frequency = np.hypot(np.arange(height)[:, None] / height, np.arange(width) / width)[..., None]  # 1: two pixels
+        weights = np.maximum(frequency, 2 / (longest or 2 * max(height, width))) ** -DECAY
+        if shortest and shortest > 2:
+            weights = np.where(frequency <= 2 / shortest, weights, 1e-6)
         self.weights = (weights / np.sqrt(np.mean(weights**2))).astype("float32")
 
     def picture(self, waves):
@@ -145,7 +150,7 @@ class Imaginer:
 
     def dream(self, picture, rng, show=lambda current: None):
         """Return what a picture, float32 H x W x 3 in 0..255, comes to in its steps."""
-        canvas = Canvas(*picture.shape[:2], grey=self.studio.model.input_shape[3] == 1)
+        canvas = Canvas(*picture.shape[:2], self.studio.model.input_shape[3] == 1, *self.studio.waves)
         waves = self.kept * canvas.waves(picture)
         mean, square = np.zeros_like(waves), np.zeros_like(waves)
         current = canvas.picture(waves)

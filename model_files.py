@@ -67,10 +67,10 @@ def set_weights(model, weights, path):
         raise InputError(f"{path} is not the network that meta.json describes: {error}") from error
 
 
-def load_keras_model(path):
+def load_keras_model(path, custom_objects=None):
     """Load a .keras file, in which no code is run. Raises InputError."""
     try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        return keras.saving.load_model(path, custom_objects, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever its parsers do
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
         raise InputError(f"{path} can't be loaded: {reason}") from error

@@ -108,6 +108,7 @@ MODEL_FILES = (".keras", ".h5", ".hdf5")
 def saved_epochs(folder):
     """List the files of models in a folder, in the order of the numbers in their names."""
     paths = [path for path in pathlib.Path(folder).iterdir() if path.suffix in MODEL_FILES]
+    paths = [path for path in paths if not path.name.endswith(".weights.h5")]
     return sorted(paths, key=lambda path: in_order(path.name))
 
 

@@ -72,25 +72,25 @@ def network_features(model, preprocess, layers, rectified=True):
     def features(pictures):
         with watching(wanted, rectified) as seen:
             model(preprocess(at_input_size(model, pictures)))
-        return [ops.cast(seen[layer.path], "float32") for layer in wanted]
+        return [ops.cast(seen[id(layer)], "float32") for layer in wanted]
 
     return features
 
 
 @contextlib.contextmanager
 def watching(layers, rectified=True):
-    """Yield a dict that comes to hold what each layer gives, by its path, when the model that it is in is called.
+    """Yield a dict that comes to hold what each layer gives, by its id, when the model that it is in is called.
 
     So layers of models within models are seen, too, which no model of Keras's own could have as its outputs.
     """
-    seen, layers = {}, [*{layer.path: layer for layer in layers}.values()]
+    seen, layers = {}, [*{id(layer): layer for layer in layers}.values()]
     own = [(vars(layer).get("call"), getattr(layer, "activation", None)) for layer in layers]
 
     def watch(layer, call):
         @functools.wraps(call)
         def watched(x, *arguments, **more):
             given = call(x, *arguments, **more)
-            seen[layer.path] = given if rectified or not isinstance(layer, keras.layers.ReLU) else x
+            seen[id(layer)] = given if rectified or not isinstance(layer, keras.layers.ReLU) else x
             return given
 
         layer.call = watched
@@ -111,8 +111,9 @@ def watching(layers, rectified=True):
 
 
 def classify(model, preprocess, picture):
-    """Return the logits, 1 x classes, of a picture, tensor 1 x H x W x 3 in 0..255."""
-    return ops.cast(model(preprocess(at_input_size(model, picture))), "float32")
+    """Return the logits, N x classes, of pictures, tensor N x H x W x 3 in 0..255; a single one is between two."""
+    logits = ops.cast(model(preprocess(at_input_size(model, picture))), "float32")
+    return ops.concatenate([-logits, logits], axis=1) if logits.shape[1] == 1 else logits
 
 
 def at_input_size(model, pictures):
@@ -157,7 +158,7 @@ def layer_at_stride(model, stride):
     def look(picture):
         with watching(layers) as seen:
             model(picture)
-        return [seen[layer.path] for layer in layers]
+        return [seen[id(layer)] for layer in layers]
 
     taken = tf.TensorSpec((1, height, model.input_shape[2] or height, model.input_shape[3]))
     seen = look.get_concrete_function(taken).structured_outputs

@@ -269,6 +269,18 @@ class Deconvnet:
                 x = step(x)
         return keras.ops.cast(x, "float32")
 
+    def before_relu(self, picture):
+        """Return what the layer has before its ReLU, 1 x h x w x C, of a picture, tensor 1 x H x W x 3 in 0..255."""
+        x, last = self.preprocess(picture), self.chain[-1]
+        for step in self.chain[:-1]:
+            x = step(x)
+        if isinstance(last, keras.layers.Conv2D):
+            x = last.convolution_op(
+                keras.ops.cast(x, last.compute_dtype), keras.ops.cast(last.kernel, last.compute_dtype)
+            )
+            return keras.ops.cast(x, "float32") + (0 if last.bias is None else last.bias)
+        return keras.ops.cast(last(x), "float32")
+
     def see(self, picture):
         """Return the layer's activations, h x w x C, of a picture, H x W x 3 in 0..255."""
         return np.asarray(self.features(picture[None].astype("float32")))[0]
@@ -382,9 +394,7 @@ def dream(network, channels, options):
     """List what each filter dreams of: a dict from channel to pictures, float32 H x W x 3."""
     if not options.dreams:
         return dict.fromkeys(channels, [])
-    studio = filter_dreams.FilterStudio(
-        network.model, network.preprocess, network.layer, network.field.size, options.dreams
-    )
+    studio = filter_dreams.FilterStudio(network, options.dreams)
     total = len(channels) * options.dreams * filter_dreams.STEPS
     with tqdm.tqdm(total=total, unit="step", leave=False, disable=True if options.quiet else None) as bar:
         return {channel: studio.dream(channel, options.seed, bar.update) for channel in channels}

@@ -14,6 +14,7 @@ from keras import layers
 import classifiers
 import errors
 import model_files
+import naming
 import networks
 import vision
 
@@ -46,6 +47,7 @@ ENDS = {
     "softmax": lambda: transfer(layers.Dense(5), layers.Softmax()),
     "within": lambda: within(layers.Dense(5, activation="softmax")),
     "softmax_within": lambda: within(layers.Dense(5), layers.Softmax()),
+    "in_float32": lambda: transfer(layers.Dense(5, activation="softmax"), layers.Activation("linear")),
     "sigmoid": lambda: transfer(layers.Dense(5, activation="sigmoid")),
 }
 
@@ -86,13 +88,46 @@ def test_layers_of_models_within_models_are_seen(tmp_path):
 
 
 def test_two_layers_of_one_name_are_told_apart():
-    def block():
+    def block(name):
         picture = layers.Input((8, 8, 3))
-        return keras.Model(picture, layers.Conv2D(3, 3, padding="same", name="conv")(picture))
+        convolution = layers.Conv2D(3, 3, padding="same", name="conv")
+        return keras.Model(picture, convolution(picture), name=name), convolution
 
-    picture, first, second = layers.Input((8, 8, 3)), block(), block()
+    (first, one), (second, two), picture = block("first"), block("second"), layers.Input((8, 8, 3))
+    one.bias.assign([1.0] * 3)
+    two.bias.assign([2.0] * 3)
     model = keras.Model(picture, second(first(picture)))
-    assert list(vision.layers_with_places(model)) == ["conv", f"{second.name}/conv"]
+    names = ["conv", "second/conv"]
+    assert list(vision.layers_with_places(model)) == names
+    seen = vision.network_features(model, lambda x: x, names)(np.zeros((1, 8, 8, 3), "float32"))
+    np.testing.assert_allclose(seen[0], 1, atol=1e-5)
+    np.testing.assert_allclose(seen[1], second(np.ones((1, 8, 8, 3), "float32")), atol=1e-5)
+
+
+def test_one_logit_is_between_two_classes(tmp_path):
+    path = tmp_path / "own.keras"
+    transfer(layers.Dense(1, activation="sigmoid")).save(path)
+    (tmp_path / "meta.json").write_text(json.dumps({"classes": ["cat", "dog"]}))
+    after = {}
+    for name in ("cat", "dog"):
+        flags = ("--convnet", path, "--class", name, "--size", 40, "--steps", 5, "--output", tmp_path / f"{name}.png")
+        after[name] = results(run("deepdream.py", "noise", *flags).stdout)
+    before = [float(figures["strength_before"]) for figures in after.values()]
+    assert before[0] == -before[1]
+    assert all(float(figures["strength_after"]) > float(figures["strength_before"]) for figures in after.values())
+
+
+def test_depthwise_convolutions_of_keras_2_are_read(tmp_path):
+    path = tmp_path / "old.h5"
+    picture = layers.Input((8, 8, 3))
+    model = keras.Model(picture, layers.DepthwiseConv2D(3)(picture))
+    model.save(path)
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        config["config"]["layers"][1]["config"]["groups"] = 1
+        file.attrs["model_config"] = json.dumps(config)
+    pictures = np.random.default_rng(0).random((1, 8, 8, 3)).astype("float32")
+    np.testing.assert_allclose(classifiers.load(path)(pictures), model(pictures), atol=1e-6)
 
 
 def test_what_a_network_takes_is_known_by_its_base_or_said(tmp_path):
@@ -106,6 +141,13 @@ def test_what_a_network_takes_is_known_by_its_base_or_said(tmp_path):
 
     assert taken(transfer()) == ("MobileNetV2's", [1, 0, -1])
     assert taken(transfer(begin=[layers.RandomFlip()])) == ("MobileNetV2's", [1, 0, -1])
+    turned = keras.Sequential([layers.RandomFlip(), layers.RandomRotation(0.1)])
+    assert taken(transfer(begin=[turned])) == ("MobileNetV2's", [1, 0, -1])
+    prepared = keras.applications.mobilenet_v2.preprocess_input
+    assert taken(transfer(begin=[turned, prepared])) == ("0..255", [255, 127.5, 0])
+    steps = [layers.Input((32, 32, 3)), layers.Rescaling(0.1), *transfer().layers[1:]]
+    named = keras.Sequential(steps, name="MobileNetV2_mine")
+    assert taken(named) == ("0..255", [255, 127.5, 0])
     assert taken(transfer(begin=[layers.Rescaling(1 / 127.5, -1)])) == ("0..255", [255, 127.5, 0])
     assert taken(transfer(base_name="mine")) == ("0..255", [255, 127.5, 0])
     assert taken(transfer(), "0..1") == ("0..1", [1, 0.5, 0])
@@ -183,6 +225,8 @@ def test_files_that_hold_code_or_nothing_are_refused_and_never_run(tmp_path):
         assert f"Keras does not know {kind}" in loaded(tmp_path / "bad.keras")
     (tmp_path / "empty.keras").touch()
     (tmp_path / "text.h5").write_text("no model")
+    keras.Sequential([layers.Conv2D(2, 3)]).save(tmp_path / "unbuilt.keras")
+    assert "holds no model that was built" in loaded(tmp_path / "unbuilt.keras")
     for file in ("empty.keras", "text.h5"):
         assert "can't be loaded" in loaded(tmp_path / file)
     with h5py.File(tmp_path / "weights.h5", "w") as file:
@@ -190,6 +234,14 @@ def test_files_that_hold_code_or_nothing_are_refused_and_never_run(tmp_path):
     assert "holds weights alone" in loaded(tmp_path / "weights.h5")
 
 
+def test_weights_beside_a_classifier_are_none(tmp_path):
+    (tmp_path / "epoch_2.keras").touch()
+    (tmp_path / "epoch_3.weights.h5").touch()
+    assert naming.own_classifier(tmp_path).name == "epoch_2.keras"
+
+
 def test_the_classifier_that_ships_is_taken_as_before():
     model, preprocess, _ = networks.load_network(ROOT / "trained/digit_classifier/epoch_32.keras", top=True)
+    with pytest.raises(errors.InputError, match="greys"):
+        classifiers.input_of(model, "caffe")
     assert model.output_shape == (None, 10) and float(np.max(preprocess(np.full((1, 32, 32, 3), 255.0)))) == 255

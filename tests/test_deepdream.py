@@ -325,7 +325,7 @@ def test_what_was_being_written_when_it_was_killed_is_removed(photo, tmp_path):
 
 
 def test_a_truncated_mp4_is_noticed(photo, tmp_path, monkeypatch):
-    monkeypatch.setattr(films.imageio_ffmpeg, "count_frames_and_secs", lambda path: (4, 1.0))
+    monkeypatch.setattr(films.imageio_ffmpeg, "count_frames_and_secs", lambda path: (4, 0.1))
     assert "whole" in dream(photo, tmp_path / "a.mp4", *FILM, status=2).stderr
     assert not (tmp_path / "a.mp4").exists() and len(list((tmp_path / "a.mp4_frames").glob("0*.png"))) == 5
 
@@ -341,6 +341,15 @@ def test_films_of_other_kinds_can_be_read(suffix, photo, tmp_path):
     else:
         with Image.open(tmp_path / "a.webp") as film:
             assert film.n_frames == 5 and film.size == (65, 49)
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+def test_a_film_whose_frames_are_alike_is_whole(suffix, tmp_path):
+    for number in range(6):
+        Image.new("RGB", (40, 30), (90, 120, 40)).save(tmp_path / f"{number}.png")
+    films.save_film(tmp_path / f"a{suffix}", sorted(tmp_path.glob("*.png")), 24)
+    with Image.open(tmp_path / f"a{suffix}") as film:
+        assert film.size == (40, 30)
 
 
 def test_moving_leaves_no_black_corners(photo):

@@ -188,7 +188,7 @@ def test_a_filters_own_dreams_stand_beside_its_patches(photos, tmp_path):
 
 def test_a_dream_excites_its_filter_and_others_of_it_are_unlike_the_first():
     model, preprocess, _ = networks.load_network("vgg16", "hed")
-    studio = filter_dreams.FilterStudio(model, preprocess, "block2_conv1", 10, count=2)
+    studio = filter_dreams.FilterStudio(Deconvnet(model, preprocess, "block2_conv1"), count=2)
     first, second = studio.dream(5, seed=0)
     assert first.shape == (64, 64, 3)
     look = vision.network_features(model, preprocess, ["block2_conv1"])
