@@ -541,6 +541,7 @@ class Filters(Common):
     convnet: PathName = option(
         "vgg16", "vgg16, vgg19, or a .keras file or folder of yours whose layers are one chain", metavar="NETWORK"
     )
+    input_range: str | None = like(Dream, "input_range", None)
     weights: PathName | None = like(Dream, "weights", None)
     evolution: PathName | None = option(
         None, "show instead how filters came about, over the .keras files in this folder", metavar="FOLDER"

@@ -88,7 +88,7 @@ def strongest(layer, options):
     result = prepare(f"{layer}__filters", options)
     device = hardware.use_precision(options.precision, "convolutions")
     convnet = naming.own_classifier(options.convnet) or options.convnet
-    model, preprocess, source = networks.load_network(convnet, options.weights)
+    model, preprocess, source = networks.load_network(convnet, options.weights, input_range=options.input_range)
     if not options.quiet:
         print(f"device: {device}; {convnet} with the weights {source}", file=sys.stderr)
     network = Deconvnet(model, preprocess, layer)
@@ -115,14 +115,14 @@ def evolution(layer, options):
     result = prepare(f"{folder.resolve().name}__evolution", options)
     hardware.use_precision(options.precision, "convolutions")
     epochs = naming.saved_epochs(folder)
-    last = Deconvnet(*networks.load_network(epochs[-1])[:2], layer)
+    last = Deconvnet(*networks.load_network(epochs[-1], input_range=options.input_range)[:2], layer)
     if options.images:
         pictures, refused = read_pictures(last.model, options)
     else:
         pictures, refused = data_set(folder, last.model), []
     channels, rows = chosen_channels(last, pictures, options), {}
     for path in tqdm.tqdm(epochs, unit="epoch", leave=False, disable=True if options.quiet else None):
-        network = Deconvnet(*networks.load_network(path)[:2], layer)
+        network = Deconvnet(*networks.load_network(path, input_range=options.input_range)[:2], layer)
         found = look(network, pictures, channels, dataclasses.replace(options, quiet=True), count=1)
         for channel, activations in found.items():
             seen = [shown(network.project(pictures, activation), SIDES[0]) for activation in activations]
