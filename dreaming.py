@@ -142,6 +142,7 @@ class Studio:
 
     def __init__(self, options):
         device = hardware.use_precision(options.precision, "convolutions")
+        # No memory is reserved, as a search does it: what is seen at once has one size, and leaves no gaps.
         classifier, top = naming.own_classifier(options.convnet), options.class_ is not None
         self.model, self.preprocess, self.source = networks.load_network(
             classifier or options.convnet, options.weights, top, options.input_range
