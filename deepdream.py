@@ -31,6 +31,7 @@ import errors
 import naming
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # where it is not usual, convolutions take less memory so
+claims = command_line.lazy_import("claims")
 disk = command_line.lazy_import("disk")
 dreaming = command_line.lazy_import("dreaming")
 films = command_line.lazy_import("films")
@@ -355,6 +356,19 @@ def film(studio, picture, result, options, about, alone):
     """
     films.check_encoder()
     folder = result.with_name(f"{result.name}_frames")
+
+    def waits():
+        if not options.quiet:
+            print(f"note: another process is at work on {result}; this one waits", file=sys.stderr)
+
+    with claims.Claim(result.with_name(f".{result.name}.lock"), waits):
+        if alone:  # another may have made it meanwhile
+            disk.refuse_to_overwrite([result], options.overwrite)
+        return shoot(studio, picture, result, folder, options, about, alone)
+
+
+def shoot(studio, picture, result, folder, options, about, alone):
+    """Make what is missing of a film's frames, and the film."""
     recipe = recipes.with_weights(recipe_of(options, ("zoom", "fps", "format")), studio.source)
     recipe["picture"] = zlib.crc32(picture.tobytes())
     done = films.frames_done(folder, recipe, options.zoom, replace=options.overwrite or not alone)

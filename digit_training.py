@@ -19,6 +19,7 @@ import keras
 import numpy as np
 import tqdm
 
+import claims
 import datasets
 import disk
 import model_files
@@ -460,7 +461,7 @@ def train_there(source, label, recipe, options, folder, precision):
         cluster.tell(trained)
         trained = 0
 
-    with trainings.Claim(folder / f"checkpoint_{label}.lock") as claim:
+    with claims.Claim(folder / f"checkpoint_{label}.lock") as claim:
         progress = trainings.Progress.load(checkpoint(folder, label))
         return workshop.train(label, images[labels == label], progress, advance, before_checkpoint)[1]
 

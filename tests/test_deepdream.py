@@ -13,7 +13,7 @@ import imageio_ffmpeg
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, pixels, results, rows_of, run, run_process
+from conftest import ROOT, pixels, results, rows_of, run, run_process, wait_for
 from PIL import Image
 
 import config
@@ -341,6 +341,16 @@ def test_films_of_other_kinds_can_be_read(suffix, photo, tmp_path):
     else:
         with Image.open(tmp_path / "a.webp") as film:
             assert film.n_frames == 5 and film.size == (65, 49)
+
+
+def test_two_commands_that_make_one_film_take_turns(photo, tmp_path):
+    flags = (photo, *QUICK, "--octaves", 1, "--steps", 1, "--zoom", 12, "--output", tmp_path / "a.gif")
+    command = [sys.executable, ROOT / "deepdream.py", *map(str, flags)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    wait_for(lambda: (tmp_path / "a.gif_frames/00001.png").exists())
+    said = run("deepdream.py", *flags, status=2).stderr
+    assert "another process is at work on" in said and "a.gif exists already" in said
+    assert process.wait() == 0 and [path.name for path in tmp_path.iterdir()] == ["a.gif"]
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp"])
