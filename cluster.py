@@ -171,6 +171,7 @@ async def join(worker, command, terms):
     loop = asyncio.get_running_loop()
     refusal = await loop.run_in_executor(None, find_refusal, worker.state.nthreads, *pickle.loads(terms))
     if not refusal:
+        sys.unraisablehook = press_again
         WORKERS[:] = [worker]
         await worker.set_resources(**{command: 1})
     return refusal
@@ -251,8 +252,26 @@ def interrupt(key):
             CANCELLED.add(key)
         else:
             RUNNING[key] = None  # once is enough
-            pressed = ctypes.py_object(KeyboardInterrupt)
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), pressed)
+            press(thread)
+
+
+def press(thread):
+    """Have a KeyboardInterrupt come in a thread, as if Ctrl-C were pressed there."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(KeyboardInterrupt))
+
+
+def press_again(dropped):
+    """Interrupt a call once more where that came while Python cleared something away, which drops every error."""
+
+    def again(thread):
+        with GUARD:
+            if RUNNING:
+                press(thread)
+
+    if issubclass(dropped.exc_type, KeyboardInterrupt):
+        threading.Timer(0.05, again, [threading.get_ident()]).start()
+    else:
+        sys.__unraisablehook__(dropped)
 
 
 def interrupt_all(command):

@@ -1,5 +1,6 @@
 """cluster.py, by way of the scripts: a real scheduler with workers, and processes here; and what dies."""
 
+import concurrent.futures
 import contextlib
 import functools
 import json
@@ -8,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -336,6 +338,33 @@ def test_a_photo_that_a_worker_does_not_see_fails_alone(album, tmp_path):
     assert "it sees another photo of this name" in attempt(job, seen | {"photo_bytes": "1"})["reason"]
     gone = folders.Job(album / "z.jpg", job.way, tmp_path / "z.png")
     assert "it does not see the photo" in attempt(gone, seen)["reason"]
+
+
+def test_an_interrupt_that_python_drops_comes_again(monkeypatch):
+    """While something is cleared away, an error is only told to a hook."""
+    monkeypatch.setattr(sys, "unraisablehook", cluster.press_again)
+    cleared = []
+
+    class Clearing:
+        def __del__(self):
+            cleared.append(1)
+            cluster.interrupt("a/1")
+            for _ in range(1000):
+                pass
+
+    def work():
+        cluster.RUNNING["a/1"] = threading.get_ident()
+        try:
+            Clearing()
+            for _ in range(1000):
+                time.sleep(0.01)
+        except KeyboardInterrupt:
+            return "interrupted"
+        finally:
+            cluster.RUNNING.pop("a/1")
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        assert pool.submit(work).result(timeout=20) == "interrupted" and cleared
 
 
 def test_what_can_not_be_shared_is_said(album, pictures, tmp_path):
