@@ -25,7 +25,12 @@ QUICK = ("--weights", "hed", "--size", 128, "--precision", "float32", "--from-sc
 
 @pytest.fixture(autouse=True)
 def quick(vgg_once, monkeypatch):
-    monkeypatch.setattr(style_training, "CROP", 64)
+    make_quick(monkeypatch)
+
+
+def make_quick(patch):
+    for name, value in (("CROP", 64), ("JUDGED", 1), ("SEARCHED", 10)):
+        patch.setattr(style_training, name, value)
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +39,7 @@ def two(made_once):
 
     def make(folder):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(style_training, "CROP", 64)
+            make_quick(patch)
             run("train_style.py", PAINTING, OTHER, *QUICK, "--steps", 12, "--output", folder)
 
     return made_once("two styles", make)
