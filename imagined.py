@@ -72,7 +72,7 @@ def random_views(rng, height, width, side, where, count=1):
     else:
         scales = rng.uniform(*SCALES[where], count)
     sizes = np.maximum(np.round(scales[:, None] * (height, width)), 2)
-    room = np.maximum(sizes - side, 0) / 2 * (where != "middle") + side / 8
+    room = side / 32 if where == "middle" else np.maximum(sizes - side, 0) / 2 + side / 8
     middles = (sizes - 1) / 2 + rng.uniform(-1, 1, (count, 2)) * room
     turns = np.radians(rng.uniform(-TURN, TURN, count))
     return {"sizes": sizes.astype("float32"), "middles": middles.astype("float32"), "turns": turns.astype("float32")}
