@@ -66,7 +66,7 @@ def save_film(path, frames, fps):
     with whole_file(path) as temporary:
         try:
             encode(temporary, frames, fps, **{"quality": None, "macro_block_size": 1} | KINDS[suffix])
-            whole = seconds_of(temporary, suffix) > (len(frames) - 0.5) / fps - 0.01 * len(frames)
+            whole = frames_of(temporary, suffix, fps) > len(frames) - 0.9
         except (OSError, RuntimeError) as error:
             whole, reason = False, error
         if not whole:  # ffmpeg does not always complain, and what it says is not handed on
@@ -83,15 +83,15 @@ def encode(path, frames, fps, macro_block_size, **kind):
             film.send(np.ascontiguousarray(read_frame(frame)[:height, :width]))
 
 
-def seconds_of(path, suffix):
-    """Return how long a film is. Of frames that are alike one is made in GIFs and WebPs: a still, if all are."""
+def frames_of(path, suffix, fps):
+    """Return how many frames a film lasts. Of such that are alike GIFs and WebPs keep one: a still, if all are."""
     if suffix == ".mp4":
-        return imageio_ffmpeg.count_frames_and_secs(path)[1]
+        return imageio_ffmpeg.count_frames_and_secs(path)[0]
     with Image.open(path) as film:
         film.load()
         if getattr(film, "n_frames", 1) == 1:
             return math.inf
-        return sum(frame.copy().info.get("duration", 0) for frame in ImageSequence.Iterator(film)) / 1000
+        return sum(frame.copy().info.get("duration", 0) for frame in ImageSequence.Iterator(film)) * fps / 1000
 
 
 def read_frame(path):

@@ -20,7 +20,7 @@ from errors import InputError
 # measured on ImageNet's (Olah et al. 2017), of which the longest is 1 long.
 COLORS = np.array([[0.26, 0.27, 0.27], [0.09, 0.00, -0.09], [0.02, -0.05, 0.03]], "float32") / 0.462
 GREYS = np.float32([[3**-0.5] * 3, [0] * 3, [0] * 3])
-DECAY = 1.2  # the weight of waves falls with this power of their frequency; in photographs it is about 1.2, too
+DECAY = 1.2  # the weight of waves falls with this power of their frequency, and about so do those of photographs
 
 
 class Canvas:
