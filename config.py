@@ -488,7 +488,7 @@ class Dream(Photos):
     list_layers: bool = option(False, "print the network's layers, and how many channels each has, and stop")
     canvas: str = option(
         "pixels",
-        "what is painted on: pixels, in octaves, or from nothing waves, in the colours of photographs",
+        "what is painted on: pixels, in octaves, or (from nothing, or for a class) waves in the colours of photos",
         choices=("waves", "pixels"),
     )
     octaves: int | None = option(
@@ -550,7 +550,7 @@ class Filters(Common):
 
 DREAM_DEFAULTS = {
     "dream": Dream(),
-    "waves": Dream(canvas="waves", steps=128),
+    "waves": Dream(canvas="waves", steps=64),
     "waves_class": Dream(canvas="waves", steps=256),
     "waves_zoom": Dream(canvas="waves", steps=6),
     "waves_class_zoom": Dream(canvas="waves", steps=12),

@@ -96,10 +96,10 @@ def defaults(arguments):
     for name in FILM_ONLY:
         if command_line.was_given(arguments, name) and not film:
             raise errors.InputError(f"{command_line.flag_of(name)} is for films, which --zoom makes")
-    from_nothing = arguments.photo is not None and is_noise(arguments.photo)
-    waves = getattr(arguments, "canvas", "waves" if from_nothing else "pixels") == "waves"
-    if waves and not from_nothing:
-        raise errors.InputError("--canvas waves begins with nothing: give noise in place of the photo")
+    at_once = of_class or arguments.photo is not None and is_noise(arguments.photo)
+    waves = getattr(arguments, "canvas", "waves" if at_once else "pixels") == "waves"
+    if waves and not at_once:
+        raise errors.InputError("--canvas waves goes with noise in place of the photo, or with --class")
     for name in PIXELS_ONLY:
         if command_line.was_given(arguments, name) and waves:
             raise errors.InputError(f"{command_line.flag_of(name)} goes with --canvas pixels: waves know no octaves")
@@ -262,19 +262,15 @@ def dream(photo, result, options, keep_unfinished=False):
     started = time.perf_counter()
     disk.refuse_to_replace(files_of(result, options).values(), (photo, options.guide))
     picture = read_photo(photo, options)
-    studio = open_studio(options)
-    about = provenance.of_result(options.seed, weights=studio.source, source=str(photo))
-    if options.zoom is not None:
-        row = film(studio, picture, result, options, about, keep_unfinished)
-    else:
-        row = paint(studio, picture, result, options, about, None if is_noise(photo) else photo, keep_unfinished)
+    make = paint if options.zoom is None else film
+    row = make(open_studio(options), photo, picture, result, options, keep_unfinished)
     height, width = picture.shape[:2]
     return {"width": width, "height": height, "seconds": round(time.perf_counter() - started, 1), **row}
 
 
-def paint(studio, picture, result, options, about, photo, keep_unfinished):
+def paint(studio, photo, picture, result, options, keep_unfinished):
     """Dream one picture into a file, and return what to tell of it."""
-    dreamer, frames, unfinished = studio.dreamer(options), [], None
+    dreamer, frames, unfinished = studio.dreamer(options, on_photo=not is_noise(photo)), [], None
     octaves = dreamer.octaves(picture)
     total = len(octaves) * options.steps
     forecast = studio.forecast([(options.steps, width * height) for width, height in octaves], options)
@@ -295,18 +291,24 @@ def paint(studio, picture, result, options, about, photo, keep_unfinished):
             unfinished = errors.Interrupted(f"interrupted; {result} is the picture so far")
             dreamed = dreamer.latest
     if dreamer.history[-1] == "0" and not options.quiet:
-        print(f"note: nothing in {photo or 'the noise'} excites {' '.join(studio.strengths)}", file=sys.stderr)
+        print(f"note: nothing in {photo} excites {' '.join(studio.strengths)}", file=sys.stderr)
     pixels = imaging.to_pixels(dreamed)
     if options.gif:
         films.save_gif(
             files_of(result, options)["animation"], films.same_size([*frames, films.small(pixels)]), seconds=4
         )
     # The picture comes last: where it is, all is done.
-    imaging.save_picture(result, pixels, about, imaging.kept_exif(photo) if photo else None)
+    exif = None if is_noise(photo) else imaging.kept_exif(photo)
+    imaging.save_picture(result, pixels, about(studio, photo, options), exif)
     if unfinished:
         raise unfinished
     row = ({"octaves": len(octaves)} if options.canvas == "pixels" else {}) | dreamed_of(studio, options)
     return row | {"strength_before": dreamer.history[0], "strength_after": dreamer.history[-1]}
+
+
+def about(studio, photo, options):
+    """Return what a result says of how it came about."""
+    return provenance.of_result(options.seed, weights=studio.source, source=str(photo))
 
 
 def dreamed_of(studio, options):
@@ -325,11 +327,11 @@ def open_studio(options):
 
 def read_photo(photo, options):
     """Read a photo, or make noise, at the size of the result: float32 H x W x 3. Raises InputError."""
-    if options.canvas == "waves":
-        return imagined.beginning(options.size, np.random.default_rng(options.seed))
     if is_noise(photo):
-        noise = np.random.default_rng(options.seed).normal(128, NOISE, (options.size, options.size, 3))
-        return np.clip(noise, 0, 255).astype("float32")
+        rng, side = np.random.default_rng(options.seed), options.size
+        if options.canvas == "waves":
+            return imagined.beginning(side, rng)
+        return np.clip(rng.normal(128, NOISE, (side, side, 3)), 0, 255).astype("float32")
     picture = imaging.load_image(photo)
     height, width = picture.shape[:2]
     least = smallest_side(options)
@@ -347,7 +349,7 @@ NOISE = 20  # grey levels, about the middle
 # --- Films -------------------------------------------------------------------------------------
 
 
-def film(studio, picture, result, options, about, alone):
+def film(studio, photo, picture, result, options, alone):
     """Make a film of a picture, float32 H x W x 3: each frame is the last one, zoomed and turned, and dreamed on.
 
     Frames are kept in a folder beside the film until it is whole, so that the same command goes on after an
@@ -355,7 +357,6 @@ def film(studio, picture, result, options, about, alone):
     folder of films was decided before. Returns what to tell of it.
     """
     films.check_encoder()
-    folder = result.with_name(f"{result.name}_frames")
 
     def waits():
         if not options.quiet:
@@ -364,11 +365,12 @@ def film(studio, picture, result, options, about, alone):
     with claims.Claim(result.with_name(f".{result.name}.lock"), waits):
         if alone:  # another may have made it meanwhile
             disk.refuse_to_overwrite([result], options.overwrite)
-        return shoot(studio, picture, result, folder, options, about, alone)
+        return shoot(studio, photo, picture, result, options, alone)
 
 
-def shoot(studio, picture, result, folder, options, about, alone):
+def shoot(studio, photo, picture, result, options, alone):
     """Make what is missing of a film's frames, and the film."""
+    folder = result.with_name(f"{result.name}_frames")
     recipe = recipes.with_weights(recipe_of(options, ("zoom", "fps", "format")), studio.source)
     recipe["picture"] = zlib.crc32(picture.tobytes())
     done = films.frames_done(folder, recipe, options.zoom, replace=options.overwrite or not alone)
@@ -380,13 +382,13 @@ def shoot(studio, picture, result, folder, options, about, alone):
         ) as bar:
             for number in range(done + 1, options.zoom + 1):
                 if frame is None:
-                    dreamed = first_frame(studio, picture, options)
+                    dreamed = first_frame(studio, picture, options) if is_noise(photo) else picture
                 else:
                     rng = np.random.default_rng((options.seed, number))
                     dreamed = studio.dreamer(options).dream(move(frame, options), rng)
                 # What the file holds, so that a film that was interrupted is the same.
                 pixels = imaging.to_pixels(dreamed)
-                imaging.save_png(films.frame_path(folder, number), pixels, about)
+                imaging.save_png(films.frame_path(folder, number), pixels, about(studio, photo, options))
                 frame = pixels.astype("float32")
                 bar.update()
                 forecast.step(1)
@@ -408,7 +410,7 @@ def first_frame(studio, picture, options):
     if options.canvas == "pixels":
         return picture
     kind = "waves" if options.class_ is None else "waves_class"
-    whole = dataclasses.replace(options, steps=config.DREAM_DEFAULTS[kind].steps)
+    whole = dataclasses.replace(options, steps=config.DREAM_DEFAULTS[kind].steps, zoom=None)
     return studio.dreamer(whole).dream(picture, np.random.default_rng(options.seed))
 
 

@@ -176,11 +176,14 @@ class Studio:
                 self.targets["guide"] = look_at(features, options)
             loss = layer_strength(features, weights, options)
         if options.canvas == "waves":
-            where = "whole" if top else "middle" if options.neuron else "part"
-            side = side or min(options.size, USUAL_SIDE)
-            # A class is no finer than what is seen of it from near, and forms in layers no larger than what is seen.
-            self.waves = (None, options.size / side) if top else (2 * side, None)
-            self.views = functools.partial(imagined.random_views, side=side, where=where, count=1 + top)
+            self.where = "whole" if top else "middle" if options.neuron else "part"
+            side = side or side_seen(options, self.where)
+            self.waves = 2 * side, None
+            if top:  # which is no finer than what is seen of it from near
+                self.waves = None, options.size / side
+            elif self.where == "part":
+                self.waves = imagined.FORMS, None
+            self.views = functools.partial(imagined.random_views, side=side, where=self.where, count=1 + top)
             loss = imagined.seen_from_elsewhere(loss, side, 1 + top)
         self.evaluate = vision.value_and_gradient(loss)
         self.told_time = False
@@ -190,10 +193,14 @@ class Studio:
         quiet, self.told_time = options.quiet or self.told_time, True
         return progress.Forecast(sizes, f"for this {'picture' if options.zoom is None else 'film'}", quiet)
 
-    def dreamer(self, options):
+    def dreamer(self, options, on_photo=False):
         """Return what dreams one picture: on waves or on pixels."""
         if options.canvas == "waves":
-            return imagined.Imaginer(self, options.steps, KEPT if options.zoom else 1)
+            if options.zoom:
+                return imagined.Imaginer(self, options.steps, imagined.RATE_ON_FRAME, KEPT)
+            return imagined.Imaginer(
+                self, options.steps, imagined.RATE_ON_PHOTO if on_photo else imagined.RATES[self.where]
+            )
         return Dreamer(self, options)
 
     def is_vgg(self):
@@ -227,6 +234,13 @@ LEAST_SEEN = 96  # pixels; of fewer, networks that don't pad their convolutions 
 def tile_of(options):
     """Return the longest side of what the network sees at once; less where the picture itself takes much memory."""
     return options.tile or (640 if options.size <= 2000 else 400)
+
+
+def side_seen(options, where):
+    """Return how many pixels each way a network that can see all sizes sees of a dream on waves."""
+    if where == "middle":
+        return min(options.size, USUAL_SIDE)
+    return math.ceil(options.size / math.ceil(options.size / tile_of(options)))
 
 
 def default_layers(model, options):
@@ -292,8 +306,10 @@ def layer_strength(features, weights, options):
     def strength(x, guide):
         if options.neuron:
             return ops.mean(x[:, ops.shape(x)[1] // 2, ops.shape(x)[2] // 2])
+        if options.canvas == "waves":
+            x = within(x)
         if guide is None and options.channels and options.canvas == "waves":
-            return ops.mean(x)
+            return imagined.excitement(x)
         if guide is None:
             return ops.mean(ops.square(x))
         products = ops.matmul(ops.reshape(x, (-1, x.shape[3])), ops.transpose(guide))
@@ -307,6 +323,16 @@ def layer_strength(features, weights, options):
         return {"total": total - options.tv_weight * util.mean_variation(picture), **dict(zip(weights, strengths))}
 
     return loss
+
+
+def within(x):
+    """Return features N x h x w x C without those at the edges, which what a network pads with excites."""
+    height, width = keras.ops.shape(x)[1:3]
+    top, left = (keras.ops.minimum(side // 8, EDGE) for side in (height, width))
+    return x[:, top : height - top, left : width - left]
+
+
+EDGE = 2  # places
 
 
 def class_logit(classify, options):

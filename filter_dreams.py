@@ -30,7 +30,7 @@ class FilterStudio:
     def __init__(self, network, count):
         self.network, self.model, self.count, self.targets = network, network.model, count, {}
         self.size = self.model.input_shape[1] or int(np.clip(1.5 * network.field.size, *SIDES))
-        self.waves = 2 * self.size, None
+        self.waves = imagined.FORMS, None
         self.views = functools.partial(imagined.random_views, side=self.size, where="part")
         self.evaluate = vision.value_and_gradient(imagined.seen_from_elsewhere(self.loss, self.size))
         self.look = vision.for_any_size(lambda picture: together(network.before_relu(picture)))
@@ -41,7 +41,7 @@ class FilterStudio:
     def loss(self, picture, targets):
         """Return how much a filter is excited, less how much the picture is like others."""
         x = self.network.before_relu(picture)
-        activation = ops.mean(ops.take(x, ops.cast(targets["channel"], "int32"), axis=3))
+        activation = imagined.excitement(ops.take(x, ops.cast(targets["channel"], "int32"), axis=3))
         likeness = ops.max(ops.sum(targets["others"] * together(x), axis=(1, 2)))
         return {
             "total": activation - UNLIKE * ops.abs(ops.stop_gradient(activation)) * likeness,
@@ -54,7 +54,7 @@ class FilterStudio:
         for number in range(self.count):
             rng = np.random.default_rng((seed, channel, number))
             self.targets = {"channel": np.float32(channel), "others": others}
-            imaginer = imagined.Imaginer(self, STEPS)
+            imaginer = imagined.Imaginer(self, STEPS, imagined.RATES["part"])
             pictures.append(imaginer.dream(imagined.beginning(self.size, rng), rng, lambda current: show()))
             if number < self.count - 1:
                 others[number] = np.asarray(self.look(pictures[-1][None].astype("float32")))

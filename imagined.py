@@ -8,6 +8,9 @@ sees the picture shifted, scaled and turned at random.
 import hardware  # noqa: F401, it has TensorFlow start quietly
 
 # isort: split
+import math
+
+import keras
 import numpy as np
 import tensorflow as tf
 from scipy import fft
@@ -58,22 +61,34 @@ class Canvas:
 
 TURN = 15  # degrees at most, either way
 WHOLE = {32: 1.2, 160: 2.0}  # by the side that a network sees: small ones know only whole things, about as large
+LONGEST = 8  # times the shorter side that is seen: beyond, of photos that are strips, the whole would take much memory
 SCALES = {"part": (0.85, 1.15), "middle": (0.9, 1.1)}
 
 
 def random_views(rng, height, width, side, where, count=1):
-    """Choose where the network, which sees `side` pixels each way, sees a picture from: a dict of float32 arrays.
+    """Choose where the network, which sees `side` pixels each way, sees a picture from: [dict of float32 arrays, ...].
 
     Of each view there are the size that the picture is scaled to, the middle of what is seen there, and a turn. Where
-    the `whole` picture counts, it is about as large as what is seen, and else of its own size.
+    the `whole` picture counts, it is about as large as what is seen, and else of its own size; where every `part` of it
+    does, there are as many dicts as it takes to see all.
     """
+    places = [(0.5, 0.5)]
+    if where == "part":
+        rows, columns = (math.ceil(length / side) for length in (height, width))
+        places = [((row + 0.5) / rows, (column + 0.5) / columns) for row in range(rows) for column in range(columns)]
+    return [views_around(rng, place, height, width, side, where, count) for place in places]
+
+
+def views_around(rng, place, height, width, side, where, count):
+    """Choose views around a place, which is in shares of the picture's height and width: a dict of float32 arrays."""
     if where == "whole":
-        scales = rng.uniform(1, np.interp(side, [*WHOLE], [*WHOLE.values()]), count) * side / min(height, width)
+        smaller = max(min(height, width), max(height, width) / LONGEST)
+        scales = rng.uniform(1, np.interp(side, [*WHOLE], [*WHOLE.values()]), count) * side / smaller
     else:
         scales = rng.uniform(*SCALES[where], count)
     sizes = np.maximum(np.round(scales[:, None] * (height, width)), 2)
-    room = side / 32 if where == "middle" else np.maximum(sizes - side, 0) / 2 + side / 8
-    middles = (sizes - 1) / 2 + rng.uniform(-1, 1, (count, 2)) * room
+    room = {"whole": np.maximum(sizes - side, 0) / 2 + side / 8, "part": side / 8, "middle": side / 32}[where]
+    middles = np.array(place) * sizes - 0.5 + rng.uniform(-1, 1, (count, 2)) * room
     turns = np.radians(rng.uniform(-TURN, TURN, count))
     return {"sizes": sizes.astype("float32"), "middles": middles.astype("float32"), "turns": turns.astype("float32")}
 
@@ -125,8 +140,17 @@ def between_pixels(picture, rows, columns, size):
 
 # --- The ascent --------------------------------------------------------------------------------
 
-RATE = 0.05  # Adam's, in waves
+# Adam's rate, in waves, by what counts: parts are excited all at once, and a thing comes about slowly.
+RATES = {"whole": 0.05, "part": 0.1, "middle": 0.05}
+RATE_ON_PHOTO = 0.1  # whose waves are larger
+RATE_ON_FRAME = 0.05  # of a film, which is to flow
 BEGIN = 0.01  # how large waves are at first, beside 1
+FORMS = 64  # pixels: where all parts are to be excited, longer waves weigh no more
+
+
+def excitement(x):
+    """Return the mean of activations as before their ReLU, a scalar: what is at rest counts little, and not nothing."""
+    return keras.ops.mean(keras.ops.leaky_relu(x, 0.1))
 
 
 def beginning(size, rng):
@@ -140,8 +164,8 @@ class Imaginer:
     Of the picture that it begins with, so much is `kept` of each wave.
     """
 
-    def __init__(self, studio, steps, kept=1):
-        self.studio, self.steps, self.kept = studio, steps, kept
+    def __init__(self, studio, steps, rate, kept=1):
+        self.studio, self.steps, self.rate, self.kept = studio, steps, rate, kept
         self.history, self.latest, self.usual = [], None, studio.usual(1)
 
     def octaves(self, picture):
@@ -158,7 +182,7 @@ class Imaginer:
             gradient = canvas.gradient(self.gradient(current, rng), current)
             mean += 0.1 * (gradient - mean)
             square += 0.001 * (gradient**2 - square)
-            rate = RATE * np.sqrt(1 - 0.999**step) / (1 - 0.9**step)
+            rate = self.rate * np.sqrt(1 - 0.999**step) / (1 - 0.9**step)
             waves += rate * mean / (np.sqrt(square) + 1e-12)
             current = canvas.picture(waves)
             show(current)
@@ -166,12 +190,16 @@ class Imaginer:
 
     def gradient(self, picture, rng):
         """Return the gradient with respect to a picture, as seen from somewhere."""
-        seen = {"views": self.studio.views(rng, *picture.shape[:2]), "usual": self.usual}
-        terms, gradient = self.studio.evaluate(picture[None].astype("float32"), self.studio.targets | seen)
-        strengths = [float(terms[name]) for name in self.studio.strengths]
-        self.usual = self.studio.usual(strengths)
+        gradient, found = np.zeros_like(picture), []
+        for views in self.studio.views(rng, *picture.shape[:2]):
+            seen = {"views": views, "usual": self.usual}
+            terms, of_views = self.studio.evaluate(picture[None].astype("float32"), self.studio.targets | seen)
+            gradient += np.asarray(of_views)[0]
+            found.append([float(terms[name]) for name in self.studio.strengths])
+        strengths = np.mean(found, axis=0)
+        usual = self.studio.usual(strengths)
+        self.usual = usual / usual.mean()  # layers beside each other: Adam takes what grows by itself as it comes
         self.history.append(" ".join(f"{strength:.5g}" for strength in strengths))
-        gradient = np.asarray(gradient)[0]
         if not np.isfinite(gradient).all():
             raise InputError("the gradient was no number any more; try --precision float32 or other layers")
         return gradient

@@ -233,7 +233,7 @@ def test_another_network_dreams_with_weights_from_a_file(mobilenet, photo, tmp_p
 
 def test_a_class_of_imagenets_is_dreamed_of_by_its_name(mobilenet, photo, tmp_path):
     flags = ("--convnet", "mobilenet_v2", "--weights", mobilenet / "True.weights.h5", "--octaves", 1, "--size", 224)
-    steady = ("--tv-weight", 0, "--jitter", 0, "--blur", 0, "--step-size", 1, "--steps", 4)
+    steady = ("--canvas", "pixels", "--tv-weight", 0, "--jitter", 0, "--blur", 0, "--step-size", 1, "--steps", 4)
     printed = results(dream(photo, tmp_path / "a.png", *flags, *steady, "--class", "Banana").stdout)
     assert float(printed["strength_after"]) > float(printed["strength_before"])
     error = dream(
@@ -242,6 +242,8 @@ def test_a_class_of_imagenets_is_dreamed_of_by_its_name(mobilenet, photo, tmp_pa
         *flags[:2],
         "--weights",
         mobilenet / "False.weights.h5",
+        "--canvas",
+        "pixels",
         "--class",
         "banana",
         status=2,

@@ -84,15 +84,19 @@ def test_a_view_from_the_front_is_the_picture_and_others_are_turned_and_scaled()
 
 def test_views_are_chosen_by_where_the_network_looks():
     rng = np.random.default_rng(0)
-    whole = imagined.random_views(rng, 320, 320, 160, "whole", 200)
+    (whole,) = imagined.random_views(rng, 320, 320, 160, "whole", 200)
     assert 160 <= whole["sizes"].min() < 190 and 290 < whole["sizes"].max() <= 320
-    part = imagined.random_views(rng, 320, 320, 160, "part", 200)
-    assert 270 < part["sizes"].min() < 290 and part["middles"].std() > 40
-    middle = imagined.random_views(rng, 320, 320, 160, "middle", 200)
+    parts = imagined.random_views(rng, 320, 480, 160, "part", 200)
+    assert len(parts) == 6 and 270 < parts[0]["sizes"].min() < 290
+    middles = [(part["middles"] / part["sizes"]).mean(0) for part in parts]
+    np.testing.assert_allclose(middles, [(i / 4, j / 6) for i in (1, 3) for j in (1, 3, 5)], atol=0.02)
+    (middle,) = imagined.random_views(rng, 320, 320, 160, "middle", 200)
     assert np.abs(middle["middles"] - (middle["sizes"] - 1) / 2).max() <= 20
-    small = imagined.random_views(rng, 32, 32, 32, "whole", 200)
+    (small,) = imagined.random_views(rng, 32, 32, 32, "whole", 200)
     assert small["sizes"].max() <= 39
-    assert np.degrees(np.abs(part["turns"]).max()) <= 15
+    (strip,) = imagined.random_views(rng, 10, 2000, 160, "whole", 200)
+    assert strip["sizes"].max() <= 8 * 2 * 160
+    assert np.degrees(np.abs(middle["turns"]).max()) <= 15
 
 
 def test_the_gradient_of_views_is_that_of_finite_differences():
@@ -101,7 +105,7 @@ def test_the_gradient_of_views_is_that_of_finite_differences():
     wanted = rng.normal(size=(2, 16, 16, 3)).astype("float32")
     loss = imagined.seen_from_elsewhere(lambda seen, targets: {"total": tf.reduce_sum(seen * wanted)}, 16, 2)
     evaluate = vision.value_and_gradient(loss)
-    views = {"views": imagined.random_views(rng, 24, 24, 16, "whole", 2)}
+    views = {"views": imagined.random_views(rng, 24, 24, 16, "whole", 2)[0]}
     _, gradient = evaluate(picture, views)
     step = rng.normal(size=picture.shape).astype("float32")
     up, down = (float(evaluate(picture + sign * 0.5 * step, views)[0]["total"]) for sign in (1, -1))
@@ -146,6 +150,25 @@ def test_a_breed_of_dogs_is_dreamed_of_by_a_network_of_photographs(dogs, tmp_pat
     assert 1.5 * fine(picture) < fine(pixels(tmp_path / "b.png"))
 
 
+def test_a_breed_is_found_in_a_photo_that_stays_a_photo(dogs, tmp_path):
+    flags = ("images/content/coffee.jpg", "--convnet", dogs, "--size", 160, "--class", 7)
+    figures = results(run("deepdream.py", *flags, "--steps", 60, "--output", tmp_path / "a.png").stdout)
+    assert float(figures["strength_after"]) > float(figures["strength_before"]) + 5
+    found, photo = pixels(tmp_path / "a.png"), pixels(ROOT / "images/content/coffee.jpg")
+    photo = imaging.resize_picture(photo, *found.shape[1::-1])
+    assert np.corrcoef(found.ravel(), photo.ravel())[0, 1] > 0.6
+    assert share_taken_for(dogs, 7, np.asarray(Image.fromarray(found.astype("uint8")).resize((160, 160)))) >= 0.9
+
+
+def test_a_film_of_a_class_in_a_photo_begins_with_the_photo(dogs, tmp_path):
+    flags = ("images/content/coffee.jpg", "--convnet", dogs, "--size", 64, "--class", 7, "--zoom", 2)
+    run("deepdream.py", *flags, "--output", tmp_path / "a.webp")
+    with Image.open(tmp_path / "a.webp") as film:
+        first = np.asarray(film.convert("RGB"), "float32")
+    photo = imaging.resize_picture(pixels(ROOT / "images/content/coffee.jpg"), *first.shape[1::-1])
+    assert np.abs(first - photo).mean() < 12
+
+
 def test_layers_within_the_dogs_network_are_listed(dogs):
     printed = results(run("deepdream.py", "--list-layers", "--convnet", dogs).stdout)
     assert printed["block_13_expand"] == "576" and len(printed) > 100
@@ -160,12 +183,13 @@ def test_digits_are_dreamed_of_in_greys_and_known(tmp_path):
         assert share_taken_for(DIGITS / "epoch_16.keras", digit, picture) >= 0.5
 
 
-LAYER = ("--layers", "block2_conv1", "--weights", "hed", "--size", 48, "--steps", 30, "--precision", "float32")
+HALVES = slice(32), slice(32, 64)
+LAYER = ("--layers", "block3_conv1", "--weights", "hed", "--size", 48, "--steps", 30, "--precision", "float32")
 
 
 def test_channels_layers_and_a_neuron_are_dreamed_of(vgg_once, tmp_path):
     found = {}
-    ways = {"layer": (), "channels": ("--channels", 5), "neuron": ("--channels", 5, "--neuron")}
+    ways = {"layer": (), "channels": ("--channels", 12), "neuron": ("--channels", 12, "--neuron")}
     for name, flags in ways.items():
         printed = run("deepdream.py", "noise", *LAYER, *flags, "--output", tmp_path / f"{name}.png")
         figures = results(printed.stdout)
@@ -175,6 +199,15 @@ def test_channels_layers_and_a_neuron_are_dreamed_of(vgg_once, tmp_path):
     middle, corner = (slice(18, 30), slice(18, 30)), (slice(0, 8), slice(0, 8))
     assert detail["neuron"][middle].mean() > 3 * detail["neuron"][corner].mean()
     assert detail["channels"][corner].mean() > detail["neuron"][corner].mean()
+    assert found["channels"].std() > 20  # the better it is, the less would a step change, were it seen relatively
+
+
+def test_all_of_a_picture_is_dreamed_on_however_little_is_seen_at_once(vgg_once, tmp_path, monkeypatch):
+    monkeypatch.setattr(dreaming, "tile_of", lambda options: 32)
+    run("deepdream.py", "noise", *LAYER, "--channels", 12, "--size", 64, "--output", tmp_path / "a.png")
+    picture = pixels(tmp_path / "a.png")
+    quarters = [picture[rows, columns].std() for rows in HALVES for columns in HALVES]
+    assert min(quarters) > 15 and max(quarters) < 2 * min(quarters)
 
 
 def test_the_same_command_dreams_the_same_and_seeds_differ(vgg_once, tmp_path):
@@ -219,7 +252,7 @@ def test_a_film_of_a_class_flows(dogs, tmp_path, monkeypatch):
     [
         (("noise", "--octaves", 2), "--octaves goes with --canvas pixels"),
         (("noise", "--tile", 200), "--tile goes with --canvas pixels"),
-        (("images/content/china.jpg", "--canvas", "waves"), "begins with nothing"),
+        (("images/content/china.jpg", "--canvas", "waves"), "goes with noise in place of the photo, or with --class"),
         (("images/content/china.jpg", "--channels", 3, "--neuron"), "--neuron is one of --channels"),
         (("noise", "--neuron"), "--neuron is one of --channels"),
         (("noise", "--canvas", "oil"), "--canvas has no oil"),

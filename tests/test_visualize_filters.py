@@ -197,7 +197,7 @@ def test_a_dream_excites_its_filter_and_others_of_it_are_unlike_the_first():
     for excited in mean:
         assert excited[5] > 10 * max(grey[5], 0.1) and excited[5] > 2 * np.median(excited)
     studio.count = 1  # the same seeds, where nothing is said of others
-    alike = filter_dreams.imagined.Imaginer(studio, filter_dreams.STEPS)
+    alike = filter_dreams.imagined.Imaginer(studio, filter_dreams.STEPS, filter_dreams.imagined.RATES["part"])
     rng = np.random.default_rng((0, 5, 1))
     studio.targets = {"channel": np.float32(5), "others": np.zeros((1, 128, 128), "float32")}
     free = alike.dream(filter_dreams.imagined.beginning(64, rng), rng)
