@@ -55,7 +55,7 @@ def parse_arguments(words=None):
     parser.add_argument(
         "photo", nargs="?", type=pathlib.Path, help="a photo, a folder of them, or noise to begin with nothing"
     )
-    variants = {"noise": "waves", "--class": "class", "--zoom": "zoom"}
+    variants = {"noise": "waves", "--class": "waves_class", "--zoom": "zoom"}
     variants = {flag: config.DREAM_DEFAULTS[kind] for flag, kind in variants.items()}
     command_line.add_options(parser, config.Dream, variants=variants)
     return parser.parse_args(words)
@@ -87,7 +87,7 @@ def options_of(arguments):
 
 
 FILM_ONLY = ("zoom_factor", "rotate", "shift", "fps")
-PIXELS_ONLY = ("octaves", "octave_scale", "step_size", "jitter", "smooth", "blur", "blend", "tile")
+PIXELS_ONLY = ("octaves", "octave_scale", "step_size", "jitter", "smooth", "blur", "tv_weight", "blend", "tile")
 
 
 def defaults(arguments):
@@ -102,7 +102,7 @@ def defaults(arguments):
         raise errors.InputError("--canvas waves goes with noise in place of the photo, or with --class")
     for name in PIXELS_ONLY:
         if command_line.was_given(arguments, name) and waves:
-            raise errors.InputError(f"{command_line.flag_of(name)} goes with --canvas pixels: waves know no octaves")
+            raise errors.InputError(f"{command_line.flag_of(name)} goes with --canvas pixels")
     kind = "_".join(["waves"] * waves + ["class"] * of_class + ["zoom"] * film) or "dream"
     return config.DREAM_DEFAULTS[kind]
 

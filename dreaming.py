@@ -177,14 +177,9 @@ class Studio:
             loss = layer_strength(features, weights, options)
         if options.canvas == "waves":
             self.where = "whole" if top else "middle" if options.neuron else "part"
-            side = side or side_seen(options, self.where)
-            self.waves = 2 * side, None
-            if top:  # which is no finer than what is seen of it from near
-                self.waves = None, options.size / side
-            elif self.where == "part":
-                self.waves = imagined.FORMS, None
+            self.side = side = side or side_seen(options, self.where)
             self.views = functools.partial(imagined.random_views, side=side, where=self.where, count=1 + top)
-            loss = imagined.seen_from_elsewhere(loss, side, 1 + top)
+            loss = imagined.seen_from_elsewhere(loss, side, self.where, 1 + top)
         self.evaluate = vision.value_and_gradient(loss)
         self.told_time = False
 
@@ -202,6 +197,12 @@ class Studio:
                 self, options.steps, imagined.RATE_ON_PHOTO if on_photo else imagined.RATES[self.where]
             )
         return Dreamer(self, options)
+
+    def waves(self, height, width):
+        """Return the longest and the shortest waves, in pixels, that an imagined.Canvas is to make much of, or None."""
+        if self.where == "whole":  # which is no finer than what is seen of it from near
+            return None, imagined.shorter_side(height, width) / self.side
+        return imagined.FORMS if self.where == "part" else 2 * self.side, None
 
     def is_vgg(self):
         return not self.own and self.model.name in ("vgg16", "vgg19")
@@ -298,7 +299,7 @@ def chosen(features, channels):
 def layer_strength(features, weights, options):
     """Return the strength of layers' activations, as util.value_and_gradient takes it.
 
-    Of each layer it is the mean square, on waves of channels the mean, and of a neuron what is in the middle; with a
+    Of each layer it is the mean square, on waves of channels the mean excitement, and of a neuron its own; with a
     guide it is the mean product with the guide's most similar place.
     """
     ops = keras.ops

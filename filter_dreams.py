@@ -30,10 +30,12 @@ class FilterStudio:
     def __init__(self, network, count):
         self.network, self.model, self.count, self.targets = network, network.model, count, {}
         self.size = self.model.input_shape[1] or int(np.clip(1.5 * network.field.size, *SIDES))
-        self.waves = imagined.FORMS, None
         self.views = functools.partial(imagined.random_views, side=self.size, where="part")
-        self.evaluate = vision.value_and_gradient(imagined.seen_from_elsewhere(self.loss, self.size))
+        self.evaluate = vision.value_and_gradient(imagined.seen_from_elsewhere(self.loss, self.size, "part"))
         self.look = vision.for_any_size(lambda picture: together(network.before_relu(picture)))
+
+    def waves(self, height, width):
+        return imagined.FORMS, None
 
     def usual(self, strengths):
         return np.ones(1, "float32")

@@ -1,4 +1,4 @@
-"""Pictures from nothing of what excites a network: waves in the colours of photographs, seen from ever elsewhere.
+"""Pictures of what excites a network, on waves in the colours of photographs, seen from ever elsewhere.
 
 Pictures are float32 H x W x 3 in 0..255. Three things keep noise from paying (Olah, Mordvintsev & Schubert 2017): long
 waves grow more easily than short ones; colours grow together as they do in photographs; and at each step the network
@@ -8,8 +8,6 @@ sees the picture shifted, scaled and turned at random.
 import hardware  # noqa: F401, it has TensorFlow start quietly
 
 # isort: split
-import math
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -69,36 +67,43 @@ def random_views(rng, height, width, side, where, count=1):
     """Choose where the network, which sees `side` pixels each way, sees a picture from: [dict of float32 arrays, ...].
 
     Of each view there are the size that the picture is scaled to, the middle of what is seen there, and a turn. Where
-    the `whole` picture counts, it is about as large as what is seen, and else of its own size; where every `part` of it
-    does, there are as many dicts as it takes to see all.
+    the `whole` picture counts, its shorter side is about as long as what is seen, and else it is of its own size; where
+    every `part` of it does, there are as many dicts as it takes to see all, side by side.
     """
-    places = [(0.5, 0.5)]
+    offsets = [(0, 0)]
     if where == "part":
-        rows, columns = (math.ceil(length / side) for length in (height, width))
-        places = [((row + 0.5) / rows, (column + 0.5) / columns) for row in range(rows) for column in range(columns)]
-    return [views_around(rng, place, height, width, side, where, count) for place in places]
-
-
-def views_around(rng, place, height, width, side, where, count):
-    """Choose views around a place, which is in shares of the picture's height and width: a dict of float32 arrays."""
+        rows, columns = (np.arange(n) * side - (n - 1) / 2 * side for n in (-(-height // side), -(-width // side)))
+        offsets = [(down, right) for down in rows for right in columns]
     if where == "whole":
-        smaller = max(min(height, width), max(height, width) / LONGEST)
-        scales = rng.uniform(1, np.interp(side, [*WHOLE], [*WHOLE.values()]), count) * side / smaller
+        closest = np.interp(side, [*WHOLE], [*WHOLE.values()])
+        scales = rng.uniform(1, closest, count) * side / shorter_side(height, width)
     else:
         scales = rng.uniform(*SCALES[where], count)
     sizes = np.maximum(np.round(scales[:, None] * (height, width)), 2)
     room = {"whole": np.maximum(sizes - side, 0) / 2 + side / 8, "part": side / 8, "middle": side / 32}[where]
-    middles = np.array(place) * sizes - 0.5 + rng.uniform(-1, 1, (count, 2)) * room
+    room = side / 4 if len(offsets) > 1 else room  # parts meet ever elsewhere
+    middles = (sizes - 1) / 2 + rng.uniform(-1, 1, (count, 2)) * room
     turns = np.radians(rng.uniform(-TURN, TURN, count))
-    return {"sizes": sizes.astype("float32"), "middles": middles.astype("float32"), "turns": turns.astype("float32")}
+
+    def turned(down, right):
+        return np.stack([np.cos(turns) * down + np.sin(turns) * right, np.cos(turns) * right - np.sin(turns) * down], 1)
+
+    views = [{"sizes": sizes, "middles": middles + turned(*offset), "turns": turns} for offset in offsets]
+    return [{name: x.astype("float32") for name, x in of_part.items()} for of_part in views]
 
 
-def seen_from_elsewhere(loss, side, count=1):
+def shorter_side(height, width):
+    """Return the shorter side of a picture, in pixels, and of a strip so much that all of it may be looked at."""
+    return max(min(height, width), max(height, width) / LONGEST)
+
+
+def seen_from_elsewhere(loss, side, where, count=1):
     """Return the loss of a picture in `count` views, as vision.value_and_gradient takes it; `loss` is of the views."""
+    look = view if where == "whole" else view_of_part
 
     def of_views(picture, targets):
         views = targets["views"]
-        seen = [view(picture, views["sizes"][i], views["middles"][i], views["turns"][i], side) for i in range(count)]
+        seen = [look(picture, views["sizes"][i], views["middles"][i], views["turns"][i], side) for i in range(count)]
         return loss(tf.stack(seen), targets)
 
     return of_views
@@ -109,13 +114,19 @@ def view(picture, size, middle, turn, side):
 
     Beyond its edges it is mirrored.
     """
-    size = tf.cast(size, "int32")
-    scaled = tf.image.resize(picture, size, antialias=True)[0]
+    scaled = tf.image.resize(picture, tf.cast(size, "int32"), antialias=True)
+    return view_of_part(scaled, size, middle, turn, side)
+
+
+def view_of_part(picture, size, middle, turn, side):
+    """Return the same of a picture that is about as large as `size`, without a look at the rest of it."""
+    shape = tf.shape(picture)[1:3]
+    scale = size / tf.cast(shape, "float32")
     steps = tf.range(side, dtype="float32") - (side - 1) / 2
     down, right = tf.meshgrid(steps, steps, indexing="ij")
-    rows = middle[0] + tf.cos(turn) * down + tf.sin(turn) * right
-    columns = middle[1] - tf.sin(turn) * down + tf.cos(turn) * right
-    return between_pixels(scaled, inside(rows, size[0]), inside(columns, size[1]), size)
+    rows = (middle[0] + tf.cos(turn) * down + tf.sin(turn) * right + 0.5) / scale[0] - 0.5
+    columns = (middle[1] - tf.sin(turn) * down + tf.cos(turn) * right + 0.5) / scale[1] - 0.5
+    return between_pixels(picture[0], inside(rows, shape[0]), inside(columns, shape[1]), shape)
 
 
 def inside(places, side):
@@ -144,6 +155,7 @@ def between_pixels(picture, rows, columns, size):
 RATES = {"whole": 0.05, "part": 0.1, "middle": 0.05}
 RATE_ON_PHOTO = 0.1  # whose waves are larger
 RATE_ON_FRAME = 0.05  # of a film, which is to flow
+COLORLESS = 8  # grey levels between the colours of a pixel
 BEGIN = 0.01  # how large waves are at first, beside 1
 FORMS = 64  # pixels: where all parts are to be excited, longer waves weigh no more
 
@@ -174,7 +186,9 @@ class Imaginer:
 
     def dream(self, picture, rng, show=lambda current: None):
         """Return what a picture, float32 H x W x 3 in 0..255, comes to in its steps."""
-        canvas = Canvas(*picture.shape[:2], self.studio.model.input_shape[3] == 1, *self.studio.waves)
+        height, width = picture.shape[:2]
+        grey = self.studio.model.input_shape[3] == 1 and np.ptp(picture, axis=2).max() < COLORLESS
+        canvas = Canvas(height, width, grey, *self.studio.waves(height, width))
         waves = self.kept * canvas.waves(picture)
         mean, square = np.zeros_like(waves), np.zeros_like(waves)
         current = canvas.picture(waves)

