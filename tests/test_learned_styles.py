@@ -7,6 +7,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import ROOT, interrupt_after, pixels, results, rows_of, run
 from PIL import Image
 
@@ -77,13 +78,35 @@ def test_a_flat_sky_in_strips_shows_no_seam(network, monkeypatch):
 
 
 def test_a_style_gives_each_channel_its_mean_and_deviation():
-    features = np.random.default_rng(0).normal(3, 5, (2, 20, 30, 4)).astype("float32")
+    features = np.random.default_rng(0).normal(3, 5, (1, 20, 30, 4)).astype("float32")
     scale, shift = np.float32([1, 2, 3, 4]), np.float32([5, 6, 7, 8])
     styled = np.asarray(painting_network.restyled(features, (scale, shift)))
-    np.testing.assert_allclose(styled.mean((1, 2)), np.tile(shift, (2, 1)), atol=1e-4)
-    np.testing.assert_allclose(styled.std((1, 2)), np.tile(scale, (2, 1)), rtol=1e-2)
+    np.testing.assert_allclose(styled.mean((0, 1, 2)), shift, atol=1e-4)
+    np.testing.assert_allclose(styled.std((0, 1, 2)), scale, rtol=1e-2)
     flat = np.asarray(painting_network.restyled(np.full((1, 8, 8, 4), 7, "float32"), (scale, shift)))
     np.testing.assert_allclose(flat, np.broadcast_to(shift, flat.shape), atol=1e-4)
+
+
+def test_a_doubling_is_a_convolution_of_copied_places_and_a_smoothing():
+    features = np.random.default_rng(0).normal(size=(1, 7, 9, 5)).astype("float32")
+    doubling = painting_network.Doubling(6, "double")
+    doubling.build(features.shape)
+    doubling.bias.assign(np.arange(6))
+    copied = features.repeat(2, axis=1).repeat(2, axis=2)
+    expected = tf.nn.conv2d(copied, doubling.kernel, 1, "VALID") + doubling.bias
+    for _ in range(2):
+        expected = tf.nn.avg_pool2d(expected, 2, 1, "VALID")
+    np.testing.assert_allclose(doubling(features), expected, atol=1e-5)
+    scale, shift = tf.range(6.0), tf.range(6.0, 12.0)
+    np.testing.assert_allclose(doubling(features, scale, shift), expected * scale + shift, atol=1e-5)
+    assert doubling.compute_output_shape(features.shape) == doubling(features).shape
+
+
+def test_features_are_continued_by_their_mirror_image():
+    features = np.random.default_rng(0).normal(size=(1, 5, 7, 2)).astype("float32")
+    for margin in (1, 3):
+        sides = ((0, 0), (margin, margin), (margin, margin), (0, 0))
+        np.testing.assert_array_equal(painting_network.mirrored(features, margin), np.pad(features, sides, "reflect"))
 
 
 def test_a_training_lowers_the_loss_and_leaves_styles(two):
