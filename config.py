@@ -319,7 +319,7 @@ class Style(Photos):
     )
     refine: int = option(
         0,
-        "with --learned: search on from there, at that size alone, for so many steps",
+        "with --learned: then improve the result by a search of so many steps, at the final size",
         metavar="STEPS",
         least=0,
     )

@@ -1,6 +1,6 @@
 """Learned styles: what the painting network knows of paintings, on disk and mixed, and photos painted after them.
 
-Photos and pictures are float32 H x W x 3 in 0..255.
+Photos are float32 H x W x 3 in 0..255, and so are pictures, which may go a little beyond.
 """
 
 import hardware  # noqa: F401, it has TensorFlow start quietly
@@ -43,8 +43,8 @@ class LearnedStyle:
     numbers: np.ndarray
     mean: np.ndarray
     covariance: np.ndarray
-    statistics: list
-    weights: str
+    statistics: list | None
+    weights: str | None
 
     # As style_search.Search asks for what it knows of paintings:
     paintings = ()
@@ -137,7 +137,7 @@ def packed(statistics):
 
 
 def unpacked(scales, halves):
-    """Return the statistics that packed() was given."""
+    """Return the statistics that packed() was given, as well as half precision kept them."""
     found = (scale * half for scale, half in zip(scales, halves))
     return [[unfolded(next(found), shape) for shape in shapes] for shapes in statistics_shapes()]
 
@@ -197,27 +197,29 @@ def checksum(path):
 
 
 def mixed(styles, weights):
-    """Mix styles of one network by weights: a LearnedStyle. Raises InputError where they have several networks."""
+    """Mix styles of one network by weights: a LearnedStyle. Raises InputError where they have several networks.
+
+    Statistics that were taken with different weights of VGG16 don't mix: then it has none, and no `weights`.
+    """
     if len({checksum(style.network) for style in styles}) > 1:
         names = " and ".join(style.name for style in styles)
         raise InputError(f"{names} are styles of different networks, and only those of one can be mixed")
-    if len({style.weights for style in styles}) > 1:
-        raise InputError("these styles were learned with different --weights, and so can't be mixed")
+    alike = len({style.weights for style in styles}) == 1
     shares = np.float32(np.asarray(weights, "float64") / np.sum(weights))
 
     def mean(parts):
         return sum(share * part for share, part in zip(shares, parts))
 
     of_all = ([getattr(style, part) for style in styles] for part in ("numbers", "mean", "covariance"))
-    statistics = [[mean(alike) for alike in zip(*layers)] for layers in zip(*(style.statistics for style in styles))]
-    name = "+".join(style.name for style in styles)
-    return LearnedStyle(name, styles[0].network, *map(mean, of_all), statistics, styles[0].weights)
+    statistics = [[mean(same) for same in zip(*layers)] for layers in zip(*(style.statistics for style in styles))]
+    refinable = (statistics, styles[0].weights) if alike else (None, None)
+    return LearnedStyle("+".join(style.name for style in styles), styles[0].network, *map(mean, of_all), *refinable)
 
 
 class Easel:
     """A network, and the style that it paints in, of one or a mixture of several: [(name, weight), ...]."""
 
-    source = None  # of weights that a user could choose
+    source = None  # no VGG is at work, whose weights a user could choose
 
     def __init__(self, styles):
         names, weights = zip(*styles)
@@ -232,7 +234,8 @@ class Easel:
 def as_wanted(picture, photo, keep_colors=None, strength=1.0):
     """Return what was painted, float32 H x W x 3 like the photo, in its colours or the photo's: uint8.
 
-    `keep_colors` is as in config.Style; `strength` is the share of the painting in the result.
+    `keep_colors` is luminance, which takes the photo's hues, or histogram, which gives the result the mean and the
+    covariance of the photo's colours; `strength` is the share of the painting in the result.
     """
     if keep_colors == "luminance":
         picture = imaging.with_colors_of(picture, photo)

@@ -1,8 +1,8 @@
 """The small network that paints a photo at once, after any painting that it was taught.
 
-A photo goes in and a picture comes out, float32 1 x H x W x 3 in 0..255. All paintings share the convolutions; what
-it knows of one painting alone are the scales and shifts of its normalisations (Dumoulin et al. 2017), two thousand
-numbers, a style.
+A photo goes in, float32 1 x H x W x 3 in 0..255, and a picture comes out, which may go a little beyond. All paintings
+share the convolutions; what it knows of one painting alone are the scales and shifts of their channels (Dumoulin et al.
+2017), two thousand numbers, a style.
 """
 
 import hardware  # noqa: F401, it has TensorFlow start quietly
@@ -19,7 +19,8 @@ WIDTHS = (16, 32, 96)  # channels at the picture's size, at its half and at its 
 BLOCKS = 5  # residual blocks, at the quarter
 FLOOR = 0.01  # of variances: else the noise of a flat sky would be blown up to strokes
 
-NORMALIZED = [WIDTHS[1], WIDTHS[2], *[WIDTHS[2]] * 2 * BLOCKS, WIDTHS[1], WIDTHS[0]]  # channels of each normalisation
+# The channels that a style scales and shifts; all but the last are normalised before.
+NORMALIZED = [WIDTHS[1], WIDTHS[2], *[WIDTHS[2]] * 2 * BLOCKS, WIDTHS[1], WIDTHS[0]]
 NUMBERS = 2 * sum(NORMALIZED)  # of a style
 
 
@@ -54,15 +55,15 @@ def middle():
         y = ops.relu(restyled(y, next(parts)))
         y = convolution(WIDTHS[2], 3, f"block{block + 1}_second")(mirrored(y, 1))
         x = x + restyled(y, next(parts))
-    x = Doubling(WIDTHS[1], "double")(mirrored(x, 1))
+    x = smoothed(convolution(WIDTHS[1], 3, "double")(enlarged(mirrored(x, 1))))
     return keras.Model([features, style], ops.relu(restyled(x, next(parts))), name="middle")
 
 
 def decoder():
     """Features of half the picture's size, and a style -> the picture. It takes no statistics, either."""
     features, style = keras.Input((None, None, WIDTHS[1]), name="features"), keras.Input((NUMBERS,), name="style")
-    x = Doubling(WIDTHS[0], "double_again")(mirrored(features, DECODER_MARGIN), *split(style)[-1])
-    x = ops.relu(x)
+    x = enlarged(mirrored(features, DECODER_MARGIN))
+    x = ops.relu(smoothed(ScaledConvolution(WIDTHS[0], 3, name="double_again")(x, *split(style)[-1])))
     x = convolution(3, 5, "leave")(x)
     return keras.Model([features, style], 128 + 64 * ops.cast(x, "float32"), name="decoder")
 
@@ -75,34 +76,33 @@ def convolution(filters, side, name, **more):
 
 
 def mirrored(x, margin):
-    """Continue a picture or features to each side by their mirror image; TensorFlow's padding takes twice as long."""
+    """Continue a picture or features to each side by their mirror image; on processors padding takes twice as long."""
     left, right = x[:, :, 1 : margin + 1], x[:, :, -margin - 1 : -1]
     x = ops.concatenate([ops.flip(left, 2), x, ops.flip(right, 2)], axis=2)
     above, below = x[:, 1 : margin + 1], x[:, -margin - 1 : -1]
     return ops.concatenate([ops.flip(above, 1), x, ops.flip(below, 1)], axis=1)
 
 
-class Doubling(keras.layers.Conv2D):
-    """A convolution 3 x 3 that doubles the sides: N x h x w x C -> N x 2(h - 2) x 2(w - 2) x filters.
+def enlarged(x):
+    """Double the sides. A convolution follows; one that itself enlarges leaves a checkerboard (Odena et al. 2016)."""
+    return keras.layers.UpSampling2D(2, interpolation="nearest")(x)
 
-    It does what copying each place to four, a convolution and a smoothing by [1 2 1] would do, which leaves no
-    checkerboard (Odena et al. 2016) and dots no diagonals; since it convolves first, it takes less time.
+
+def smoothed(x):
+    """Turn the copies of each place that enlarging made into linear interpolation, which dots no diagonals.
+
+    It takes a place from each side. Done after a convolution it means the same as before, and there are fewer channels.
     """
+    for _ in range(2):
+        x = ops.average_pool(x, 2, strides=1, padding="valid")
+    return x
 
-    # How much of each number of the kernel goes to each place that a result sees, by whether the result is even or odd.
-    PHASES = np.float32([[[3, 1, 0], [1, 3, 3], [0, 0, 1]], [[1, 0, 0], [3, 3, 1], [0, 1, 3]]]) / 4
 
-    def __init__(self, filters, name):
-        super().__init__(filters, 3, name=name)
+class ScaledConvolution(keras.layers.Conv2D):
+    """A convolution whose channels are scaled and shifted, which costs nothing where it is done to the weights."""
 
-    def call(self, x, scale=1.0, shift=0.0):
-        kernel = tf.einsum("apk,bql,klco->pqcabo", *[tf.cast(self.PHASES, x.dtype)] * 2, self.kernel * scale)
-        kernel = ops.reshape(kernel, (3, 3, x.shape[-1], 4 * self.filters))
-        results = tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "VALID"), ops.tile(self.bias * scale + shift, 4))
-        return tf.nn.depth_to_space(results, 2)
-
-    def compute_output_shape(self, shape):
-        return (shape[0], *(side and 2 * (side - 2) for side in shape[1:3]), self.filters)
+    def call(self, x, scale, shift):
+        return ops.conv(x, self.kernel * scale) + (self.bias * scale + shift)
 
 
 def restyled(x, part):
@@ -111,9 +111,10 @@ def restyled(x, part):
 
 
 class Normalization(keras.Operation):
-    """What batch normalisation is to a batch of one: it takes a third of the time that its parts take."""
+    """Instance normalisation: batch normalisation of a batch of one. On processors its parts take thrice as long."""
 
     def call(self, x, scale, shift):
+        x = tf.ensure_shape(x, (1, None, None, None))
         return tf.compat.v1.nn.fused_batch_norm(x, scale, shift, epsilon=FLOOR)[0]
 
     def compute_output_spec(self, x, scale, shift):
@@ -121,7 +122,7 @@ class Normalization(keras.Operation):
 
 
 def split(style):
-    """Take a style 1 x NUMBERS apart: [(scale, shift), ...] of each normalisation, C each."""
+    """Take a style 1 x NUMBERS apart: [(scale, shift), ...] of C channels each, as NORMALIZED lists them."""
     parts, begin = [], 0
     for channels in NORMALIZED:
         scale_end, end = begin + channels, begin + 2 * channels
@@ -153,8 +154,8 @@ WHOLE = 2**21  # pixels of the largest photo that is painted as a whole
 def paint_in_strips(network, photo, style):
     """Paint a large photo layer by layer, strip by strip, to save memory: `photo` is a list of one, which is emptied.
 
-    The statistics are those of the whole picture all the same, so no seam shows. What a normalisation does to features
-    is done when they are next read, where that is once.
+    The statistics are those of the whole picture all the same, so no seam shows. Features that are read once are
+    normalised while they are read.
     """
     encoder, middle, decoder = (network.get_layer(name) for name in ("encoder", "middle", "decoder"))
     parts = iter(split(style))
@@ -164,7 +165,7 @@ def paint_in_strips(network, photo, style):
         convolve = compiled_convolution(middle.get_layer(name), bool(line))
         return in_strips(lambda strip: convolve(strip, *line), x, factor, 2)
 
-    x, moments = in_strips(compiled(encoder), photo.pop(), 0.5, 2 * DECODER_MARGIN)
+    x, moments = in_strips(compiled(encoder), photo.pop(), 0.5, ENCODER_MARGIN + 1)  # strips begin at even rows
     x, moments = convolved(x, "quarter", line_of(moments, next(parts)))
     rectify(x, *line_of(moments, next(parts)))
     for block in range(BLOCKS):
@@ -213,7 +214,8 @@ def compiled_convolution(layer, rectifies):
 
     def convolve(x, *line):
         x = rectified(x, *line) if rectifies else x
-        return layer(mirrored(x, 1))
+        x = mirrored(x, 1)
+        return smoothed(layer(enlarged(x))) if layer.name == "double" else layer(x)
 
     channels = layer.kernel.shape[2]
     signature = [tf.TensorSpec((1, None, None, channels), layer.compute_dtype)]
@@ -257,7 +259,7 @@ STRIP = 2**23  # values that go through a layer at once
 
 
 def strips_of(x, least):
-    """List the rows of each strip of H x W x C: slices that begin at multiples of 4, of `least` rows if there are."""
+    """List the rows of each strip of H x W x C: slices that begin at multiples of 4, of `least` rows, but the last."""
     rows = max(least, STRIP // (x.shape[1] * max(x.shape[2], WIDTHS[0])) // 4 * 4)
     return [slice(top, min(top + rows, len(x))) for top in range(0, len(x), rows)]
 

@@ -44,7 +44,7 @@ SHEET_SECONDS = 180  # from one sheet to the next, after a first one when the fi
 JUDGED, SEARCHED = 3, 40  # pieces that are judged at the end, and the steps of a search on each
 UNUSED = 2**40  # the number of a step that no training comes to
 STYLES_RATE = 4  # times the rate of the network: each is taught by some of the pieces alone
-STYLES_ALONE = 0.1  # of the training, before the network of a base is taught, too: a new style would spoil it
+STYLES_ALONE = 0.1  # of the training: then the network of a base learns, too, which a style new to it would spoil
 TERMS = ("total", "content", "style", "tv")  # of the loss
 CHECKPOINT = "checkpoint.npz"
 FILES = (learned_styles.META, learned_styles.STYLE, learned_styles.NETWORK, CHECKPOINT)
@@ -113,7 +113,7 @@ def read_photos(folder, seed):
 
 
 def piece(photo, longest, rng):
-    """Cut a piece CROP x CROP x 3 out of a photo, resized so that its longest side has about so many pixels.
+    """Cut a piece CROP x CROP x 3 out of a photo, resized so that its longest side has about so many pixels, or more.
 
     Unless it is resized before, a piece of a large photo shows nothing.
     """
@@ -197,9 +197,8 @@ class StyleTraining:
     def __init__(self, folder, paintings, photos, base, options):
         self.folder, self.paintings, self.photos, self.options = folder, paintings, photos, options
         self.progress, self.begun = Progress(options.steps or 0), time.time()
-        self.first = None  # when the first step of this process was over, and how many were then
+        self.first = None  # when the first step of this process was over, and how many steps had been taken then
         self.teacher = Teacher(options)
-        self.lessons = [Lesson(read_painting(path, options.size), self.teacher) for path in paintings]
         keras.utils.set_random_seed(options.seed)
         self.base, numbers = learned_styles.beginning(base)
         self.network = learned_styles.load_network(self.base) if base else painting_network.build_network()
@@ -209,6 +208,11 @@ class StyleTraining:
             self.courses.append(Course(self.network.trainable_variables, options.learning_rate))
         self.look = tf.function(self.judge, autograph=False)
         self.about = self.describe()
+
+    @functools.cached_property
+    def lessons(self):
+        """What is known of each painting. It takes seconds, which a training that is refused need not wait for."""
+        return [Lesson(read_painting(path, self.options.size), self.teacher) for path in self.paintings]
 
     def describe(self):
         """Return what meta.json tells: all that shapes what is learned."""
@@ -225,6 +229,7 @@ class StyleTraining:
 
     def begin(self):
         """Clear the folder of what an earlier training has left there, and say in meta.json what begins."""
+        _ = self.lessons  # what can't be learned leaves the folder as it is
         self.folder.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             (self.folder / name).unlink(missing_ok=True)
@@ -329,7 +334,7 @@ class StyleTraining:
         self.progress.save(self.folder / CHECKPOINT)
 
     def finish(self):
-        """Write the network, the styles, a sheet and the losses; what the training would go on from is not needed."""
+        """Write the network, the styles, a sheet and the losses, and remove the checkpoint."""
         trainings.note("a search on a few pieces tells how near the network comes to it", self.options)
         network, judged = self.save_network(), self.compare_with_search()
         about = self.about | {"losses": judged, "finished": True}
@@ -345,7 +350,7 @@ class StyleTraining:
         disk.remove_leftovers(self.folder, FILES, self.begun)
 
     def save_network(self):
-        """Write the network, unless it is as it was and lies where it is looked for: the file that holds it."""
+        """Write the network, unless it is as it was and lies where a style looks for it; return its file."""
         file, beside = self.folder / learned_styles.NETWORK, self.folder.parent / learned_styles.NETWORK
         if not self.options.keep_network:
             learned_styles.save_network(file, self.network, np.asarray(self.styles))
@@ -357,7 +362,7 @@ class StyleTraining:
         return file
 
     def compare_with_search(self):
-        """Return the mean losses of what the network makes of a few pieces, and of what a search does: TERMS each."""
+        """Return the mean losses of what the network makes of JUDGED pieces, and of what a search does: TERMS each."""
         losses = {"network": [], "search": []}
         for number in range(JUDGED):
             i = number % len(self.lessons)
@@ -379,7 +384,7 @@ class StyleTraining:
         ]
 
     def draw_sheet(self):
-        """Write sheet.png: three of the photos after the first paintings, as the network paints them now."""
+        """Write sheet.png: three of the photos after the first four paintings, as the network paints them now."""
         rows = []
         chosen = self.photos[:: max(1, len(self.photos) // 3)][:3]
         for photo in chosen:

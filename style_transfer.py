@@ -173,7 +173,8 @@ def default_name(content, options):
     parts += [pathlib.Path(style).stem for style in options.style]
     parts += [pathlib.Path(naming.weighted(text)[0]).name for text in options.learned]
     parts += [options.layer] if options.layer else [] if content else ["texture"]
-    return "__".join(parts)
+    # A search may have made a picture after the same painting.
+    return "__".join(parts) + ("" if not options.learned else "_refined" if options.refine else "_learned")
 
 
 def paint_one(content, options):
@@ -324,6 +325,10 @@ def open_studio(options):
     if not options.learned:
         return style_search.open_studio(options)
     weights = open_easel(options).style.weights
+    if weights is None:
+        raise errors.InputError("these styles were learned with different --weights: they mix, but not with --refine")
+    if options.weights not in (None, weights) and {options.weights, weights} & {*recipes.SOURCES}:
+        raise errors.InputError(f"--refine takes the weights that this style was learned with: --weights {weights}")
     try:
         return style_search.open_studio(dataclasses.replace(options, weights=options.weights or weights))
     except errors.InputError as error:

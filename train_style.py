@@ -8,9 +8,10 @@ The network sees pieces of photos and is told by the loss of style_transfer.py h
 (Johnson, Alahi & Fei-Fei 2016). Of several paintings it learns all, each by numbers of its own (Dumoulin, Shlens &
 Kudlur 2017), and they can be mixed.
 
-Writes into trained/styles/PAINTING: style.npz and, unless --keep-network, network.npz; meta.json, which tells what it
-was learned from; sheet.png, which shows every few minutes what becomes of three of the photos; loss.csv and loss.png.
-Of several paintings, each has a folder in there. Interrupt it when you like; the same command with --resume goes on.
+Writes into trained/styles/PAINTING: style.npz; network.npz, unless --keep-network and it lies one folder up; meta.json,
+which tells what it was learned from; sheet.png, which shows every few minutes what becomes of three of the photos;
+loss.csv and loss.png. Of several paintings, each has a folder in there. Interrupt it when you like; the same command
+with --resume goes on.
 """
 
 import command_line  # first, since it puts Ctrl-C in a line from here on

@@ -100,7 +100,7 @@ def album(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(album, made_once):
     """What one process makes of them."""
-    command = functools.partial(run_process, "style_transfer.py", album, *LEARNED, status=1)
+    command = functools.partial(run, "style_transfer.py", album, *LEARNED, status=1)
     return made_once("alone", lambda folder: command("--output", folder))
 
 
@@ -120,19 +120,18 @@ def test_a_folder_of_photos_is_as_by_one_process(sharing, album, alone, tmp_path
             assert f"{sharing[0]} {sharing[1]}" in Image.open(picture).text["command"]
     assert rows.keys() == expected.keys() and rows["broken.jpg"]["status"] == "failed"
     assert "cluster: " in result.stderr and "workers: " in result.stderr
-    again = run_process("style_transfer.py", album, *LEARNED, "--output", tmp_path, status=1)
+    again = run("style_transfer.py", album, *LEARNED, "--output", tmp_path, status=1)
     assert "done before: 6" in again.stdout  # the recipe is the same, however the work was shared
 
 
-@both
-def test_dreams_are_shared_out(sharing, album, tmp_path):
+def test_dreams_are_shared_out(workers, album, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
     for name in "ab":
         shutil.copy(album / f"{name}.jpg", photos)
     command = ("deepdream.py", photos, "--size", 32, "--convnet", "trained/digit_classifier/epoch_32.keras")
     command += ("--layers", "conv2", "--precision", "float32")
-    run_process(*command, *sharing, "--output", tmp_path / "shared")
+    run_process(*command, "--scheduler", workers[0], "--output", tmp_path / "shared")
     run(*command, "--output", tmp_path / "alone")
     for name in ("a.png", "b.png"):
         assert np.abs(pixels(tmp_path / "shared" / name) - pixels(tmp_path / "alone" / name)).max() <= 1

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import shutil
 
 import keras
@@ -17,6 +18,7 @@ import imaging
 import learned_styles
 import painting_network
 import style_training
+import style_transfer
 import train_style
 
 PAINTING = ROOT / "images/style/starry_night.jpg"
@@ -87,19 +89,54 @@ def test_a_style_gives_each_channel_its_mean_and_deviation():
     np.testing.assert_allclose(flat, np.broadcast_to(shift, flat.shape), atol=1e-4)
 
 
-def test_a_doubling_is_a_convolution_of_copied_places_and_a_smoothing():
+def test_a_scaled_convolution_is_one_whose_results_are_scaled():
+    keras.utils.set_random_seed(0)
     features = np.random.default_rng(0).normal(size=(1, 7, 9, 5)).astype("float32")
-    doubling = painting_network.Doubling(6, "double")
-    doubling.build(features.shape)
-    doubling.bias.assign(np.arange(6))
-    copied = features.repeat(2, axis=1).repeat(2, axis=2)
-    expected = tf.nn.conv2d(copied, doubling.kernel, 1, "VALID") + doubling.bias
-    for _ in range(2):
-        expected = tf.nn.avg_pool2d(expected, 2, 1, "VALID")
-    np.testing.assert_allclose(doubling(features), expected, atol=1e-5)
-    scale, shift = tf.range(6.0), tf.range(6.0, 12.0)
-    np.testing.assert_allclose(doubling(features, scale, shift), expected * scale + shift, atol=1e-5)
-    assert doubling.compute_output_shape(features.shape) == doubling(features).shape
+    layer, scale, shift = painting_network.ScaledConvolution(6, 3), tf.range(6.0), tf.range(6.0, 12.0)
+    layer.build(features.shape)
+    layer.bias.assign(np.arange(6))
+    expected = (tf.nn.conv2d(features, layer.kernel, 1, "VALID") + layer.bias) * scale + shift
+    np.testing.assert_allclose(layer(features, scale, shift), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_each_number_of_a_style_has_the_gradient_of_finite_differences(network):
+    photo = tf.constant(imaging.resize_picture(pixels(ROOT / "images/content/china.jpg"), 48, 32)[None])
+    wanted = np.random.default_rng(0).normal(size=photo.shape).astype("float32")
+
+    def strength(style):
+        return tf.reduce_mean(network([photo, style]) * wanted)
+
+    style = tf.constant(random_style())
+    with tf.GradientTape() as tape:
+        tape.watch(style)
+        value = strength(style)
+    gradient = np.asarray(tape.gradient(value, style))
+    assert (gradient != 0).mean() > 0.95  # a channel that is negative everywhere has none
+    begin = 0
+    for channels in painting_network.NORMALIZED:  # in the direction of the gradient of each normalisation
+        part = np.zeros_like(gradient)
+        part[:, begin : begin + 2 * channels] = gradient[:, begin : begin + 2 * channels]
+        begin += 2 * channels
+        length = np.linalg.norm(part)
+        step = 0.02 * part / length
+        found = (strength(style + step) - strength(style - step)) / 0.04
+        np.testing.assert_allclose(found, length, rtol=0.05)
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_in_half_precision_it_paints_the_same_and_a_flat_sky_stays_flat(precision, monkeypatch):
+    style = learned_styles.load_style("wave")
+    photo = imaging.resize_picture(pixels(ROOT / "images/content/china.jpg"), 96, 64)
+    sky = np.full((64, 64, 3), 200, "float32")
+    exact = learned_styles.paint_after(learned_styles.load_network(style.network), photo, style)
+    keras.config.set_dtype_policy(precision)
+    network = learned_styles.load_network(style.network)
+    whole = learned_styles.paint_after(network, photo, style)
+    assert np.abs(whole - exact).mean() < 4
+    assert np.ptp(learned_styles.paint_after(network, sky, style), axis=(0, 1)).max() < 1
+    monkeypatch.setattr(painting_network, "WHOLE", 0)
+    monkeypatch.setattr(painting_network, "STRIP", 2**14)
+    assert np.abs(learned_styles.paint_after(network, photo, style) - whole).mean() < 4
 
 
 def test_features_are_continued_by_their_mirror_image():
@@ -154,18 +191,23 @@ def test_refining_goes_on_from_there_as_the_search_does(two, photo, tmp_path):
 
 def test_a_painting_learned_by_its_numbers_alone_mixes_with_the_others(two, photo, tmp_path):
     shutil.copytree(two, tmp_path / "styles")
-    base = tmp_path / "styles/network.npz"
-    command = ("train_style.py", OTHER, *QUICK[:-1], "--base", base, "--keep-network", "--steps", 2, "--output")
-    run(*command, tmp_path / "styles/beside")
-    run(*command, tmp_path / "elsewhere")
-    assert not (tmp_path / "styles/beside/network.npz").exists()
-    assert (tmp_path / "elsewhere/network.npz").read_bytes() == base.read_bytes()
-    one, other = (learned_styles.load_style(tmp_path / place) for place in ("styles/beside", "elsewhere"))
-    assert (one.numbers == other.numbers).all() and (one.numbers != learned_styles.beginning(base)[1]).any()
+    base, beside = tmp_path / "styles/network.npz", tmp_path / "styles/beside"
+    run("train_style.py", OTHER, *QUICK[:-1], "--base", base, "--keep-network", "--steps", 2, "--output", beside)
+    assert not (beside / "network.npz").exists()
+    assert (learned_styles.load_style(beside).numbers != learned_styles.beginning(base)[1]).any()
     run(
         *("style_transfer.py", photo, "--size", 64, "--output", tmp_path / "a.png", "--learned"),
-        *(f"{tmp_path / 'styles/beside'}=2", tmp_path / "styles/starry_night"),
+        *(f"{beside}=2", tmp_path / "styles/starry_night"),
     )
+
+
+def test_a_network_that_is_kept_is_copied_to_where_it_would_not_be_found(two, tmp_path):
+    training = style_training.StyleTraining.__new__(style_training.StyleTraining)
+    training.folder, training.paintings, training.base = tmp_path / "elsewhere", [OTHER], two / "network.npz"
+    training.options = config.Learn(keep_network=True)
+    training.folder.mkdir()
+    assert training.save_network() == tmp_path / "elsewhere/network.npz"
+    assert (tmp_path / "elsewhere/network.npz").read_bytes() == training.base.read_bytes()
 
 
 def test_what_a_training_begins_with_is_not_replaced(two, tmp_path):
@@ -424,7 +466,28 @@ def test_styles_of_two_networks_are_not_mixed(two, tmp_path):
         learned_styles.load_style(tmp_path / "copy/wave")
     style = learned_styles.load_style(two / "wave")
     other = dataclasses.replace(style, network=tmp_path / "copy/network.npz")
-    with pytest.raises(errors.InputError, match="different --weights"):
-        learned_styles.mixed([style, dataclasses.replace(style, weights="imagenet")], [1, 1])
     with pytest.raises(errors.InputError, match="only those of one"):
         learned_styles.mixed([style, other], [1, 1])
+
+
+def test_refining_takes_the_weights_that_the_styles_were_learned_with(two, photo, tmp_path):
+    shutil.copytree(two, tmp_path / "both")
+    meta = json.loads((tmp_path / "both/wave/meta.json").read_text())
+    (tmp_path / "both/wave/meta.json").write_text(json.dumps(meta | {"weights": "imagenet"}))
+    command = ("style_transfer.py", photo, "--size", 64, "--output", tmp_path / "a.png")
+    mixture = (*command, "--learned", tmp_path / "both/wave", tmp_path / "both/starry_night")
+    run(*mixture)
+    assert "they mix, but not with --refine" in run(*mixture, "--refine", 1, "--overwrite", status=2).stderr
+    refined = (*command, "--learned", two / "wave", "--refine", 1, "--overwrite")
+    assert "--weights hed" in run(*refined, "--weights", "imagenet", status=2).stderr
+
+
+def test_what_is_learned_searched_for_or_refined_has_a_name_of_its_own():
+    photo, ways = pathlib.Path("china.jpg"), (("--style", OTHER), ("--learned", "wave"), ("--learned", "wave=2"))
+    ways += (("--learned", "wave", "scream", "--refine", 3),)
+    words = [[str(photo), *map(str, way)] for way in ways]
+    options = [style_transfer.options_of(style_transfer.parse_arguments(line)) for line in words]
+    assert [style_transfer.default_name(photo, one) for one in options] == [
+        *("china__wave", "china__wave_learned", "china__wave_learned"),
+        "china__wave__scream_refined",
+    ]
