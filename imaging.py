@@ -216,7 +216,8 @@ def save_png(path, pixels, about, **more):
     for key, value in about.items():
         text.add_itxt(key, value)
     with whole_file(path) as temporary:
-        Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=text, **more)
+        # Pillow's own level, 6, takes twice as long for 2 % less of a painting.
+        Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=text, compress_level=4, **more)
 
 
 def save_picture(path, pixels, about, exif=None):
