@@ -2,7 +2,8 @@
 
 A photo goes in, float32 1 x H x W x 3 in 0..255, and a picture comes out, which may go a little beyond. All paintings
 share the convolutions; what it knows of one painting alone are the scales and shifts of their channels (Dumoulin et al.
-2017), two thousand numbers, a style.
+2017), two thousand numbers, a style. Noise goes in, too: a flat sky is alike everywhere, and strokes have to begin
+somewhere (Ulyanov et al. 2016).
 """
 
 import hardware  # noqa: F401, it has TensorFlow start quietly
@@ -16,20 +17,30 @@ import tensorflow as tf
 from keras import ops
 
 WIDTHS = (16, 32, 96)  # channels at the picture's size, at its half and at its quarter
-BLOCKS = 5  # residual blocks, at the quarter
+BLOCKS = 4  # residual blocks, at the quarter
+NOISES = 2  # channels of noise, at the half
 FLOOR = 0.01  # of variances: else the noise of a flat sky would be blown up to strokes
 
 # The channels that a style scales and shifts; all but the last are normalised before.
-NORMALIZED = [WIDTHS[1], WIDTHS[2], *[WIDTHS[2]] * 2 * BLOCKS, WIDTHS[1], WIDTHS[0]]
+NORMALIZED = [WIDTHS[1], WIDTHS[2], *[WIDTHS[2]] * 2 * BLOCKS, WIDTHS[1], WIDTHS[1], WIDTHS[0]]
 NUMBERS = 2 * sum(NORMALIZED)  # of a style
 
 
 def build_network():
-    """Build the network (after Johnson et al. 2016): [photo, style 1 x NUMBERS] -> picture; sides multiples of 4."""
+    """Build the network (after Johnson et al. 2016): [photo, noise, style 1 x NUMBERS] -> picture.
+
+    A photo's sides are multiples of 4; noise() makes what goes with it.
+    """
     photo, style = keras.Input((None, None, 3), name="photo"), keras.Input((NUMBERS,), name="style")
+    noise = keras.Input((None, None, NOISES), name="noise")
     x = encoder()(photo)
-    x = middle()([x, style])
-    return keras.Model([photo, style], decoder()([x, style]), name="painter")
+    x = middle()([x, noise, style])
+    return keras.Model([photo, noise, style], decoder()([x, style]), name="painter")
+
+
+def noise(height, width, rng):
+    """Return the noise that goes with a photo: float32 1 x height / 2 x width / 2 x NOISES, standard normal."""
+    return rng.standard_normal((1, height // 2, width // 2, NOISES), "float32")
 
 
 def encoder():
@@ -44,19 +55,23 @@ ENCODER_MARGIN = 3  # pixels
 
 
 def middle():
-    """Features of half the photo's size, and a style -> features of half the picture's size."""
+    """Features of half the photo's size, noise, and a style -> features of half the picture's size."""
     features, style = keras.Input((None, None, WIDTHS[1]), name="features"), keras.Input((NUMBERS,), name="style")
+    noise = keras.Input((None, None, NOISES), name="noise")
     parts = iter(split(style))
     x = ops.relu(restyled(features, next(parts)))
     x = convolution(WIDTHS[2], 3, "quarter", strides=2)(mirrored(x, 1))
     x = ops.relu(restyled(x, next(parts)))
     for block in range(BLOCKS):
-        y = convolution(WIDTHS[2], 3, f"block{block + 1}_first")(mirrored(x, 1))
+        y = x if block else joined(x, *halved(noise))
+        y = convolution(WIDTHS[2], 3, f"block{block + 1}_first")(mirrored(y, 1))
         y = ops.relu(restyled(y, next(parts)))
         y = convolution(WIDTHS[2], 3, f"block{block + 1}_second")(mirrored(y, 1))
         x = x + restyled(y, next(parts))
     x = smoothed(convolution(WIDTHS[1], 3, "double")(enlarged(mirrored(x, 1))))
-    return keras.Model([features, style], ops.relu(restyled(x, next(parts))), name="middle")
+    x = joined(ops.relu(restyled(x, next(parts))), noise)
+    x = convolution(WIDTHS[1], 3, "half")(mirrored(x, 1))
+    return keras.Model([features, noise, style], ops.relu(restyled(x, next(parts))), name="middle")
 
 
 def decoder():
@@ -69,6 +84,16 @@ def decoder():
 
 
 DECODER_MARGIN = 2  # of the features
+
+
+def halved(noise):
+    """List the parts of noise 1 x h x w x C that have half its sides, four in all."""
+    return [noise[:, top::2, left::2] for top in range(2) for left in range(2)]
+
+
+def joined(x, *more):
+    """Join features 1 x h x w x C and more of their size, in their precision."""
+    return ops.concatenate([x, *(ops.cast(one, x.dtype) for one in more)], axis=3)
 
 
 def convolution(filters, side, name, **more):
@@ -140,18 +165,19 @@ def plain_style():
 
 
 def paint(network, photo, style):
-    """Paint a photo of any size, float32 H x W x 3."""
+    """Paint a photo of any size, float32 H x W x 3. Photos of one size get the same noise."""
     height, width = photo.shape[:2]
     padded = [np.pad(photo, ((0, -height % 4), (0, -width % 4), (0, 0)), "symmetric")]
+    specks = noise(*padded[0].shape[:2], np.random.default_rng(0))
     if height * width <= WHOLE:
-        return np.asarray(compiled(network)(padded[0][None], style))[0, :height, :width]
-    return paint_in_strips(network, padded, style)[:height, :width]
+        return np.asarray(compiled(network)(padded[0][None], specks, style))[0, :height, :width]
+    return paint_in_strips(network, padded, specks, style)[:height, :width]
 
 
 WHOLE = 2**21  # pixels of the largest photo that is painted as a whole
 
 
-def paint_in_strips(network, photo, style):
+def paint_in_strips(network, photo, noise, style):
     """Paint a large photo layer by layer, strip by strip, to save memory: `photo` is a list of one, which is emptied.
 
     The statistics are those of the whole picture all the same, so no seam shows. Features that are read once are
@@ -169,13 +195,21 @@ def paint_in_strips(network, photo, style):
     x, moments = convolved(x, "quarter", line_of(moments, next(parts)))
     rectify(x, *line_of(moments, next(parts)))
     for block in range(BLOCKS):
-        y, moments = convolved(x, f"block{block + 1}_first")
+        y = x if block else with_noise(x, *halved(noise))
+        y, moments = convolved(y, f"block{block + 1}_first")
         y, moments = convolved(y, f"block{block + 1}_second", line_of(moments, next(parts)))
         add(x, y, *line_of(moments, next(parts)))
     y = None  # its memory is needed
     x, moments = convolved(x, "double")
     rectify(x, *line_of(moments, next(parts)))
+    x, moments = convolved(with_noise(x, noise), "half")
+    rectify(x, *line_of(moments, next(parts)))
     return in_strips(lambda strip: compiled(decoder)(strip, style), x, 2, DECODER_MARGIN)[0]
+
+
+def with_noise(x, *noise):
+    """Join features H x W x C and parts of noise 1 x H x W x K, in the features' precision."""
+    return np.concatenate([x, *(part[0].astype(x.dtype) for part in noise)], axis=2)
 
 
 def line_of(moments, part):
