@@ -436,7 +436,8 @@ class Learn(Common):
     )
     learning_rate: float = option(
         2e-3,
-        "the network's learning rate at the beginning; it falls to 0. The styles' is 4 times that",
+        "the network's learning rate at the beginning, of Muon for kernels and of Adam for the rest; it falls to 0. "
+        "The styles' is 4 times that",
         above=0,
         most=1,
     )

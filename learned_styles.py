@@ -108,7 +108,7 @@ def read_arrays(path, shapes):
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} is damaged: {error}") from error
     if [x.shape for x in found] != [*shapes.values()] or not all(np.isfinite(x).all() for x in found):
-        raise InputError(f"{path} does not fit the network of learned styles")
+        raise InputError(f"{path} does not fit the network of learned styles; it may be an earlier version's")
     return found
 
 

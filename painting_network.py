@@ -19,7 +19,7 @@ from keras import ops
 WIDTHS = (16, 32, 96)  # channels at the picture's size, at its half and at its quarter
 BLOCKS = 4  # residual blocks, at the quarter
 NOISES = 2  # channels of noise, at the half
-FLOOR = 0.01  # of variances: else the noise of a flat sky would be blown up to strokes
+FLOOR = 0.01  # of variances: else a flat sky's grain would be blown up; its strokes come from the noise that goes in
 
 # The channels that a style scales and shifts; all but the last are normalised before.
 NORMALIZED = [WIDTHS[1], WIDTHS[2], *[WIDTHS[2]] * 2 * BLOCKS, WIDTHS[1], WIDTHS[1], WIDTHS[0]]
@@ -29,7 +29,7 @@ NUMBERS = 2 * sum(NORMALIZED)  # of a style
 def build_network():
     """Build the network (after Johnson et al. 2016): [photo, noise, style 1 x NUMBERS] -> picture.
 
-    A photo's sides are multiples of 4; noise() makes what goes with it.
+    A photo's sides are multiples of 4; draw_noise() makes what goes with it.
     """
     photo, style = keras.Input((None, None, 3), name="photo"), keras.Input((NUMBERS,), name="style")
     noise = keras.Input((None, None, NOISES), name="noise")
@@ -38,7 +38,7 @@ def build_network():
     return keras.Model([photo, noise, style], decoder()([x, style]), name="painter")
 
 
-def noise(height, width, rng):
+def draw_noise(height, width, rng):
     """Return the noise that goes with a photo: float32 1 x height / 2 x width / 2 x NOISES, standard normal."""
     return rng.standard_normal((1, height // 2, width // 2, NOISES), "float32")
 
@@ -70,7 +70,7 @@ def middle():
         x = x + restyled(y, next(parts))
     x = smoothed(convolution(WIDTHS[1], 3, "double")(enlarged(mirrored(x, 1))))
     x = joined(ops.relu(restyled(x, next(parts))), noise)
-    x = convolution(WIDTHS[1], 3, "half")(mirrored(x, 1))
+    x = convolution(WIDTHS[1], 3, "refine")(mirrored(x, 1))
     return keras.Model([features, noise, style], ops.relu(restyled(x, next(parts))), name="middle")
 
 
@@ -87,7 +87,7 @@ DECODER_MARGIN = 2  # of the features
 
 
 def halved(noise):
-    """List the parts of noise 1 x h x w x C that have half its sides, four in all."""
+    """List four parts of noise 1 x h x w x C, of half its sides: all of it, and as rough as before (space to depth)."""
     return [noise[:, top::2, left::2] for top in range(2) for left in range(2)]
 
 
@@ -165,13 +165,13 @@ def plain_style():
 
 
 def paint(network, photo, style):
-    """Paint a photo of any size, float32 H x W x 3. Photos of one size get the same noise."""
+    """Paint a photo of any size, float32 H x W x 3: the same each time, since the noise depends on its size alone."""
     height, width = photo.shape[:2]
     padded = [np.pad(photo, ((0, -height % 4), (0, -width % 4), (0, 0)), "symmetric")]
-    specks = noise(*padded[0].shape[:2], np.random.default_rng(0))
+    noise = draw_noise(*padded[0].shape[:2], np.random.default_rng(0))
     if height * width <= WHOLE:
-        return np.asarray(compiled(network)(padded[0][None], specks, style))[0, :height, :width]
-    return paint_in_strips(network, padded, specks, style)[:height, :width]
+        return np.asarray(compiled(network)(padded[0][None], noise, style))[0, :height, :width]
+    return paint_in_strips(network, padded, noise, style)[:height, :width]
 
 
 WHOLE = 2**21  # pixels of the largest photo that is painted as a whole
@@ -202,7 +202,8 @@ def paint_in_strips(network, photo, noise, style):
     y = None  # its memory is needed
     x, moments = convolved(x, "double")
     rectify(x, *line_of(moments, next(parts)))
-    x, moments = convolved(with_noise(x, noise), "half")
+    x = with_noise(x, noise)
+    x, moments = convolved(x, "refine")
     rectify(x, *line_of(moments, next(parts)))
     return in_strips(lambda strip: compiled(decoder)(strip, style), x, 2, DECODER_MARGIN)[0]
 

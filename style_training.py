@@ -44,8 +44,10 @@ SHEET_SECONDS = 180  # from one sheet to the next, after a first one when the fi
 JUDGED, SEARCHED = 3, 40  # pieces that are judged at the end, and the steps of a search on each
 UNUSED = 2**40  # the number of a step that no training comes to
 STYLES_RATE = 4  # times the rate of the network: each is taught by some of the pieces alone
-KERNELS_RATE = 0.3  # the mean square's root of what a step changes in a kernel, beside the rate
-GUIDED = 0.5  # of the training: so long the photo's tones guide it, ever less, or light and dark may change places
+KERNELS_RATE = 0.3  # root mean square of a step's change of a kernel, in learning rates
+GUIDED = 0.5  # of a training from scratch: so long, and ever less, the photo's mean colours guide it; else light and
+# dark may change places
+MEAN_SIDE, MEAN_UNIT = 16, 64  # pixels of the squares whose mean colours guide, and grey levels that they differ by
 STYLES_ALONE = 0.1  # of the training: then the network of a base learns, too, which a style new to it would spoil
 TERMS = ("total", "content", "style", "tv")  # of the loss
 CHECKPOINT = "checkpoint.npz"
@@ -172,25 +174,30 @@ class Lesson:
 
 
 class Muon(keras.optimizers.Muon):
-    """Muon (Jordan et al. 2024), which Keras has for matrices, for kernels too: H x W x I x O is a matrix of O columns.
+    """Muon (Jordan et al. 2024) for kernels H x W x I x O, as matrices of O columns; Keras has it for matrices alone.
 
-    The rest goes by Adam. A painting is learned in a third of the steps that Adam alone takes.
+    All else goes by Adam, and so does a kernel of so few columns as a picture's three colours.
     """
 
+    def __init__(self, rate):
+        # With rms_rate, Keras would take a kernel's first two sides for those of a matrix.
+        without = {"rms_rate": None, "weight_decay": None, "adam_weight_decay": None}
+        super().__init__(rate, adam_beta_2=0.99, global_clipnorm=1.0, **without)
+
     def _should_use_adamw(self, variable):
-        return len(variable.shape) < 4 or variable.shape[-1] < 8  # a picture's three colours are no matrix to turn
+        return len(variable.shape) < 4 or variable.shape[-1] < 8
 
     def zeropower_via_newtonschulz5(self, x, steps):
         matrix = keras.ops.reshape(x, (-1, x.shape[-1]))
-        turned = super().zeropower_via_newtonschulz5(matrix, steps)
-        return keras.ops.reshape(KERNELS_RATE * math.sqrt(max(matrix.shape)) * turned, x.shape)
+        orthogonal = super().zeropower_via_newtonschulz5(matrix, steps)
+        return keras.ops.reshape(KERNELS_RATE * math.sqrt(max(matrix.shape)) * orthogonal, x.shape)
 
 
 class Course:
     """What is learned together: variables, and their optimizer."""
 
-    def __init__(self, variables, optimizer):
-        self.variables, self.optimizer, self.rate = variables, optimizer, float(optimizer.learning_rate)
+    def __init__(self, variables, optimizer, rate):
+        self.variables, self.optimizer, self.rate = variables, optimizer(rate), rate
         self.optimizer.build(variables)
         self.apply = tf.function(lambda gradients: self.optimizer.apply(gradients, variables), autograph=False)
 
@@ -219,12 +226,10 @@ class StyleTraining:
         self.base, numbers = learned_styles.beginning(base)
         self.network = learned_styles.load_network(self.base) if base else painting_network.build_network()
         self.styles = keras.Variable(np.repeat(numbers[None], len(paintings), 0), name="styles")
-        adam = keras.optimizers.Adam(STYLES_RATE * options.learning_rate, beta_2=0.99, global_clipnorm=1.0)
-        self.courses = [Course([self.styles], adam)]
+        adam = functools.partial(keras.optimizers.Adam, beta_2=0.99, global_clipnorm=1.0)
+        self.courses = [Course([self.styles], adam, STYLES_RATE * options.learning_rate)]
         if not options.keep_network:
-            muon = {"adam_beta_2": 0.99, "weight_decay": None, "adam_weight_decay": None, "rms_rate": None}
-            muon = Muon(options.learning_rate, global_clipnorm=1.0, **muon)
-            self.courses.append(Course(self.network.trainable_variables, muon))
+            self.courses.append(Course(self.network.trainable_variables, Muon, options.learning_rate))
         self.look = tf.function(self.judge, autograph=False)
         self.about = self.describe()
 
@@ -260,8 +265,11 @@ class StyleTraining:
         if changes:
             raise trainings.other_training(self.folder, changes)
         self.progress = Progress.load(self.folder / CHECKPOINT)
-        for variable, value in zip(self.all_variables(), self.progress.variables, strict=True):
-            variable.assign(value)
+        try:
+            for variable, value in zip(self.all_variables(), self.progress.variables, strict=True):
+                variable.assign(value)
+        except ValueError as error:
+            raise InputError(f"{self.folder} was begun by another version; --overwrite starts anew") from error
 
     def all_variables(self):
         return [x for course in self.courses for x in (*course.variables, *course.optimizer.variables)]
@@ -269,15 +277,16 @@ class StyleTraining:
     def judge(self, photo, noise, which, content, statistics, guidance):
         """Return the loss of what the network makes of a photo, TERMS, and its gradient for each course.
 
-        `photo` is 1 x CROP x CROP x 3 in the painting's colours, `noise` as painting_network.noise() makes it. The
-        gradient is of the loss and of how far the picture's tones are from the photo's, times `guidance`.
+        `photo` is 1 x CROP x CROP x 3 in the painting's colours, `noise` as draw_noise() makes it. The gradient is
+        also of how far the picture's mean colours are from the photo's, times `guidance`, but the losses compare with
+        a search's.
         """
         variables = [[variable.value for variable in course.variables] for course in self.courses]
         with tf.GradientTape() as tape:
             picture = self.network([photo, noise, tf.gather(self.styles.value, which)])
             terms = self.teacher.loss(picture, {"content": content, "style": statistics})
-            tones = keras.ops.average_pool(picture - photo, 16) / 64
-            total = terms["total"] + guidance * keras.ops.mean(tones**2)
+            away = keras.ops.average_pool(picture - photo, MEAN_SIDE) / MEAN_UNIT
+            total = terms["total"] + guidance * keras.ops.mean(away**2)
             scaled = CROP**2 * total  # a float16 gradient of a mean would vanish
         gradients = tf.nest.map_structure(tf.convert_to_tensor, tape.gradient(scaled, variables))
         return [terms[name] for name in TERMS], [[x / CROP**2 for x in of_course] for of_course in gradients]
@@ -289,7 +298,7 @@ class StyleTraining:
         depth = 1 if self.base and share < STYLES_ALONE else len(self.courses)
         rng = np.random.default_rng((self.options.seed, done))
         which = rng.integers(len(self.lessons), size=BATCH)
-        guidance = np.float32(max(0, 1 - share / GUIDED))
+        guidance = np.float32(0 if self.base else guidance_at(share))
         terms, gradients = zip(*(self.look_at(*self.choose_piece(rng, self.lessons[i]), i, guidance) for i in which))
         loss = np.mean(terms, 0)
         if not math.isfinite(loss[0]):
@@ -311,7 +320,7 @@ class StyleTraining:
         photo = self.photos[rng.integers(len(self.photos))]
         matrix, shift = imaging.recoloring(photo[::4, ::4], lesson.mean, lesson.covariance)
         cut = piece(photo, self.options.size * rng.uniform(*SIZES), rng)
-        return cut, (cut @ matrix + shift).astype("float32"), painting_network.noise(CROP, CROP, rng)
+        return cut, (cut @ matrix + shift).astype("float32"), painting_network.draw_noise(CROP, CROP, rng)
 
     def execute(self):
         """Learn to the end. Raises Interrupted after Ctrl-C."""
@@ -437,6 +446,11 @@ class StyleTraining:
         axes.legend()
         with disk.whole_file(self.folder / "loss.png") as temporary:
             figure.savefig(temporary, format="png", dpi=100, metadata=provenance.of_result(self.options.seed))
+
+
+def guidance_at(share):
+    """Return the weight of the guidance when so much of a training from scratch is over."""
+    return max(0, 1 - share / GUIDED)
 
 
 TELLING = 7  # steps that tell how long the others take

@@ -78,9 +78,10 @@ def test_a_flat_sky_in_strips_shows_no_seam(network, monkeypatch):
 
 
 def test_what_is_alike_everywhere_gets_strokes_from_noise_alone(network, monkeypatch):
+    draw_noise = painting_network.draw_noise
     sky = np.full((64, 64, 3), 200, "float32")
     assert np.ptp(painting_network.paint(network, sky, random_style()), axis=(0, 1)).min() > 1
-    monkeypatch.setattr(painting_network, "noise", lambda height, width, rng: np.zeros((1, 32, 32, 2), "float32"))
+    monkeypatch.setattr(painting_network, "draw_noise", lambda *size: 0 * draw_noise(*size))
     assert np.ptp(painting_network.paint(network, sky, random_style()), axis=(0, 1)).max() < 0.1
 
 
@@ -114,7 +115,7 @@ def test_a_scaled_convolution_is_one_whose_results_are_scaled():
 
 def test_each_number_of_a_style_has_the_gradient_of_finite_differences(network):
     photo = tf.constant(imaging.resize_picture(pixels(ROOT / "images/content/china.jpg"), 48, 32)[None])
-    noise = tf.constant(painting_network.noise(32, 48, np.random.default_rng(0)))
+    noise = tf.constant(painting_network.draw_noise(32, 48, np.random.default_rng(0)))
     wanted = np.random.default_rng(0).normal(size=photo.shape).astype("float32")
 
     def strength(style):
@@ -320,6 +321,10 @@ def test_an_interrupted_training_goes_on_exactly(two, tmp_path, monkeypatch):
         (("--photos", ROOT / "images/style"), "photos 6, not 8"),
     ):
         assert told in run(*command, *flags, "--resume", status=2).stderr
+    checkpoint = style_training.Progress.load(tmp_path / "m/checkpoint.npz")
+    dataclasses.replace(checkpoint, variables=checkpoint.variables[1:]).save(tmp_path / "m/checkpoint.npz")
+    assert "another version" in run(*command, "--resume", status=2).stderr
+    checkpoint.save(tmp_path / "m/checkpoint.npz")
     run(*command, "--resume")
     assert (tmp_path / "m/loss.csv").read_text() == (two / "loss.csv").read_text()
     one, other = (np.load(folder / "network.npz") for folder in (two, tmp_path / "m"))
@@ -346,10 +351,9 @@ def test_a_training_begins_with_the_network_that_is_named_or_ships_or_with_none(
     assert train_style.base_of(config.Learn()) is None
 
 
-def test_a_step_turns_a_kernel_about_as_far_in_all_directions():
+def test_a_step_changes_a_kernel_about_as_much_in_all_directions():
     kernel = keras.Variable(np.zeros((3, 3, 4, 16), "float32"))
-    adam = {"weight_decay": None, "adam_weight_decay": None, "rms_rate": None}
-    muon = style_training.Muon(1.0, **adam)
+    muon = style_training.Muon(1.0)
     muon.build([kernel])
     gradient = np.random.default_rng(0).normal(size=kernel.shape) * np.logspace(0, 1, 16)  # some columns outweigh
     muon.apply([tf.constant(gradient, "float32")], [kernel])
@@ -357,6 +361,37 @@ def test_a_step_turns_a_kernel_about_as_far_in_all_directions():
     lengths = np.linalg.svd(change, compute_uv=False) / (6 * style_training.KERNELS_RATE)
     assert lengths.min() > 0.5 and lengths.max() < 1.3
     assert np.sum(change * gradient.reshape(36, 16)) > 0
+
+
+def test_all_kernels_but_that_of_the_colours_go_by_muon(network):
+    muon = style_training.Muon(1.0)
+    muon.build(network.trainable_variables)
+    by_muon = {
+        variable.path
+        for variable, of_adam in zip(network.trainable_variables, muon.adam_velocities, strict=True)
+        if of_adam is None
+    }
+    assert by_muon == {x.path for x in network.trainable_variables if x.name == "kernel" and "leave" not in x.path}
+
+
+def test_the_photos_mean_colours_guide_a_training_from_scratch_and_less_and_less(vgg, tmp_path):
+    assert [style_training.guidance_at(share) for share in (0, 0.25, 0.5, 1)] == [1, 0.5, 0, 0]
+    options = config.Learn(weights="hed", size=128, steps=10)
+    photos = [np.asarray(Image.open(ROOT / "images/content/china.jpg").resize((96, 64)))]
+    training = style_training.StyleTraining(tmp_path, [PAINTING], photos, None, options)
+    photo, begun, noise = training.choose_piece(np.random.default_rng(0), training.lessons[0])
+
+    def away():
+        picture = np.asarray(training.network([begun[None], noise, np.asarray(training.styles)]))[0]
+        return (imaging.resize_picture(picture - begun, 4, 4) ** 2).mean()
+
+    terms, plain = training.look_at(photo, begun, noise, 0, np.float32(0))
+    same, guided = training.look_at(photo, begun, noise, 0, np.float32(1))
+    np.testing.assert_allclose(terms, same, rtol=1e-5)
+    before = away()
+    for variable, one, other in zip(training.network.trainable_variables, guided[1], plain[1], strict=True):
+        variable.assign_sub(0.01 * (one - other))
+    assert away() < before
 
 
 def test_minutes_become_steps_once_the_first_ones_tell(monkeypatch):
