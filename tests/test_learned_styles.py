@@ -90,7 +90,7 @@ def test_a_flat_sky_shows_no_checkerboard():
     network = learned_styles.load_network(style.network)
     sky = learned_styles.paint_after(network, np.full((256, 256, 3), 200, "float32"), style)
     of_place = sky.reshape(64, 4, 64, 4, 3).mean((0, 2))  # of the 4 x 4 that the quarter makes
-    assert np.ptp(of_place, axis=(0, 1)).max() < 3
+    assert np.ptp(of_place, axis=(0, 1)).max() < 0.15 * sky.std((0, 1)).min()  # 0.05 to 0.09; a grid was seen at 0.3
 
 
 def test_a_style_gives_each_channel_its_mean_and_deviation():
