@@ -45,8 +45,9 @@ JUDGED, SEARCHED = 3, 40  # pieces that are judged at the end, and the steps of 
 UNUSED = 2**40  # the number of a step that no training comes to
 STYLES_RATE = 4  # times the rate of the network: each is taught by some of the pieces alone
 KERNELS_RATE = 0.3  # root mean square of a step's change of a kernel, in learning rates
-GUIDED = 0.5  # of a training from scratch: so long, and ever less, the photo's mean colours guide it; else light and
-# dark may change places
+GUIDANCE = 0.25  # weight of how far a picture's mean colours are from the photo's: it keeps more of the photo's forms
+# than the content does at the price of the same strokes
+GUIDED = 0.5  # of a training from scratch: so long it weighs more, 1 at first; else light and dark may change places
 MEAN_SIDE, MEAN_UNIT = 16, 64  # pixels of the squares whose mean colours guide, and grey levels that they differ by
 STYLES_ALONE = 0.1  # of the training: then the network of a base learns, too, which a style new to it would spoil
 TERMS = ("total", "content", "style", "tv")  # of the loss
@@ -298,7 +299,7 @@ class StyleTraining:
         depth = 1 if self.base and share < STYLES_ALONE else len(self.courses)
         rng = np.random.default_rng((self.options.seed, done))
         which = rng.integers(len(self.lessons), size=BATCH)
-        guidance = np.float32(0 if self.base else guidance_at(share))
+        guidance = np.float32(GUIDANCE if self.base else guidance_at(share))
         terms, gradients = zip(*(self.look_at(*self.choose_piece(rng, self.lessons[i]), i, guidance) for i in which))
         loss = np.mean(terms, 0)
         if not math.isfinite(loss[0]):
@@ -450,7 +451,7 @@ class StyleTraining:
 
 def guidance_at(share):
     """Return the weight of the guidance when so much of a training from scratch is over."""
-    return max(0, 1 - share / GUIDED)
+    return max(GUIDANCE, 1 - share / GUIDED)
 
 
 TELLING = 7  # steps that tell how long the others take

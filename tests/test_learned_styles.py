@@ -316,7 +316,7 @@ def test_an_interrupted_training_goes_on_exactly(two, tmp_path, monkeypatch):
     assert "--resume" in run(*command, status=2).stderr
     assert "not learned yet" in run("style_transfer.py", PAINTING, "--learned", tmp_path / "m", status=2).stderr
     for flags, told in (
-        (("--content-weight", 3), "content_weight 1.5, not 3.0"),
+        (("--content-weight", 3), "content_weight 0.8, not 3.0"),
         (("--precision", "mixed_bfloat16"), "precision float32, not mixed_bfloat16"),
         (("--photos", ROOT / "images/style"), "photos 6, not 8"),
     ):
@@ -374,8 +374,8 @@ def test_all_kernels_but_that_of_the_colours_go_by_muon(network):
     assert by_muon == {x.path for x in network.trainable_variables if x.name == "kernel" and "leave" not in x.path}
 
 
-def test_the_photos_mean_colours_guide_a_training_from_scratch_and_less_and_less(vgg, tmp_path):
-    assert [style_training.guidance_at(share) for share in (0, 0.25, 0.5, 1)] == [1, 0.5, 0, 0]
+def test_the_photos_mean_colours_guide_a_training_most_at_first(vgg, tmp_path):
+    assert [style_training.guidance_at(share) for share in (0, 0.25, 0.5, 1)] == [1, 0.5, 0.25, 0.25]
     options = config.Learn(weights="hed", size=128, steps=10)
     photos = [np.asarray(Image.open(ROOT / "images/content/china.jpg").resize((96, 64)))]
     training = style_training.StyleTraining(tmp_path, [PAINTING], photos, None, options)
