@@ -13,7 +13,7 @@ from keras import ops
 
 def compile_function(function, jit=True):
     """Compile a function of tensors into one program. (Keras has no word for it; other backends have theirs.)"""
-    return tf.function(function, jit_compile=jit)
+    return tf.function(function, jit_compile=jit, autograph=False)
 
 
 class FastDropout(keras.layers.Dropout):
