@@ -29,7 +29,7 @@ import config
 from command_line import lazy_import
 from disk import check_writable, remove_leftovers, whole_file, write_json
 from errors import InputError, Interrupted, PartlyDone, describe
-from imaging import CAMERA_KINDS, find_files, find_pictures, picture_endings, read_about
+from imaging import find_pictures, picture_endings, read_about, unread_pictures
 from progress import FolderForecast
 from recipes import RECIPE, SOURCES, differences, fingerprint, read_recipe, refuse_differences, with_weights
 
@@ -311,9 +311,9 @@ def find_photos(folder, output, options):
     if output.resolve() == folder.resolve() or inside:
         raise InputError(f"{output} is where the photos are; give another folder with --output")
     photos = find_pictures(folder, options.recursive)
-    raw = sorted({*find_files(folder, CAMERA_KINDS, options.recursive)} - {*photos})
-    if raw and not options.quiet:
-        print(f"note: {len(raw)} such as {raw[0]} can't be read; save them as JPEG", file=sys.stderr)
+    unread = unread_pictures(folder, options.recursive)
+    if unread and not options.quiet:
+        print(f"note: {unread}", file=sys.stderr)
     if not photos:
         beneath = not options.recursive and find_pictures(folder)
         raise InputError(f"{folder} holds no picture" + "; --recursive takes those in its subfolders" * bool(beneath))

@@ -6,6 +6,7 @@ to read. Importing this module starts TensorFlow, quietly.
 
 import contextlib
 import ctypes
+import math
 import os
 import pathlib
 import sys
@@ -133,6 +134,14 @@ def reserve_memory(gigabytes):
     machine's memory: what can't be had makes TensorFlow wait for ten seconds.
     """
     if sys.platform.startswith("linux") and not has_gpu():
-        machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+        gigabytes = min(gigabytes, machine_memory() / 2)
         with contextlib.suppress(tf.errors.ResourceExhaustedError):
-            tf.raw_ops.Empty(shape=(int(min(gigabytes, machine / 2) * 2**20), 256), dtype="float32", init=False)
+            tf.raw_ops.Empty(shape=(int(gigabytes * 2**20), 256), dtype="float32", init=False)
+
+
+def machine_memory():
+    """Return the memory of the machine in gigabytes; of one that does not tell, infinity."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    except (AttributeError, OSError, ValueError):
+        return math.inf

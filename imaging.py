@@ -95,6 +95,12 @@ def picture_endings():
     return {ending for ending, kind in known if kind in Image.OPEN and kind not in NOT_PICTURES}
 
 
+def unread_pictures(folder, recursive=True):
+    """Say which pictures in a folder are of a kind that only cameras write, or return None where there are none."""
+    files = sorted({*find_files(folder, CAMERA_KINDS, recursive)} - {*find_pictures(folder, recursive)})
+    return f"{len(files)} such as {files[0]} can't be read; save them as JPEG" if files else None
+
+
 # What cameras write and Pillow does not read, unless a plugin teaches it.
 CAMERA_KINDS = {".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
 

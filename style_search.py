@@ -85,6 +85,7 @@ class Search:
         self.content = imaging.luminance(photo) if options.keep_colors == "luminance" else photo
         self.beginning = self.in_paintings_colors(self.content)
         self.margin = 0 if options.published_losses else MARGIN
+        check_memory(*self.sizes()[-1])
         self.picture, self.frames, self.history, self.steps, self.evaluations = None, [], [], [], 0
 
     def in_paintings_colors(self, photo):
@@ -208,6 +209,20 @@ class Search:
                 imaging.with_colors_of(self.picture, imaging.resize_picture(self.photo, width, height))
             )
         return imaging.to_pixels(self.picture)
+
+
+def check_memory(width, height):
+    """Raise InputError where a search at this size takes more memory than the machine has."""
+    half = hardware.keras.config.dtype_policy().name != "float32"
+    needed, there = MEMORY[half] * width * height / 1e6, hardware.machine_memory()
+    if needed > there and not hardware.has_gpu():
+        raise InputError(
+            f"a search at {width} x {height} pixels takes about {needed:.0f} GB of memory, and this machine has "
+            f"{there:.0f}; give a smaller --size"
+        )
+
+
+MEMORY = 2.5, 1.2  # gigabytes a megapixel, in float32 and in half precision
 
 
 class Refinement(Search):

@@ -205,7 +205,7 @@ def test_paintings_are_mixed_by_their_weights(photo, tmp_path):
 
 
 def test_the_photos_colours_can_be_kept(photo, tmp_path):
-    flags = ("--iterations", 8)
+    flags = (*FEW_LAYERS, "--iterations", 8)
     style(photo, tmp_path / "free.png", *flags)
     of_photo = imaging.resize_picture(pixels(photo), 64, 48)
     away = {}
@@ -223,7 +223,7 @@ def test_the_photos_colours_can_be_kept(photo, tmp_path):
 
 def test_after_a_blank_canvas_the_picture_is_blank(photo, tmp_path):
     Image.new("RGB", (80, 60), (180, 90, 40)).save(tmp_path / "blank.png")
-    style(photo, tmp_path / "a.png", "--style", tmp_path / "blank.png")
+    style(photo, tmp_path / "a.png", *FEW_LAYERS, "--style", tmp_path / "blank.png")
     np.testing.assert_allclose(pixels(tmp_path / "a.png"), np.broadcast_to([180, 90, 40], (48, 64, 3)), atol=1)
 
 
@@ -232,7 +232,7 @@ def test_after_a_blank_canvas_the_picture_is_blank(photo, tmp_path):
 def test_a_drawing_in_one_colour_makes_a_picture_in_that_colour(optimizer, tint, photo, tmp_path):
     drawing = imaging.luminance(pixels(PAINTING)) * np.float32(tint)
     Image.fromarray(imaging.to_pixels(drawing)).save(tmp_path / "drawing.png")
-    flags = ("--style", tmp_path / "drawing.png", "--optimizer", optimizer, "--iterations", 8)
+    flags = (*FEW_LAYERS, "--style", tmp_path / "drawing.png", "--optimizer", optimizer, "--iterations", 8)
     style(photo, tmp_path / "a.png", *flags)
     picture = pixels(tmp_path / "a.png") / np.float32(tint)
     inside = (picture > 2).all(2) & (pixels(tmp_path / "a.png") < 254).all(2)  # of sRGB: there nothing is clipped
@@ -310,7 +310,7 @@ def test_each_photo_of_a_folder_gives_the_painting_its_own_colours(photo, tmp_pa
     folder.mkdir()
     Image.open(photo).save(folder / "a.png")
     Image.open(photo).convert("L").save(folder / "b.png")  # another photo of the same size
-    flags = ("--keep-colors", "histogram")
+    flags = (*FEW_LAYERS, "--keep-colors", "histogram")
     style(folder, tmp_path / "styled", *flags)
     style(folder / "b.png", tmp_path / "alone.png", *flags)
     np.testing.assert_array_equal(pixels(tmp_path / "styled" / "b.png"), pixels(tmp_path / "alone.png"))
@@ -367,7 +367,8 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_picture(photo, tmp_path, 
     assert Image.open(tmp_path / "a.png").size == (64, 48)
     style_search.make_studio.cache_clear()
     output = tmp_path / "styled"
-    assert "1 of 1 photos failed" in style(photo.parent, output, "--tv-weight", 1.5, status=1).stderr
+    failed = style(photo.parent, output, *FEW_LAYERS, "--tv-weight", 1.5, status=1).stderr
+    assert "1 of 1 photos failed" in failed
     assert "lower" in rows_of(output)["china.jpg"]["reason"] and not (output / "china.png").exists()
 
 
@@ -465,6 +466,21 @@ def test_an_output_that_cannot_be_written_is_said_before_the_work(photo, tmp_pat
 
 
 def test_nothing_to_improve_leaves_the_photo(photo, tmp_path):
-    style(photo, tmp_path / "a.png", "--content-weight", 0, "--style-weight", 0, "--tv-weight", 0)
+    style(photo, tmp_path / "a.png", *FEW_LAYERS, "--content-weight", 0, "--style-weight", 0, "--tv-weight", 0)
     of_photo = imaging.to_pixels(imaging.resize_picture(pixels(photo), 64, 48))
     assert (pixels(tmp_path / "a.png") == of_photo).all()
+
+
+@pytest.mark.parametrize(("precision", "gigabytes"), [("float32", 61), ("mixed_bfloat16", 29)])
+def test_what_takes_more_memory_than_there_is_is_refused_before_the_work(
+    precision, gigabytes, photo, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(style_search.hardware, "machine_memory", lambda: 4)
+    command = ("style_transfer.py", photo, *QUICK, "--precision", precision, "--size", 5700)
+    error = run(*command, "--output", tmp_path / "a.png", status=2).stderr
+    assert f"takes about {gigabytes} GB of memory, and this machine has 4" in error
+    refine = ("--learned", "wave", "--refine", 1, "--size", 5700, "--precision", precision)
+    assert (
+        f"about {gigabytes} GB"
+        in run("style_transfer.py", photo, *refine, "--output", tmp_path / "a.png", status=2).stderr
+    )
