@@ -47,7 +47,7 @@ STYLES_RATE = 4  # times the rate of the network: each is taught by some of the 
 KERNELS_RATE = 0.3  # root mean square of a step's change of a kernel, in learning rates
 GUIDANCE = 0.25  # weight of how far a picture's mean colours are from the photo's: it keeps more of the photo's forms
 # than the content does at the price of the same strokes
-GUIDED = 0.5  # of a training from scratch: so long it weighs more, 1 at first; else light and dark may change places
+GUIDED = 0.5  # of a training from scratch: so fast it falls from 1 to that; else light and dark may change places
 MEAN_SIDE, MEAN_UNIT = 16, 64  # pixels of the squares whose mean colours guide, and grey levels that they differ by
 STYLES_ALONE = 0.1  # of the training: then the network of a base learns, too, which a style new to it would spoil
 TERMS = ("total", "content", "style", "tv")  # of the loss
@@ -113,7 +113,8 @@ def read_photos(folder, seed):
         except InputError as error:
             refused.append(str(error))
     if not photos:
-        raise InputError(f"{folder} holds no photo to learn on" + (f"; the first: {refused[0]}" if refused else ""))
+        why = f"; the first: {refused[0]}" if refused else f"; {imaging.unread_pictures(folder) or 'it has none'}"
+        raise InputError(f"{folder} holds no photo to learn on{why}")
     return photos, refused
 
 
@@ -256,8 +257,11 @@ class StyleTraining:
         """Clear the folder of what an earlier training has left there, and say in meta.json what begins."""
         _ = self.lessons  # what can't be learned leaves the folder as it is
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
-            (self.folder / name).unlink(missing_ok=True)
+        beneath = [path.parent for path in self.folder.glob(f"*/{learned_styles.STYLE}")]
+        of_its_network = [folder for folder in beneath if not (folder / learned_styles.NETWORK).exists()]
+        for folder in (self.folder, *of_its_network, *self.folders().values()):
+            for name in FILES:
+                (folder / name).unlink(missing_ok=True)
         disk.write_json(self.folder / learned_styles.META, self.about | {"finished": False})
 
     def resume(self):
@@ -342,13 +346,16 @@ class StyleTraining:
                 if stop.is_set() or now - saved > SAVE_SECONDS:
                     self.save_checkpoint()
                     saved = time.monotonic()
-                if stop.is_set():
-                    raise Interrupted(f"interrupted; {self.folder} is kept, and --resume goes on")
+                self.obey(stop)
                 if now - begun > SAVE_SECONDS and now - drawn > SHEET_SECONDS:
                     self.draw_sheet()
                     drawn = time.monotonic()
             self.save_checkpoint()
-            self.finish()
+            self.finish(stop)
+
+    def obey(self, stop):
+        if stop.is_set():
+            raise Interrupted(f"interrupted; {self.folder} is kept, and --resume goes on")
 
     def silent(self):
         return {"disable": True if self.options.quiet else None}
@@ -366,38 +373,42 @@ class StyleTraining:
         self.progress.variables = [np.asarray(variable) for variable in self.all_variables()]
         self.progress.save(self.folder / CHECKPOINT)
 
-    def finish(self):
-        """Write the network, the styles, a sheet and the losses, and remove the checkpoint."""
+    def finish(self, stop):
+        """Write the network, the styles, a sheet and the losses, and remove the checkpoint. Raises Interrupted."""
         trainings.note("a search on a few pieces tells how near the network comes to it", self.options)
-        network, judged = self.save_network(), self.compare_with_search()
+        network, judged = self.save_network(), self.compare_with_search(stop)
         about = self.about | {"losses": judged, "finished": True}
         self.draw_sheet()
         self.write_losses(judged["search"]["total"])
+        folders = self.folders()
         for path, style in zip(self.paintings, self.styles_so_far(network)):
-            folder = self.folder if len(self.paintings) == 1 else self.folder / path.stem
-            folder.mkdir(exist_ok=True)
-            learned_styles.save_style(folder, style, about | {"painting": path.name})
+            folders[path].mkdir(exist_ok=True)
+            learned_styles.save_style(folders[path], style, about | {"painting": path.name})
         if len(self.paintings) > 1:
             disk.write_json(self.folder / learned_styles.META, about)
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
         disk.remove_leftovers(self.folder, FILES, self.begun)
 
+    def folders(self):
+        """Return a dict from each painting to the folder of its style."""
+        alone = len(self.paintings) == 1
+        return {path: self.folder if alone else self.folder / path.stem for path in self.paintings}
+
     def save_network(self):
-        """Write the network, unless it is as it was and lies where a style looks for it; return its file."""
-        file, beside = self.folder / learned_styles.NETWORK, self.folder.parent / learned_styles.NETWORK
+        """Write the network, or a copy of what it is kept from: another may be there one day. Return its file."""
+        file = self.folder / learned_styles.NETWORK
         if not self.options.keep_network:
             learned_styles.save_network(file, self.network, np.asarray(self.styles))
-        elif len(self.paintings) == 1 and beside.resolve() == self.base.resolve():
-            return beside
         else:
             with disk.whole_file(file) as temporary:
                 shutil.copyfile(self.base, temporary)
         return file
 
-    def compare_with_search(self):
+    def compare_with_search(self, stop):
         """Return the mean losses of what the network makes of JUDGED pieces, and of what a search does: TERMS each."""
         losses = {"network": [], "search": []}
         for number in range(JUDGED):
+            self.obey(stop)
             i = number % len(self.lessons)
             rng = np.random.default_rng((self.options.seed, UNUSED + number))
             photo, begun, noise = self.choose_piece(rng, self.lessons[i])

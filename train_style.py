@@ -8,17 +8,15 @@ The network sees pieces of photos and is told by the loss of style_transfer.py h
 (Johnson, Alahi & Fei-Fei 2016). Of several paintings it learns all, each by numbers of its own (Dumoulin, Shlens &
 Kudlur 2017), and they can be mixed.
 
-Writes into trained/styles/PAINTING: style.npz; network.npz, unless --keep-network and it lies one folder up; meta.json,
-which tells what it was learned from; sheet.png, which shows every few minutes what becomes of three of the photos;
-loss.csv and loss.png. Of several paintings, each has a folder in there. Interrupt it when you like; the same command
-with --resume goes on.
+Writes into trained/styles/PAINTING: style.npz; network.npz; meta.json, which tells what it was learned from;
+sheet.png, which shows every few minutes what becomes of three of the photos; loss.csv and loss.png. Of several
+paintings, each has a folder in there. Interrupt it when you like; the same command with --resume goes on.
 """
 
 import command_line  # first, since it puts Ctrl-C in a line from here on
 
 # isort: split
 import pathlib
-import shlex
 import sys
 
 import config
@@ -26,6 +24,7 @@ import disk
 import errors
 
 hardware = command_line.lazy_import("hardware")
+imaging = command_line.lazy_import("imaging")
 learned_styles = command_line.lazy_import("learned_styles")
 style_training = command_line.lazy_import("style_training")
 trainings = command_line.lazy_import("trainings")
@@ -59,14 +58,16 @@ def main():
     training = style_training.StyleTraining(folder, paintings, photos, base, options)
     if not options.quiet:
         print(f"device: {device}; vgg16 with the weights {training.teacher.source}", file=sys.stderr)
-    for line in refused:
-        trainings.note(f"left out: {line}", options)
-    training.resume() if options.resume else training.begin()
+    for line in (imaging.unread_pictures(source), *(f"left out: {line}" for line in refused)):
+        if line:
+            trainings.note(line, options)
+    goes_on = options.resume and (folder / style_training.CHECKPOINT).exists()
+    training.resume() if goes_on else training.begin()
     training.execute()
     print(f"style: {folder}")
     print(f"sheet: {folder / 'sheet.png'}")
     style = folder if len(paintings) == 1 else folder / paintings[0].stem
-    print(f"paint: {shlex.join(['python', 'style_transfer.py', 'PHOTO', '--learned', str(style)])}")
+    print(f"paint: {trainings.command_of('style_transfer.py', 'PHOTO', '--learned', str(style))}")
     if refused:
         raise errors.PartlyDone(
             f"{len(refused)} files in {source} could not be used as photos; the first: {refused[0]}"
@@ -101,12 +102,16 @@ def check_folder(folder, options):
     """Raise InputError where the folder can't be taken, or holds nothing to go on with."""
     disk.refuse_tilde(folder)
     meta = learned_styles.read_meta(folder) if (folder / learned_styles.META).exists() else None
+    if not meta and any(folder.glob(f"*/{learned_styles.STYLE}")):
+        raise errors.InputError(f"{folder} holds other learned styles; give a folder of its own with --output")
     begun = (folder / style_training.CHECKPOINT).exists()
-    finished = errors.InputError(f"{folder} holds a learned style; --overwrite learns it anew")
+    finished = errors.InputError(
+        f"{folder} holds a learned style; --output learns another elsewhere, --overwrite learns it anew"
+    )
     if options.resume:
         if meta and meta.get("finished"):
             raise finished
-        if not (meta and begun):
+        if not meta:
             raise errors.InputError(f"{folder} holds no training to resume")
     elif not options.overwrite:
         if meta and meta.get("finished"):

@@ -244,11 +244,15 @@ def print_figures(figures):
 
 
 def print_drawing(folder, *flags):
-    """Print the command that draws from what was trained, as the shell takes it."""
-    python = "python" if shutil.which("python") == sys.executable else sys.executable
-    script = pathlib.Path(sys.argv[0]).with_name("generate_rnn.py")
+    """Print the command that draws from what was trained."""
     folder = f"./{folder}" if str(folder).startswith("-") else str(folder)
-    print(f"draw: {shlex.join([python, str(script), folder, *flags])}")
+    print(f"draw: {command_of('generate_rnn.py', folder, *flags)}")
+
+
+def command_of(script, *arguments):
+    """Return the command that calls another script of the toolkit from here, as the shell takes it."""
+    python = "python" if shutil.which("python") == sys.executable else sys.executable
+    return shlex.join([python, str(pathlib.Path(sys.argv[0]).with_name(script)), *arguments])
 
 
 def print_longer(possible):

@@ -206,7 +206,7 @@ def test_a_painting_learned_by_its_numbers_alone_mixes_with_the_others(two, phot
     shutil.copytree(two, tmp_path / "styles")
     base, beside = tmp_path / "styles/network.npz", tmp_path / "styles/beside"
     run("train_style.py", OTHER, *QUICK[:-1], "--base", base, "--keep-network", "--steps", 2, "--output", beside)
-    assert not (beside / "network.npz").exists()
+    assert (beside / "network.npz").read_bytes() == base.read_bytes()
     assert (learned_styles.load_style(beside).numbers != learned_styles.beginning(base)[1]).any()
     run(
         *("style_transfer.py", photo, "--size", 64, "--output", tmp_path / "a.png", "--learned"),
@@ -214,13 +214,39 @@ def test_a_painting_learned_by_its_numbers_alone_mixes_with_the_others(two, phot
     )
 
 
-def test_a_network_that_is_kept_is_copied_to_where_it_would_not_be_found(two, tmp_path):
+def test_styles_of_a_folder_are_no_others_and_replaced_all_together(two, tmp_path):
     training = style_training.StyleTraining.__new__(style_training.StyleTraining)
-    training.folder, training.paintings, training.base = tmp_path / "elsewhere", [OTHER], two / "network.npz"
-    training.options = config.Learn(keep_network=True)
-    training.folder.mkdir()
-    assert training.save_network() == tmp_path / "elsewhere/network.npz"
-    assert (tmp_path / "elsewhere/network.npz").read_bytes() == training.base.read_bytes()
+    training.folder, training.paintings, training.lessons = tmp_path / "m", [PAINTING, OTHER], []
+    training.about = {"paintings": []}
+    shutil.copytree(two, tmp_path / "m")
+    for name in ("wave", "mine"):  # each with a network of its own
+        shutil.copytree(two / "wave", tmp_path / "m" / name, dirs_exist_ok=True)
+        shutil.copy(two / "network.npz", tmp_path / "m" / name)
+    shutil.copytree(two / "wave", tmp_path / "m/of the same network")
+    (tmp_path / "m/meta.json").unlink()
+    command = ("train_style.py", PAINTING, OTHER, *QUICK, "--overwrite", "--output", tmp_path / "m")
+    assert "m holds other learned styles" in run(*command, status=2).stderr
+    training.begin()
+    assert {str(path.relative_to(tmp_path / "m")) for path in (tmp_path / "m").rglob("*.*")} == {
+        *("meta.json", "mine/meta.json", "mine/network.npz", "mine/style.npz")
+    }
+
+
+def test_ctrl_c_at_the_end_of_a_training_is_obeyed(two, vgg, tmp_path, monkeypatch):
+    command = ("train_style.py", PAINTING, OTHER, *QUICK, "--steps", 1, "--output", tmp_path / "m")
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 2)  # it is asked for twice in a step
+        assert "--resume goes on" in run(*command, status=130).stderr
+    assert (tmp_path / "m/network.npz").exists()
+    run(*command, "--resume")
+    assert learned_styles.load_style(tmp_path / "m/wave").name == "wave"
+
+
+def test_photos_of_kinds_that_only_cameras_write_are_told_of(two, tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/a.heic").touch()
+    command = ("train_style.py", PAINTING, *QUICK, "--photos", tmp_path / "raw", "--output", tmp_path / "m")
+    assert "a.heic can't be read; save them as JPEG" in run(*command, status=2).stderr
 
 
 def test_what_a_training_begins_with_is_not_replaced(two, tmp_path):
