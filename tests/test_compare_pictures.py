@@ -79,6 +79,7 @@ def test_grey_has_no_chroma_and_noise_ripples(picture):
     assert compare.ripples(blurred(picture, 2)) < compare.ripples(picture) < compare.ripples(noisy(picture, 30))
 
 
+@pytest.mark.slow
 def test_pictures_are_painted_judged_and_laid_out(tmp_path):
     (tmp_path / "photos").mkdir()
     for name in ("china", "flower"):

@@ -345,6 +345,7 @@ def test_films_of_other_kinds_can_be_read(suffix, photo, tmp_path):
             assert film.n_frames == 5 and film.size == (65, 49)
 
 
+@pytest.mark.slow
 def test_two_commands_that_make_one_film_take_turns(photo, tmp_path):
     flags = (photo, *QUICK, "--octaves", 1, "--steps", 1, "--zoom", 12, "--output", tmp_path / "a.gif")
     command = [sys.executable, ROOT / "deepdream.py", *map(str, flags)]
@@ -376,6 +377,7 @@ def test_moving_leaves_no_black_corners(photo):
     assert np.corrcoef(larger[8:40:2, 8:56:2].ravel(), picture[16:32, 20:44].ravel())[0, 1] > 0.9
 
 
+@pytest.mark.slow
 def test_a_film_that_was_killed_goes_on_and_is_the_same(photo, tmp_path):
     flags = (photo, *QUICK, "--octaves", 1, "--steps", 1, "--zoom", 12)
     command = [sys.executable, ROOT / "deepdream.py", *map(str, flags), "--output", tmp_path / "killed.gif"]

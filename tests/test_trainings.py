@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shlex
 import shutil
 import signal
 import subprocess
@@ -100,6 +101,7 @@ def assert_same_training(one, other):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["whole", "unbroken"])
 def test_a_finished_training_goes_on_and_a_kill_changes_nothing(kind, request, tmp_path):
     arguments, folder = request.getfixturevalue(kind)
@@ -198,8 +200,8 @@ def test_a_training_ends_with_its_losses_its_duration_and_the_command_that_draws
         assert printed["validation_loss"].startswith(f"{scores[0].min():.3f} nats a pixel ({scores[1].min():.3f} bits)")
         assert printed["validation_loss"].endswith(f"after epoch {scores[0].argmin() + 1}")
     assert list(printed)[-2:] == ["draw", "longer"] and "'" in printed["draw"]
-    command = f"{printed['draw']} --output {tmp_path / 'drawn.png'}"
-    subprocess.run(command, shell=True, cwd=ROOT, check=True, capture_output=True)
+    _, *command = shlex.split(printed["draw"])
+    run(*command, "--output", tmp_path / "drawn.png")
     assert Image.open(tmp_path / "drawn.png").width > 50
 
 
