@@ -14,7 +14,7 @@ TURNS = $(if $(REPEATS),--repeats $(REPEATS))
 .PHONY: demo test test-slow lint bench clean
 
 demo: .venv/installed
-	$(BIN)/python style_transfer.py images/content/china.jpg --learned starry_night --size 1024 --output $(DEMO)/china__learned.png --overwrite
+	$(BIN)/python style_transfer.py images/content/china.jpg --learned starry_night --size 640 --output $(DEMO)/china__learned.png --overwrite
 	$(BIN)/python generate_rnn.py trained/monet --count 6 --gif --output $(DEMO)/monet.png --overwrite
 	$(BIN)/python train_rnn.py digits --all-digits --output $(DEMO)/digits --overwrite
 	$(BIN)/python generate_rnn.py $(DEMO)/digits --all-digits --grid 10 --temperature 0.8 --output $(DEMO)/digits.png --gif --overwrite
