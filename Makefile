@@ -1,6 +1,5 @@
 # make demo   paint, draw and classify digits, style a photo and dream on it: pictures of your own in minutes
-# make test   the linter and the test suite, but for the slowest tests
-# make test-slow  those: what is killed, and what several processes do
+# make test   the linter and the tests, but for the slowest; make test-slow runs those: kills, and several processes
 # make bench  our speed beside its peers', in one run; REPEATS=1 takes one turn of each, where three are usual
 # Each makes .venv and installs what it needs. PYTHON=python3.12 make ... takes another Python (3.11 to 3.13).
 

@@ -81,7 +81,8 @@ def sharing(request, workers):
 
 
 both = pytest.mark.parametrize("sharing", [1, None], indirect=True, ids=["process", "scheduler"])
-two = pytest.mark.parametrize("sharing", [2, None], indirect=True, ids=["processes", "scheduler"])
+processes = pytest.param(2, marks=pytest.mark.slow)
+two = pytest.mark.parametrize("sharing", [processes, None], indirect=True, ids=["processes", "scheduler"])
 
 
 @pytest.fixture(scope="module")

@@ -398,6 +398,7 @@ def test_a_film_that_was_killed_goes_on_and_is_the_same(photo, tmp_path):
     assert (tmp_path / "killed.gif").read_bytes() == (tmp_path / "whole.gif").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_frames_so_far(photo, tmp_path):
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))

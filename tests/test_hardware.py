@@ -212,6 +212,7 @@ def test_a_network_in_bfloat16_scores_nearly_as_in_float32():
 AGREE = {"float32": 1e-3, "auto": 0.03}
 
 
+@pytest.mark.slow
 def test_digits_train_draw_and_score_where_there_is_a_gpu(machine, tmp_path):
     def work(name, precision):
         machine(name)
@@ -233,6 +234,7 @@ def test_digits_train_draw_and_score_where_there_is_a_gpu(machine, tmp_path):
         np.testing.assert_allclose(work("recent GPU", precision), usual, rtol=tolerance)
 
 
+@pytest.mark.slow
 def test_a_painter_trains_and_paints_where_there_is_a_gpu(machine, pictures, tmp_path):
     def work(name, precision):
         machine(name)

@@ -143,6 +143,7 @@ def fine(picture):
     return energy[frequency > 0.25].sum() / energy.sum()
 
 
+@pytest.mark.slow
 def test_a_breed_of_dogs_is_dreamed_of_by_a_network_of_photographs(dogs, tmp_path):
     flags = ("--convnet", dogs, "--size", 200, "--steps", 60)
     printed = run("deepdream.py", "noise", *flags, "--class", 7, "--output", tmp_path / "a.png")

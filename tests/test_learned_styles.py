@@ -232,6 +232,7 @@ def test_styles_of_a_folder_are_no_others_and_replaced_all_together(two, tmp_pat
     }
 
 
+@pytest.mark.slow
 def test_ctrl_c_at_the_end_of_a_training_is_obeyed(two, vgg, tmp_path, monkeypatch):
     command = ("train_style.py", PAINTING, OTHER, *QUICK, "--steps", 1, "--output", tmp_path / "m")
     with monkeypatch.context() as patch:
@@ -334,6 +335,7 @@ def test_a_folder_of_photos_goes_on_and_knows_its_style(two, tmp_path):
     assert [row.get("steps") for row in rows_of(tmp_path / "out").values()] == ["", "1", "1"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_exactly(two, tmp_path, monkeypatch):
     command = ("train_style.py", PAINTING, OTHER, *QUICK, "--steps", 12, "--output", tmp_path / "m")
     with monkeypatch.context() as patch:

@@ -205,6 +205,7 @@ def test_nothing_is_overwritten_unasked_nor_an_unfinished_training_forgotten(pic
     assert "folder: trained/china\n" in run("train_rnn.py", pictures, *few, "--resume").stdout
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_a_painter_in_one_line_and_it_can_go_on(pictures, tmp_path):
     limit = 30_000  # bytes a file: less than a checkpoint, more than the sample sheets
     set_limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # noqa: E731

@@ -223,7 +223,7 @@ def test_the_photos_colours_can_be_kept(photo, tmp_path):
 
 def test_after_a_blank_canvas_the_picture_is_blank(photo, tmp_path):
     Image.new("RGB", (80, 60), (180, 90, 40)).save(tmp_path / "blank.png")
-    style(photo, tmp_path / "a.png", *FEW_LAYERS, "--style", tmp_path / "blank.png")
+    style(photo, tmp_path / "a.png", *FEW_LAYERS, "pixels", "--style", tmp_path / "blank.png")
     np.testing.assert_allclose(pixels(tmp_path / "a.png"), np.broadcast_to([180, 90, 40], (48, 64, 3)), atol=1)
 
 
@@ -232,7 +232,7 @@ def test_after_a_blank_canvas_the_picture_is_blank(photo, tmp_path):
 def test_a_drawing_in_one_colour_makes_a_picture_in_that_colour(optimizer, tint, photo, tmp_path):
     drawing = imaging.luminance(pixels(PAINTING)) * np.float32(tint)
     Image.fromarray(imaging.to_pixels(drawing)).save(tmp_path / "drawing.png")
-    flags = (*FEW_LAYERS, "--style", tmp_path / "drawing.png", "--optimizer", optimizer, "--iterations", 8)
+    flags = (*FEW_LAYERS, "pixels", "--style", tmp_path / "drawing.png", "--optimizer", optimizer, "--iterations", 8)
     style(photo, tmp_path / "a.png", *flags)
     picture = pixels(tmp_path / "a.png") / np.float32(tint)
     inside = (picture > 2).all(2) & (pixels(tmp_path / "a.png") < 254).all(2)  # of sRGB: there nothing is clipped

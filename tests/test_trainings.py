@@ -127,6 +127,7 @@ def test_a_finished_training_goes_on_and_a_kill_changes_nothing(kind, request, t
     assert_same_training(once, killed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["digits", "painter"])
 def test_without_a_schedule_more_epochs_are_those_of_a_longer_training(kind, pictures, tmp_path):
     arguments = (*(ONE if kind == "digits" else (pictures, *TINY_PAINTER)), "--schedule", "constant")
