@@ -251,6 +251,7 @@ def test_a_class_of_imagenets_is_dreamed_of_by_its_name(mobilenet, photo, tmp_pa
     assert "classes" in error.stderr
 
 
+@pytest.mark.slow
 def test_dreams_of_digits_are_read_by_another_classifier(digits, tmp_path):
     """The other one is a support vector machine, trained on the same digits in 8 x 8 pixels, of even contrast."""
     from sklearn.svm import SVC

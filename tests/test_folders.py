@@ -388,6 +388,7 @@ def test_a_changed_photo_is_painted_anew(album, tmp_path):
     assert "done before: 3\n" in paint(album, output).stdout
 
 
+@pytest.mark.slow
 def test_other_weights_are_refused_though_no_flag_names_them(album, tmp_path, monkeypatch):
     output, flags = tmp_path / "styled", ("--precision", "float32", "--size", 64, "--iterations", 2)
     command = ("style_transfer.py", album, *flags, "--style", PAINTING, "--output", output)

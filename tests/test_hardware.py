@@ -251,6 +251,7 @@ def test_a_painter_trains_and_paints_where_there_is_a_gpu(machine, pictures, tmp
         np.testing.assert_allclose(work("recent GPU", precision), usual, rtol=tolerance)
 
 
+@pytest.mark.slow
 def test_a_photo_is_painted_and_dreamed_on_where_there_is_a_gpu(machine, photo, tmp_path, vgg_once):
     def work(name):
         painted, dreamed = tmp_path / f"{name}_painted.png", tmp_path / f"{name}_dreamed.png"

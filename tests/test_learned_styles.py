@@ -202,6 +202,7 @@ def test_refining_goes_on_from_there_as_the_search_does(two, photo, tmp_path):
     np.testing.assert_allclose(pixels(tmp_path / "d.png"), (first + of_photo) / 2, atol=1.5)
 
 
+@pytest.mark.slow
 def test_a_painting_learned_by_its_numbers_alone_mixes_with_the_others(two, photo, tmp_path):
     shutil.copytree(two, tmp_path / "styles")
     base, beside = tmp_path / "styles/network.npz", tmp_path / "styles/beside"

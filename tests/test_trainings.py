@@ -33,6 +33,7 @@ from config import PainterRecipe
 from trainings import learning_rate
 
 
+@pytest.mark.slow
 def test_without_output_a_new_training_takes_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr("conftest.ROOT", tmp_path)
     trained, few = tmp_path / "trained", ("--units", 4, "--epochs", 1, "--num-images", 8)
@@ -137,6 +138,7 @@ def test_without_a_schedule_more_epochs_are_those_of_a_longer_training(kind, pic
     assert_same_training(tmp_path / "once", tmp_path / "twice")
 
 
+@pytest.mark.slow
 def test_an_unfinished_training_may_be_made_longer_or_shorter(pictures, tmp_path, monkeypatch):
     arguments = ("train_rnn.py", pictures, *TINY_PAINTER, "--output", tmp_path / "m")
     with monkeypatch.context() as patch:
