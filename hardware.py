@@ -35,7 +35,7 @@ def return_freed_memory():
 
 
 keep_freed_memory()
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever the user has Keras take elsewhere: no other is tried
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 with silenced_stderr():  # TensorFlow greets before it can be told not to
     import keras

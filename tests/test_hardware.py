@@ -272,6 +272,16 @@ def test_a_gpu_takes_bfloat16_for_photos_and_says_so(machine, photo, tmp_path, v
     assert "device: 1 GPU, mixed_bfloat16" in told
 
 
+# --- The backend ---
+
+
+def test_keras_works_with_tensorflow_whatever_the_user_has_it_take_elsewhere():
+    code = "import hardware; print(hardware.keras.backend.backend())"
+    elsewhere = os.environ | {"KERAS_BACKEND": "jax"}
+    printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=elsewhere, capture_output=True, text=True)
+    assert (printed.returncode, printed.stdout) == (0, "tensorflow\n")
+
+
 # --- Memory ---
 
 
