@@ -247,6 +247,7 @@ def as_wanted(picture, photo, keep_colors=None, strength=1.0):
 
 def paint_after(network, photo, style):
     """Paint a photo in a style, among the colours that the painting's mix to: float32 H x W x 3."""
-    numbers, mean = (np.asarray(x, "float32") for x in (style.numbers, style.mean))
-    picture = painting_network.paint(network, imaging.recolored(photo, style.mean, style.covariance), numbers[None])
-    return mean + (picture - mean) @ imaging.color_span(style.covariance)
+    before = imaging.recoloring(photo, style.mean, style.covariance)
+    span = imaging.color_span(style.covariance)
+    after = span, style.mean - style.mean @ span
+    return painting_network.paint(network, photo, style.numbers[None], before, after)

@@ -139,11 +139,13 @@ class Normalization(keras.Operation):
     """Instance normalisation: batch normalisation of a batch of one. On processors its parts take thrice as long."""
 
     def call(self, x, scale, shift):
-        x = tf.ensure_shape(x, (1, None, None, None))
-        return tf.compat.v1.nn.fused_batch_norm(x, scale, shift, epsilon=FLOOR)[0]
+        return batch_norm(tf.ensure_shape(x, (1, None, None, None)), scale, shift)[0]
 
     def compute_output_spec(self, x, scale, shift):
         return keras.KerasTensor(x.shape, x.dtype)
+
+
+batch_norm = functools.partial(tf.compat.v1.nn.fused_batch_norm, epsilon=FLOOR)  # of one picture
 
 
 def split(style):
@@ -163,143 +165,125 @@ def plain_style():
 
 # --- Pictures of any size ----------------------------------------------------------------------
 
+UNCHANGED = np.eye(3), np.zeros(3)
 
-def paint(network, photo, style):
-    """Paint a photo of any size, float32 H x W x 3: the same each time, since the noise depends on its size alone."""
+
+def paint(network, photo, style, before=UNCHANGED, after=UNCHANGED):
+    """Paint a photo of any size, float32 H x W x 3: the same each time, since the noise depends on its size alone.
+
+    `before` and `after` change the colours of the photo and of the picture: a matrix, 3 x 3, and a shift, 3.
+    """
     height, width = photo.shape[:2]
-    padded = [np.pad(photo, ((0, -height % 4), (0, -width % 4), (0, 0)), "symmetric")]
-    noise = draw_noise(*padded[0].shape[:2], np.random.default_rng(0))
+    if height % 4 or width % 4:
+        photo = np.pad(photo, ((0, -height % 4), (0, -width % 4), (0, 0)), "symmetric")
+    noise = draw_noise(*photo.shape[:2], np.random.default_rng(0))
     if height * width <= WHOLE:
-        return np.asarray(compiled(network)(padded[0][None], noise, style))[0, :height, :width]
-    return paint_in_strips(network, padded, noise, style)[:height, :width]
+        strips = [compiled(network)(recolored(photo, before)[None], noise, style)]
+    else:
+        strips = paint_strips(network, photo, noise, style, before)
+    return np.concatenate([recolored(strip.numpy()[0], after) for strip in strips])[:height, :width]
 
 
 WHOLE = 2**21  # pixels of the largest photo that is painted as a whole
 
 
-def paint_in_strips(network, photo, noise, style):
-    """Paint a large photo layer by layer, strip by strip, to save memory: `photo` is a list of one, which is emptied.
+def recolored(picture, change):
+    matrix, shift = (np.asarray(x, "float32") for x in change)
+    return picture @ matrix + shift
 
-    The statistics are those of the whole picture all the same, so no seam shows. Features that are read once are
-    normalised while they are read.
+
+def paint_strips(network, photo, noise, style, before):
+    """Paint a large photo layer by layer and strip by strip, to save memory: a list of strips, 1 x h x W x 3.
+
+    Features are strips, too. Those that nothing needs any more are forgotten one by one. The statistics are those of
+    the whole picture all the same, so no seam shows.
+    """
+    layers, parts = compiled_for_strips(network), iter(split(style))
+    rows = max(8, STRIP // photo.shape[1] // 8 * 8)
+    tops = range(0, len(photo), rows)
+    noise = [noise[:, top // 2 : (top + rows) // 2] for top in tops]
+
+    def restyled_strips(name, x):
+        x = in_strips(*layers[name], x)
+        scale, shift, (mean, variance) = *next(parts), moments(x)
+        return for_each(lambda strip: batch_norm(strip, scale, shift, mean, variance, is_training=False)[0], x)
+
+    x = [recolored(photo[top : top + rows], before)[None] for top in tops]
+    x = for_each(tf.nn.relu, restyled_strips("encoder", x))
+    x = for_each(tf.nn.relu, restyled_strips("quarter", x))
+    for block in range(BLOCKS):
+        y = list(x) if block else [joined(strip, *halved(part)) for strip, part in zip(x, noise)]
+        y = for_each(tf.nn.relu, restyled_strips(f"block{block + 1}_first", y))
+        x = for_each(tf.add, x, restyled_strips(f"block{block + 1}_second", y))
+    x = for_each(tf.nn.relu, restyled_strips("double", x))
+    x = for_each(tf.nn.relu, restyled_strips("refine", for_each(joined, x, noise)))
+    return in_strips(*layers["decoder"], x, style)
+
+
+STRIP = 2**20  # pixels of the photo that go through a layer at once
+
+
+def for_each(function, *lists):
+    """Apply a function to each strip of a list, or of several lists side by side, which are emptied."""
+    return [function(*(strips.pop(0) for strips in lists)) for _ in range(len(lists[0]))]
+
+
+def in_strips(part, halo, strips, *more):
+    """Apply part of a network, as compiled_for_strips() has it, to each strip of a list, which is emptied."""
+    done, above = [], strips[0][:, :0]
+    while strips:
+        strip = strips.pop(0)
+        below = strips[0][:, :halo] if strips else strip[:, :0]
+        done.append(part(above, strip, below, *more))
+        above = strip[:, -halo:]
+    return done
+
+
+@functools.lru_cache(maxsize=2)
+def compiled_for_strips(network):
+    """Compile each part of a network for strips of all sizes.
+
+    Returns a dict: by name f(above, strip, below, ...), and how many rows above and below reach into what it returns.
     """
     encoder, middle, decoder = (network.get_layer(name) for name in ("encoder", "middle", "decoder"))
-    parts = iter(split(style))
-
-    def convolved(x, name, line=()):
-        factor = {"quarter": 0.5, "double": 2}.get(name, 1)
-        convolve = compiled_convolution(middle.get_layer(name), bool(line))
-        return in_strips(lambda strip: convolve(strip, *line), x, factor, 2)
-
-    x, moments = in_strips(compiled(encoder), photo.pop(), 0.5, ENCODER_MARGIN + 1)  # strips begin at even rows
-    x, moments = convolved(x, "quarter", line_of(moments, next(parts)))
-    rectify(x, *line_of(moments, next(parts)))
-    for block in range(BLOCKS):
-        y = x if block else with_noise(x, *halved(noise))
-        y, moments = convolved(y, f"block{block + 1}_first")
-        y, moments = convolved(y, f"block{block + 1}_second", line_of(moments, next(parts)))
-        add(x, y, *line_of(moments, next(parts)))
-    y = None  # its memory is needed
-    x, moments = convolved(x, "double")
-    rectify(x, *line_of(moments, next(parts)))
-    x = with_noise(x, noise)
-    x, moments = convolved(x, "refine")
-    rectify(x, *line_of(moments, next(parts)))
-    return in_strips(lambda strip: compiled(decoder)(strip, style), x, 2, DECODER_MARGIN)[0]
+    # Strips begin at even rows, so what is halved sees an even number above.
+    parts = {"encoder": (for_strips(encoder, 3, "float32", 0.5), ENCODER_MARGIN + 1)}
+    for layer in middle.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            factor, halo = {"quarter": (0.5, 2), "double": (2, 1)}.get(layer.name, (1, 1))
+            convolve, channels = functools.partial(convolved, layer), layer.kernel.shape[2]
+            parts[layer.name] = for_strips(convolve, channels, layer.compute_dtype, factor), halo
+    dtype, style = decoder.get_layer("double_again").compute_dtype, tf.TensorSpec((1, NUMBERS))
+    parts["decoder"] = for_strips(lambda *x: decoder([*x]), WIDTHS[1], dtype, 2, style), DECODER_MARGIN
+    return parts
 
 
-def with_noise(x, *noise):
-    """Join features H x W x C and parts of noise 1 x H x W x K, in the features' precision."""
-    return np.concatenate([x, *(part[0].astype(x.dtype) for part in noise)], axis=2)
+def convolved(layer, x):
+    """Apply a convolution of the middle to features whose border is mirrored."""
+    x = mirrored(x, 1)
+    return smoothed(layer(enlarged(x))) if layer.name == "double" else layer(x)
 
 
-def line_of(moments, part):
-    """Return the factor and the offset that give features of these moments the mean and the deviation of a style."""
-    mean, variance = moments
-    scale, shift = (np.asarray(x, "float64") for x in part)
-    factor = scale / np.sqrt(variance + FLOOR)
-    return np.float32(factor), np.float32(shift - mean * factor)
+def for_strips(part, channels, dtype, factor, *more):
+    """Compile a part that makes `factor` times as many rows, for strips between the rows above and below."""
+
+    def of_strip(above, strip, below, *more):
+        first, count = (tf.cast(factor * tf.cast(tf.shape(x)[1], "float32"), "int32") for x in (above, strip))
+        return part(tf.concat([above, strip, below], axis=1), *more)[:, first : first + count]
+
+    strip = tf.TensorSpec((1, None, None, channels), dtype)
+    return tf.function(of_strip, input_signature=[strip, strip, strip, *more], autograph=False)
 
 
-def rectify(x, factor, offset):
-    """Scale and shift features H x W x C, in their place, and set what is negative to 0."""
-    for rows in strips_of(x, 4):
-        x[rows] = rectified(x[rows], factor, offset)
-
-
-def add(x, y, factor, offset):
-    """Add features H x W x C to others, in their place, scaled and shifted."""
-    for rows in strips_of(x, 4):
-        x[rows] = added(x[rows], y[rows], factor, offset)
-
-
-@functools.partial(tf.function, autograph=False, reduce_retracing=True)
-def rectified(x, factor, offset):
-    return tf.nn.relu(tf.cast(tf.cast(x, "float32") * factor + offset, x.dtype))
-
-
-@functools.partial(tf.function, autograph=False, reduce_retracing=True)
-def added(x, y, factor, offset):
-    return x + tf.cast(tf.cast(y, "float32") * factor + offset, x.dtype)
-
-
-@functools.lru_cache(maxsize=32)
-def compiled_convolution(layer, rectifies):
-    """Compile a convolution of the middle for strips of features, which may have to be rectified before."""
-
-    def convolve(x, *line):
-        x = rectified(x, *line) if rectifies else x
-        x = mirrored(x, 1)
-        return smoothed(layer(enlarged(x))) if layer.name == "double" else layer(x)
-
-    channels = layer.kernel.shape[2]
-    signature = [tf.TensorSpec((1, None, None, channels), layer.compute_dtype)]
-    signature += [tf.TensorSpec((channels,))] * (2 if rectifies else 0)
-    return tf.function(convolve, input_signature=signature, autograph=False)
-
-
-def in_strips(part, x, factor, halo):
-    """Apply part of a network to pictures or features H x W x C, strip by strip: H * factor x W * factor x K.
-
-    Returns them and their moments, the mean and the variance of each channel. A strip is seen with `halo` rows above
-    and below, as many as reach its own.
-    """
-    result, found = None, []
-    for rows in strips_of(x, 4 * halo):
-        begin, end = max(0, rows.start - halo), rows.stop + halo
-        first, last = (int(row * factor) for row in (rows.start, rows.stop))
-        skip = int((rows.start - begin) * factor)
-        done = part(x[None, begin:end])[0, skip : skip + last - first]
-        if result is None:
-            result = np.empty((int(len(x) * factor), *done.shape[1:]), done.dtype.as_numpy_dtype)
-        result[first:last] = done
-        found.append((last - first, *map(np.asarray, moments_of(done))))
-    return result, merged(found)
-
-
-@functools.partial(tf.function, autograph=False, reduce_retracing=True)
-def moments_of(x):
-    height, width, channels = tf.unstack(tf.shape(x))
-    _, mean, variance = tf.compat.v1.nn.fused_batch_norm(x[None], tf.ones(channels), tf.zeros(channels))
-    count = tf.cast(height * width, "float32")
-    return mean, variance * (count - 1) / count  # it is returned as of a sample
-
-
-def merged(found):
-    """Return the mean and the variance of a whole, of whose strips these are the rows, the means and the variances."""
-    rows, means, variances = (np.array(x, "float64") for x in zip(*found))
-    shares = (rows / rows.sum())[:, None]
+def moments(strips):
+    """Return the mean and the variance of each channel of a whole that these are the strips of."""
+    found = [batch_norm(x, tf.ones(x.shape[3]), tf.zeros(x.shape[3]))[1:3] for x in strips]
+    counts = np.array([x.shape[1] * x.shape[2] for x in strips])[:, None]
+    means, variances = (np.array(x, "float64") for x in zip(*found))
+    variances *= (counts - 1) / counts  # they are returned as of samples
+    shares = counts / counts.sum()
     mean = (shares * means).sum(0)
-    return mean, (shares * (variances + (means - mean) ** 2)).sum(0)
-
-
-STRIP = 2**23  # values that go through a layer at once
-
-
-def strips_of(x, least):
-    """List the rows of each strip of H x W x C: slices that begin at multiples of 4, of `least` rows, but the last."""
-    rows = max(least, STRIP // (x.shape[1] * max(x.shape[2], WIDTHS[0])) // 4 * 4)
-    return [slice(top, min(top + rows, len(x))) for top in range(0, len(x), rows)]
+    return np.float32(mean), np.float32((shares * (variances + (means - mean) ** 2)).sum(0))
 
 
 @functools.lru_cache(maxsize=8)

@@ -64,7 +64,7 @@ def test_strips_make_the_same_picture_as_the_whole(shape, network, monkeypatch):
     whole = painting_network.paint(network, photo, random_style())
     assert whole.shape == (*shape, 3)
     monkeypatch.setattr(painting_network, "WHOLE", 0)
-    monkeypatch.setattr(painting_network, "STRIP", 2**14)
+    monkeypatch.setattr(painting_network, "STRIP", 2**10)
     np.testing.assert_allclose(painting_network.paint(network, photo, random_style()), whole, atol=1e-2)
 
 
@@ -73,7 +73,7 @@ def test_a_flat_sky_in_strips_shows_no_seam(network, monkeypatch):
     sky[8:16, 20:30] = 90  # a bird, in the first strip
     whole = painting_network.paint(network, sky, random_style())
     monkeypatch.setattr(painting_network, "WHOLE", 0)
-    monkeypatch.setattr(painting_network, "STRIP", 2**14)
+    monkeypatch.setattr(painting_network, "STRIP", 2**10)
     np.testing.assert_allclose(painting_network.paint(network, sky, random_style()), whole, atol=1e-2)
 
 
@@ -148,7 +148,7 @@ def test_in_half_precision_it_paints_the_same(precision, monkeypatch):
     whole = learned_styles.paint_after(network, photo, style)
     assert np.abs(whole - exact).mean() < 4
     monkeypatch.setattr(painting_network, "WHOLE", 0)
-    monkeypatch.setattr(painting_network, "STRIP", 2**14)
+    monkeypatch.setattr(painting_network, "STRIP", 2**10)
     assert np.abs(learned_styles.paint_after(network, photo, style) - whole).mean() < 4
 
 
