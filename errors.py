@@ -33,7 +33,7 @@ class Interrupted(InputError):
 
 def describe(error):
     """Put an error into one line."""
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's own
         return "not enough memory; try fewer or smaller pictures"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower() + (f": {error.filename}" if error.filename else "")

@@ -174,44 +174,59 @@ def paint(network, photo, style, before=UNCHANGED, after=UNCHANGED):
     `before` and `after` change the colours of the photo and of the picture: a matrix, 3 x 3, and a shift, 3.
     """
     height, width = photo.shape[:2]
-    if height % 4 or width % 4:
-        photo = np.pad(photo, ((0, -height % 4), (0, -width % 4), (0, 0)), "symmetric")
-    noise = draw_noise(*photo.shape[:2], np.random.default_rng(0))
-    if height * width <= WHOLE:
-        strips = [compiled(network)(recolored(photo, before)[None], noise, style)]
+    rows = height if height * width <= WHOLE else STRIP // width
+    strips = cut(photo, max(8, -(-rows // 8) * 8), before)
+    noise = draw_noise(*(side + -side % 4 for side in (height, width)), np.random.default_rng(0))
+    if len(strips) == 1:
+        strips = [compiled(network)(strips.pop(), noise, style)]
     else:
-        strips = paint_strips(network, photo, noise, style, before)
-    return np.concatenate([recolored(strip.numpy()[0], after) for strip in strips])[:height, :width]
+        strips = paint_strips(network, strips, noise, style)
+    strips = for_each(lambda strip: changed(strip.numpy()[0], after), strips)
+    return np.concatenate(strips)[:height, :width]
 
 
 WHOLE = 2**21  # pixels of the largest photo that is painted as a whole
+STRIP = 2**20  # pixels of a larger one that go through a layer at once
 
 
-def recolored(picture, change):
+def cut(photo, rows, change):
+    """Cut a photo whose colours are changed into strips 1 x `rows` x W x 3; the last has what is left of it.
+
+    Its sides are continued to multiples of 4, since the network halves them twice.
+    """
+    photo = changed(photo, change)
+    height, width = photo.shape[:2]
+    if height % 4 or width % 4:
+        photo = np.pad(photo, ((0, -height % 4), (0, -width % 4), (0, 0)), "symmetric")
+    return [photo[None, top : top + rows] for top in range(0, height, rows)]
+
+
+def changed(picture, change):
     matrix, shift = (np.asarray(x, "float32") for x in change)
     return picture @ matrix + shift
 
 
-def paint_strips(network, photo, noise, style, before):
-    """Paint a large photo layer by layer and strip by strip, to save memory: a list of strips, 1 x h x W x 3.
+def paint_strips(network, x, noise, style):
+    """Paint a large photo, strips that are emptied, layer by layer to save memory: a list of strips, 1 x h x W x 3.
 
-    Features are strips, too. Those that nothing needs any more are forgotten one by one. The statistics are those of
-    the whole picture all the same, so no seam shows.
+    Features are strips, too, and those that nothing needs any more are forgotten one by one. The statistics are those
+    of the whole picture all the same, so no seam shows.
     """
     layers, parts = compiled_for_strips(network), iter(split(style))
-    rows = max(8, STRIP // photo.shape[1] // 8 * 8)
-    tops = range(0, len(photo), rows)
-    noise = [noise[:, top // 2 : (top + rows) // 2] for top in tops]
+    rows = x[0].shape[1] // 2
+    noise = [noise[:, top : top + rows] for top in range(0, noise.shape[1], rows)]
 
     def restyled_strips(name, x):
+        """Apply a layer, and give what comes out the mean and the deviation that the style has for each channel."""
         x = in_strips(*layers[name], x)
-        scale, shift, (mean, variance) = *next(parts), moments(x)
+        scale, shift = next(parts)
+        mean, variance = moments(x)
         return for_each(lambda strip: batch_norm(strip, scale, shift, mean, variance, is_training=False)[0], x)
 
-    x = [recolored(photo[top : top + rows], before)[None] for top in tops]
     x = for_each(tf.nn.relu, restyled_strips("encoder", x))
     x = for_each(tf.nn.relu, restyled_strips("quarter", x))
     for block in range(BLOCKS):
+        # Copies of the list: x itself is needed until y is added to it.
         y = list(x) if block else [joined(strip, *halved(part)) for strip, part in zip(x, noise)]
         y = for_each(tf.nn.relu, restyled_strips(f"block{block + 1}_first", y))
         x = for_each(tf.add, x, restyled_strips(f"block{block + 1}_second", y))
@@ -220,11 +235,8 @@ def paint_strips(network, photo, noise, style, before):
     return in_strips(*layers["decoder"], x, style)
 
 
-STRIP = 2**20  # pixels of the photo that go through a layer at once
-
-
 def for_each(function, *lists):
-    """Apply a function to each strip of a list, or of several lists side by side, which are emptied."""
+    """Apply a function to each strip of a list, or of several lists side by side. The lists are emptied."""
     return [function(*(strips.pop(0) for strips in lists)) for _ in range(len(lists[0]))]
 
 
@@ -243,18 +255,17 @@ def in_strips(part, halo, strips, *more):
 def compiled_for_strips(network):
     """Compile each part of a network for strips of all sizes.
 
-    Returns a dict: by name f(above, strip, below, ...), and how many rows above and below reach into what it returns.
+    Returns a dict: by name f(above, strip, below, ...), and how many rows above and below it should see: as many as
+    reach into what it returns and, where sides are halved, an even number.
     """
     encoder, middle, decoder = (network.get_layer(name) for name in ("encoder", "middle", "decoder"))
-    # Strips begin at even rows, so what is halved sees an even number above.
-    parts = {"encoder": (for_strips(encoder, 3, "float32", 0.5), ENCODER_MARGIN + 1)}
+    parts = {"encoder": (for_strips(encoder, 3, "float32"), ENCODER_MARGIN + 1)}
     for layer in middle.layers:
         if isinstance(layer, keras.layers.Conv2D):
-            factor, halo = {"quarter": (0.5, 2), "double": (2, 1)}.get(layer.name, (1, 1))
             convolve, channels = functools.partial(convolved, layer), layer.kernel.shape[2]
-            parts[layer.name] = for_strips(convolve, channels, layer.compute_dtype, factor), halo
-    dtype, style = decoder.get_layer("double_again").compute_dtype, tf.TensorSpec((1, NUMBERS))
-    parts["decoder"] = for_strips(lambda *x: decoder([*x]), WIDTHS[1], dtype, 2, style), DECODER_MARGIN
+            parts[layer.name] = for_strips(convolve, channels, layer.compute_dtype), layer.strides[0]
+    dtype, numbers = decoder.get_layer("double_again").compute_dtype, tf.TensorSpec((1, NUMBERS))
+    parts["decoder"] = for_strips(lambda *x: decoder([*x]), WIDTHS[1], dtype, numbers), DECODER_MARGIN
     return parts
 
 
@@ -264,19 +275,21 @@ def convolved(layer, x):
     return smoothed(layer(enlarged(x))) if layer.name == "double" else layer(x)
 
 
-def for_strips(part, channels, dtype, factor, *more):
-    """Compile a part that makes `factor` times as many rows, for strips between the rows above and below."""
+def for_strips(part, channels, dtype, *others):
+    """Compile a part of a network for strips between the rows above and below, and for `others`, TensorSpecs."""
 
     def of_strip(above, strip, below, *more):
-        first, count = (tf.cast(factor * tf.cast(tf.shape(x)[1], "float32"), "int32") for x in (above, strip))
-        return part(tf.concat([above, strip, below], axis=1), *more)[:, first : first + count]
+        x = tf.concat([above, strip, below], axis=1)
+        done = part(x, *more)
+        first, count = (tf.shape(rows)[1] * tf.shape(done)[1] // tf.shape(x)[1] for rows in (above, strip))
+        return done[:, first : first + count]
 
     strip = tf.TensorSpec((1, None, None, channels), dtype)
-    return tf.function(of_strip, input_signature=[strip, strip, strip, *more], autograph=False)
+    return tf.function(of_strip, input_signature=[strip, strip, strip, *others], autograph=False)
 
 
 def moments(strips):
-    """Return the mean and the variance of each channel of a whole that these are the strips of."""
+    """Return the mean and the variance of each channel of features, all their strips together."""
     found = [batch_norm(x, tf.ones(x.shape[3]), tf.zeros(x.shape[3]))[1:3] for x in strips]
     counts = np.array([x.shape[1] * x.shape[2] for x in strips])[:, None]
     means, variances = (np.array(x, "float64") for x in zip(*found))

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import tensorflow as tf
 from conftest import ROOT, TINY, environment, run
 
 import errors
@@ -54,6 +55,7 @@ def test_the_help_says_what_other_flags_bring_with_them():
         (errors.InputError("two\nlines"), "two lines"),
         (OSError(28, "No space left on device", "a/b.png"), "no space left on device: a/b.png"),
         (MemoryError(), "not enough memory; try fewer or smaller pictures"),
+        (tf.errors.ResourceExhaustedError(None, None, "OOM"), "not enough memory; try fewer or smaller pictures"),
     ],
 )
 def test_an_error_is_one_line(error, text):

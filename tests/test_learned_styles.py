@@ -61,11 +61,15 @@ def random_style():
 @pytest.mark.parametrize("shape", [(61, 83), (64, 64), (33, 120)])
 def test_strips_make_the_same_picture_as_the_whole(shape, network, monkeypatch):
     photo = imaging.resize_picture(pixels(ROOT / "images/content/china.jpg"), *shape[::-1])
-    whole = painting_network.paint(network, photo, random_style())
+    colors, swapped = (np.diag([0.5, 0.6, 0.7]), np.float32([9, 8, 7])), (np.eye(3)[::-1], np.float32([1, 2, 3]))
+    whole = painting_network.paint(network, photo, random_style(), colors, swapped)
     assert whole.shape == (*shape, 3)
+    by_hand = painting_network.paint(network, photo * np.float32([0.5, 0.6, 0.7]) + colors[1], random_style())
+    np.testing.assert_allclose(whole, by_hand[..., ::-1] + swapped[1], atol=1e-2)
     monkeypatch.setattr(painting_network, "WHOLE", 0)
     monkeypatch.setattr(painting_network, "STRIP", 2**10)
-    np.testing.assert_allclose(painting_network.paint(network, photo, random_style()), whole, atol=1e-2)
+    strips = painting_network.paint(network, photo, random_style(), colors, swapped)
+    np.testing.assert_allclose(strips, whole, atol=1e-2)
 
 
 def test_a_flat_sky_in_strips_shows_no_seam(network, monkeypatch):
