@@ -28,6 +28,7 @@ PHOTO = bench_styles.PHOTO
 WIDTH, HEIGHT = 1024, 768
 LARGE = 4000, 3000
 FOLDER = 100  # photos
+REFINED = 10, 30  # steps
 
 
 # --- The comparisons ---
@@ -60,20 +61,27 @@ def compare_large(arguments):
 
 
 def compare_refined(arguments):
-    """Ours stops at the loss that the reference ends with; it begins with the start of its process."""
+    """How long ours and torch's L-BFGS take to a loss; ours begins with the start of its process."""
     precisions = measure("native_precisions", arguments)
-    ours, theirs, steps = {precision: [] for precision in precisions}, [], {}
+    turns = {precision: [] for precision in precisions}
     for _ in range(arguments.repeats):
-        seconds, loss = measure("search_torch", arguments)
-        os.environ["REFERENCE_LOSS"] = repr(loss)
-        theirs.append(seconds)
+        theirs = measure("search_torch", arguments)
+        os.environ["REFERENCE_LOSS"] = repr(theirs[-1][1])
         for precision in precisions:
             os.environ["STARTED"] = repr(time.time())
-            seconds, steps[precision] = measure("refine", arguments, precision)
-            ours[precision].append(seconds)
-    for precision, turns in ours.items():
-        what = f"the loss of {bench_styles.EVALUATIONS} evaluations of torch's L-BFGS (--refine {steps[precision]})"
-        yield row(what, precision, turns, theirs, "s", more_is_better=False)
+            turns[precision].append((measure("refine", arguments, precision), theirs))
+    for precision, searches in turns.items():
+        for steps in (*REFINED, None):
+            losses = [ours[:steps][-1][1] if steps else theirs[-1][1] for ours, theirs in searches]
+            seconds = [[seconds_to(one, loss) for one in both] for both, loss in zip(searches, losses)]
+            what = f"to the loss of --refine {steps or len(searches[-1][0])}"
+            what += "" if steps else f", that of {bench_styles.EVALUATIONS} evaluations of torch's L-BFGS"
+            yield row(what, precision, *zip(*seconds), "s", more_is_better=False)
+
+
+def seconds_to(search, loss):
+    """Return when a search, [(seconds, loss), ...], came to a loss."""
+    return next(seconds for seconds, least in search if least <= loss)
 
 
 # --- What is measured ---
@@ -145,7 +153,7 @@ def search_torch(data):
 
 
 def refine(data, precision):
-    """Search on from the learned style until the loss is as low: (seconds since the process began, steps)."""
+    """Search on from the learned style until the loss is as low: (seconds since the process began, loss) a step."""
     import tqdm
 
     import config
@@ -161,16 +169,16 @@ def refine(data, precision):
     search.bar, search.margin, steps = tqdm.tqdm(disable=True), 0, []  # the peer has no margin
 
     def accept(picture):
-        steps.append(search.terms["total"])
-        if steps[-1] <= goal:
+        steps.append((time.time() - float(os.environ["STARTED"]), search.terms["total"]))
+        if steps[-1][1] <= goal:
             raise bench_styles.Reached
 
     search.accept = accept
     try:
         search.descend(search.beginning, search.targets(width, height))
     except bench_styles.Reached:
-        return time.time() - float(os.environ["STARTED"]), len(steps)
-    raise RuntimeError(f"ours came to {steps[-1]:.5f}, and torch to {goal:.5f}")
+        return steps
+    raise RuntimeError(f"ours came to {steps[-1][1]:.5f}, and torch to {goal:.5f}")
 
 
 COMPARISONS = {"photo": compare_photo, "whole": compare_whole, "large": compare_large, "refined": compare_refined}

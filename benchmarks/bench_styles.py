@@ -12,6 +12,7 @@ little. The peers are written as people write them:
 - torch at its best: channels last, and bfloat16 autocast beside ours in bfloat16.
 """
 
+import math
 import os
 import pathlib
 import statistics
@@ -58,7 +59,7 @@ def compare_picture(arguments):
     precisions = measure("native_precisions", arguments)
     ours, theirs = {precision: [] for precision in precisions}, []
     for _ in range(arguments.repeats):
-        seconds, loss = measure("search_torch", arguments)
+        seconds, loss = measure("search_torch", arguments)[-1]
         os.environ["REFERENCE_LOSS"] = repr(loss)
         theirs.append(seconds)
         for precision in precisions:
@@ -209,7 +210,7 @@ class Reached(Exception):
 
 
 def search_torch(data, **more):
-    """Take torch's L-BFGS for a number of evaluations; return the seconds and the least loss."""
+    """Take torch's L-BFGS for a number of evaluations; list the seconds and the least loss so far after each."""
     import torch
 
     picture, loss = torch_loss(**more)
@@ -224,18 +225,20 @@ def search_torch(data, **more):
         tolerance_grad=0,
         tolerance_change=0,
     )
-    losses = []
+    found, least = [], math.inf
 
     def closure():
+        nonlocal least
         optimizer.zero_grad()
         value = loss(picture) * scale
         value.backward()
-        losses.append(value.item() / scale)
+        least = min(least, value.item() / scale)
+        found.append((time.perf_counter() - started, least))
         return value
 
     started = time.perf_counter()
     optimizer.step(closure)
-    return time.perf_counter() - started, min(losses)
+    return found
 
 
 def search_ours(data, precision):
