@@ -9,6 +9,7 @@ import io
 import math
 import pathlib
 import warnings
+import zlib
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageDraw, ImageOps, PngImagePlugin, UnidentifiedImageError
@@ -213,7 +214,8 @@ def square_root(matrix):
 
 def to_pixels(picture):
     """Turn float H x W x 3 about 0..255 into uint8."""
-    return np.clip(np.round(picture), 0, 255).astype("uint8")
+    rounded = np.round(picture)
+    return np.clip(rounded, 0, 255, out=rounded).astype("uint8")  # of a large picture, each copy takes its time
 
 
 def save_png(path, pixels, about, **more):
@@ -222,8 +224,9 @@ def save_png(path, pixels, about, **more):
     for key, value in about.items():
         text.add_itxt(key, value)
     with whole_file(path) as temporary:
-        # Pillow's own level, 6, takes twice as long for 2 % less of a painting.
-        Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=text, compress_level=4, **more)
+        # Looking for more than runs of one byte takes Pillow three times as long, for at most 2 % less of a painting.
+        runs = {"compress_level": 1, "compress_type": zlib.Z_RLE}
+        Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=text, **runs, **more)
 
 
 def save_picture(path, pixels, about, exif=None):

@@ -242,7 +242,9 @@ def as_wanted(picture, photo, keep_colors=None, strength=1.0):
     elif keep_colors:
         pixels = photo.reshape(-1, 3).astype("float64")
         picture = imaging.recolored(picture, pixels.mean(0), np.cov(pixels.T))
-    return imaging.to_pixels(strength * np.clip(picture, 0, 255) + (1 - strength) * photo)
+    if strength < 1:
+        picture = strength * np.clip(picture, 0, 255) + (1 - strength) * photo
+    return imaging.to_pixels(picture)
 
 
 def paint_after(network, photo, style):

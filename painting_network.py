@@ -203,7 +203,9 @@ def cut(photo, rows, change):
 
 def changed(picture, change):
     matrix, shift = (np.asarray(x, "float32") for x in change)
-    return picture @ matrix + shift
+    picture = picture @ matrix
+    picture += shift
+    return picture
 
 
 def paint_strips(network, x, noise, style):
