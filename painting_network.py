@@ -202,6 +202,7 @@ def cut(photo, rows, change):
 
 
 def changed(picture, change):
+    """Change the colours of a picture H x W x 3 by a matrix and a shift."""
     matrix, shift = (np.asarray(x, "float32") for x in change)
     picture = picture @ matrix
     picture += shift
