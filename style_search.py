@@ -273,11 +273,6 @@ class Studio:
         model, self.source = networks.load_vgg(options.convnet, options.weights)
         if not options.quiet:
             print(f"device: {device}; {options.convnet} with the weights {self.source}", file=sys.stderr)
-            if self.source == "hed" and options.weights is None:
-                print(
-                    "note: ImageNet's weights can't be downloaded; hed's, which began as these, serve",
-                    file=sys.stderr,
-                )
         content_layers = [options.layer] if options.layer else options.content_layers
         extractor = functools.partial(vision.feature_extractor, model, pooling=options.pooling)
         self.content = vision.for_any_size(extractor(content_layers)) if content_layers else None

@@ -220,7 +220,7 @@ def with_three_workers(command, kill):
 def paint_with_three(kill):
     with tempfile.TemporaryDirectory() as folder:
         photos, output = folder_of_photos(pathlib.Path(folder, "photos"), KILLED), pathlib.Path(folder, "out")
-        flags = ["--style", PAINTING, "--size", 128, "--iterations", 15, "--weights", "hed", "--overwrite"]
+        flags = ["--style", PAINTING, "--size", 128, "--iterations", 15, "--overwrite"]
         # By one name for both, since pictures tell the command that made them.
         command = [sys.executable, "style_transfer.py", photos, *flags, "--output", output]
         seconds, kills = with_three_workers(command, kill)

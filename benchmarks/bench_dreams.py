@@ -98,7 +98,7 @@ def prepared(**more):
     import dreaming
 
     flags = {"octaves": OCTAVES, "steps": STEPS, "octave_scale": SCALE, "step_size": STEP_SIZE, "jitter": JITTER}
-    options = config.Dream(layers=(LAYER,), size=WIDTH, quiet=True, weights="hed", **flags | more)
+    options = config.Dream(layers=(LAYER,), size=WIDTH, quiet=True, **flags | more)
     studio = dreaming.Studio(options)
     photo = dreaming.imaging.resize_picture(dreaming.imaging.load_image(PHOTO), WIDTH, HEIGHT)
     return studio, options, photo

@@ -88,7 +88,7 @@ def prepared(**more):
     import imaging
     import style_search
 
-    usual = {"style": (str(PAINTING),), "size": WIDTH, "quiet": True, "weights": "hed", "scales": 1}
+    usual = {"style": (str(PAINTING),), "size": WIDTH, "quiet": True, "scales": 1}
     options = config.Style(**usual | more)
     studio = style_search.open_studio(options)
     photo = imaging.resize_picture(imaging.load_image(PHOTO), WIDTH, HEIGHT)

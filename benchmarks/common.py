@@ -118,7 +118,7 @@ def torch_vgg(last, pooling=None):
             return pooling * super().forward(x)
 
     layers, names = [], []
-    for layer in networks.load_vgg("vgg16", "hed")[0].layers[1:]:
+    for layer in networks.load_vgg()[0].layers[1:]:
         if layer.name.endswith("pool"):
             layers.append(Scaled(2) if pooling else torch.nn.MaxPool2d(2))
         else:

@@ -354,7 +354,20 @@ def interrupt_after(monkeypatch, steps):
 @pytest.fixture(scope="session")
 def vgg():
     hardware.use_precision("float32", "convolutions")
-    return networks.load_vgg("vgg16", "hed")[0]
+    return networks.load_vgg()[0]
+
+
+@pytest.fixture
+def taught(tmp_path):
+    """f(weights) -> the folder of a style that ships, as if it had been taught with these weights of VGG16."""
+
+    def style(weights):
+        folder = pathlib.Path(shutil.copytree(ROOT / "trained/styles/wave", tmp_path / f"taught with {weights}"))
+        shutil.copy(ROOT / "trained/styles/network.npz", folder)
+        (folder / "meta.json").write_text(json.dumps(meta_of(folder) | {"weights": weights}))
+        return folder
+
+    return style
 
 
 @pytest.fixture(scope="session")

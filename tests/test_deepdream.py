@@ -25,7 +25,7 @@ import imaging
 import model_files
 
 CLASSIFIER = ROOT / "trained/digit_classifier"
-QUICK = ("--weights", "hed", "--size", 64, "--octaves", 2, "--steps", 2, "--precision", "float32", "--seed", 0)
+QUICK = ("--size", 64, "--octaves", 2, "--steps", 2, "--precision", "float32", "--seed", 0)
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def dream(photo, result, *flags, status=0):
 
 
 def studio_of(**options):
-    options = config.Dream(**{"weights": "hed", "quiet": True, "precision": "float32"} | options)
+    options = config.Dream(**{"quiet": True, "precision": "float32"} | options)
     return dreaming.Studio(options), options
 
 
@@ -123,14 +123,14 @@ def test_all_tiles_and_octaves_are_one_trace(photo):
 
 def test_a_dream_has_more_of_what_the_layers_see_and_tells_how(photo, tmp_path):
     result = dream(photo, tmp_path / "a.png", "--gif", "--steps", 6)
-    assert re.search(r"^device: .*float32; VGG16 with the weights hed$", result.stderr, re.MULTILINE)
+    assert re.search(r"^device: .*float32; VGG16 with the weights imagenet$", result.stderr, re.MULTILINE)
     printed = results(result.stdout)
     assert printed["layers"] == "block5_conv1"
     assert float(printed["strength_after"]) > 1.5 * float(printed["strength_before"])
     assert printed["octaves"] == "2" and printed["picture"] == str(tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.size == (64, 48)
-        assert "deepdream.py" in picture.text["command"] and picture.text["weights"] == "hed"
+        assert "deepdream.py" in picture.text["command"] and picture.text["weights"] == "imagenet"
     with Image.open(printed["animation"]) as animation:
         assert animation.n_frames >= 8 and animation.size == (64, 48)
 
@@ -544,8 +544,7 @@ def test_the_time_left_is_said_of_a_dream_and_of_a_film(album, tmp_path):
         (("--convnet", "vgg17"), "did you mean vgg1"),
         (("--convnet", "nothing.keras"), "nothing.keras"),
         (("--convnet", "tests"), "tests"),
-        (("--convnet", CLASSIFIER, "--size", 32), "weights of its own"),
-        (("--class", "banana"), "no classes"),
+        (("--convnet", CLASSIFIER, "--size", 32, "--weights", "imagenet"), "weights of its own"),
         (("--octaves", 0), "--octaves"),
         (("--octave-scale", 1), "--octave-scale"),
         (("--steps", 0), "--steps"),
@@ -570,7 +569,7 @@ def test_the_time_left_is_said_of_a_dream_and_of_a_film(album, tmp_path):
 )
 def test_wrong_flags_are_one_line(flags, named, photo, tmp_path):
     output = () if "--output" in flags else ("--output", tmp_path / "a.png")
-    assert named in run("deepdream.py", photo, "--weights", "hed", *output, *flags, status=2).stderr
+    assert named in run("deepdream.py", photo, *output, *flags, status=2).stderr
 
 
 def test_a_class_beyond_the_last_is_refused(tmp_path):

@@ -18,7 +18,6 @@ from PIL import Image
 import config
 import folders
 import imaging
-import networks
 import provenance
 import style_search
 import vision
@@ -26,7 +25,7 @@ import vision
 PAINTING = ROOT / "images/style/glands.jpg"
 OTHER = ROOT / "images/style/gravel.jpg"
 QUICK = (
-    *("--precision", "float32", "--size", 64, "--iterations", 2, "--weights", "hed"),
+    *("--precision", "float32", "--size", 64, "--iterations", 2),
     *("--content-layers", "block1_conv2", "--style-layers", "block1_conv1"),
 )
 
@@ -388,22 +387,6 @@ def test_a_changed_photo_is_painted_anew(album, tmp_path):
     assert "done before: 3\n" in paint(album, output).stdout
 
 
-@pytest.mark.slow
-def test_other_weights_are_refused_though_no_flag_names_them(album, tmp_path, monkeypatch):
-    output, flags = tmp_path / "styled", ("--precision", "float32", "--size", 64, "--iterations", 2)
-    command = ("style_transfer.py", album, *flags, "--style", PAINTING, "--output", output)
-    run(*command, "--weights", "hed")
-    vgg = networks.load_vgg("vgg16", "hed")[0]
-    monkeypatch.setattr(networks, "load_vgg", lambda *_: (vgg, "imagenet"))
-    assert "done before: 3\n" in run(*command).stdout  # which asks for no network
-    (album / "c.jpg").rename(album / "d.jpg")
-    assert "--weights hed, now imagenet" in run(*command, status=2).stderr
-    monkeypatch.setattr(networks, "load_vgg", lambda *_: (vgg, "hed"))
-    style_search.make_studio.cache_clear()
-    run(*command)
-    assert rows_of(output)["d.jpg"]["status"] == "done"
-
-
 def test_a_folder_from_before_there_was_a_choice_of_losses_goes_on_with_the_loss_of_then(album, tmp_path):
     output = tmp_path / "styled"
     gram = ("--style-loss", "gram")
@@ -458,7 +441,7 @@ def test_of_an_old_folder_what_the_pictures_tell_decides(kind, album, tmp_path):
     assert "done before: 3\n" in again.stdout and "tell nothing" not in again.stderr
     assert times(output) == before
     assert rows_of(output)["a.jpg"]["photo_bytes"] and rows_of(output)["broken.jpg"]["status"] == "failed"
-    assert json.loads((output / "recipe.json").read_text())["weights"] == "hed"
+    assert json.loads((output / "recipe.json").read_text())["weights"] == "imagenet"
     assert "--size 64, now 72" in paint(album, output, *flags, "--size", 72, status=2).stderr
 
 

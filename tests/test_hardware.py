@@ -111,7 +111,7 @@ NEAR = 4  # grey levels, on average over a picture
 
 def test_a_painting_in_bfloat16_is_nearly_the_same(machine, photo, tmp_path, vgg_once):
     def paint(name):
-        flags = ("--size", 64, "--iterations", 6, "--weights", "hed", "--style", PAINTING)
+        flags = ("--size", 64, "--iterations", 6, "--style", PAINTING)
         told = run("style_transfer.py", photo, *flags, "--output", tmp_path / f"{name}.png")
         assert MACHINES[name][2] == (("convolutions",) if "mixed_bfloat16" in told.stderr else ())
         return pixels(tmp_path / f"{name}.png"), float(results(told.stdout)["loss"])
@@ -123,7 +123,7 @@ def test_a_painting_in_bfloat16_is_nearly_the_same(machine, photo, tmp_path, vgg
 
 def test_a_dream_in_bfloat16_is_nearly_the_same(machine, photo, tmp_path, vgg_once):
     def dream(name):
-        flags = ("--size", 64, "--octaves", 2, "--steps", 3, "--weights", "hed")
+        flags = ("--size", 64, "--octaves", 2, "--steps", 3)
         told = run("deepdream.py", photo, *flags, "--output", tmp_path / f"{name}.png")
         assert MACHINES[name][2] == (("convolutions",) if "mixed_bfloat16" in told.stderr else ())
         return pixels(tmp_path / f"{name}.png")
@@ -134,7 +134,7 @@ def test_a_dream_in_bfloat16_is_nearly_the_same(machine, photo, tmp_path, vgg_on
 
 def test_filters_in_bfloat16_are_nearly_the_same(machine, photo, tmp_path, vgg_once):
     def look(name):
-        flags = ("--images", photo, "--size", 64, "--channels", 3, "--weights", "hed", "--quiet")
+        flags = ("--images", photo, "--size", 64, "--channels", 3, "--quiet")
         told = run("visualize_filters.py", "block2_conv1", *flags, "--output", tmp_path / f"{name}.png")
         return float(results(told.stdout)["filter_3"].split()[1])
 
@@ -255,7 +255,7 @@ def test_a_painter_trains_and_paints_where_there_is_a_gpu(machine, pictures, tmp
 def test_a_photo_is_painted_and_dreamed_on_where_there_is_a_gpu(machine, photo, tmp_path, vgg_once):
     def work(name):
         painted, dreamed = tmp_path / f"{name}_painted.png", tmp_path / f"{name}_dreamed.png"
-        usual = ("--size", 64, "--weights", "hed", "--precision", "float32")
+        usual = ("--size", 64, "--precision", "float32")
         run("style_transfer.py", photo, "--style", PAINTING, "--iterations", 5, *usual, "--output", painted)
         run("deepdream.py", photo, "--octaves", 2, "--steps", 2, *usual, "--output", dreamed)
         return [pixels(painted), pixels(dreamed)]
@@ -267,7 +267,7 @@ def test_a_photo_is_painted_and_dreamed_on_where_there_is_a_gpu(machine, photo, 
 
 def test_a_gpu_takes_bfloat16_for_photos_and_says_so(machine, photo, tmp_path, vgg_once):
     machine("recent GPU")
-    flags = ("--style", PAINTING, "--size", 64, "--iterations", 2, "--weights", "hed")
+    flags = ("--style", PAINTING, "--size", 64, "--iterations", 2)
     told = run("style_transfer.py", photo, *flags, "--output", tmp_path / "a.png").stderr
     assert "device: 1 GPU, mixed_bfloat16" in told
 

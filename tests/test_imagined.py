@@ -197,7 +197,7 @@ def test_digits_are_dreamed_of_in_greys_and_known(tmp_path):
 
 
 THIRDS = slice(32), slice(32, 64), slice(64, 96)
-LAYER = ("--layers", "block3_conv1", "--weights", "hed", "--size", 48, "--steps", 30, "--precision", "float32")
+LAYER = ("--layers", "block3_conv1", "--size", 48, "--steps", 30, "--precision", "float32")
 
 
 def test_channels_layers_and_a_neuron_are_dreamed_of(vgg_once, tmp_path):

@@ -23,7 +23,7 @@ import train_style
 
 PAINTING = ROOT / "images/style/starry_night.jpg"
 OTHER = ROOT / "images/style/wave.jpg"
-QUICK = ("--weights", "hed", "--size", 128, "--precision", "float32", "--from-scratch")
+QUICK = ("--size", 128, "--precision", "float32", "--from-scratch")
 
 
 @pytest.fixture(autouse=True)
@@ -176,9 +176,9 @@ def test_a_training_lowers_the_loss_and_leaves_styles(two):
 
 def test_a_style_keeps_the_paintings_statistics(two, vgg):
     style = learned_styles.load_style(two / "wave")
-    teacher = style_training.Teacher(config.Learn(weights="hed"))
+    teacher = style_training.Teacher(config.Learn())
     painting = style_training.read_painting(OTHER, 128)
-    assert style.weights == "hed"
+    assert style.weights == "imagenet"
     for kept, found in zip(style.statistics, teacher.statistics(painting[None]), strict=True):
         for one, other in zip(kept, found, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3 * np.abs(other).max())
@@ -299,9 +299,10 @@ def test_each_option_changes_the_picture(two, photo, tmp_path):
     _, _, alike, more_wave, *_ = (np.abs(x - found[0]).mean() for x in found)
     assert 0 < more_wave < alike
     np.testing.assert_allclose(found[4], (found[0] + of_photo) / 2, atol=1.5)
-    chroma = [(x - imaging.luminance(x)).mean((0, 1)) for x in (*found, of_photo)]
-    for kept in (5, 6):
-        assert np.abs(chroma[kept] - chroma[-1]).max() < np.abs(chroma[0] - chroma[-1]).max()
+    # Pixel by pixel: a network that has hardly been taught may come near the photo's mean by chance.
+    chroma = [x - imaging.luminance(x) for x in (*found, of_photo)]
+    away = [np.abs(one - chroma[-1]).mean() for one in chroma]
+    assert away[5] < 0.2 * away[0] and away[6] < 0.9 * away[0]  # hues are the photo's own, or their mixture is
 
 
 def test_the_photos_own_size_and_strength_0_give_the_photo(two, photo, tmp_path):
@@ -409,7 +410,7 @@ def test_all_kernels_but_that_of_the_colours_go_by_muon(network):
 
 def test_the_photos_mean_colours_guide_a_training_most_at_first(vgg, tmp_path):
     assert [style_training.guidance_at(share) for share in (0, 0.25, 0.5, 1)] == [1, 0.5, 0.25, 0.25]
-    options = config.Learn(weights="hed", size=128, steps=10)
+    options = config.Learn(size=128, steps=10)
     photos = [np.asarray(Image.open(ROOT / "images/content/china.jpg").resize((96, 64)))]
     training = style_training.StyleTraining(tmp_path, [PAINTING], photos, None, options)
     photo, begun, noise = training.choose_piece(np.random.default_rng(0), training.lessons[0])
@@ -566,13 +567,13 @@ def test_styles_of_two_networks_are_not_mixed(two, tmp_path):
 def test_refining_takes_the_weights_that_the_styles_were_learned_with(two, photo, tmp_path):
     shutil.copytree(two, tmp_path / "both")
     meta = json.loads((tmp_path / "both/wave/meta.json").read_text())
-    (tmp_path / "both/wave/meta.json").write_text(json.dumps(meta | {"weights": "imagenet"}))
+    (tmp_path / "both/wave/meta.json").write_text(json.dumps(meta | {"weights": "mine.npz"}))
     command = ("style_transfer.py", photo, "--size", 64, "--output", tmp_path / "a.png")
     mixture = (*command, "--learned", tmp_path / "both/wave", tmp_path / "both/starry_night")
     run(*mixture)
     assert "they mix, but not with --refine" in run(*mixture, "--refine", 1, "--overwrite", status=2).stderr
     refined = (*command, "--learned", two / "wave", "--refine", 1, "--overwrite")
-    assert "--weights hed" in run(*refined, "--weights", "imagenet", status=2).stderr
+    assert "--weights imagenet" in run(*refined, "--weights", "mine.npz", status=2).stderr
 
 
 def test_what_is_learned_searched_for_or_refined_has_a_name_of_its_own():

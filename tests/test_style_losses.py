@@ -41,7 +41,7 @@ def test_the_losses_are_the_published_numbers():
 
 def style_loss(photo, *, task="style", picture=None, **options):
     """Return a studio, its targets for a photo (float32 H x W x 3), and the terms and gradient at a picture."""
-    usual = {"style": (str(PAINTING),), "weights": "hed", "quiet": True, "precision": "float32"}
+    usual = {"style": (str(PAINTING),), "quiet": True, "precision": "float32"}
     options = dataclasses.replace(config.STYLE_DEFAULTS[task], **usual | options)
     studio = style_search.open_studio(options)
     search = style_search.Search(studio, photo, None, options)
@@ -125,7 +125,7 @@ def test_the_loss_does_not_depend_on_the_scale_of_a_layer(kind, photo, vgg, monk
     found = []
     for network in (vgg, scaled_vgg):
         style_search.make_studio.cache_clear()
-        monkeypatch.setattr(networks, "load_vgg", lambda *_, network=network: (network, "hed"))
+        monkeypatch.setattr(networks, "load_vgg", lambda *_, network=network: (network, "imagenet"))
         few = {"content_layers": ("block3_conv1",), "style_layers": ("block2_conv1", "block3_conv1")}  # quickly traced
         found.append(style_loss(picture, picture=np.flip(picture, 1).copy(), task=kind, **few))
     (_, _, usual, gradient), (_, _, terms, of_scaled) = found

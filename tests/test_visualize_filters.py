@@ -36,7 +36,7 @@ def photos(tmp_path_factory):
 
 
 def look_at(layer, photos, result, *flags, status=0):
-    flags = ("--weights", "hed", "--size", 64, "--output", result, *flags)
+    flags = ("--size", 64, "--output", result, *flags)
     return run("visualize_filters.py", layer, "--images", photos, *flags, status=status)
 
 
@@ -55,7 +55,7 @@ def look_at(layer, photos, result, *flags, status=0):
     ],
 )
 def test_receptive_fields_of_vgg_are_those_of_arithmetic(layer, size, stride):
-    network = Deconvnet(*networks.load_network("vgg16", "hed")[:2], layer)
+    network = Deconvnet(*networks.load_network("vgg16")[:2], layer)
     assert (network.field.size, network.field.stride) == (size, stride)
 
 
@@ -151,7 +151,7 @@ def test_peaks_are_the_largest_and_apart():
 
 
 def test_a_field_beyond_the_edge_is_filled(photos):
-    network = Deconvnet(*networks.load_network("vgg16", "hed")[:2], "block3_conv1")
+    network = Deconvnet(*networks.load_network("vgg16")[:2], "block3_conv1")
     picture = np.full((32, 32, 3), 200, "float32")
     corner = network.cut(picture, Activation(1.0, 0, 0, 0, 0), 128)
     assert corner.shape == (24, 24, 3) and corner[0, 0, 0] == 128 and corner[-1, -1, 0] == 200
@@ -187,7 +187,7 @@ def test_a_filters_own_dreams_stand_beside_its_patches(photos, tmp_path):
 
 
 def test_a_dream_excites_its_filter_and_others_of_it_are_unlike_the_first():
-    model, preprocess, _ = networks.load_network("vgg16", "hed")
+    model, preprocess, _ = networks.load_network("vgg16")
     studio = filter_dreams.FilterStudio(Deconvnet(model, preprocess, "block2_conv1"), count=2)
     first, second = studio.dream(5, seed=0)
     assert first.shape == (64, 64, 3)
@@ -206,11 +206,12 @@ def test_a_dream_excites_its_filter_and_others_of_it_are_unlike_the_first():
 
 
 def test_the_most_excited_filters_are_chosen(photos, tmp_path):
-    chosen = look_at("block1_conv2", photos, tmp_path / "a.png", "--filters", 2).stdout
-    network = Deconvnet(*networks.load_network("vgg16", "hed")[:2], "block1_conv2")
+    chosen = look_at("block1_conv2", photos, tmp_path / "a.png", "--filters", 3).stdout
+    network = Deconvnet(*networks.load_network("vgg16")[:2], "block1_conv2")
     pictures, _ = visualize_filters.read_pictures(network.model, config.Filters(images=(str(photos),), size=64))
     strongest = np.max([network.see(picture).max((0, 1)) for picture in pictures], axis=0)
-    best = sorted(f"filter_{channel}" for channel in np.argsort(strongest)[-2:])
+    # Three: the second and the third are nearly alike, and the same number in bfloat16.
+    best = sorted(f"filter_{channel}" for channel in np.argsort(strongest)[-3:])
     assert sorted(name for name in results(chosen) if name.startswith("filter")) == best
 
 
@@ -250,7 +251,7 @@ def test_a_broken_picture_is_named_and_the_others_are_used(photos, tmp_path):
         (("block1_conv1", "--images", "images/content", "--size", 0), "--size"),
         (("block1_conv1", "--images", "images/content", "--output", "a.jpg"), ".png"),
         (("conv5", "--evolution", CLASSIFIER), "conv3"),
-        (("--evolution", CLASSIFIER, "--weights", "hed"), "--weights"),
+        (("--evolution", CLASSIFIER, "--weights", "imagenet"), "--weights"),
         (("--evolution", CLASSIFIER, "--convnet", "vgg16"), "--convnet"),
         (("--evolution", "images"), "images"),
         (("--evolution", "nothing"), "nothing"),
@@ -258,15 +259,14 @@ def test_a_broken_picture_is_named_and_the_others_are_used(photos, tmp_path):
 )
 def test_wrong_flags_are_one_line(flags, named, tmp_path):
     output = () if "--output" in flags else ("--output", tmp_path / "a.png")
-    weights = () if "--evolution" in flags else ("--weights", "hed")
-    assert named in run("visualize_filters.py", *flags, *weights, *output, status=2).stderr
+    assert named in run("visualize_filters.py", *flags, *output, status=2).stderr
 
 
 def test_mixed_precision_sees_nearly_the_same(photos):
     seen = []
     for precision in ("float32", "mixed_bfloat16"):
         hardware.use_precision(precision, "convolutions")
-        network = visualize_filters.Deconvnet(*networks.load_network("vgg16", "hed")[:2], "block2_conv1")
+        network = visualize_filters.Deconvnet(*networks.load_network("vgg16")[:2], "block2_conv1")
         seen.append(network.see(imaging.load_image(photos / "china.png")))
     assert 0 < np.abs(seen[0] - seen[1]).mean() < 0.05 * np.abs(seen[0]).mean()
 
