@@ -225,8 +225,6 @@ def recipe_of(options, free=()):
     named = {"guide": [options.guide] if options.guide else []}
     if classifier := naming.own_classifier(options.convnet):
         named["convnet"] = [classifier]
-    if options.weights not in (None, *recipes.SOURCES):
-        named["weights"] = [options.weights]
     options = dataclasses.replace(options, format=suffix_of(options))
     return recipes.recipe_of(SCRIPT, options, ("list_layers", *free), named)
 
@@ -371,8 +369,7 @@ def film(studio, photo, picture, result, options, alone):
 def shoot(studio, photo, picture, result, options, alone):
     """Make what is missing of a film's frames, and the film."""
     folder = result.with_name(f"{result.name}_frames")
-    recipe = recipes.with_weights(recipe_of(options, ("zoom", "fps", "format")), studio.source)
-    recipe["picture"] = zlib.crc32(picture.tobytes())
+    recipe = recipe_of(options, ("zoom", "fps", "format")) | {"picture": zlib.crc32(picture.tobytes())}
     done = films.frames_done(folder, recipe, options.zoom, replace=options.overwrite or not alone)
     frame = imaging.load_image(films.frame_path(folder, done)) if done else None
     forecast = studio.forecast([(options.zoom - done, 1)], options)

@@ -114,7 +114,7 @@ def frames_done(folder, recipe, most, replace):
     Those of another recipe are removed where they may be replaced. Raises InputError where they may not.
     """
     path = folder / RECIPE
-    if path.exists() and read_json(path) == recipe:
+    if path.exists() and not differences(read_json(path), recipe):
         done = 0
         while done < most and frame_path(folder, done + 1).exists():
             done += 1

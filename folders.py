@@ -31,7 +31,7 @@ from disk import check_writable, remove_leftovers, whole_file, write_json
 from errors import InputError, Interrupted, PartlyDone, describe
 from imaging import find_pictures, picture_endings, read_about, unread_pictures
 from progress import FolderForecast
-from recipes import RECIPE, SOURCES, differences, fingerprint, read_recipe, refuse_differences, with_weights
+from recipes import RECIPE, differences, fingerprint, read_recipe, refuse_differences
 
 cluster = lazy_import("cluster")
 hardware = lazy_import("hardware")
@@ -42,9 +42,9 @@ class Craft:
     """What a script, of that name, does with photos.
 
     `task(photo, result, options)` makes the picture of a photo: it writes the file `result`, and nothing after it, and
-    returns a dict of what to tell of it. `open_studio(options)` loads what all pictures share; its `source` says what
-    the network's weights are. `recipe_of(options)` says what shapes a picture, by way of recipe_of below, and
-    `options_of(words)` reads the options of another command line. Both raise InputError.
+    returns a dict of what to tell of it. `open_studio(options)` loads what all pictures share. `recipe_of(options)`
+    says what shapes a picture, by way of recipes.recipe_of, and `options_of(words)` reads the options of another
+    command line. All three raise InputError.
     """
 
     script: str
@@ -136,9 +136,9 @@ class Alone:
     def __init__(self, craft, options):
         self.craft, self.options = craft, options
 
-    def source(self):
-        """Return what the network's weights are, once what all jobs share is loaded."""
-        return self.craft.open_studio(self.options).source
+    def prepare(self):
+        """Load what all jobs share. Raises InputError."""
+        self.craft.open_studio(self.options)
 
     def work(self, jobs):
         """Do each job: yields (job, row)."""
@@ -153,7 +153,6 @@ class Together:
 
     def __init__(self, craft, options, crew):
         self.craft, self.options, self.crew = craft, dataclasses.replace(options, quiet=True), crew
-        self.weights = None
 
     @property
     def at_once(self):
@@ -162,11 +161,9 @@ class Together:
     def call(self, function, *arguments):
         return cluster.Call("folders", function, (pathlib.Path(self.craft.script).stem, *arguments))
 
-    def source(self):
-        source = self.crew.ask(self.call("source_of", self.craft.open_studio.__name__, self.options))
-        if source in SOURCES:
-            self.weights = source  # for all, whatever another machine would choose
-        return source
+    def prepare(self):
+        """Have one worker load what all jobs share. Raises InputError."""
+        self.crew.ask(self.call("prepare_there", self.craft.open_studio.__name__, self.options))
 
     def work(self, jobs):
         for job, row in self.crew.results((job, self.call_of(job)) for job in jobs):
@@ -175,8 +172,7 @@ class Together:
             yield job, row
 
     def call_of(self, job):
-        options = dataclasses.replace(job.way.options, quiet=True, weights=job.way.options.weights or self.weights)
-        way = dataclasses.replace(job.way, options=options)
+        way = dataclasses.replace(job.way, options=dataclasses.replace(job.way.options, quiet=True))
         seen = job.made_of() if job.photo.exists() else None
         return self.call("attempt_there", self.craft.task.__name__, dataclasses.replace(job, way=way), seen)
 
@@ -216,8 +212,8 @@ def unlike_what_was_seen(job, seen):
     return "it sees another photo of this name" if seen and job.made_of() != seen else None
 
 
-def source_of(script, open_studio, options):
-    return getattr(importlib.import_module(script), open_studio)(options).source
+def prepare_there(script, open_studio, options):
+    getattr(importlib.import_module(script), open_studio)(options)
 
 
 def attempt_there(script, task, job, seen):
@@ -257,21 +253,20 @@ def apply_to_folder(craft, photos, output, suffix, ways, options):
     """
     started, summary, recipe = time.time(), output / "summary.csv", craft.recipe_of(options)
     rows = read_summary(summary)
-    known = None if options.overwrite else refuse_another_recipe(output, rows, recipe, craft)
+    if not options.overwrite:
+        refuse_another_recipe(output, rows, recipe, craft)
     jobs = name_results(photos, ways, output, suffix, rows)
     todo = [job for job in jobs if options.overwrite or not is_done(job, rows, recipe, craft)]
     check_writable(summary)
     with contextlib.ExitStack() as stack:
         hands = stack.enter_context(hands_for(craft, todo, output, recipe, options)) if todo else None
         if todo:
-            recipe = with_weights(recipe, hands.source())
-            if not options.overwrite:
-                refuse_another_recipe(output, rows, recipe, craft)
+            hands.prepare()
         if not (options.quiet or options.overwrite):
             say_what_is_done(jobs, todo, rows, craft)
         mine = [RECIPE, summary.name, *(glob.escape(job.result.name) for job in todo)]
         remove_leftovers(output, mine, started)
-        begin(output, jobs, todo, rows, with_weights(recipe, known and known["weights"]), options.overwrite)
+        begin(output, jobs, todo, rows, recipe, options.overwrite)
         failed = work_through(hands, todo, summary, rows, options) if todo else 0
     if len(todo) < len(jobs):
         print(f"done before: {len(jobs) - len(todo)}")
@@ -421,27 +416,22 @@ def begin(output, jobs, todo, rows, recipe, overwrite):
 
 
 def refuse_another_recipe(output, rows, recipe, craft):
-    """Return the recipe by which the pictures in a folder were made, or None. Raises InputError where it is another.
+    """Raise InputError where the pictures in a folder were made by another recipe.
 
     Where it was not kept, what the pictures tell of themselves decides.
     """
     if record := read_recipe(output):
         refuse_differences(output, record, recipe)
-        return record
-    told = None
+        return
     for row in rows.values():
         result = output / pathlib.Path(row["result"]).name
         if row["status"] in DONE and result.exists():
             refuse_differences(result, told_recipe(result, craft), recipe)
-            told = told_recipe(result, craft) or told
-    return told
 
 
 def told_recipe(path, craft):
     """Return the recipe that a picture tells of itself, by the command that made it, or None."""
-    about = read_about(path)
-    recipe = recipe_of_command(about.get("command", ""), craft)
-    return recipe and with_weights(recipe, about.get("weights"))
+    return recipe_of_command(read_about(path).get("command", ""), craft)
 
 
 @functools.lru_cache(maxsize=16)  # one command made many pictures

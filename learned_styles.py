@@ -219,8 +219,6 @@ def mixed(styles, weights):
 class Easel:
     """A network, and the style that it paints in, of one or a mixture of several: [(name, weight), ...]."""
 
-    source = None  # no VGG is at work, whose weights a user could choose
-
     def __init__(self, styles):
         names, weights = zip(*styles)
         self.style = mixed([load_style(name) for name in names], weights)

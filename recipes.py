@@ -20,9 +20,11 @@ FREE = {"output", "overwrite", "quiet", "debug", "recursive", "gif", "workers", 
 def recipe_of(script, options, free=(), files=None):
     """Return what shapes a picture, as JSON has it: the script, and each option that is not `free`.
 
-    `files` lists, for each option that names files, which: they count by what is in them. The precision counts as it
-    was given: what auto comes to depends on the machine, and several may share a folder.
+    `files` lists, for each option that names files, which: they count by what is in them, as does a file of weights.
+    The precision counts as it was given: what auto comes to depends on the machine, and several may share a folder.
     """
+    if options.weights not in (None, "imagenet"):
+        files = {**(files or {}), "weights": [options.weights]}
     recipe = {"script": script}
     recipe |= {name: value for name, value in dataclasses.asdict(options).items() if name not in FREE.union(free)}
     return as_json(recipe | {name: [fingerprint(path) for path in paths] for name, paths in (files or {}).items()})
@@ -32,14 +34,6 @@ def fingerprint(path):
     """Return by what a file is known again: its name, for people, and a checksum."""
     with open(path, "rb") as file:
         return {"name": pathlib.Path(path).name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()[:16]}
-
-
-def with_weights(recipe, source):
-    """Put into a recipe which weights the network has, where the command left it open and they are no file."""
-    return recipe if recipe["weights"] or source not in SOURCES else recipe | {"weights": source}
-
-
-SOURCES = ("imagenet", "hed")
 
 
 def refuse_differences(path, record, recipe):
@@ -58,8 +52,9 @@ def differences(record, recipe):
     said = []
     for name in dict.fromkeys([*record, *recipe]):
         before, now = record.get(name), recipe.get(name)
-        unknown = name == "weights" and None in (before, now)
-        if not unknown and contents(before) != contents(now):
+        if name == "weights":  # left out, they are ImageNet's
+            before, now = before or "imagenet", now or "imagenet"
+        if contents(before) != contents(now):
             told = f"{flag_of(name)} {spelled(before)}, now {spelled(now)}"
             said.append(told if spelled(before) != spelled(now) else f"{flag_of(name)} {spelled(now)} has changed")
     return said

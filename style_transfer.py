@@ -221,8 +221,6 @@ def recipe_of(options):
     named = {} if options.each else {"style": imaging.find_paintings(options.style)}
     if options.init not in BEGINNINGS:
         named["init"] = [options.init]
-    if options.weights not in (None, *recipes.SOURCES):
-        named["weights"] = [options.weights]
     recipe = recipes.recipe_of(SCRIPT, options, ("compare", "plot", "save_every", "each"), named)
     if options.style_loss == "covariance" and options.content_layers and (not options.learned or options.refine):
         recipe["content_loss"] = "what is missing"  # it was all that differs, once
@@ -327,7 +325,7 @@ def open_studio(options):
     weights = open_easel(options).style.weights
     if weights is None:
         raise errors.InputError("these styles were learned with different --weights: they mix, but not with --refine")
-    if options.weights not in (None, weights) and {options.weights, weights} & {*recipes.SOURCES}:
+    if options.weights not in (None, weights) and "imagenet" in (options.weights, weights):
         raise errors.InputError(f"--refine takes the weights that this style was learned with: --weights {weights}")
     try:
         return style_search.open_studio(dataclasses.replace(options, weights=options.weights or weights))

@@ -387,6 +387,30 @@ def test_a_changed_photo_is_painted_anew(album, tmp_path):
     assert "done before: 3\n" in paint(album, output).stdout
 
 
+@pytest.mark.parametrize("flags", [((), ("--weights", "imagenet")), (("--weights", "imagenet"), ())])
+def test_imagenets_weights_are_the_same_named_or_not(flags, album, weight_files, tmp_path):
+    output, mine = tmp_path / "styled", ("--weights", weight_files / "vgg.npz")
+    paint(album, output, *flags[0])
+    (album / "c.jpg").rename(album / "d.jpg")
+    assert "--weights" in paint(album, output, *mine, status=2).stderr
+    assert "done before: 2\n" in paint(album, output, *flags[1]).stdout
+    paint(album, output, *mine, "--overwrite")
+    assert "--weights vgg.npz, now imagenet" in paint(album, output, *flags[0], status=2).stderr
+
+
+@pytest.mark.parametrize("weights", [None, "imagenet"])
+def test_a_folder_of_a_former_version_goes_on_where_its_weights_were_imagenets(weights, album, tmp_path):
+    output = tmp_path / "styled"
+    paint(album, output)
+    change_recipe(output, weights=weights)
+    assert "done before: 3\n" in paint(album, output).stdout
+
+
+def change_recipe(folder, **changes):
+    recipe = json.loads((folder / "recipe.json").read_text())
+    (folder / "recipe.json").write_text(json.dumps(recipe | changes))
+
+
 def test_a_folder_from_before_there_was_a_choice_of_losses_goes_on_with_the_loss_of_then(album, tmp_path):
     output = tmp_path / "styled"
     gram = ("--style-loss", "gram")
@@ -441,7 +465,6 @@ def test_of_an_old_folder_what_the_pictures_tell_decides(kind, album, tmp_path):
     assert "done before: 3\n" in again.stdout and "tell nothing" not in again.stderr
     assert times(output) == before
     assert rows_of(output)["a.jpg"]["photo_bytes"] and rows_of(output)["broken.jpg"]["status"] == "failed"
-    assert json.loads((output / "recipe.json").read_text())["weights"] == "imagenet"
     assert "--size 64, now 72" in paint(album, output, *flags, "--size", 72, status=2).stderr
 
 
