@@ -35,7 +35,7 @@ import threading
 import typing
 
 import naming
-from config import PathName
+from config import FORMER_WEIGHTS, PathName
 from errors import InputError, Interrupted, describe
 
 
@@ -136,6 +136,8 @@ def collect(options, arguments, base=None):
     names = {item.name for item in dataclasses.fields(options)}
     given = {name: value for name, value in vars(arguments).items() if name in names}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    if given.get("weights") == FORMER_WEIGHTS:
+        raise InputError(f"--weights {FORMER_WEIGHTS} is gone; leave it out: pictures now come from ImageNet's own")
     made = dataclasses.replace(base or options(), **given)
     for item in dataclasses.fields(made):
         value, allowed = getattr(made, item.name), item.metadata["range"]

@@ -9,6 +9,7 @@ import dataclasses
 import math
 import typing
 
+FORMER_WEIGHTS = "hed"  # of another VGG16, once the fallback for ImageNet's: old pictures, recipes and styles name them
 PathName = typing.NewType("PathName", str)  # the type of an option that is a path, or may be one
 
 

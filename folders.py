@@ -431,7 +431,10 @@ def refuse_another_recipe(output, rows, recipe, craft):
 
 def told_recipe(path, craft):
     """Return the recipe that a picture tells of itself, by the command that made it, or None."""
-    return recipe_of_command(read_about(path).get("command", ""), craft)
+    about = read_about(path)
+    if about.get("weights") == config.FORMER_WEIGHTS:
+        return {"script": craft.script, "weights": config.FORMER_WEIGHTS}  # the rest of its command says no more
+    return recipe_of_command(about.get("command", ""), craft)
 
 
 @functools.lru_cache(maxsize=16)  # one command made many pictures

@@ -8,6 +8,7 @@ import hashlib
 import pathlib
 
 from command_line import flag_of
+from config import FORMER_WEIGHTS
 from disk import as_json, read_json
 from errors import InputError, describe
 
@@ -49,6 +50,8 @@ def differences(record, recipe):
     """Say in what a recipe differs from the one that was kept: a list of texts."""
     if record["script"] != recipe["script"]:
         return [f"by {record['script']}, now {recipe['script']}"]
+    if record["weights"] == FORMER_WEIGHTS:
+        return [f"with the weights {FORMER_WEIGHTS}, which are no longer supported, now with ImageNet's own"]
     said = []
     for name in dict.fromkeys([*record, *recipe]):
         before, now = record.get(name), recipe.get(name)

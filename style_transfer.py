@@ -323,6 +323,11 @@ def open_studio(options):
     if not options.learned:
         return style_search.open_studio(options)
     weights = open_easel(options).style.weights
+    if weights == config.FORMER_WEIGHTS:
+        raise errors.InputError(
+            f"this style was taught with the weights {weights}, which are no longer supported; without --refine it "
+            "still paints, and train_style.py teaches it anew"
+        )
     if weights is None:
         raise errors.InputError("these styles were learned with different --weights: they mix, but not with --refine")
     if options.weights not in (None, weights) and "imagenet" in (options.weights, weights):

@@ -20,6 +20,7 @@ import config
 import deepdream
 import disk
 import dreaming
+import errors
 import films
 import imaging
 import model_files
@@ -397,6 +398,18 @@ def test_a_film_that_was_killed_goes_on_and_is_the_same(photo, tmp_path):
     assert 3 <= int(printed["frames_done_before"]) < 12 and printed["frames"] == "12"
     run("deepdream.py", *flags, "--output", tmp_path / "whole.gif")
     assert (tmp_path / "killed.gif").read_bytes() == (tmp_path / "whole.gif").read_bytes()
+
+
+@pytest.mark.parametrize("weights", [None, "imagenet", "hed"])
+def test_frames_of_a_former_version_serve_where_its_weights_were_imagenets(weights, tmp_path):
+    recipe = {"script": "deepdream.py", "size": 64, "weights": None}
+    disk.write_json(tmp_path / "recipe.json", recipe | {"weights": weights})
+    (tmp_path / "00001.png").touch()
+    if weights == "hed":
+        with pytest.raises(errors.InputError, match="with the weights hed, which are no longer supported.*--overwrite"):
+            films.frames_done(tmp_path, recipe, 5, replace=False)
+    else:
+        assert films.frames_done(tmp_path, recipe, 5, replace=False) == 1
 
 
 @pytest.mark.slow

@@ -406,6 +406,28 @@ def test_a_folder_of_a_former_version_goes_on_where_its_weights_were_imagenets(w
     assert "done before: 3\n" in paint(album, output).stdout
 
 
+def test_a_folder_of_the_weights_of_former_versions_is_refused_in_a_line_that_says_so(album, tmp_path):
+    output = tmp_path / "styled"
+    paint(album, output)
+    change_recipe(output, weights="hed", size=65)
+    before = times(output)
+    told = paint(album, output, status=2).stderr
+    assert "with the weights hed, which are no longer supported" in told and "--size" not in told
+    assert "--overwrite" in told and "--output" in told and times(output) == before
+    paint(album, output, "--overwrite")
+    assert "done before: 3\n" in paint(album, output).stdout
+
+
+@pytest.mark.parametrize("flags", ["", " --weights hed"])
+def test_a_picture_that_tells_of_the_weights_of_former_versions_is_not_taken_for_done(flags, album, tmp_path):
+    output = tmp_path / "styled"
+    output.mkdir()
+    about = {"command": f"python style_transfer.py album --style {PAINTING}{flags}", "weights": "hed"}
+    imaging.save_png(output / "a.png", np.zeros((9, 9), "uint8"), provenance.of_result(0) | about)
+    assert "with the weights hed, which are no longer supported" in paint(album, output, status=2).stderr
+    paint(album, output, "--overwrite")
+
+
 def change_recipe(folder, **changes):
     recipe = json.loads((folder / "recipe.json").read_text())
     (folder / "recipe.json").write_text(json.dumps(recipe | changes))

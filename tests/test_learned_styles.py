@@ -576,6 +576,13 @@ def test_refining_takes_the_weights_that_the_styles_were_learned_with(two, photo
     assert "--weights imagenet" in run(*refined, "--weights", "mine.npz", status=2).stderr
 
 
+def test_a_style_of_the_weights_of_former_versions_paints_and_is_not_refined(taught, photo, tmp_path):
+    command = ("style_transfer.py", photo, "--learned", taught("hed"), "--size", 64, "--output", tmp_path / "a.png")
+    run(*command)
+    told = run(*command, "--refine", 1, "--overwrite", status=2).stderr
+    assert "taught with the weights hed" in told and "train_style.py teaches it anew" in told
+
+
 def test_what_is_learned_searched_for_or_refined_has_a_name_of_its_own():
     photo, ways = pathlib.Path("china.jpg"), (("--style", OTHER), ("--learned", "wave"), ("--learned", "wave=2"))
     ways += (("--learned", "wave", "scream", "--refine", 3),)

@@ -9,7 +9,7 @@ import urllib.request
 
 import numpy as np
 import pytest
-from conftest import LOAD_VGG, ROOT, environment, run_process
+from conftest import LOAD_VGG, ROOT, environment, run, run_process
 
 import errors
 import hardware
@@ -174,6 +174,12 @@ def test_weights_come_from_three_kinds_of_files(name, weight_files, vgg):
     assert source.endswith(name)
     for ours, theirs in zip(model.get_weights(), vgg.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("flags", [(), ("--list-layers",)])
+def test_the_weights_of_former_versions_are_gone(flags, tmp_path):
+    told = run("deepdream.py", "noise", "--weights", "hed", *flags, "--output", tmp_path / "a.png", status=2).stderr
+    assert "--weights hed is gone" in told and "ImageNet's own" in told and "leave it out" in told
 
 
 def test_only_convolutions_of_three_by_three_are_read(tmp_path):
