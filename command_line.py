@@ -141,9 +141,10 @@ def collect(options, arguments, base=None):
     made = dataclasses.replace(base or options(), **given)
     for item in dataclasses.fields(made):
         value, allowed = getattr(made, item.name), item.metadata["range"]
-        if allowed and value is not None and value not in allowed:
-            finite = "" if abs(value) < math.inf else "a finite number, "
-            raise InputError(f"{flag_of(item.name)} must be {finite}{allowed}")
+        for number in value if isinstance(value, tuple) else (value,):
+            if allowed and number is not None and number not in allowed:
+                finite = "" if abs(number) < math.inf else "a finite number, "
+                raise InputError(f"{flag_of(item.name)} must be {finite}{allowed}")
     return made
 
 

@@ -293,10 +293,7 @@ class Photos(Common):
 
 
 VGG_LEAST_SIDE = 32  # pixels of a picture; the fifth block of VGG sees two by two places of it
-PIXELS = "pixels"  # the layer that is the picture itself, in 0..1
-GRAM_LAYERS = {"block1_conv1": 2.0, "block2_conv1": 2.0, "block3_conv1": 1.0, "block4_conv1": 1.0, "block5_conv1": 0.2}
-PUBLISHED_LAYERS = {layer: 50.0 if layer == "block3_conv1" else 10.0 for layer in GRAM_LAYERS}
-STYLE_LAYERS = {PIXELS: 2.0, **dict.fromkeys(GRAM_LAYERS, 1.0)}
+STYLE_LAYERS = tuple(f"block{block}_conv1" for block in range(1, 6))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -327,14 +324,13 @@ class Style(Photos):
     layer: str | None = option(
         None, "without --style: reconstruct the photo from this layer's features alone, and keep its contrast usual"
     )
-    pooling: str = option(
-        "average",
-        "between the blocks of VGG take the maximum, or the average, times 1.6: then activations are about as large as "
-        "with the maximum",
-        choices=("max", "average"),
-    )
     convnet: str = option("vgg16", "network whose features are compared", choices=("vgg16", "vgg19"))
-    iterations: int = option(100, "steps of the optimizer at each size", least=1)
+    iterations: tuple[int, ...] = option(
+        (100, 60, 30),
+        "steps of the optimizer at each size, from the smallest on; the last number is for all larger sizes, too",
+        metavar="STEPS",
+        least=1,
+    )
     optimizer: str = option("lbfgs", "L-BFGS or Adam", choices=("lbfgs", "adam"))
     learning_rate: float = option(5.0, "Adam's step, of pixels from 0 to 255", above=0)
     init: PathName = option(
@@ -351,27 +347,17 @@ class Style(Photos):
     )
     content_layers: tuple[str, ...] = several(("block4_conv2",), "layers that keep the content", "LAYER")
     style_layers: tuple[str, ...] = several(
-        tuple(STYLE_LAYERS),
-        "layers whose statistics are the style; pixels is the picture itself: its colours and edges",
+        STYLE_LAYERS,
+        "layers whose statistics are the style",
         "LAYER",
     )
     layer_weights: tuple[float, ...] = several(
         (),
-        "weight of each style layer, or one for all (default: 2 for the pixels and 1 for others; with "
-        "--style-loss gram 2 2 1 1 0.2)",
+        "weight of each style layer, or one for all (default: 1; with --published-losses 10 10 50 10 10)",
         "WEIGHT",
     )
     content_weight: float = option(
-        0.4,
-        "weight of the content loss: how much of the photo the content layers lack; at half the size it counts twice, "
-        "unless with --style-loss gram",
-        least=0,
-    )
-    style_loss: str = option(
-        "covariance",
-        "what of the style layers is compared with the painting's: the covariance and the mean of the features, or "
-        "their Gram matrices, as in 2016",
-        choices=("covariance", "gram"),
+        2.0, "weight of the content loss: how much of the photo the content layers lack", least=0
     )
     style_weight: float = option(1.0, "weight of the style loss: how unlike the painting the style layers are", least=0)
     tv_weight: float = option(4.0, "weight of the tv loss, the total variation; more is smoother", least=0)
@@ -385,22 +371,18 @@ class Style(Photos):
     )
     published_losses: bool = option(
         False,
-        "content and style loss as Gatys, Ecker and Bethge (2016) wrote them, sums whose weights depend on the size; "
-        "--layer-weights are then 10 10 50 10 10 by default",
+        "content and style loss as Gatys, Ecker and Bethge (2016) wrote them: sums whose weights depend on the size",
     )
     save_every: int | None = option(None, "also keep the picture after every so many steps", metavar="STEPS", least=1)
     compare: bool = option(False, "also write a sheet of photo, paintings and result")
     plot: bool = option(False, "also plot each loss over time")
 
 
-GRAM = Style(style_loss="gram", style_layers=tuple(GRAM_LAYERS), content_weight=0.03, tv_weight=2.0)
 STYLE_DEFAULTS = {
     "style": Style(),
-    "gram": GRAM,
-    "published": dataclasses.replace(GRAM, pooling="max", content_weight=500.0, tv_weight=200.0),
-    "texture": Style(content_layers=(), init="noise"),
-    "gram texture": dataclasses.replace(GRAM, content_layers=(), init="noise"),
-    "layer": dataclasses.replace(GRAM, content_weight=1.0, tv_weight=4.0, init="noise"),
+    "published": Style(published_losses=True, content_weight=500.0, tv_weight=200.0, iterations=(100,)),
+    "texture": Style(content_layers=(), init="noise", iterations=(100,)),
+    "layer": Style(content_weight=1.0, init="noise", iterations=(100,)),
     "learned": Style(),
     "refined": Style(),
 }

@@ -20,7 +20,6 @@ import disk
 import imaging
 import naming
 import painting_network
-import style_losses
 from errors import InputError
 
 # --- Styles on disk ----------------------------------------------------------------------------
@@ -122,10 +121,9 @@ def save_style(folder, style, meta):
 
 def statistics_shapes():
     """List the shapes of a painting's statistics, layer by layer, as style_losses.statistics returns them."""
-    channels = {config.PIXELS: 3, "block1": 64, "block2": 128, "block3": 256, "block4": 512, "block5": 512}
+    channels = {"block1": 64, "block2": 128, "block3": 256, "block4": 512, "block5": 512}
     counts = [channels[layer.partition("_")[0]] for layer in config.STYLE_LAYERS]
-    edges = {3: [(9, 9)] * style_losses.EDGE_SIZES}
-    return [[(count, count), (1, count), *edges.get(count, [])] for count in counts]
+    return [[(count, count), (1, count)] for count in counts]
 
 
 def packed(statistics):

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import fft, optimize
 
 
-def minimize_lbfgs(evaluate, start, options, accept):
+def minimize_lbfgs(evaluate, start, steps, accept):
     """Minimise with SciPy's L-BFGS, in cosine waves instead of pixels.
 
     Long waves are weighted more, since the loss is less curved along them. The weights also make the first step, which
@@ -39,15 +39,15 @@ def minimize_lbfgs(evaluate, start, options, accept):
         jac=True,
         method="L-BFGS-B",
         callback=lambda x: accept(picture_of(x)),
-        options={"maxiter": options.iterations, "maxfun": 100 * options.iterations, "maxcor": 20, "ftol": 0, "gtol": 0},
+        options={"maxiter": steps, "maxfun": 100 * steps, "maxcor": 20, "ftol": 0, "gtol": 0},
     )
 
 
-def minimize_adam(evaluate, start, options, accept):
+def minimize_adam(evaluate, start, steps, accept, learning_rate):
     """Minimise with Adam (Kingma & Ba 2015)."""
     picture = keras.Variable(start)
-    optimizer = keras.optimizers.Adam(options.learning_rate)
-    for _ in range(options.iterations):
+    optimizer = keras.optimizers.Adam(learning_rate)
+    for _ in range(steps):
         evaluated = picture.numpy()
         _, gradient = evaluate(evaluated)
         accept(evaluated)

@@ -121,13 +121,10 @@ def layer_names(convnet):
     return [f"block{b}_{kind}" for b, count in blocks for kind in [*(f"conv{i + 1}" for i in range(count)), "pool"]]
 
 
-def check_layers(layers, convnet, also=()):
-    """Raise InputError where a VGG lacks one of the layers; of other networks that is known once they are loaded.
-
-    What may be named besides is in `also`.
-    """
+def check_layers(layers, convnet):
+    """Raise InputError where a VGG lacks one of the layers; of other networks that is known once they are loaded."""
     if (name := plain(str(convnet))) in CONVOLUTIONS:
-        check_names(layers, [*also, *layer_names(name)], convnet)
+        check_names(layers, layer_names(name), convnet)
 
 
 def parse_layers(layers):

@@ -80,7 +80,7 @@ def spelled(value):
 
 # What recipes did not tell before there was a choice.
 UNTOLD = {
-    "style_transfer.py": {"style_loss": "gram", "strength": 1.0, "refine": 0},
+    "style_transfer.py": {"strength": 1.0, "refine": 0},
     "deepdream.py": {"canvas": "pixels"},
 }
 

@@ -78,8 +78,7 @@ class Search:
         self.mixture = mixture or studio.mixture(options)
         self.paintings = [adapt(painting, photo, options.keep_colors) for painting in self.mixture.paintings]
         self.has_style = bool(self.paintings or mixture)
-        recolors = options.style_loss == "covariance" and config.PIXELS in options.style_layers
-        wanted = recolors and options.style_weight and self.has_style
+        wanted = options.style_weight and self.has_style and not options.published_losses
         self.colors = self.mixture.colors(self.paintings) if wanted else None
         # In a painting's few colours a face and what is behind it may look alike: content is what the photo shows.
         self.content = imaging.luminance(photo) if options.keep_colors == "luminance" else photo
@@ -96,14 +95,15 @@ class Search:
 
     def run(self):
         """Go through all scales."""
-        sizes, iterations = self.sizes(), self.options.iterations
-        total = iterations * len(sizes)
+        sizes = self.sizes()
+        steps = steps_at(len(sizes), self.options.iterations)
         disable = True if self.options.quiet else None
-        pixels = [(iterations, width * height) for width, height in sizes]
+        pixels = [(count, width * height) for count, (width, height) in zip(steps, sizes)]
         self.forecast = self.studio.forecast(pixels, self.options.quiet)
-        with tqdm.tqdm(total=total, unit="step", leave=False, disable=disable) as self.bar:
-            for width, height in sizes:
-                self.descend(self.start(width, height), self.targets(width, height))
+        self.between_frames = max(1, max(steps) // 20)
+        with tqdm.tqdm(total=sum(steps), unit="step", leave=False, disable=disable) as self.bar:
+            for count, (width, height) in zip(steps, sizes):
+                self.descend(self.start(width, height), self.targets(width, height), count)
 
     def sizes(self):
         """List the (width, height) of each scale, coarse to fine."""
@@ -145,21 +145,16 @@ class Search:
             targets["content"] = self.studio.content(
                 with_margin(imaging.resize_picture(self.content, width, height), self.margin)[None]
             )
-            targets["content_weight"] = self.content_weight(max(width, height))
         if self.has_style:
             same = self.options.keep_colors is None
             targets["style"] = self.mixture.style(self.paintings, max(width, height), remember=same)
         return targets
 
-    def content_weight(self, longest):
-        """Return the weight of the content at a scale: more at coarse ones, where a stroke may be as wide as a face."""
-        weight = self.options.content_weight
-        if self.options.style_loss == "covariance":
-            weight *= max(self.content.shape) / longest
-        return np.float32(weight)
+    def descend(self, start, targets, count):
+        """Minimise the loss at one scale in `count` steps, among the colours that the paintings' mix to.
 
-    def descend(self, start, targets):
-        """Minimise the loss at one scale, among the colours that the paintings' mix to: after greys, among greys."""
+        After a painting in greys it is among greys.
+        """
         height, width = start.shape[:2]
         if self.colors is None:
             mean, span = np.zeros(3, "float32"), np.eye(3, dtype="float32")
@@ -178,11 +173,13 @@ class Search:
                 raise Diverged(f"the loss was no number any more at step {len(self.history) + 1}; try lower weights")
             return self.terms["total"], gradient @ span
 
-        minimize = {"lbfgs": minimizers.minimize_lbfgs, "adam": minimizers.minimize_adam}[self.options.optimizer]
+        minimize = minimizers.minimize_lbfgs
+        if self.options.optimizer == "adam":
+            minimize = functools.partial(minimizers.minimize_adam, learning_rate=self.options.learning_rate)
         start = with_margin(start, self.margin)
         rows, columns = (slice(self.margin, self.margin + side) for side in (height, width))
         steps = len(self.history)
-        minimize(evaluate, start, self.options, lambda picture: self.accept(in_span(picture)[rows, columns]))
+        minimize(evaluate, start, count, lambda picture: self.accept(in_span(picture)[rows, columns]))
         if len(self.history) == steps:  # there was nothing to improve
             self.accept(in_span(start)[rows, columns])
         self.steps.append(len(self.history) - steps)
@@ -195,7 +192,7 @@ class Search:
         self.forecast.step(picture.shape[0] * picture.shape[1])
         self.bar.set_postfix(loss=f"{self.terms['total']:.4g}", refresh=False)
         step, options = len(self.history), self.options
-        if options.gif and (step - 1) % max(1, options.iterations // 20) == 0:
+        if options.gif and (step - 1) % self.between_frames == 0:
             self.frames.append(films.small(self.finished()))
         if options.save_every and step % options.save_every == 0:
             path = self.result.with_name(f"{self.result.stem}__step{step:05}.png")
@@ -209,6 +206,11 @@ class Search:
                 imaging.with_colors_of(self.picture, imaging.resize_picture(self.photo, width, height))
             )
         return imaging.to_pixels(self.picture)
+
+
+def steps_at(sizes, iterations):
+    """List the steps at each of so many sizes: the last of `iterations` is for all further ones."""
+    return [*iterations, *[iterations[-1]] * sizes][:sizes]
 
 
 def check_memory(width, height):
@@ -230,7 +232,7 @@ class Refinement(Search):
 
     def __init__(self, studio, photo, easel, result, options):
         self.wanted = options
-        steps = {"iterations": options.refine, "scales": 1, "keep_colors": None}
+        steps = {"iterations": (options.refine,), "scales": 1, "keep_colors": None}
         super().__init__(studio, photo, result, dataclasses.replace(options, **steps), mixture=easel.style)
         self.beginning = easel.paint(photo)
 
@@ -274,7 +276,7 @@ class Studio:
         if not options.quiet:
             print(f"device: {device}; {options.convnet} with the weights {self.source}", file=sys.stderr)
         content_layers = [options.layer] if options.layer else options.content_layers
-        extractor = functools.partial(vision.feature_extractor, model, pooling=options.pooling)
+        extractor = functools.partial(vision.feature_extractor, model)
         self.content = vision.for_any_size(extractor(content_layers)) if content_layers else None
         if options.layer:
             loss = style_losses.reconstruction_loss(extractor(content_layers), options)

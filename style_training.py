@@ -141,7 +141,7 @@ class Teacher:
     def __init__(self, options):
         loss = dataclasses.replace(config.Style(), content_weight=options.content_weight)
         model, self.source = networks.load_vgg("vgg16", options.weights)
-        extractor = functools.partial(vision.feature_extractor, model, pooling=loss.pooling)
+        extractor = functools.partial(vision.feature_extractor, model)
         self.content = vision.for_any_size(extractor(loss.content_layers))
         self.statistics = vision.for_any_size(style_losses.statistics_of(extractor(loss.style_layers), loss))
         everything = extractor([*loss.content_layers, *loss.style_layers])
@@ -162,7 +162,7 @@ class Teacher:
             found.append(losses)
             return losses[0], gradient
 
-        minimizers.minimize_lbfgs(evaluate, begun, config.Style(iterations=SEARCHED), accept=lambda picture: None)
+        minimizers.minimize_lbfgs(evaluate, begun, SEARCHED, accept=lambda picture: None)
         return min(found)
 
 

@@ -43,16 +43,16 @@ def parse_arguments(words=None):
     parser.add_argument(
         "content", nargs="?", type=pathlib.Path, help="a photo or a folder of them; left out: texture synthesis"
     )
-    variants = {"--style-loss gram": "gram", "--published-losses": "published", "--layer": "layer"}
+    variants = {"--published-losses": "published", "--layer": "layer"}
     variants = {flag: config.STYLE_DEFAULTS[task] for flag, task in variants.items()}
     command_line.add_options(parser, config.Style, variants=variants)
     return parser.parse_args(words)
 
 
 PHOTO_ONLY = ("content_layers", "content_weight", "keep_colors", "published_losses", "each")
-STYLE_ONLY = ("style_layers", "style_loss", "layer_weights", "style_weight", "style_scale", "style_weights", "each")
+STYLE_ONLY = ("style_layers", "layer_weights", "style_weight", "style_scale", "style_weights", "each")
 SETTLED = (
-    *("layer", "pooling", "convnet", "iterations", "init", "scales", "style_layers", "style_loss", "style_scale"),
+    *("layer", "convnet", "iterations", "init", "scales", "style_layers", "style_scale"),
     *("style_weights", "published_losses", "each"),
 )
 SEARCH_ONLY = (
@@ -67,7 +67,6 @@ WITHOUT_USE = {
     },
     "refined": {"with --learned: what was learned settles it, and --refine tells the steps": SETTLED},
     "texture": {"without a photo and a painting": PHOTO_ONLY},
-    "gram texture": {"without a photo and a painting": PHOTO_ONLY},
     "layer": {
         "without a photo and a painting": ("content_layers", "published_losses", "keep_colors", *STYLE_ONLY),
     },
@@ -123,12 +122,9 @@ def which_task(arguments):
             "give a painting with --style, a learned style with --learned, or a layer to reconstruct the photo from "
             "with --layer"
         )
-    gram = getattr(arguments, "style_loss", None) == "gram"
     if content is None:
-        return "gram texture" if gram else "texture"
-    if hasattr(arguments, "published_losses"):
-        return "published"
-    return "gram" if gram else "style"
+        return "texture"
+    return "published" if hasattr(arguments, "published_losses") else "style"
 
 
 def check(options, task):
@@ -142,7 +138,7 @@ def check(options, task):
     if (task, options.init) == ("layer", "style") or ("texture" in task and options.init == "content"):
         raise errors.InputError(f"there is nothing to begin with: --init {options.init}")
     naming.check_layers([*options.content_layers, *([options.layer] if options.layer else [])], options.convnet)
-    naming.check_layers(options.style_layers, options.convnet, also=[config.PIXELS])
+    naming.check_layers(options.style_layers, options.convnet)
     for name, counted, what in (
         ("style_weights", imaging.find_paintings(options.style), "painting"),
         ("layer_weights", options.style_layers, "style layer"),
@@ -154,8 +150,6 @@ def check(options, task):
             )
         if weights and not (all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0):
             raise errors.InputError(f"{flag} must be 0 or above, and not all 0")
-    if options.published_losses and options.style_loss != "gram":
-        raise errors.InputError("--published-losses compares Gram matrices: it takes no other --style-loss")
     if options.each and options.style_weights:
         raise errors.InputError("--style-weights mixes paintings, and --each paints after each alone: not both")
     if options.init not in BEGINNINGS and not pathlib.Path(options.init).is_file():
@@ -222,8 +216,6 @@ def recipe_of(options):
     if options.init not in BEGINNINGS:
         named["init"] = [options.init]
     recipe = recipes.recipe_of(SCRIPT, options, ("compare", "plot", "save_every", "each"), named)
-    if options.style_loss == "covariance" and options.content_layers and (not options.learned or options.refine):
-        recipe["content_loss"] = "what is missing"  # it was all that differs, once
     for place, (name, weight) in enumerate(map(naming.weighted, options.learned)):
         recipe["learned"][place] = {"name": name, "sha256": f"{learned_styles.load_style(name).checksum} {weight}"}
     return recipe | ({"style": "--each, one by one"} if options.each else {})

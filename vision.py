@@ -13,31 +13,26 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from config import PIXELS
 from errors import InputError
 from winograd import FrozenConvolution
 
 # --- Features ----------------------------------------------------------------------------------
 
-AVERAGE_POOLING = 1.6  # times this, averages of photos' activations are about as large as their maxima
 VGG_MEAN = (103.939, 116.779, 123.68)  # of blue, green and red
 
 
-def feature_extractor(model, layers, pooling="max"):
+def feature_extractor(model, layers):
     """Return f(picture, tensor 1 x H x W x 3 in 0..255) -> [features 1 x h x w x C, float32, of each of VGG's layers].
 
-    A layer may be PIXELS, too. `pooling` is max or average, which is scaled so that activations stay as large (Gatys
-    et al. 2015). In float32 on a processor, convolutions are Winograd's.
+    In float32 on a processor, convolutions are Winograd's.
     """
-    last = max(0 if name == PIXELS else model.layers.index(model.get_layer(name)) for name in layers)
+    last = max(model.layers.index(model.get_layer(name)) for name in layers)
     wanted = model.layers[1 : last + 1]
     fast = winograd_pays()
     steps = [(layer.name, FrozenConvolution.of(layer) if fast and is_wide(layer) else layer) for layer in wanted]
-    if pooling == "average":
-        steps = [(name, average_pooling if name.endswith("pool") else step) for name, step in steps]
 
     def features(picture):
-        found = {PIXELS: picture / 255}
+        found = {}
         x = ops.flip(picture, axis=3) - VGG_MEAN  # as Keras's preprocess_input, whose gradient is slow
         for name, step in steps:
             x = step(x)
@@ -45,11 +40,6 @@ def feature_extractor(model, layers, pooling="max"):
         return [found[name] for name in layers]
 
     return features
-
-
-def average_pooling(x):
-    """Halve the sides of features 1 x h x w x C, scaled as feature_extractor says."""
-    return AVERAGE_POOLING * ops.average_pool(x, 2)
 
 
 def winograd_pays():

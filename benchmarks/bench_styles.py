@@ -128,11 +128,10 @@ def torch_loss(best=False, bfloat16=False, **more):
     import torch
 
     import config
-    import vision
 
     _, _, begun, targets = prepared(**{"precision": "float32"} | more)
     options = config.Style()
-    names, network = torch_vgg("block5_conv1", pooling=vision.AVERAGE_POOLING)
+    names, network = torch_vgg("block5_conv1")
     mean = torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1)
     picture = torch.from_numpy(begun.transpose(2, 0, 1)[None].copy())
     content = torch.from_numpy(np.asarray(targets["content"][0]).transpose(0, 3, 1, 2).copy())
@@ -145,15 +144,15 @@ def torch_loss(best=False, bfloat16=False, **more):
 
     def loss(x):
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            features, found = x.flip(1) - mean, {config.PIXELS: x / 255}
+            features, found = x.flip(1) - mean, {}
             for name, layer in zip(names, network):
                 features = layer(features)
                 found[name] = features
         styles = []
         for name, bases in zip(options.style_layers, style):
-            statistics = torch_statistics(found[name].float(), name == config.PIXELS)
+            statistics = torch_statistics(found[name].float())
             distances = [(relative(base, output) + 1e-8).sqrt() for base, output in zip(bases, statistics, strict=True)]
-            styles.append(config.STYLE_LAYERS[name] * sum(distances))
+            styles.append(sum(distances))
         unit = x / 255
         lower, right = unit[:, :, 1:, :-1] - unit[:, :, :-1, :-1], unit[:, :, :-1, 1:] - unit[:, :, :-1, :-1]
         variation = (lower.square().sum() + right.square().sum()) / x.numel()
@@ -167,22 +166,11 @@ def torch_loss(best=False, bfloat16=False, **more):
     return picture, loss
 
 
-def torch_statistics(x, pixels):
-    """List what features 1 x C x h x w tell of style: covariance and mean and, of pixels, the edges at three sizes."""
-    import torch
-
-    import style_losses
-
+def torch_statistics(x):
+    """List what features 1 x C x h x w tell of style: covariance and mean."""
     flat = x[0].flatten(1)
     mean = flat.mean(1)
-    statistics = [flat @ flat.T / flat.shape[1] - mean[:, None] * mean, mean[None]]
-    for size in range(style_losses.EDGE_SIZES if pixels else 0):
-        x = torch.nn.functional.avg_pool2d(x, 2) if size else x
-        here, right, lower = x[:, :, 1:-1, 1:-1], x[:, :, 1:-1, 2:], x[:, :, 2:, 1:-1]
-        around = (right + x[:, :, 1:-1, :-2] + lower + x[:, :, :-2, 1:-1]) / 4
-        edges = torch.cat([right - here, lower - here, around - here], 1)[0].flatten(1)
-        statistics.append(edges @ edges.T / edges.shape[1])
-    return statistics
+    return [flat @ flat.T / flat.shape[1] - mean[:, None] * mean, mean[None]]
 
 
 def evaluate_torch(data, **best):
@@ -246,7 +234,7 @@ def search_ours(data, precision):
     import tqdm
 
     goal = float(os.environ["REFERENCE_LOSS"])
-    _, search, begun, targets = prepared(iterations=10 * EVALUATIONS, precision=precision)
+    _, search, begun, targets = prepared(precision=precision)
     search.bar = tqdm.tqdm(disable=True)
     started = time.perf_counter()
 
@@ -256,7 +244,7 @@ def search_ours(data, precision):
 
     search.accept = accept
     try:
-        search.descend(begun, targets)
+        search.descend(begun, targets, 10 * EVALUATIONS)
     except Reached:
         return time.perf_counter() - started, search.evaluations
     raise RuntimeError(f"ours came to {search.terms['total']:.5f}, and torch to {goal:.5f}")

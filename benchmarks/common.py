@@ -104,23 +104,16 @@ def peak(script, *command):
     return usage.ru_maxrss / 2**20
 
 
-def torch_vgg(last, pooling=None):
-    """Return VGG16 up to a layer as people write it in PyTorch, with the weights that ours has: (names, Sequential).
-
-    `pooling` times the average is taken between the blocks, or the maximum.
-    """
+def torch_vgg(last):
+    """Return VGG16 up to a layer as people write it in PyTorch, with the weights that ours has: (names, Sequential)."""
     import torch
 
     import networks
 
-    class Scaled(torch.nn.AvgPool2d):
-        def forward(self, x):
-            return pooling * super().forward(x)
-
     layers, names = [], []
     for layer in networks.load_vgg()[0].layers[1:]:
         if layer.name.endswith("pool"):
-            layers.append(Scaled(2) if pooling else torch.nn.MaxPool2d(2))
+            layers.append(torch.nn.MaxPool2d(2))
         else:
             kernel, bias = layer.get_weights()
             convolution = torch.nn.Conv2d(kernel.shape[2], kernel.shape[3], 3, padding=1)

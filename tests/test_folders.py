@@ -290,7 +290,7 @@ def test_the_time_left_is_said_once_of_a_picture_and_once_of_a_folder(album, tmp
         (("--style", PAINTING, OTHER), "--style glands.jpg, now glands.jpg gravel.jpg"),
         (("--each",), "one by one"),
         (("--format", "jpg"), "--format png, now jpg"),
-        (("--published-losses",), "--pooling average, now max"),
+        (("--published-losses",), "--published-losses not given, now given"),
         (("--precision", "auto"), "--precision float32, now auto"),
     ],
 )
@@ -433,22 +433,11 @@ def change_recipe(folder, **changes):
     (folder / "recipe.json").write_text(json.dumps(recipe | changes))
 
 
-def test_a_folder_from_before_there_was_a_choice_of_losses_goes_on_with_the_loss_of_then(album, tmp_path):
+def test_a_folder_painted_by_a_former_loss_is_refused(album, tmp_path):
     output = tmp_path / "styled"
-    gram = ("--style-loss", "gram")
-    paint(album, output, *gram)
-    recipe = json.loads((output / "recipe.json").read_text())
-    for name in ("style_loss", "strength", "refine"):
-        del recipe[name]
-    (output / "recipe.json").write_text(json.dumps(recipe))
-    assert "--style-loss gram, now covariance" in paint(album, output, status=2).stderr
-    paint(album, output, *gram)
-    other = output.with_name("other")
-    paint(album, other)
-    recipe = json.loads((other / "recipe.json").read_text())
-    del recipe["content_loss"]
-    (other / "recipe.json").write_text(json.dumps(recipe))
-    assert "--content-loss not given, now what is missing" in paint(album, other, status=2).stderr
+    paint(album, output)
+    change_recipe(output, style_loss="covariance", pooling="average")
+    assert "--pooling average, now not given" in paint(album, output, status=2).stderr
 
 
 def test_a_recipe_of_something_else_is_not_replaced(album, tmp_path):

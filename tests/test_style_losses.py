@@ -52,14 +52,13 @@ def style_loss(photo, *, task="style", picture=None, **options):
 
 
 def test_published_losses_are_the_sums_of_the_paper(photo, vgg):
-    picture, layers = imaging.resize_picture(pixels(photo), 64, 48), config.STYLE_DEFAULTS["gram"].style_layers
+    picture, layers = imaging.resize_picture(pixels(photo), 64, 48), config.STYLE_LAYERS
     painting = style_search.scaled(imaging.load_image(PAINTING), 64)
     other = np.flip(picture, 1).copy()
     _, _, terms, _ = style_loss(
         picture,
         task="published",
         picture=other,
-        published_losses=True,
         layer_weights=(1, 2, 3, 4, 5),
         content_weight=7,
         tv_weight=0.5,
@@ -77,11 +76,10 @@ def test_published_losses_are_the_sums_of_the_paper(photo, vgg):
     assert terms["total"] == pytest.approx(7 * terms["content"] + terms["style"] + 0.5 * terms["tv"], rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["style", "gram"])
+@pytest.mark.parametrize("kind", ["style", "published"])
 def test_the_gradient_is_that_of_finite_differences(kind, photo):
     picture = imaging.resize_picture(pixels(photo), 64, 48)
-    options = {"task": kind, "pooling": "average"}  # a maximum is no smooth function
-    studio, targets, _, gradient = style_loss(picture, picture=np.flip(picture, 1).copy(), **options)
+    studio, targets, _, gradient = style_loss(picture, picture=np.flip(picture, 1).copy(), task=kind)
     direction = gradient / np.linalg.norm(gradient)
     rng = np.random.default_rng(0)
     for way in (direction, rng.standard_normal(gradient.shape) * np.abs(gradient) / np.linalg.norm(gradient)):
@@ -89,12 +87,13 @@ def test_the_gradient_is_that_of_finite_differences(kind, photo):
         above, below = (
             float(studio.evaluate((np.flip(picture, 1) + sign * step)[None], targets)[0]["total"]) for sign in (1, -1)
         )
-        assert (above - below) / 2 == pytest.approx(float(np.sum(gradient * step)), rel=0.03)
+        # Within 5 %, since a maximum has kinks.
+        assert (above - below) / 2 == pytest.approx(float(np.sum(gradient * step)), rel=0.05)
 
 
 def test_the_covariance_and_the_mean_are_what_numpy_makes_of_them():
     features = np.float32(random_pictures(1, 9, 7, 5))
-    covariance, mean = style_losses.statistics(tf.constant(features), "block1_conv1", "covariance")
+    covariance, mean = style_losses.statistics(tf.constant(features))
     np.testing.assert_allclose(covariance, np.cov(features.reshape(-1, 5).T, bias=True), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(mean[0], features.mean((0, 1, 2)), rtol=1e-5)
 
@@ -106,14 +105,12 @@ def test_what_a_picture_lacks_of_a_photo_counts_and_what_it_shows_beyond_does_no
         float(style_losses.unlikeness_to_photo(base, output, options)) for output in (0.5 * base, 1.5 * base, base)
     )
     assert (lacking, beyond, same) == pytest.approx((0.25, 0, 0))
-    for task in ("gram", "published"):
-        options = dataclasses.replace(config.STYLE_DEFAULTS[task], published_losses=task == "published")
-        one, other = (float(style_losses.unlikeness_to_photo(base, x * base, options)) for x in (0.5, 1.5))
-        assert one == pytest.approx(other)
+    options = config.STYLE_DEFAULTS["published"]
+    one, other = (float(style_losses.unlikeness_to_photo(base, x * base, options)) for x in (0.5, 1.5))
+    assert one == pytest.approx(other)
 
 
-@pytest.mark.parametrize("kind", ["style", "gram"])
-def test_the_loss_does_not_depend_on_the_scale_of_a_layer(kind, photo, vgg, monkeypatch):
+def test_the_loss_does_not_depend_on_the_scale_of_a_layer(photo, vgg, monkeypatch):
     """A layer's kernel and bias times 3, and the next one's kernel over 3: the network sees the same."""
     picture = imaging.resize_picture(pixels(photo), 64, 48)
     scaled_vgg = keras.models.clone_model(vgg)
@@ -127,7 +124,7 @@ def test_the_loss_does_not_depend_on_the_scale_of_a_layer(kind, photo, vgg, monk
         style_search.make_studio.cache_clear()
         monkeypatch.setattr(networks, "load_vgg", lambda *_, network=network: (network, "imagenet"))
         few = {"content_layers": ("block3_conv1",), "style_layers": ("block2_conv1", "block3_conv1")}  # quickly traced
-        found.append(style_loss(picture, picture=np.flip(picture, 1).copy(), task=kind, **few))
+        found.append(style_loss(picture, picture=np.flip(picture, 1).copy(), **few))
     (_, _, usual, gradient), (_, _, terms, of_scaled) = found
     assert terms == pytest.approx(usual, rel=1e-4)
     np.testing.assert_allclose(of_scaled, gradient, atol=1e-3 * np.abs(gradient).max())
@@ -147,39 +144,7 @@ def test_the_weights_mean_the_same_at_every_size_and_for_all_numbers_of_channels
     assert large == pytest.approx(small, rel=0.05)
 
 
-def test_edges_are_the_second_moments_of_differences_at_three_sizes(photo):
-    picture = np.float64(imaging.resize_picture(pixels(photo), 64, 48)) / 255
-    found = style_losses.statistics(tf.constant(picture[None], "float32"), "pixels", "covariance")[2:]
-    assert len(found) == 3
-    for edges in found:
-        here, right, lower = picture[1:-1, 1:-1], picture[1:-1, 2:], picture[2:, 1:-1]
-        around = (right + lower + picture[1:-1, :-2] + picture[:-2, 1:-1]) / 4
-        rows = np.concatenate([right - here, lower - here, around - here], axis=2).reshape(-1, 9)
-        np.testing.assert_allclose(edges, rows.T @ rows / len(rows), rtol=1e-3, atol=1e-7)
-        picture = picture.reshape(picture.shape[0] // 2, 2, picture.shape[1] // 2, 2, 3).mean((1, 3))
-
-
-def test_ripples_show_in_the_edges_where_colours_say_little(photo):
-    picture = imaging.resize_picture(pixels(photo), 64, 48) / 255
-    ripples = picture + 0.05 * (-1.0) ** np.add.outer(np.arange(48), np.arange(64))[..., None]
-    found = [
-        style_losses.statistics(tf.constant(x[None], "float32"), "pixels", "covariance") for x in (picture, ripples)
-    ]
-    covariance, mean, finest, middle, coarse = (float(util.relative_distance(a, b)) for a, b in zip(*found))
-    assert max(mean, covariance, middle, coarse) < 0.1 and finest > 0.5
-
-
-@pytest.mark.parametrize(
-    ("task", "layers", "expected"),
-    [
-        ("style", None, [2, 1, 1, 1, 1, 1]),
-        ("texture", ("block1_conv1", "pixels"), [1, 2]),
-        ("gram", None, [2, 2, 1, 1, 0.2]),
-        ("gram texture", ("block3_conv2", "block5_conv1"), [1, 0.2]),
-        ("published", None, [10, 10, 50, 10, 10]),
-    ],
-)
-def test_layers_have_the_weights_of_their_loss(task, layers, expected):
+@pytest.mark.parametrize(("task", "expected"), [("style", [1] * 5), ("published", [10, 10, 50, 10, 10])])
+def test_layers_have_the_weights_of_their_loss(task, expected):
     options = config.STYLE_DEFAULTS[task]
-    more = {"published_losses": task == "published"} | ({"style_layers": layers} if layers else {})
-    assert style_losses.usual_weights(dataclasses.replace(options, **more)) == expected
+    assert [style_losses.usual_weight(layer, options) for layer in options.style_layers] == expected
