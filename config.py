@@ -414,7 +414,7 @@ class Learn(Common):
         "file that can be mixed with the other styles of the network",
     )
     content_weight: float = option(
-        0.8, "weight of the content loss: how much of the photos what is painted lacks", least=0
+        0.6, "weight of the content loss: how much of the photos what is painted lacks", least=0
     )
     learning_rate: float = option(
         2e-3,
