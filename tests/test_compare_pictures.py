@@ -1,6 +1,7 @@
-"""benchmarks/compare_pictures.py: the figures by which paintings are judged tell what they say they tell."""
+"""benchmarks/compare_pictures.py and blind_sheets.py: figures tell what they say, sheets are blind, counts hold."""
 
 import csv
+import json
 import subprocess
 import sys
 
@@ -11,15 +12,25 @@ from conftest import ROOT
 from skimage.color import lab2rgb, rgb2lab
 
 import imaging
+from errors import InputError
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import blind_sheets
 import compare_pictures as compare
+
+# --- The figures -------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def picture():
     picture = imaging.load_image(ROOT / "images/content/china.jpg")
-    return imaging.resize_picture(picture, 96, 72)
+    return imaging.resize_picture(picture, 192, 128)
+
+
+@pytest.fixture(scope="module")
+def painting():
+    painting = imaging.load_image(ROOT / "images/style/starry_night.jpg")
+    return imaging.resize_picture(painting, 192, 152)
 
 
 def blurred(picture, sigma):
@@ -37,64 +48,251 @@ def turned(picture, degrees):
     return (255 * lab2rgb(np.concatenate([lab[..., :1], lab[..., 1:] @ turn.T], 2))).astype("float32")
 
 
-def test_a_picture_is_at_no_distance_from_itself(picture):
-    figures = compare.judge(picture, picture, picture)
-    assert all(figures[name] == 0 for name in ("colour", "fine", "middle", "coarse"))
-    assert figures["structure"] == pytest.approx(1)
+def embossed(picture, distance):
+    """Make a relief of a picture: the difference from itself, moved to the right and down."""
+    moved = np.roll(picture, (distance, distance), (0, 1))
+    return np.clip(128 + picture - moved, 0, 255).astype("float32")
 
 
-@pytest.mark.parametrize(
-    ("change", "amounts", "names"),
-    [
-        (blurred, (1, 2, 4), ("fine", "middle")),
-        (noisy, (8, 16, 32), ("fine", "colour")),
-        (turned, (20, 60, 120), ("colour",)),
-    ],
-)
-def test_distances_grow_with_the_change(change, amounts, names, picture):
-    judged = [compare.judge(picture, picture, change(picture, amount)) for amount in amounts]
-    for name in names:
-        values = [figures[name] for figures in judged]
-        assert 0 < values[0] < values[1] < values[2], name
+def melted(picture, distance):
+    """Move a picture's pixels to and fro by waves."""
+    down, across = np.mgrid[: picture.shape[0], : picture.shape[1]].astype("float32")
+    places = down + distance * np.sin(across / 3), across + distance * np.sin(down / 3)
+    channels = [
+        ndimage.map_coordinates(channel, places, order=1, mode="nearest") for channel in picture.transpose(2, 0, 1)
+    ]
+    return np.stack(channels, 2)
 
 
-def test_strokes_do_not_count_as_colour_nor_colours_as_strokes(picture):
-    mixed = np.random.default_rng(0).permutation(picture.reshape(-1, 3)).reshape(picture.shape)
-    assert compare.judge(picture, picture, mixed)["colour"] == pytest.approx(0, abs=1e-6)
-    assert compare.judge(picture, picture, mixed)["fine"] > 1
-    darker = lab2rgb(rgb2lab(picture / 255) - [10, 0, 0]) * 255
-    moved = compare.judge(picture, picture, darker.astype("float32"))
-    assert moved["colour"] > 2 * moved["coarse"]
+@pytest.mark.parametrize(("change", "amounts"), [(blurred, (1, 2, 4)), (noisy, (10, 40, 120)), (melted, (1, 2, 4))])
+def test_edges_are_lost_step_by_step(change, amounts, picture):
+    values = [compare.edges(picture, change(picture, amount)) for amount in amounts]
+    assert 0.98 > values[0] > values[1] > values[2]
 
 
-def test_structure_is_lost_step_by_step_and_with_it_goes_no_colour(picture):
-    values = [compare.structure(picture, noisy(picture, amount)) for amount in (10, 60, 200)]
-    assert 1 > values[0] > values[1] > values[2]
-    assert compare.structure(picture, picture[:, ::-1]) < 0.5
-    assert compare.structure(picture, turned(picture, 90)) > 0.95
+@pytest.mark.parametrize("distance", [1, 2, 4])
+def test_a_relief_has_lost_many_edges(distance, picture):
+    assert compare.edges(picture, embossed(picture, distance)) < 0.7
 
 
-def test_grey_has_no_chroma_and_noise_ripples(picture):
-    assert compare.chroma(imaging.luminance(picture)) < 0.1 < compare.chroma(picture)
-    assert compare.ripples(blurred(picture, 2)) < compare.ripples(picture) < compare.ripples(noisy(picture, 30))
+def test_edges_do_not_mind_contrast_nor_colours(picture):
+    assert compare.edges(picture, picture) == pytest.approx(1)
+    assert compare.edges(picture, 255 - picture) > 0.9
+    assert compare.edges(picture, 100 + 0.3 * picture) > 0.9
+    assert compare.edges(picture, turned(picture, 90)) > 0.9
+
+
+def test_edges_of_another_picture_are_found_by_chance_alone(picture, painting):
+    assert abs(compare.edges(picture, imaging.resize_picture(painting, 192, 128))) < 0.15
+    assert compare.edges(picture, np.full_like(picture, 128)) == pytest.approx(0)
+
+
+def test_an_edge_between_colours_of_one_lightness_counts():
+    lab = np.full((32, 32, 3), (60.0, 0, 0))
+    lab[:, 16:, 1], lab[:, :16, 1] = 30, -30
+    edge = (255 * lab2rgb(lab)).astype("float32")
+    grey = np.repeat(np.linspace(0, 255, 32, dtype="float32")[:, None, None], 32, 1).repeat(3, 2)
+    assert compare.edges(edge, edge) == pytest.approx(1)
+    assert compare.edges(edge, grey) < -0.9  # which runs across
+
+
+def test_style_is_one_of_the_photo_and_falls_on_the_way_to_the_painting(picture, painting):
+    as_large = imaging.resize_picture(painting, 192, 128)
+    mixed = [compare.judge(picture, as_large, (1 - part) * picture + part * as_large) for part in (0, 0.5, 1)]
+    assert mixed[0]["style"] == pytest.approx(1)
+    assert 1 > mixed[1]["style"] > mixed[2]["style"]
+    assert mixed[2]["style"] == pytest.approx(0, abs=1e-6)
+    assert mixed[0]["edges"] > mixed[1]["edges"] > mixed[2]["edges"]
+
+
+def test_style_does_not_mind_where_strokes_are(picture, painting):
+    figures = compare.judge(picture, painting, np.ascontiguousarray(painting[:, ::-1]))
+    assert figures["style"] < 0.3
+
+
+# --- Variants ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Write two photos and a painting, and pictures of both pairs under three kinds of names."""
+    for name, grey in {
+        "one.png": 10,
+        "two.png": 20,
+        "art.png": 30,
+        "found/one_art.png": 40,
+        "found/two__art.jpg": 50,
+        "old/3-one-art.png": 60,
+        "old/3-two-art.png": 70,
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        imaging.save_picture(tmp_path / name, np.full((30, 40, 3), grey, "uint8"), {})
+    return tmp_path
+
+
+def test_pictures_that_exist_are_a_variant(files):
+    variants = compare.read_variants([f"a=files:{files}/found", f"b=files:{files}/old/3-{{photo}}-{{painting}}.png"])
+    for name, greys in {"a": (40, 50), "b": (60, 70)}.items():
+        for photo, grey in zip(("one.png", "two.png"), greys):
+            result = compare.make(files / photo, files / "art.png", name, variants[name], 20, files / "out")
+            made = imaging.load_image(result)
+            assert made.shape == (15, 20, 3) and abs(made - grey).max() <= 2
+
+
+def test_a_picture_that_is_missing_is_named(files):
+    (files / "found/two__art.jpg").unlink()
+    with pytest.raises(InputError, match=r"two_art of two\.png after art\.png"):
+        compare.existing(files / "two.png", files / "art.png", f"files:{files}/found")
+
+
+def test_flags_hold_equals_signs_and_spaces():
+    assert compare.read_variants(["a=", "b=--learned wave=0.5 --size 9"]) == {
+        "a": [],
+        "b": ["--learned", "wave=0.5", "--size", "9"],
+    }
+
+
+# --- Blind sheets ------------------------------------------------------------------------------
+
+VARIANTS = {"first": 60, "second": 120, "third": 180}
+
+
+@pytest.fixture
+def shown(tmp_path):
+    """Make the sheets of eight pairs, whose pictures tell by their greys what they are: (folder, key)."""
+    imaging.save_png(tmp_path / "art.png", np.full((40, 40, 3), 250, "uint8"), {})
+    pairs = []
+    for i in range(8):
+        pictures = {variant: tmp_path / f"{variant}{i}.png" for variant in VARIANTS}
+        for variant, grey in VARIANTS.items():
+            imaging.save_png(pictures[variant], np.full((40, 40, 3), grey + i, "uint8"), {})
+        imaging.save_png(tmp_path / f"photo{i}.png", np.full((40, 40, 3), 10 * i, "uint8"), {})
+        pairs.append((tmp_path / f"photo{i}.png", tmp_path / "art.png", pictures))
+    (tmp_path / "blind").mkdir()
+    imaging.save_png(tmp_path / "blind/12.png", np.zeros((9, 9, 3), "uint8"), {})  # of an earlier, longer comparison
+    blind_sheets.make_sheets(pairs, tmp_path / "blind", tmp_path / "key.json", seed=3)
+    again = tmp_path / "again.json"
+    blind_sheets.make_sheets(pairs, tmp_path / "blind", again, seed=3)
+    assert again.read_text() == (tmp_path / "key.json").read_text()
+    blind_sheets.make_sheets(pairs, tmp_path / "other", again, seed=4)
+    assert again.read_text() != (tmp_path / "key.json").read_text()
+    return tmp_path / "blind", json.loads((tmp_path / "key.json").read_text())
+
+
+def test_sheets_are_shuffled_and_their_key_is_right(shown):
+    folder, key = shown
+    assert [file.name for file in sorted(folder.iterdir())] == [f"{i:02}.png" for i in range(1, 9)]
+    photos = [sheet["photo"] for sheet in key["sheets"].values()]
+    assert sorted(photos) == [f"photo{i}.png" for i in range(8)] != photos
+    assert len({tuple(sheet["letters"].values()) for sheet in key["sheets"].values()}) > 2
+    for number, sheet in key["sheets"].items():
+        pixels = imaging.load_image(folder / f"{number}.png")
+        pair = int(sheet["photo"][5])
+        top, title = blind_sheets.HEIGHT_ON_TOP, blind_sheets.LINE_HEIGHT
+        assert (pixels[title + 100, 100] == 10 * pair).all()
+        assert (pixels[title + 100, top + blind_sheets.GAP + 100] == 250).all()
+        places = {"A": (0, 0), "B": (0, 1), "C": (1, 0)}
+        for letter, (row, column) in places.items():
+            down = title + top + row * (title + blind_sheets.HEIGHT) + title + 100
+            across = column * (blind_sheets.HEIGHT + blind_sheets.GAP) + 100
+            assert (pixels[down, across] == VARIANTS[sheet["letters"][letter]] + pair).all()
+
+
+def test_letters_differ_and_no_sheet_tells_what_it_shows(shown):
+    folder, _ = shown
+    pixels = imaging.load_image(folder / "01.png")
+    start = blind_sheets.LINE_HEIGHT + blind_sheets.HEIGHT_ON_TOP
+    one, other = pixels[start : start + 30, :30], pixels[start : start + 30, 392:422]
+    assert one.min() < 100 and other.min() < 100 and (one != other).any()
+    assert imaging.read_about(folder / "01.png") == {}
+    assert all(name.encode() not in (folder / "01.png").read_bytes() for name in ("photo", *VARIANTS))
+
+
+KEY = {
+    "sheets": {
+        "01": {"photo": "p.png", "painting": "a.png", "letters": {"A": "new", "B": "old"}},
+        "02": {"photo": "q.png", "painting": "a.png", "letters": {"A": "old", "B": "new"}},
+        "03": {"photo": "r.png", "painting": "a.png", "letters": {"A": "new", "B": "old"}},
+    }
+}
+
+
+def test_answers_are_read_as_people_write_them():
+    text = "My ranking, best first:\n01: A B\n- 2: b, a\n 03: B > A  \n"
+    assert blind_sheets.read_answers(KEY, text) == {"01": ["new", "old"], "02": ["new", "old"], "03": ["old", "new"]}
+
+
+@pytest.mark.parametrize("text", ["01: A", "01: A A", "01: A C", "04: A B", "1: A B\n01: B A", "nothing", "01: AB"])
+def test_wrong_answers_are_refused(text):
+    with pytest.raises(InputError):
+        blind_sheets.read_answers(KEY, text)
+
+
+def test_tallies_count_firsts_and_mean_ranks_of_all_readers():
+    ann = blind_sheets.read_answers(KEY, "01: A B\n02: B A\n03: B A")
+    ben = blind_sheets.read_answers(KEY, "01: A B\n02: A B")
+    assert blind_sheets.tally([ann, ben]) == {"new": (5, 3, 1.4), "old": (5, 2, 1.6)}
+    assert blind_sheets.agreement(ann, ben) == (1, 2)
+
+
+def test_figures_are_counted_where_readers_agree():
+    ann = blind_sheets.read_answers(KEY, "01: A B\n02: B A\n03: B A")
+    ben = blind_sheets.read_answers(KEY, "01: A B\n02: B A\n03: A B")
+    rows = [
+        {"photo": photo, "painting": "a.png", "variant": variant, "edges": edges, "style": style}
+        for photo, variant, edges, style in (
+            ("p.png", "new", 0.5, 0.3),
+            ("p.png", "old", 0.4, 0.4),
+            ("q.png", "new", 0.5, 0.5),
+            ("q.png", "old", 0.4, 0.4),
+            ("r.png", "new", 0.1, 0.9),
+            ("r.png", "old", 0.2, 0.8),
+        )
+    ]
+    counts = blind_sheets.figures_agreement(KEY, [ann, ben], rows, compare.FIGURES)
+    assert counts == {"edges": (2, 2), "style": (1, 2)}
+
+
+# --- The commands ------------------------------------------------------------------------------
+
+
+def run(script, *words):
+    command = [sys.executable, ROOT / "benchmarks" / script, *words]
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=ROOT)
 
 
 @pytest.mark.slow
-def test_pictures_are_painted_judged_and_laid_out(tmp_path):
-    (tmp_path / "photos").mkdir()
+def test_pictures_are_painted_judged_laid_out_and_counted(tmp_path):
+    for folder in ("photos", "found"):
+        (tmp_path / folder).mkdir()
     for name in ("china", "flower"):
         photo = imaging.load_image(ROOT / f"images/content/{name}.jpg")
-        imaging.save_png(tmp_path / f"photos/{name}.png", imaging.to_pixels(imaging.resize_picture(photo, 96, 64)), {})
-    few = "--iterations 2 --content-layers block1_conv2 --style-layers block1_conv1 --precision float32"
-    command = [sys.executable, ROOT / "benchmarks/compare_pictures.py", "--photos", tmp_path / "photos"]
-    command += ["--paintings", ROOT / "images/style/glands.jpg", "--size", 64, "--output", tmp_path / "out"]
-    command += ["--variants", f"today={few}", f"calm:5={few} --content-weight 5", f"calm:9={few} --content-weight 9"]
-    printed = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+        pixels = imaging.to_pixels(imaging.resize_picture(photo, 96, 64))
+        imaging.save_png(tmp_path / f"photos/{name}.png", pixels, {})
+        imaging.save_png(tmp_path / f"found/{name}_glands.png", pixels, {})  # nothing was done to it
+    few = "--iterations 2 --content-layers block1_conv2 --style-layers block1_conv1"
+    words = ["--photos", tmp_path / "photos", "--paintings", ROOT / "images/style/glands.jpg", "--size", 64]
+    words += ["--output", tmp_path / "out", "--variants", f"today={few}", f"found=files:{tmp_path / 'found'}"]
+    done = run("compare_pictures.py", *words)
+    assert done.returncode == 0, done.stderr
     with open(tmp_path / "out/figures.csv", newline="") as file:
         rows = [*csv.DictReader(file)]
-    assert [row["variant"] for row in rows] == ["today", "today", "calm:5", "calm:5", "calm:9", "calm:9"]
+    assert [row["variant"] for row in rows] == ["today", "today", "found", "found"]
     assert {row["photo"] for row in rows} == {"china.png", "flower.png"}
-    assert float(rows[2]["structure"]) > float(rows[0]["structure"])
-    assert "| today | " in printed and "(1.00x, 1.00x)" in printed
+    assert all(float(row["style"]) == pytest.approx(1, abs=0.02) for row in rows[2:])
+    assert all(float(row["edges"]) > 0.98 for row in rows[2:])
+    assert "| today | " in done.stdout and "(1.00x, 1.00x)" in done.stdout
     assert imaging.load_image(tmp_path / "out/sheet.png").shape[0] == 2 * (256 + 8)
-    assert imaging.load_image(tmp_path / "out/curves.png").shape[1] > 400
+    assert len([*(tmp_path / "out/blind").iterdir()]) == 2
+
+    key = json.loads((tmp_path / "out/blind_key.json").read_text())
+    letters = {number: {v: k for k, v in sheet["letters"].items()} for number, sheet in key["sheets"].items()}
+    answers = "".join(f"{number}: {own['today']} {own['found']}\n" for number, own in letters.items())
+    (tmp_path / "ann.txt").write_text(answers)
+    words = [tmp_path / "out/blind_key.json", tmp_path / "ann.txt", "--figures", tmp_path / "out/figures.csv"]
+    counted = run("blind_sheets.py", *words)
+    assert "| today | 2 of 2 | 1.00 |\n| found | 0 of 2 | 2.00 |" in counted.stdout, counted.stderr
+    assert "edges orders 0 of 2" in counted.stdout
+    (tmp_path / "ann.txt").write_text("01: A")
+    refused = run("blind_sheets.py", *words)
+    assert refused.returncode == 2 and "does not name each" in refused.stderr
