@@ -357,7 +357,7 @@ class Style(Photos):
         "WEIGHT",
     )
     content_weight: float = option(
-        2.0, "weight of the content loss: how much of the photo the content layers lack", least=0
+        3.0, "weight of the content loss: how much of the photo the content layers lack", least=0
     )
     style_weight: float = option(1.0, "weight of the style loss: how unlike the painting the style layers are", least=0)
     tv_weight: float = option(4.0, "weight of the tv loss, the total variation; more is smoother", least=0)

