@@ -480,7 +480,7 @@ class Dream(Photos):
     )
     octave_scale: float = option(1.4, "how much larger each is than the one before", least=1.05, most=4)
     steps: int = option(12, "steps of gradient ascent in each octave, or in all", least=1)
-    step_size: float = option(2.0, "how far a step changes pixels on average, of 0 to 255", least=0, most=255)
+    step_size: float = option(1.5, "how far a step changes pixels on average, of 0 to 255", least=0, most=255)
     jitter: int = option(
         16, "largest shift of the picture under the network, in pixels, anew for each step", least=0, most=512
     )
@@ -542,9 +542,10 @@ DREAM_DEFAULTS = {
 }
 
 
-# What to dream of by default: as DeepDream's published tutorials have it where they name layers.
+# What to dream of by default: of VGG16 what brings out most animals, of the others what DeepDream's published tutorials
+# have where they name layers.
 DREAM_LAYERS = {
-    "VGG16": ("block5_conv1=1",),
+    "VGG16": ("block4_conv3=1", "block5_conv1=1"),
     "VGG19": ("block5_conv1=1",),
     "InceptionV3": ("mixed4=1", "mixed5=1.5", "mixed6=2", "mixed7=2.5"),
 }
