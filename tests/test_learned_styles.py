@@ -350,7 +350,7 @@ def test_an_interrupted_training_goes_on_exactly(two, tmp_path, monkeypatch):
     assert "--resume" in run(*command, status=2).stderr
     assert "not learned yet" in run("style_transfer.py", PAINTING, "--learned", tmp_path / "m", status=2).stderr
     for flags, told in (
-        (("--content-weight", 3), "content_weight 0.8, not 3.0"),
+        (("--content-weight", 3), "content_weight 0.6, not 3.0"),
         (("--precision", "mixed_bfloat16"), "precision float32, not mixed_bfloat16"),
         (("--photos", ROOT / "images/style"), "photos 6, not 8"),
     ):
