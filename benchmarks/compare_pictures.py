@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/compare_pictures.py --photos images/content --paintings images/style
     .venv/bin/python benchmarks/compare_pictures.py --photos holiday --paintings art --size 512 \\
-        --variants "today=" "calm=--content-weight 0.5" "published=files:downloads"
+        --variants "today=" "calm=--content-weight 6" "published=files:downloads"
 
 Each photo and each painting is in a pair, the shorter list begun anew where it ends. A variant is a name and flags of
 style_transfer.py; where these name {painting}, as in --learned {painting}, the painting's name is put there, and no
