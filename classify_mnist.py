@@ -13,7 +13,7 @@ in nats a picture and as bits a pixel: fewer bits are better. Of a single --imag
 probability, and below it those of the others.
 """
 
-import command_line  # first, since it puts Ctrl-C in a line from here on
+from atelier import command_line  # first, since it puts Ctrl-C in a line from here on
 
 # isort: split
 import concurrent.futures
@@ -25,16 +25,15 @@ import time
 import numpy as np
 
 import config
-import errors
-import naming
+from atelier import errors, naming
 
-datasets = command_line.lazy_import("datasets")
-disk = command_line.lazy_import("disk")
-hardware = command_line.lazy_import("hardware")
-model_files = command_line.lazy_import("model_files")
-model_meta = command_line.lazy_import("model_meta")
-provenance = command_line.lazy_import("provenance")
-recurrent = command_line.lazy_import("recurrent")
+datasets = command_line.lazy_import("atelier.pixel_rnn.datasets")
+disk = command_line.lazy_import("atelier.disk")
+hardware = command_line.lazy_import("atelier.hardware")
+model_files = command_line.lazy_import("atelier.pixel_rnn.model_files")
+model_meta = command_line.lazy_import("atelier.pixel_rnn.model_meta")
+provenance = command_line.lazy_import("atelier.provenance")
+recurrent = command_line.lazy_import("atelier.pixel_rnn.recurrent")
 tqdm = command_line.lazy_import("tqdm")
 util = command_line.lazy_import("util")
 

@@ -7,8 +7,10 @@ here, so that `--help` and a wrong flag are answered at once.
 
 import dataclasses
 import math
+import pathlib
 import typing
 
+ROOT = pathlib.Path(__file__).resolve().parent  # of the toolkit: the scripts, atelier/, trained/ and images/
 FORMER_WEIGHTS = "hed"  # of another VGG16, once the fallback for ImageNet's: old pictures, recipes and styles name them
 PathName = typing.NewType("PathName", str)  # the type of an option that is a path, or may be one
 

@@ -10,7 +10,7 @@ noise begins with nothing. With --class a picture is sought that a classifier ta
 Vedaldi & Zisserman 2014).
 """
 
-import command_line  # first, since it puts Ctrl-C in a line from here on
+from atelier import command_line  # first, since it puts Ctrl-C in a line from here on
 
 # isort: split
 import dataclasses
@@ -27,25 +27,24 @@ import zlib
 import numpy as np
 
 import config
-import errors
-import naming
+from atelier import errors, naming
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # where it is not usual, convolutions take less memory so
-claims = command_line.lazy_import("claims")
-disk = command_line.lazy_import("disk")
-dreaming = command_line.lazy_import("dreaming")
-films = command_line.lazy_import("films")
-folders = command_line.lazy_import("folders")
-imaging = command_line.lazy_import("imaging")
+leases = command_line.lazy_import("atelier.leases")
+disk = command_line.lazy_import("atelier.disk")
+pixel_dreams = command_line.lazy_import("atelier.dream.pixel_dreams")
+films = command_line.lazy_import("atelier.films")
+folders = command_line.lazy_import("atelier.batch.folders")
+imaging = command_line.lazy_import("atelier.imaging")
 ndimage = command_line.lazy_import("scipy.ndimage")
-imagined = command_line.lazy_import("imagined")
-networks = command_line.lazy_import("networks")
-provenance = command_line.lazy_import("provenance")
-recipes = command_line.lazy_import("recipes")
+fourier_images = command_line.lazy_import("atelier.dream.fourier_images")
+pretrained = command_line.lazy_import("atelier.networks.pretrained")
+provenance = command_line.lazy_import("atelier.provenance")
+manifests = command_line.lazy_import("atelier.manifests")
 tqdm = command_line.lazy_import("tqdm")
-vision = command_line.lazy_import("vision")
+vision = command_line.lazy_import("atelier.networks.vision")
 
-CLASS_NAMES = pathlib.Path(__file__).parent / "trained/imagenet_classes.txt"
+CLASS_NAMES = config.ROOT / "trained/imagenet_classes.txt"
 SMALLEST_SIDE = 32  # pixels of a photo
 GUIDE_SIDE = 224  # pixels; each place of the picture is compared with each of the guide's
 
@@ -109,7 +108,7 @@ def defaults(arguments):
 
 def list_layers(options):
     """Print the layers that can be dreamed of, each with its number of channels."""
-    model = networks.build_network(naming.own_classifier(options.convnet) or options.convnet)
+    model = pretrained.build_network(naming.own_classifier(options.convnet) or options.convnet)
     for name, channels in vision.layers_with_places(model).items():
         print(f"{name}: {channels}")
 
@@ -226,7 +225,7 @@ def recipe_of(options, free=()):
     if classifier := naming.own_classifier(options.convnet):
         named["convnet"] = [classifier]
     options = dataclasses.replace(options, format=suffix_of(options))
-    return recipes.recipe_of(SCRIPT, options, ("list_layers", *free), named)
+    return manifests.recipe_of(SCRIPT, options, ("list_layers", *free), named)
 
 
 def dream_one(photo, options):
@@ -320,7 +319,7 @@ def dreamed_of(studio, options):
 @functools.lru_cache(maxsize=1)
 def open_studio(options):
     """Make, once for all photos and frames, what they share."""
-    return dreaming.Studio(options)
+    return pixel_dreams.Studio(options)
 
 
 def read_photo(photo, options):
@@ -328,7 +327,7 @@ def read_photo(photo, options):
     if is_noise(photo):
         rng, side = np.random.default_rng(options.seed), options.size
         if options.canvas == "waves":
-            return imagined.beginning(side, rng)
+            return fourier_images.beginning(side, rng)
         return np.clip(rng.normal(128, NOISE, (side, side, 3)), 0, 255).astype("float32")
     picture = imaging.load_image(photo)
     height, width = picture.shape[:2]
@@ -360,7 +359,7 @@ def film(studio, photo, picture, result, options, alone):
         if not options.quiet:
             print(f"note: another process is at work on {result}; this one waits", file=sys.stderr)
 
-    with claims.Claim(result.with_name(f".{result.name}.lock"), waits):
+    with leases.Claim(result.with_name(f".{result.name}.lock"), waits):
         if alone:  # another may have made it meanwhile
             disk.refuse_to_overwrite([result], options.overwrite)
         return shoot(studio, photo, picture, result, options, alone)

@@ -8,7 +8,7 @@ The network gives each pixel's probabilities from the pixels before it, a colour
 so on to the last pixel. All pictures of a sheet are drawn at once, in one compiled call.
 """
 
-import command_line  # first, since it puts Ctrl-C in a line from here on
+from atelier import command_line  # first, since it puts Ctrl-C in a line from here on
 
 # isort: split
 import math
@@ -18,18 +18,18 @@ import sys
 import numpy as np
 
 import config
-import errors
+from atelier import errors
 
-datasets = command_line.lazy_import("datasets")
-disk = command_line.lazy_import("disk")
-films = command_line.lazy_import("films")
-hardware = command_line.lazy_import("hardware")
-imaging = command_line.lazy_import("imaging")
-model_files = command_line.lazy_import("model_files")
-model_meta = command_line.lazy_import("model_meta")
-palettes = command_line.lazy_import("palettes")
-provenance = command_line.lazy_import("provenance")
-recurrent = command_line.lazy_import("recurrent")
+datasets = command_line.lazy_import("atelier.pixel_rnn.datasets")
+disk = command_line.lazy_import("atelier.disk")
+films = command_line.lazy_import("atelier.films")
+hardware = command_line.lazy_import("atelier.hardware")
+imaging = command_line.lazy_import("atelier.imaging")
+model_files = command_line.lazy_import("atelier.pixel_rnn.model_files")
+model_meta = command_line.lazy_import("atelier.pixel_rnn.model_meta")
+palettes = command_line.lazy_import("atelier.pixel_rnn.palettes")
+provenance = command_line.lazy_import("atelier.provenance")
+recurrent = command_line.lazy_import("atelier.pixel_rnn.recurrent")
 util = command_line.lazy_import("util")
 
 

@@ -11,7 +11,7 @@ features (Mahendran & Vedaldi 2015). The search goes from coarse to fine. With -
 --refine a short one: a small network that was taught a painting makes the picture at once (Johnson et al. 2016).
 """
 
-import command_line  # first, since it puts Ctrl-C in a line from here on
+from atelier import command_line  # first, since it puts Ctrl-C in a line from here on
 
 # isort: split
 import dataclasses
@@ -23,19 +23,18 @@ import sys
 import time
 
 import config
-import errors
-import naming
+from atelier import errors, naming
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # where it is not usual, convolutions take less memory so
-disk = command_line.lazy_import("disk")
-films = command_line.lazy_import("films")
-folders = command_line.lazy_import("folders")
-hardware = command_line.lazy_import("hardware")
-imaging = command_line.lazy_import("imaging")
-learned_styles = command_line.lazy_import("learned_styles")
-provenance = command_line.lazy_import("provenance")
-recipes = command_line.lazy_import("recipes")
-style_search = command_line.lazy_import("style_search")
+disk = command_line.lazy_import("atelier.disk")
+films = command_line.lazy_import("atelier.films")
+folders = command_line.lazy_import("atelier.batch.folders")
+hardware = command_line.lazy_import("atelier.hardware")
+imaging = command_line.lazy_import("atelier.imaging")
+learned_styles = command_line.lazy_import("atelier.style.learned_styles")
+provenance = command_line.lazy_import("atelier.provenance")
+manifests = command_line.lazy_import("atelier.manifests")
+optimization = command_line.lazy_import("atelier.style.optimization")
 
 
 def parse_arguments(words=None):
@@ -205,7 +204,7 @@ def ways_of(options):
         return [folders.Way(options)]
     ways = []
     for path in dict.fromkeys(painting.resolve() for painting in imaging.find_paintings(options.style)):
-        row = {"painting": str(path), "painting_sha256": recipes.fingerprint(path)["sha256"]}
+        row = {"painting": str(path), "painting_sha256": manifests.fingerprint(path)["sha256"]}
         ways.append(folders.Way(dataclasses.replace(options, style=(str(path),), each=False), f"__{path.stem}", row))
     return ways
 
@@ -215,7 +214,7 @@ def recipe_of(options):
     named = {} if options.each else {"style": imaging.find_paintings(options.style)}
     if options.init not in BEGINNINGS:
         named["init"] = [options.init]
-    recipe = recipes.recipe_of(SCRIPT, options, ("compare", "plot", "save_every", "each"), named)
+    recipe = manifests.recipe_of(SCRIPT, options, ("compare", "plot", "save_every", "each"), named)
     for place, (name, weight) in enumerate(map(naming.weighted, options.learned)):
         recipe["learned"][place] = {"name": name, "sha256": f"{learned_styles.load_style(name).checksum} {weight}"}
     return recipe | ({"style": "--each, one by one"} if options.each else {})
@@ -226,7 +225,7 @@ def prepare(options):
     if options.learned and not options.refine:
         return open_easel(options)
     for path in imaging.find_paintings(options.style):
-        style_search.read_painting(path, options)
+        optimization.read_painting(path, options)
     return open_studio(options)
 
 
@@ -252,16 +251,16 @@ def paint(content, result, options, keep_unfinished=False):
     disk.refuse_to_replace(
         extra_files(result, options).values(), (content, *imaging.find_paintings(options.style), options.init)
     )
-    photo = None if content is None else style_search.read_photo(content, options)
+    photo = None if content is None else optimization.read_photo(content, options)
     studio = open_studio(options)
     if options.learned:
-        search = style_search.Refinement(studio, photo, open_easel(options), result, options)
+        search = optimization.Refinement(studio, photo, open_easel(options), result, options)
     else:
-        search = style_search.Search(studio, photo, result, options)
+        search = optimization.Search(studio, photo, result, options)
     unfinished = None
     try:
         search.run()
-    except style_search.Diverged as error:
+    except optimization.Diverged as error:
         if not keep_unfinished or search.picture is None:
             raise errors.InputError(str(error)) from None
         unfinished = errors.PartlyDone(f"{error}; {result} is the last good picture")
@@ -299,7 +298,7 @@ def paint_at_once(content, result, options):
     """Paint one photo into the file `result` after learned styles: the task, without a search."""
     started = time.perf_counter()
     disk.refuse_to_replace(extra_files(result, options).values(), (content,))
-    photo, easel = style_search.read_photo(content, options), open_easel(options)
+    photo, easel = optimization.read_photo(content, options), open_easel(options)
     picture = learned_styles.as_wanted(easel.paint(photo), photo, options.keep_colors, options.strength)
     about = provenance.of_result(options.seed, styles=" ".join(options.learned), source=str(content))
     if options.compare:
@@ -313,7 +312,7 @@ def paint_at_once(content, result, options):
 def open_studio(options):
     """Return what all photos share; a style's statistics go with the weights that they were taken with."""
     if not options.learned:
-        return style_search.open_studio(options)
+        return optimization.open_studio(options)
     weights = open_easel(options).style.weights
     if weights == config.FORMER_WEIGHTS:
         raise errors.InputError(
@@ -325,7 +324,7 @@ def open_studio(options):
     if options.weights not in (None, weights) and "imagenet" in (options.weights, weights):
         raise errors.InputError(f"--refine takes the weights that this style was learned with: --weights {weights}")
     try:
-        return style_search.open_studio(dataclasses.replace(options, weights=options.weights or weights))
+        return optimization.open_studio(dataclasses.replace(options, weights=options.weights or weights))
     except errors.InputError as error:
         raise errors.InputError(f"--refine needs VGG16 with the weights {weights}, as the style: {error}") from error
 

@@ -22,7 +22,7 @@ train it longer, from checkpoint_*.npz; these files are about three times as lar
 models still draw. A training that --patience has stopped is finished: more epochs add nothing to it.
 """
 
-import command_line  # first, since it puts Ctrl-C in a line from here on
+from atelier import command_line  # first, since it puts Ctrl-C in a line from here on
 
 # isort: split
 import contextlib
@@ -30,11 +30,10 @@ import dataclasses
 import pathlib
 
 import config
-import errors
-import naming
+from atelier import errors, naming
 
-digit_training = command_line.lazy_import("digit_training")
-painter_training = command_line.lazy_import("painter_training")
+digit_training = command_line.lazy_import("atelier.pixel_rnn.digit_training")
+painter_training = command_line.lazy_import("atelier.pixel_rnn.painter_training")
 
 
 def parse_arguments():

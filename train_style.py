@@ -13,21 +13,20 @@ sheet.png, which shows every few minutes what becomes of three of the photos; lo
 paintings, each has a folder in there. Interrupt it when you like; the same command with --resume goes on.
 """
 
-import command_line  # first, since it puts Ctrl-C in a line from here on
+from atelier import command_line  # first, since it puts Ctrl-C in a line from here on
 
 # isort: split
 import pathlib
 import sys
 
 import config
-import disk
-import errors
+from atelier import disk, errors
 
-hardware = command_line.lazy_import("hardware")
-imaging = command_line.lazy_import("imaging")
-learned_styles = command_line.lazy_import("learned_styles")
-style_training = command_line.lazy_import("style_training")
-trainings = command_line.lazy_import("trainings")
+hardware = command_line.lazy_import("atelier.hardware")
+imaging = command_line.lazy_import("atelier.imaging")
+learned_styles = command_line.lazy_import("atelier.style.learned_styles")
+style_training = command_line.lazy_import("atelier.style.style_training")
+trainings = command_line.lazy_import("atelier.trainings")
 
 
 def parse_arguments():
@@ -74,7 +73,7 @@ def main():
         )
 
 
-PHOTOS = pathlib.Path(__file__).parent / "images/content"
+PHOTOS = config.ROOT / "images/content"
 
 
 def check(arguments, options):

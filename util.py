@@ -6,7 +6,7 @@ losses are of features, float32 1 x h x w x C or h x w x C.
 
 import math
 
-import hardware  # noqa: F401, it has TensorFlow start quietly
+from atelier import hardware  # noqa: F401, it has TensorFlow start quietly
 
 # isort: split
 import keras
@@ -15,7 +15,7 @@ from keras import ops
 from skimage.color import rgb2lab
 from skimage.transform import resize
 
-from fused_cells import FastDropout, FusedGRU, FusedLSTM
+from atelier.networks.fused_cells import FastDropout, FusedGRU, FusedLSTM
 
 # --- Quantization ------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ pooling set, rectifying, and convolving with the same filters turned round (Zeil
 what the filter itself dreams of (Olah, Mordvintsev & Schubert 2017).
 """
 
-import command_line  # first, since it puts Ctrl-C in a line from here on
+from atelier import command_line  # first, since it puts Ctrl-C in a line from here on
 
 # isort: split
 import dataclasses
@@ -22,20 +22,19 @@ import sys
 import numpy as np
 
 import config
-import errors
-import naming
+from atelier import errors, naming
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # where it is not usual, convolutions take less memory so
-datasets = command_line.lazy_import("datasets")
-disk = command_line.lazy_import("disk")
-filter_dreams = command_line.lazy_import("filter_dreams")
-hardware = command_line.lazy_import("hardware")
-imaging = command_line.lazy_import("imaging")
+datasets = command_line.lazy_import("atelier.pixel_rnn.datasets")
+disk = command_line.lazy_import("atelier.disk")
+filter_dreams = command_line.lazy_import("atelier.dream.filter_dreams")
+hardware = command_line.lazy_import("atelier.hardware")
+imaging = command_line.lazy_import("atelier.imaging")
 keras = command_line.lazy_import("keras")
-networks = command_line.lazy_import("networks")
-provenance = command_line.lazy_import("provenance")
+pretrained = command_line.lazy_import("atelier.networks.pretrained")
+provenance = command_line.lazy_import("atelier.provenance")
 tqdm = command_line.lazy_import("tqdm")
-vision = command_line.lazy_import("vision")
+vision = command_line.lazy_import("atelier.networks.vision")
 
 SIDES = 60, 120  # pixels of a patch on the sheet, at least and at most
 SMALLEST_SIDE = 32  # pixels of a picture; the fifth block of VGG sees two by two places of it
@@ -88,7 +87,7 @@ def strongest(layer, options):
     result = prepare(f"{layer}__filters", options)
     device = hardware.use_precision(options.precision, "convolutions")
     convnet = naming.own_classifier(options.convnet) or options.convnet
-    model, preprocess, source = networks.load_network(convnet, options.weights, input_range=options.input_range)
+    model, preprocess, source = pretrained.load_network(convnet, options.weights, input_range=options.input_range)
     if not options.quiet:
         print(f"device: {device}; {convnet} with the weights {source}", file=sys.stderr)
     network = Deconvnet(model, preprocess, layer)
@@ -115,14 +114,14 @@ def evolution(layer, options):
     result = prepare(f"{folder.resolve().name}__evolution", options)
     hardware.use_precision(options.precision, "convolutions")
     epochs = naming.saved_epochs(folder)
-    last = Deconvnet(*networks.load_network(epochs[-1], input_range=options.input_range)[:2], layer)
+    last = Deconvnet(*pretrained.load_network(epochs[-1], input_range=options.input_range)[:2], layer)
     if options.images:
         pictures, refused = read_pictures(last.model, options)
     else:
         pictures, refused = data_set(folder, last.model), []
     channels, rows = chosen_channels(last, pictures, options), {}
     for path in tqdm.tqdm(epochs, unit="epoch", leave=False, disable=True if options.quiet else None):
-        network = Deconvnet(*networks.load_network(path, input_range=options.input_range)[:2], layer)
+        network = Deconvnet(*pretrained.load_network(path, input_range=options.input_range)[:2], layer)
         found = look(network, pictures, channels, dataclasses.replace(options, quiet=True), count=1)
         for channel, activations in found.items():
             seen = [shown(network.project(pictures, activation), SIDES[0]) for activation in activations]

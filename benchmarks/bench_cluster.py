@@ -148,7 +148,7 @@ SCRIPT = pathlib.Path(__file__).name
 def empty(data):
     """Give tasks that do nothing to workers that are threads; return the seconds, and the command's peak in GB."""
     import config
-    import folders
+    from atelier.batch import folders
 
     paths = os.pathsep.join([str(ROOT / "benchmarks"), str(ROOT)])
     process = subprocess.Popen(

@@ -80,8 +80,8 @@ def train_ours(data, precision):
 def one_hot_sequences(data, count):
     import numpy as np
 
-    import datasets
     import util
+    from atelier.pixel_rnn import datasets
 
     images = datasets.load_dataset("mnist", data)[0][:count]
     return np.eye(LEVELS, dtype="float32")[util.to_sequences(images, 10, LEVELS)]
@@ -94,7 +94,7 @@ def shifted(sequences):
 
 
 def keras_network():
-    from hardware import keras
+    from atelier.hardware import keras
 
     layers = [keras.layers.GRU(UNITS, return_sequences=True), keras.layers.Dense(LEVELS, activation="softmax")]
     return keras.Sequential([keras.Input((None, LEVELS)), *layers])
@@ -158,9 +158,7 @@ def train_to_accuracy(data):
 def draw_ours(data):
     import numpy as np
 
-    import model_files
-    import model_meta
-    import recurrent
+    from atelier.pixel_rnn import model_files, model_meta, recurrent
 
     model = model_files.load_rnn("trained/mnist", 3, model_meta.load_meta("trained/mnist"))
     paint = recurrent.make_painter(model, "previous")
@@ -212,8 +210,8 @@ def scratch_output():
 def classify_keras(data):
     import numpy as np
 
-    import datasets
     import util
+    from atelier.pixel_rnn import datasets
 
     images = datasets.load_dataset("mnist", data)[2]
     models = [keras_network() for _ in range(10)]

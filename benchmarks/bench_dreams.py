@@ -95,12 +95,12 @@ def compare_memory(arguments):
 
 def prepared(**more):
     import config
-    import dreaming
+    from atelier.dream import pixel_dreams
 
     flags = {"octaves": OCTAVES, "steps": STEPS, "octave_scale": SCALE, "step_size": STEP_SIZE, "jitter": JITTER}
     options = config.Dream(layers=(LAYER,), size=WIDTH, quiet=True, **flags | more)
-    studio = dreaming.Studio(options)
-    photo = dreaming.imaging.resize_picture(dreaming.imaging.load_image(PHOTO), WIDTH, HEIGHT)
+    studio = pixel_dreams.Studio(options)
+    photo = pixel_dreams.imaging.resize_picture(pixel_dreams.imaging.load_image(PHOTO), WIDTH, HEIGHT)
     return studio, options, photo
 
 
@@ -108,12 +108,12 @@ def dream_ours(data, precision):
     """Return the seconds of a first dream and of another, and how strong the layer is at its end."""
     import numpy as np
 
-    import dreaming
+    from atelier.dream import pixel_dreams
 
     studio, options, photo = prepared(precision=precision)
     seconds = []
     for _ in range(2):
-        dreamer = dreaming.Dreamer(studio, options)
+        dreamer = pixel_dreams.Dreamer(studio, options)
         started = time.perf_counter()
         dreamer.dream(photo, np.random.default_rng(0))
         seconds.append(time.perf_counter() - started)
@@ -125,14 +125,14 @@ def zoom_ours(data, precision):
     import numpy as np
 
     import deepdream
-    import dreaming
+    from atelier.dream import pixel_dreams
 
     studio, options, frame = prepared(octaves=2, steps=4, zoom=FRAMES, rotate=0.5, precision=precision)
     seconds = []
     for number in range(FRAMES):
         started = time.perf_counter()
         moved = deepdream.move(frame, options)
-        frame = dreaming.Dreamer(studio, options).dream(moved, np.random.default_rng(number))
+        frame = pixel_dreams.Dreamer(studio, options).dream(moved, np.random.default_rng(number))
         seconds.append(time.perf_counter() - started)
     return float(np.median(seconds[2:])), max(seconds[2:]), studio.evaluate.traces
 
@@ -150,15 +150,14 @@ def classes(canvas):
     """Dream of each breed; tell the share of views that the network takes for it, the fine waves' energy, seconds."""
     import numpy as np
 
-    import dreaming
-    import networks
-    import vision
+    from atelier.dream import pixel_dreams
+    from atelier.networks import pretrained, vision
 
-    model, preprocess, _ = networks.load_network(dogs(), top=True)
+    model, preprocess, _ = pretrained.load_network(dogs(), top=True)
     found = []
     for breed in range(model.output_shape[1]):
         options = class_options(canvas, breed)
-        studio = dreaming.Studio(options)
+        studio = pixel_dreams.Studio(options)
         started = time.perf_counter()
         dreamed = studio.dreamer(options).dream(nothing(options), np.random.default_rng(0))
         seconds = time.perf_counter() - started
@@ -219,7 +218,7 @@ def classes_on_pixels(data):
 def fine_of_photos(data):
     import numpy as np
 
-    import imaging
+    from atelier import imaging
 
     photos = [imaging.load_image(path) for path in sorted((ROOT / "images/content").glob("*.jpg"))]
     small = [imaging.resize_picture(x, *imaging.fit(*x.shape[1::-1], BREED_SIDE)) for x in photos]
@@ -231,10 +230,10 @@ def flicker(canvas):
     import numpy as np
 
     import deepdream
-    import dreaming
+    from atelier.dream import pixel_dreams
 
     options = class_options(canvas, LABRADOR, zoom=FLICKER_FRAMES)
-    studio = dreaming.Studio(options)
+    studio = pixel_dreams.Studio(options)
     frame, differences = deepdream.first_frame(studio, nothing(options), options), []
     for number in range(2, FLICKER_FRAMES + 1):
         moved = deepdream.move(frame, options)

@@ -89,12 +89,12 @@ def seconds_to(search, loss):
 
 def paint_ours(data, precision):
     import config
-    import style_search
     import style_transfer
+    from atelier.style import optimization
 
     options = config.Style(learned=(STYLE,), size=WIDTH, precision=precision, quiet=True)
-    photo, easel = style_search.read_photo(PHOTO, options), style_transfer.open_easel(options)
-    photo = style_search.imaging.resize_picture(photo, WIDTH, HEIGHT)
+    photo, easel = optimization.read_photo(PHOTO, options), style_transfer.open_easel(options)
+    photo = optimization.imaging.resize_picture(photo, WIDTH, HEIGHT)
     return seconds_of(lambda: easel.paint(photo))
 
 
@@ -157,15 +157,15 @@ def refine(data, precision):
     import tqdm
 
     import config
-    import imaging
-    import style_search
     import style_transfer
+    from atelier import imaging
+    from atelier.style import optimization
 
     goal, width, height = float(os.environ["REFERENCE_LOSS"]), bench_styles.WIDTH, bench_styles.HEIGHT
     options = config.Style(learned=(STYLE,), refine=1000, size=width, precision=precision, quiet=True)
     photo = imaging.resize_picture(imaging.load_image(PHOTO), width, height)
     easel, studio = style_transfer.open_easel(options), style_transfer.open_studio(options)
-    search = style_search.Refinement(studio, photo, easel, None, options)
+    search = optimization.Refinement(studio, photo, easel, None, options)
     search.bar, search.margin, steps = tqdm.tqdm(disable=True), 0, []  # the peer has no margin
 
     def accept(picture):

@@ -35,7 +35,7 @@ def pictures(data, count, width=SIDE, height=SIDE):
     from PIL import Image
     from sklearn.datasets import load_sample_images
 
-    import imaging
+    from atelier import imaging
 
     if data:
         originals = [imaging.open_picture(path) for path in imaging.find_pictures(data)]
@@ -110,7 +110,7 @@ def throughput(step, steps=8):
 
 
 def tokens_of(data):
-    import palettes
+    from atelier.pixel_rnn import palettes
 
     images = pictures(data, BATCH)
     return palettes.to_palette(images, palettes.fit_palette(images, COLORS, seed=0))
@@ -120,10 +120,10 @@ def train_ours(data, precision):
     """The compiled step that train_rnn.py takes; beside it, this machine's speed on a large product."""
     import numpy as np
 
-    import hardware
-    import recurrent
     import util
-    from hardware import keras
+    from atelier import hardware
+    from atelier.hardware import keras
+    from atelier.pixel_rnn import recurrent
 
     hardware.use_precision(precision, "training")
     tokens = tokens_of(data)
@@ -198,8 +198,8 @@ def train_torch_one_hot(data):
 def draw_ours(data):
     import numpy as np
 
-    import recurrent
     import util
+    from atelier.pixel_rnn import recurrent
 
     settings = ("lstm", UNITS, LAYERS, 0.2, EMBEDDING, "previous")
     model = util.build_painter(COLORS, SIDE, SIDE, WINDOW, *settings)
@@ -221,7 +221,7 @@ def draw_published(data, pixels=100):
     """Some pixels of one picture, and as many times their time as there are pixels in all pictures."""
     import numpy as np
 
-    from hardware import keras
+    from atelier.hardware import keras
 
     layers = []
     for i in range(LAYERS):

@@ -85,14 +85,14 @@ def compare_memory(arguments):
 def prepared(**more):
     """Return our studio, our search, the picture that it begins with, and what that should be like."""
     import config
-    import imaging
-    import style_search
+    from atelier import imaging
+    from atelier.style import optimization
 
     usual = {"style": (str(PAINTING),), "size": WIDTH, "quiet": True, "scales": 1}
     options = config.Style(**usual | more)
-    studio = style_search.open_studio(options)
+    studio = optimization.open_studio(options)
     photo = imaging.resize_picture(imaging.load_image(PHOTO), WIDTH, HEIGHT)
-    search = style_search.Search(studio, photo, None, options)
+    search = optimization.Search(studio, photo, None, options)
     search.margin = 0  # the peer has none
     return studio, search, search.beginning, search.targets(WIDTH, HEIGHT)
 

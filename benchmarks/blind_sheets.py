@@ -36,8 +36,8 @@ sys.path.insert(0, str(ROOT))
 import numpy as np
 from PIL import Image, ImageDraw
 
-import imaging
-from errors import InputError
+from atelier import imaging
+from atelier.errors import InputError
 
 HEIGHT, HEIGHT_ON_TOP = 384, 200  # of the pictures, and of the photo and the painting above them, in pixels
 GAP = 8

@@ -51,7 +51,7 @@ def processor():
 
 def native_precisions(data=None):
     """List the precisions whose products are native here, bfloat16 on a GPU or a recent processor: a row for each."""
-    import hardware
+    from atelier import hardware
 
     return ["float32"] + ["mixed_bfloat16"] * (hardware.hardware() in hardware.BFLOAT16["convolutions"])
 
@@ -108,10 +108,10 @@ def torch_vgg(last):
     """Return VGG16 up to a layer as people write it in PyTorch, with the weights that ours has: (names, Sequential)."""
     import torch
 
-    import networks
+    from atelier.networks import pretrained
 
     layers, names = [], []
-    for layer in networks.load_vgg()[0].layers[1:]:
+    for layer in pretrained.load_vgg()[0].layers[1:]:
         if layer.name.endswith("pool"):
             layers.append(torch.nn.MaxPool2d(2))
         else:

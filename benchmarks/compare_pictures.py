@@ -69,9 +69,8 @@ import numpy as np
 import scipy.ndimage as ndimage
 from skimage.color import rgb2lab
 
-import imaging
-import naming
-from errors import InputError
+from atelier import imaging, naming
+from atelier.errors import InputError
 
 FIGURES = {"edges": True, "style": False}  # whether more is better
 SIZES = (1, 1 / 2, 1 / 4)
@@ -132,7 +131,7 @@ def grams(picture, size):
 @functools.cache
 def vgg16():
     """Load what tells LAYERS' outputs of pictures N x H x W x 3 in 0..255, in float32 whatever painting is done in."""
-    from networks import keras, load_vgg
+    from atelier.networks.pretrained import keras, load_vgg
 
     usual = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
@@ -208,7 +207,7 @@ def options_of(photo, painting, flags, size):
 
 def result_of(photo, painting, name, flags, size, output):
     """Name a picture after all that it is made of: what was made otherwise is not taken for it."""
-    import learned_styles
+    from atelier.style import learned_styles
 
     options = options_of(photo, painting.resolve(), flags, size)
     styles = [learned_styles.load_style(naming.weighted(text)[0]).checksum for text in options.learned]

@@ -38,12 +38,10 @@ if "TF_XLA_FLAGS" not in os.environ:  # what one process has compiled serves all
     os.environ["TF_XLA_FLAGS"] = flags
 
 
-import command_line
-import datasets
-import hardware
-import networks
-import trainings
 import util
+from atelier import command_line, hardware, trainings
+from atelier.networks import pretrained
+from atelier.pixel_rnn import datasets
 
 SLOWEST = (
     "style_transfer",
@@ -247,14 +245,14 @@ NOTHING_KEPT = environment(TF_XLA_FLAGS="")  # of what was compiled: where files
 @pytest.fixture
 def vgg_once(monkeypatch):
     """Load each network once for all tests that ask for this."""
-    monkeypatch.setattr(networks, "load_vgg", load_vgg_once)
+    monkeypatch.setattr(pretrained, "load_vgg", load_vgg_once)
 
 
 def load_vgg_once(convnet="vgg16", weights=None):
     return vgg_of(convnet, weights, hardware.keras.config.dtype_policy().name)
 
 
-LOAD_VGG = networks.load_vgg
+LOAD_VGG = pretrained.load_vgg
 
 
 @functools.lru_cache(maxsize=3)
@@ -354,7 +352,7 @@ def interrupt_after(monkeypatch, steps):
 @pytest.fixture(scope="session")
 def vgg():
     hardware.use_precision("float32", "convolutions")
-    return networks.load_vgg()[0]
+    return pretrained.load_vgg()[0]
 
 
 @pytest.fixture

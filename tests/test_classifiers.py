@@ -11,12 +11,9 @@ import pytest
 from conftest import ROOT, results, run
 from keras import layers
 
-import classifiers
-import errors
-import model_files
-import naming
-import networks
-import vision
+from atelier import errors, naming
+from atelier.networks import classifiers, pretrained, vision
+from atelier.pixel_rnn import model_files
 
 
 def transfer(*head, side=32, base_name="mobilenet_v2_small", begin=()):
@@ -58,7 +55,7 @@ def test_classes_have_their_logits(end, suffix, tmp_path):
     keras.utils.set_random_seed(1)
     path = tmp_path / f"own{suffix}"
     ENDS[end]().save(path)
-    model, preprocess, _ = networks.load_network(path, top=True)
+    model, preprocess, _ = pretrained.load_network(path, top=True)
     pictures = 255 * np.random.default_rng(0).random((3, 32, 32, 3)).astype("float32")
     logits = np.asarray(model(preprocess(pictures)))
     assert logits.min() < 0 and np.abs(logits.sum(1) - 1).min() > 1e-3
@@ -73,7 +70,7 @@ def test_layers_of_models_within_models_are_seen(tmp_path):
     model.save(path)
     printed = results(run("deepdream.py", "--list-layers", "--convnet", path).stdout)
     assert printed == {"conv": "8", "top": "12"}
-    loaded, preprocess, _ = networks.load_network(path)
+    loaded, preprocess, _ = pretrained.load_network(path)
     base = next(layer for layer in loaded.layers if isinstance(layer, keras.Model))
     picture = 255 * np.random.default_rng(0).random((1, 32, 32, 3)).astype("float32")
     seen = vision.network_features(loaded, preprocess, ["top", "conv"])(picture)
@@ -241,7 +238,7 @@ def test_weights_beside_a_classifier_are_none(tmp_path):
 
 
 def test_the_classifier_that_ships_is_taken_as_before():
-    model, preprocess, _ = networks.load_network(ROOT / "trained/digit_classifier/epoch_32.keras", top=True)
+    model, preprocess, _ = pretrained.load_network(ROOT / "trained/digit_classifier/epoch_32.keras", top=True)
     with pytest.raises(errors.InputError, match="greys"):
         classifiers.input_of(model, "caffe")
     assert model.output_shape == (None, 10) and float(np.max(preprocess(np.full((1, 32, 32, 3), 255.0)))) == 255

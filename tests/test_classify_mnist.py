@@ -11,10 +11,9 @@ from conftest import results, run, run_process
 from PIL import Image
 
 import config
-import errors
-import model_files
-import model_meta
 import util
+from atelier import errors
+from atelier.pixel_rnn import model_files, model_meta
 
 
 @pytest.fixture(scope="session")

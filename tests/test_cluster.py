@@ -18,13 +18,10 @@ import pytest
 from conftest import ROOT, TINY, check, interrupt_of, meta_of, pixels, results, rows_of, run, run_process, wait_for
 from PIL import Image
 
-import cluster
 import config
-import errors
-import folders
-import hardware
-import progress
 import style_transfer
+from atelier import errors, hardware, progress
+from atelier.batch import cluster, folders
 
 DASK = pathlib.Path(sys.executable).with_name("dask")
 LEARNED = ("--learned", "wave", "--size", 64, "--precision", "float32")
@@ -390,7 +387,7 @@ def test_what_can_not_be_shared_is_said(album, pictures, tmp_path):
 
 def test_a_worker_has_as_many_threads_as_it_was_given_cores():
     code = (
-        "import hardware, threading\n"
+        "from atelier import hardware, threading\n"
         "hardware.use_cores(1)\n"
         "print(hardware.cpu_count(), hardware.tf.config.threading.get_intra_op_parallelism_threads())\n"
         "hardware.tf.constant(1)\n"

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from conftest import ROOT, TINY, environment, run
 
-import errors
+from atelier import errors
 
 SCRIPTS = [
     "train_rnn.py",
@@ -38,7 +38,7 @@ def test_the_docstrings_commands_have_flags_that_exist(script):
 
 
 def test_a_name_in_no_encoding_can_be_printed():
-    code = "import command_line; command_line.run(lambda: print('picture: caf\\udce9.png'))"
+    code = "from atelier import command_line; command_line.run(lambda: print('picture: caf\\udce9.png'))"
     strict = environment(PYTHONIOENCODING="utf-8:strict")
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=strict, capture_output=True, text=True)
     assert (result.returncode, result.stdout.strip(), result.stderr) == (0, r"picture: caf\udce9.png", "")

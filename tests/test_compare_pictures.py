@@ -11,8 +11,8 @@ import scipy.ndimage as ndimage
 from conftest import ROOT
 from skimage.color import lab2rgb, rgb2lab
 
-import imaging
-from errors import InputError
+from atelier import imaging
+from atelier.errors import InputError
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import blind_sheets

@@ -9,8 +9,8 @@ import typing
 import pytest
 from conftest import ROOT
 
-import command_line
 import config
+from atelier import command_line
 
 ALL = [config.Train, config.Generate, config.Classify, config.Style, config.Learn, config.Dream, config.Filters]
 

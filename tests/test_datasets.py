@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-import datasets
+from atelier.pixel_rnn import datasets
 
 
 def test_a_digit_is_laid_out_as_mnist_is(tmp_path):

@@ -18,12 +18,9 @@ from PIL import Image
 
 import config
 import deepdream
-import disk
-import dreaming
-import errors
-import films
-import imaging
-import model_files
+from atelier import disk, errors, films, imaging
+from atelier.dream import pixel_dreams
+from atelier.pixel_rnn import model_files
 
 CLASSIFIER = ROOT / "trained/digit_classifier"
 QUICK = ("--size", 64, "--octaves", 2, "--steps", 2, "--precision", "float32", "--seed", 0)
@@ -49,7 +46,7 @@ def dream(photo, result, *flags, status=0):
 
 def studio_of(**options):
     options = config.Dream(**{"quiet": True, "precision": "float32"} | options)
-    return dreaming.Studio(options), options
+    return pixel_dreams.Studio(options), options
 
 
 # --- The gradient ---
@@ -78,7 +75,7 @@ def test_the_gradient_is_that_of_finite_differences(options, photo):
 
 
 def test_narrow_pictures_are_mirrored_until_a_network_has_places_in_them():
-    ((seen, kept, inner),) = dreaming.spans(29, 640, 16, 16, 3, np.random.default_rng(0), least=96)
+    ((seen, kept, inner),) = pixel_dreams.spans(29, 640, 16, 16, 3, np.random.default_rng(0), least=96)
     assert len(seen) == 96 and kept == slice(0, 29) and (seen[inner] == np.arange(29)).all()
 
 
@@ -87,7 +84,7 @@ def test_narrow_pictures_are_mirrored_until_a_network_has_places_in_them():
 def test_tiles_cover_each_pixel_once_and_see_what_is_around(side, tile):
     rng = np.random.default_rng(0)
     for _ in range(5):
-        found = dreaming.spans(side, tile, 16, 32, min(32, side // 8), rng)
+        found = pixel_dreams.spans(side, tile, 16, 32, min(32, side // 8), rng)
         times = np.zeros(side)
         for seen, kept, inner in found:
             times[kept] += 1
@@ -104,7 +101,7 @@ def test_tiles_come_to_the_gradient_of_the_whole(layer, likeness, photo):
     gradients = []
     for tile in (160, 640):
         studio, options = studio_of(layers=(layer,), tile=tile, jitter=0)
-        dreamer = dreaming.Dreamer(studio, options)
+        dreamer = pixel_dreams.Dreamer(studio, options)
         dreamer.usual = studio.usual(100)
         gradients.append(dreamer.gradient(picture, np.random.default_rng(0))[0])
     # A tile's mean is over fewer places, so its gradient is larger by one factor; and one tile alone sees no margin.
@@ -115,7 +112,7 @@ def test_tiles_come_to_the_gradient_of_the_whole(layer, likeness, photo):
 def test_all_tiles_and_octaves_are_one_trace(photo):
     studio, options = studio_of(layers=("block1_conv2",), tile=160, octaves=3, steps=1)
     picture = imaging.resize_picture(pixels(photo), 300, 220)
-    dreaming.Dreamer(studio, options).dream(picture, np.random.default_rng(0))
+    pixel_dreams.Dreamer(studio, options).dream(picture, np.random.default_rng(0))
     assert studio.evaluate.traces == 1
 
 

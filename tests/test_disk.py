@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-import disk
+from atelier import disk
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):

@@ -16,11 +16,10 @@ from conftest import ROOT, pixels, rows_of, run, run_process
 from PIL import Image
 
 import config
-import folders
-import imaging
-import provenance
-import style_search
-import vision
+from atelier import imaging, provenance
+from atelier.batch import folders
+from atelier.networks import vision
+from atelier.style import optimization
 
 PAINTING = ROOT / "images/style/glands.jpg"
 OTHER = ROOT / "images/style/gravel.jpg"
@@ -32,7 +31,7 @@ QUICK = (
 
 @pytest.fixture(autouse=True)
 def quick(vgg_once):
-    style_search.make_studio.cache_clear()
+    optimization.make_studio.cache_clear()
 
 
 @pytest.fixture
@@ -271,7 +270,7 @@ def test_what_a_tiff_has_wrong_is_one_line(album, tmp_path):
 def test_the_time_left_is_said_once_of_a_picture_and_once_of_a_folder(album, tmp_path):
     lines = [line for line in paint(album, tmp_path / "a").stderr.splitlines() if line.startswith("time left: about ")]
     assert len(lines) == 2 and "for this picture" in lines[0] and "for 1 more" in lines[1]
-    style_search.make_studio.cache_clear()
+    optimization.make_studio.cache_clear()
     alone = paint(album / "a.jpg", tmp_path / "a.png").stderr
     assert alone.count("time left: about ") == 1 and "for this picture" in alone
     assert paint(album, tmp_path / "b", "--quiet").stderr == ""
@@ -309,7 +308,7 @@ def painted(tmp_path_factory):
     """A folder that was painted without further flags, of photos that are no more."""
     photos, output = tmp_path_factory.mktemp("gone"), tmp_path_factory.mktemp("painted") / "styled"
     Image.open(ROOT / "images/content/china.jpg").resize((96, 64)).save(photos / "z.jpg")
-    style_search.make_studio.cache_clear()
+    optimization.make_studio.cache_clear()
     paint(photos, output)
     return output
 

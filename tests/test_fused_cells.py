@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 from conftest import random_tokens, small_rnn
 
-import fused_cells
 import util
+from atelier.networks import fused_cells
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])

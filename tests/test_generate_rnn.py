@@ -5,10 +5,9 @@ import pytest
 from conftest import run, run_process
 from PIL import Image, ImageSequence
 
-import imaging
-import model_meta
-import palettes
 import util
+from atelier import imaging
+from atelier.pixel_rnn import model_meta, palettes
 
 CELL = 9 * 8  # a picture of 8 x 8 and a line, each pixel enlarged 8 times
 

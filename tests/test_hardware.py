@@ -11,14 +11,11 @@ import numpy as np
 import pytest
 from conftest import ROOT, TINY_PAINTER, pixels, results, run
 
-import datasets
 import deepdream
-import hardware
-import model_files
-import model_meta
-import recurrent
-import style_search
 import util
+from atelier import hardware
+from atelier.pixel_rnn import datasets, model_files, model_meta, recurrent
+from atelier.style import optimization
 
 PAINTING = ROOT / "images/style/glands.jpg"
 
@@ -40,7 +37,7 @@ def machine(monkeypatch):
         flags, capabilities, _ = MACHINES[name]
         monkeypatch.setattr(hardware, "processor_flags", lambda: set(flags.split()))
         monkeypatch.setattr(hardware, "gpu_capabilities", lambda: capabilities)
-        for studio in (style_search.make_studio, deepdream.open_studio):
+        for studio in (optimization.make_studio, deepdream.open_studio):
             studio.cache_clear()
 
     return become
@@ -276,7 +273,7 @@ def test_a_gpu_takes_bfloat16_for_photos_and_says_so(machine, photo, tmp_path, v
 
 
 def test_keras_works_with_tensorflow_whatever_the_user_has_it_take_elsewhere():
-    code = "import hardware; print(hardware.keras.backend.backend())"
+    code = "from atelier import hardware; print(hardware.keras.backend.backend())"
     elsewhere = os.environ | {"KERAS_BACKEND": "jax"}
     printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=elsewhere, capture_output=True, text=True)
     assert (printed.returncode, printed.stdout) == (0, "tensorflow\n")
@@ -286,7 +283,8 @@ def test_keras_works_with_tensorflow_whatever_the_user_has_it_take_elsewhere():
 
 
 RESERVE = """
-import os, pathlib, hardware, tensorflow as tf
+import os, pathlib, tensorflow as tf
+from atelier import hardware
 
 def used():  # gigabytes of addresses, and of memory
     pages = pathlib.Path("/proc/self/statm").read_text().split()[:2]

@@ -5,7 +5,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-import imaging
+from atelier import imaging
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_ctrl_c_at_the_end_hides_nothing_of_what_is_done(after, tmp_path):
 
 ENDING = """
 import atexit, os, sys, threading, time
-import command_line, errors
+from atelier import command_line, errors
 class Last:
     def __del__(self, write=os.write, sleep=time.sleep):
         write(1, b"at the last moment\\n")
@@ -73,7 +73,7 @@ command_line.run(main)
 """
 CLEARED = """
 import time
-import command_line
+from atelier import command_line
 
 class Large:
     def __del__(self):
@@ -97,7 +97,7 @@ def test_ctrl_c_is_not_lost_where_python_clears_something_away(last, status, err
 
 SWALLOWED = """
 import time
-import command_line, errors
+from atelier import command_line, errors
 
 def main():
     try:

@@ -13,13 +13,10 @@ from conftest import ROOT, interrupt_after, pixels, results, rows_of, run
 from PIL import Image
 
 import config
-import errors
-import imaging
-import learned_styles
-import painting_network
-import style_training
 import style_transfer
 import train_style
+from atelier import errors, imaging
+from atelier.style import learned_styles, style_training, stylization_network
 
 PAINTING = ROOT / "images/style/starry_night.jpg"
 OTHER = ROOT / "images/style/wave.jpg"
@@ -51,42 +48,42 @@ def two(made_once):
 @pytest.fixture
 def network():
     keras.utils.set_random_seed(0)
-    return painting_network.build_network()
+    return stylization_network.build_network()
 
 
 def random_style():
-    return np.random.default_rng(1).normal(0.5, 0.3, (1, painting_network.NUMBERS)).astype("float32")
+    return np.random.default_rng(1).normal(0.5, 0.3, (1, stylization_network.NUMBERS)).astype("float32")
 
 
 @pytest.mark.parametrize("shape", [(61, 83), (64, 64), (33, 120)])
 def test_strips_make_the_same_picture_as_the_whole(shape, network, monkeypatch):
     photo = imaging.resize_picture(pixels(ROOT / "images/content/china.jpg"), *shape[::-1])
     colors, swapped = (np.diag([0.5, 0.6, 0.7]), np.float32([9, 8, 7])), (np.eye(3)[::-1], np.float32([1, 2, 3]))
-    whole = painting_network.paint(network, photo, random_style(), colors, swapped)
+    whole = stylization_network.paint(network, photo, random_style(), colors, swapped)
     assert whole.shape == (*shape, 3)
-    by_hand = painting_network.paint(network, photo * np.float32([0.5, 0.6, 0.7]) + colors[1], random_style())
+    by_hand = stylization_network.paint(network, photo * np.float32([0.5, 0.6, 0.7]) + colors[1], random_style())
     np.testing.assert_allclose(whole, by_hand[..., ::-1] + swapped[1], atol=1e-2)
-    monkeypatch.setattr(painting_network, "WHOLE", 0)
-    monkeypatch.setattr(painting_network, "STRIP", 2**10)
-    strips = painting_network.paint(network, photo, random_style(), colors, swapped)
+    monkeypatch.setattr(stylization_network, "WHOLE", 0)
+    monkeypatch.setattr(stylization_network, "STRIP", 2**10)
+    strips = stylization_network.paint(network, photo, random_style(), colors, swapped)
     np.testing.assert_allclose(strips, whole, atol=1e-2)
 
 
 def test_a_flat_sky_in_strips_shows_no_seam(network, monkeypatch):
     sky = np.full((128, 64, 3), 200, "float32")
     sky[8:16, 20:30] = 90  # a bird, in the first strip
-    whole = painting_network.paint(network, sky, random_style())
-    monkeypatch.setattr(painting_network, "WHOLE", 0)
-    monkeypatch.setattr(painting_network, "STRIP", 2**10)
-    np.testing.assert_allclose(painting_network.paint(network, sky, random_style()), whole, atol=1e-2)
+    whole = stylization_network.paint(network, sky, random_style())
+    monkeypatch.setattr(stylization_network, "WHOLE", 0)
+    monkeypatch.setattr(stylization_network, "STRIP", 2**10)
+    np.testing.assert_allclose(stylization_network.paint(network, sky, random_style()), whole, atol=1e-2)
 
 
 def test_what_is_alike_everywhere_gets_strokes_from_noise_alone(network, monkeypatch):
-    draw_noise = painting_network.draw_noise
+    draw_noise = stylization_network.draw_noise
     sky = np.full((64, 64, 3), 200, "float32")
-    assert np.ptp(painting_network.paint(network, sky, random_style()), axis=(0, 1)).min() > 1
-    monkeypatch.setattr(painting_network, "draw_noise", lambda *size: 0 * draw_noise(*size))
-    assert np.ptp(painting_network.paint(network, sky, random_style()), axis=(0, 1)).max() < 0.1
+    assert np.ptp(stylization_network.paint(network, sky, random_style()), axis=(0, 1)).min() > 1
+    monkeypatch.setattr(stylization_network, "draw_noise", lambda *size: 0 * draw_noise(*size))
+    assert np.ptp(stylization_network.paint(network, sky, random_style()), axis=(0, 1)).max() < 0.1
 
 
 def test_a_flat_sky_shows_no_checkerboard():
@@ -100,17 +97,17 @@ def test_a_flat_sky_shows_no_checkerboard():
 def test_a_style_gives_each_channel_its_mean_and_deviation():
     features = np.random.default_rng(0).normal(3, 5, (1, 20, 30, 4)).astype("float32")
     scale, shift = np.float32([1, 2, 3, 4]), np.float32([5, 6, 7, 8])
-    styled = np.asarray(painting_network.restyled(features, (scale, shift)))
+    styled = np.asarray(stylization_network.restyled(features, (scale, shift)))
     np.testing.assert_allclose(styled.mean((0, 1, 2)), shift, atol=1e-4)
     np.testing.assert_allclose(styled.std((0, 1, 2)), scale, rtol=1e-2)
-    flat = np.asarray(painting_network.restyled(np.full((1, 8, 8, 4), 7, "float32"), (scale, shift)))
+    flat = np.asarray(stylization_network.restyled(np.full((1, 8, 8, 4), 7, "float32"), (scale, shift)))
     np.testing.assert_allclose(flat, np.broadcast_to(shift, flat.shape), atol=1e-4)
 
 
 def test_a_scaled_convolution_is_one_whose_results_are_scaled():
     keras.utils.set_random_seed(0)
     features = np.random.default_rng(0).normal(size=(1, 7, 9, 5)).astype("float32")
-    layer, scale, shift = painting_network.ScaledConvolution(6, 3), tf.range(6.0), tf.range(6.0, 12.0)
+    layer, scale, shift = stylization_network.ScaledConvolution(6, 3), tf.range(6.0), tf.range(6.0, 12.0)
     layer.build(features.shape)
     layer.bias.assign(np.arange(6))
     expected = (tf.nn.conv2d(features, layer.kernel, 1, "VALID") + layer.bias) * scale + shift
@@ -119,7 +116,7 @@ def test_a_scaled_convolution_is_one_whose_results_are_scaled():
 
 def test_each_number_of_a_style_has_the_gradient_of_finite_differences(network):
     photo = tf.constant(imaging.resize_picture(pixels(ROOT / "images/content/china.jpg"), 48, 32)[None])
-    noise = tf.constant(painting_network.draw_noise(32, 48, np.random.default_rng(0)))
+    noise = tf.constant(stylization_network.draw_noise(32, 48, np.random.default_rng(0)))
     wanted = np.random.default_rng(0).normal(size=photo.shape).astype("float32")
 
     def strength(style):
@@ -132,7 +129,7 @@ def test_each_number_of_a_style_has_the_gradient_of_finite_differences(network):
     gradient = np.asarray(tape.gradient(value, style))
     assert (gradient != 0).mean() > 0.95  # a channel that is negative everywhere has none
     begin = 0
-    for channels in painting_network.NORMALIZED:  # in the direction of the gradient of each normalisation
+    for channels in stylization_network.NORMALIZED:  # in the direction of the gradient of each normalisation
         part = np.zeros_like(gradient)
         part[:, begin : begin + 2 * channels] = gradient[:, begin : begin + 2 * channels]
         begin += 2 * channels
@@ -151,8 +148,8 @@ def test_in_half_precision_it_paints_the_same(precision, monkeypatch):
     network = learned_styles.load_network(style.network)
     whole = learned_styles.paint_after(network, photo, style)
     assert np.abs(whole - exact).mean() < 4
-    monkeypatch.setattr(painting_network, "WHOLE", 0)
-    monkeypatch.setattr(painting_network, "STRIP", 2**10)
+    monkeypatch.setattr(stylization_network, "WHOLE", 0)
+    monkeypatch.setattr(stylization_network, "STRIP", 2**10)
     assert np.abs(learned_styles.paint_after(network, photo, style) - whole).mean() < 4
 
 
@@ -160,7 +157,9 @@ def test_features_are_continued_by_their_mirror_image():
     features = np.random.default_rng(0).normal(size=(1, 5, 7, 2)).astype("float32")
     for margin in (1, 3):
         sides = ((0, 0), (margin, margin), (margin, margin), (0, 0))
-        np.testing.assert_array_equal(painting_network.mirrored(features, margin), np.pad(features, sides, "reflect"))
+        np.testing.assert_array_equal(
+            stylization_network.mirrored(features, margin), np.pad(features, sides, "reflect")
+        )
 
 
 def test_a_training_lowers_the_loss_and_leaves_styles(two):

@@ -8,12 +8,9 @@ import numpy as np
 import pytest
 from conftest import random_tokens, small_rnn
 
-import datasets
-import model_files
-import model_meta
-import recurrent
 import util
-from errors import InputError
+from atelier.errors import InputError
+from atelier.pixel_rnn import datasets, model_files, model_meta, recurrent
 
 
 def test_a_shipped_model_is_stock_keras(tmp_path):

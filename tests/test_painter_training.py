@@ -16,8 +16,7 @@ from conftest import (
 )
 from PIL import Image
 
-import model_files
-import model_meta
+from atelier.pixel_rnn import model_files, model_meta
 from config import PRESETS
 
 

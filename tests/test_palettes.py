@@ -2,8 +2,8 @@
 
 import numpy as np
 
-import palettes
 import util
+from atelier.pixel_rnn import palettes
 
 
 def test_the_palette_is_close_in_cielab_and_sorted(digits):

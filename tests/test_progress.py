@@ -2,7 +2,7 @@
 
 import pytest
 
-import progress
+from atelier import progress
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 from conftest import cut, random_tokens, small_rnn
 
-import recurrent
 import util
+from atelier.pixel_rnn import recurrent
 
 
 def tiny_painter(**options):

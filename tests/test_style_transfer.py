@@ -13,10 +13,9 @@ from conftest import ROOT, pixels, results, rows_of, run
 from PIL import Image
 
 import config
-import imaging
-import minimizers
-import style_search
-import vision
+from atelier import imaging
+from atelier.networks import minimizers, vision
+from atelier.style import optimization
 
 PAINTING = ROOT / "images/style/glands.jpg"
 PHOTOS = sorted((ROOT / "images/content").glob("*.jpg"))
@@ -26,7 +25,7 @@ FEW_LAYERS = ("--content-layers", "block2_conv2", "--style-layers", "block1_conv
 
 @pytest.fixture(autouse=True)
 def quick(vgg_once):
-    style_search.make_studio.cache_clear()
+    optimization.make_studio.cache_clear()
 
 
 def style(photo, result, *flags, status=0):
@@ -70,9 +69,9 @@ def test_the_style_loss_falls_and_the_picture_is_no_noise(task, times, tmp_path)
     photo = imaging.resize_picture(pixels(ROOT / "images/content/china.jpg"), 128, 85)
     more = {"size": 128, "quiet": True, "scales": 1, "iterations": (60,)}
     options = dataclasses.replace(config.STYLE_DEFAULTS[task], style=(str(PAINTING),), **more)
-    studio = style_search.open_studio(options)
-    search = style_search.Search(studio, photo, tmp_path / "a.png", options)
-    first, _ = studio.evaluate(style_search.with_margin(photo, search.margin)[None], search.targets(128, 85))
+    studio = optimization.open_studio(options)
+    search = optimization.Search(studio, photo, tmp_path / "a.png", options)
+    first, _ = studio.evaluate(optimization.with_margin(photo, search.margin)[None], search.targets(128, 85))
     search.run()
     at_sixty = search.history[59 - (search.evaluations - len(search.history))]
     assert at_sixty["style"] < float(first["style"]) / times
@@ -155,7 +154,7 @@ def test_each_size_has_its_steps_and_the_last_number_is_for_all_larger_ones(phot
     flags = (*FEW_LAYERS, "--size", 96, "--scales", 2)
     printed = results(style(photo, tmp_path / "a.png", *flags, "--iterations", 3, 2).stdout)
     assert printed["steps"] == "3 + 2"
-    assert style_search.steps_at(4, (9, 5)) == [9, 5, 5, 5] and style_search.steps_at(1, (9, 5)) == [9]
+    assert optimization.steps_at(4, (9, 5)) == [9, 5, 5, 5] and optimization.steps_at(1, (9, 5)) == [9]
 
 
 def test_scales_at_which_a_narrow_painting_shows_nothing_are_left_out(photo):
@@ -163,7 +162,7 @@ def test_scales_at_which_a_narrow_painting_shows_nothing_are_left_out(photo):
     painting = np.zeros((64, 160, 3), "float32")  # 13, 26 and 51 pixels high at the three sizes
     mixture = types.SimpleNamespace(paintings=[painting], colors=lambda paintings: None)
     studio = types.SimpleNamespace(mixture=lambda options: mixture)
-    search = style_search.Search(studio, style_search.read_photo(photo, options), None, options)
+    search = optimization.Search(studio, optimization.read_photo(photo, options), None, options)
     assert search.sizes() == [(128, 96)]
     search.paintings = []
     assert search.sizes() == [(64, 48), (128, 96)]
@@ -177,9 +176,9 @@ def test_a_single_step_can_be_plotted(photo, tmp_path):
 
 def test_a_finer_scale_begins_with_the_photos_details(photo):
     options = config.Style(size=64)
-    fine = style_search.read_photo(photo, options)
+    fine = optimization.read_photo(photo, options)
     studio = types.SimpleNamespace(mixture=lambda options: types.SimpleNamespace(paintings=[]))
-    search = style_search.Search(studio, fine, None, options)
+    search = optimization.Search(studio, fine, None, options)
     search.picture = imaging.resize_picture(fine, 32, 24)  # a coarse scale that changed nothing
     np.testing.assert_allclose(search.start(64, 48), fine, atol=1e-3)
     search.picture = np.clip(search.picture + np.float32([20, 0, -20]), 0, 255)  # one that changed the colours
@@ -236,8 +235,8 @@ def search_of(photo, **options):
         config.STYLE_DEFAULTS["published" if options.get("published_losses") else "style"],
         **{"style": (str(PAINTING),), "size": 64, "quiet": True} | options,
     )
-    studio = style_search.open_studio(options)
-    return style_search.Search(studio, style_search.read_photo(photo, options), None, options)
+    studio = optimization.open_studio(options)
+    return optimization.Search(studio, optimization.read_photo(photo, options), None, options)
 
 
 def test_the_search_begins_with_the_photo_in_the_paintings_colours(photo):
@@ -276,7 +275,7 @@ def test_colours_are_mixed_as_the_paintings_are(photo):
 def test_a_texture_has_the_paintings_statistics_and_not_its_picture(tmp_path):
     run("style_transfer.py", *QUICK, "--iterations", 30, "--output", tmp_path / "a.png")
     texture = pixels(tmp_path / "a.png")
-    painting = style_search.scaled(imaging.load_image(PAINTING), 64)
+    painting = optimization.scaled(imaging.load_image(PAINTING), 64)
     assert texture.shape == (64, 64, 3)
     assert np.abs(texture.mean((0, 1)) - painting.mean((0, 1))).max() < 15
     assert np.abs(np.corrcoef(texture.ravel(), painting.ravel())[0, 1]) < 0.5
@@ -353,7 +352,7 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_picture(photo, tmp_path, 
     error = style(photo, tmp_path / "a.png", *FEW_LAYERS, "--tv-weight", 1.5, status=1).stderr
     assert "last good picture" in error and "lower" in error
     assert Image.open(tmp_path / "a.png").size == (64, 48)
-    style_search.make_studio.cache_clear()
+    optimization.make_studio.cache_clear()
     output = tmp_path / "styled"
     failed = style(photo.parent, output, *FEW_LAYERS, "--tv-weight", 1.5, status=1).stderr
     assert "1 of 1 photos failed" in failed
@@ -426,7 +425,7 @@ def test_all_kinds_of_pictures_are_taken(mode, tmp_path):
     path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
     deep = Image.fromarray(np.asarray(picture.convert("L"), "uint16") * 257)
     (deep if mode == "I;16" else picture.convert(mode)).save(path)
-    photo = style_search.read_photo(path, config.Style(size=64))
+    photo = optimization.read_photo(path, config.Style(size=64))
     assert photo.shape == (48, 64, 3) and photo.dtype == "float32" and 0 <= photo.min() < photo.max() <= 255
 
 
@@ -460,7 +459,7 @@ def test_nothing_to_improve_leaves_the_photo(photo, tmp_path):
 def test_what_takes_more_memory_than_there_is_is_refused_before_the_work(
     precision, gigabytes, photo, taught, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(style_search.hardware, "machine_memory", lambda: 4)
+    monkeypatch.setattr(optimization.hardware, "machine_memory", lambda: 4)
     command = ("style_transfer.py", photo, *QUICK, "--precision", precision, "--size", 5700)
     error = run(*command, "--output", tmp_path / "a.png", status=2).stderr
     assert f"takes about {gigabytes} GB of memory, and this machine has 4" in error

@@ -26,11 +26,9 @@ from conftest import (
 )
 from PIL import Image
 
-import digit_training
-import model_files
-import painter_training
+from atelier.pixel_rnn import digit_training, model_files, painter_training
+from atelier.trainings import learning_rate
 from config import PainterRecipe
-from trainings import learning_rate
 
 
 @pytest.mark.slow

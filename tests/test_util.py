@@ -5,8 +5,8 @@ import pytest
 from conftest import cut, random_tokens, small_rnn
 from skimage.transform import resize
 
-import palettes
 import util
+from atelier.pixel_rnn import palettes
 
 
 def test_resizing_many_equals_resizing_each(digits):

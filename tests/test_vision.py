@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-import vision
+from atelier.networks import vision
 
 
 def test_a_function_is_traced_once_for_all_sizes():

@@ -7,14 +7,11 @@ from conftest import ROOT, results, run
 from PIL import Image
 
 import config
-import datasets
-import filter_dreams
-import hardware
-import imaging
-import naming
-import networks
-import vision
 import visualize_filters
+from atelier import hardware, imaging, naming
+from atelier.dream import filter_dreams
+from atelier.networks import pretrained, vision
+from atelier.pixel_rnn import datasets
 from visualize_filters import Activation, Deconvnet, ReceptiveField, peaks
 
 layers = keras.layers
@@ -55,7 +52,7 @@ def look_at(layer, photos, result, *flags, status=0):
     ],
 )
 def test_receptive_fields_of_vgg_are_those_of_arithmetic(layer, size, stride):
-    network = Deconvnet(*networks.load_network("vgg16")[:2], layer)
+    network = Deconvnet(*pretrained.load_network("vgg16")[:2], layer)
     assert (network.field.size, network.field.stride) == (size, stride)
 
 
@@ -151,7 +148,7 @@ def test_peaks_are_the_largest_and_apart():
 
 
 def test_a_field_beyond_the_edge_is_filled(photos):
-    network = Deconvnet(*networks.load_network("vgg16")[:2], "block3_conv1")
+    network = Deconvnet(*pretrained.load_network("vgg16")[:2], "block3_conv1")
     picture = np.full((32, 32, 3), 200, "float32")
     corner = network.cut(picture, Activation(1.0, 0, 0, 0, 0), 128)
     assert corner.shape == (24, 24, 3) and corner[0, 0, 0] == 128 and corner[-1, -1, 0] == 200
@@ -187,7 +184,7 @@ def test_a_filters_own_dreams_stand_beside_its_patches(photos, tmp_path):
 
 
 def test_a_dream_excites_its_filter_and_others_of_it_are_unlike_the_first():
-    model, preprocess, _ = networks.load_network("vgg16")
+    model, preprocess, _ = pretrained.load_network("vgg16")
     studio = filter_dreams.FilterStudio(Deconvnet(model, preprocess, "block2_conv1"), count=2)
     first, second = studio.dream(5, seed=0)
     assert first.shape == (64, 64, 3)
@@ -207,7 +204,7 @@ def test_a_dream_excites_its_filter_and_others_of_it_are_unlike_the_first():
 
 def test_the_most_excited_filters_are_chosen(photos, tmp_path):
     chosen = look_at("block1_conv2", photos, tmp_path / "a.png", "--filters", 3).stdout
-    network = Deconvnet(*networks.load_network("vgg16")[:2], "block1_conv2")
+    network = Deconvnet(*pretrained.load_network("vgg16")[:2], "block1_conv2")
     pictures, _ = visualize_filters.read_pictures(network.model, config.Filters(images=(str(photos),), size=64))
     strongest = np.max([network.see(picture).max((0, 1)) for picture in pictures], axis=0)
     # Three: the second and the third are nearly alike, and the same number in bfloat16.
@@ -266,7 +263,7 @@ def test_mixed_precision_sees_nearly_the_same(photos):
     seen = []
     for precision in ("float32", "mixed_bfloat16"):
         hardware.use_precision(precision, "convolutions")
-        network = visualize_filters.Deconvnet(*networks.load_network("vgg16")[:2], "block2_conv1")
+        network = visualize_filters.Deconvnet(*pretrained.load_network("vgg16")[:2], "block2_conv1")
         seen.append(network.see(imaging.load_image(photos / "china.png")))
     assert 0 < np.abs(seen[0] - seen[1]).mean() < 0.05 * np.abs(seen[0]).mean()
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import winograd
+from atelier.networks import winograd
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Folders of photos, and the processes and machines that share the work."""

@@ -1,0 +1,1 @@
+"""DeepDream and feature visualization: pictures that excite a network."""

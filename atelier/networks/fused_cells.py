@@ -1,0 +1,193 @@
+"""GRU and LSTM that train faster than Keras's on a processor, with the same weights and the same outputs.
+
+Sequences are N x T x features. Their gradients take the large products out of the loop over time.
+"""
+
+from atelier import hardware  # noqa: F401, it has TensorFlow start quietly
+
+# isort: split
+import keras
+import tensorflow as tf
+from keras import ops
+
+
+def compile_function(function, jit=True):
+    """Compile a function of tensors into one program. (Keras has no word for it; other backends have theirs.)"""
+    return tf.function(function, jit_compile=jit, autograph=False)
+
+
+class FastDropout(keras.layers.Dropout):
+    """keras.layers.Dropout from random bits that XLA makes faster, of a rate to the nearest 1/256."""
+
+    def call(self, inputs, training=False):
+        if not training:
+            return inputs
+        key = tf.cast(self.seed_generator.next(), "uint64")
+        count, steps, units = inputs.shape
+        words = tf.random.stateless_uniform(
+            (-(-count * steps * units // 4),), key, minval=None, maxval=None, dtype="uint32", alg="philox"
+        )
+        noise = tf.reshape(tf.reshape(tf.bitcast(words, "uint8"), (-1,))[: count * steps * units], inputs.shape)
+        dropped = min(round(256 * self.rate), 255)
+        return tf.where(noise >= dropped, inputs * (256 / (256 - dropped)), 0)
+
+
+class FusedGRU(keras.layers.GRU):
+    """keras.layers.GRU with a gradient that takes the recurrent kernel's part out of the loop.
+
+    Same weights, same outputs; the backward loop then has one small product a step, and the kernel's
+    gradient is one large product after it.
+    """
+
+    def inner_loop(self, sequences, initial_state, mask=None, training=False):
+        cell = self.cell
+        x = ops.matmul(ops.transpose(sequences, (1, 0, 2)), cell.kernel) + cell.bias[0]
+        kernel, bias, first = as_tensors(cell.recurrent_kernel, cell.bias[1], keras.tree.flatten(initial_state)[0])
+        h = gru_states(x, kernel, bias, first)
+        return h[-1], ops.transpose(h, (1, 0, 2)), [h[-1]]
+
+
+class FusedLSTM(keras.layers.LSTM):
+    """keras.layers.LSTM with a gradient like FusedGRU's."""
+
+    def inner_loop(self, sequences, initial_state, mask=None, training=False):
+        cell = self.cell
+        x = ops.matmul(ops.transpose(sequences, (1, 0, 2)), cell.kernel)
+        x = tf.nn.bias_add(x, ops.convert_to_tensor(cell.bias))  # its gradient is a faster sum than that of +
+        h, c = lstm_states(x, *as_tensors(cell.recurrent_kernel, *initial_state))
+        return h[-1], ops.transpose(h, (1, 0, 2)), [h[-1], c]
+
+
+def as_tensors(*values):
+    # A custom gradient takes tensors, and Keras hands out variables outside compiled code.
+    return [tf.identity(ops.convert_to_tensor(value)) for value in values]
+
+
+@tf.custom_gradient
+def gru_states(inputs, kernel, bias, first):
+    """Run a GRU (Cho et al. 2014, reset after the product) from a state: T x N x 3U inputs -> T x N x U states.
+
+    Gates stand in the order update, reset, candidate. The loop over time and its reverse are compiled; the large
+    products stay outside, where TensorFlow's own are faster.
+    """
+    # A tape outside compiled code would look into the loop, where there is a gradient of our own.
+    h, last, *gates = gru_forward(*map(tf.stop_gradient, (inputs, kernel, bias, first)))
+
+    def gradient(dstates):
+        dproducts, dcandidates, dfirst = gru_backward(dstates, kernel, h, *gates)
+        units = h.shape[2]
+        flat = tf.reshape(dproducts, [-1, 3 * units])
+        dkernel = tf.matmul(tf.reshape(h, [-1, units]), flat, transpose_a=True)
+        return tf.concat([dproducts[..., : 2 * units], dcandidates], -1), dkernel, tf.reduce_sum(flat, 0), dfirst
+
+    return tf.concat([h[1:], last[None]], 0), gradient
+
+
+@compile_function
+def gru_forward(inputs, kernel, bias, first):
+    """Return the states before each step and the last one, then what the reverse needs: z, r, n, h's part of n."""
+    steps, units = inputs.shape[0], inputs.shape[2] // 3
+
+    def forward(t, h, *stacks):
+        xz, xr, xn = tf.split(inputs[t], 3, -1)
+        az, ar, an = tf.split(h @ kernel + bias, 3, -1)
+        z, r = sigmoid(xz + az), sigmoid(xr + ar)
+        n = tf.tanh(xn + r * an)
+        return t + 1, n + z * (h - n), *(s.write(t, value) for s, value in zip(stacks, (h, z, r, n, an)))
+
+    last, h, *gates = loop_over(steps, forward, first, *(stack_of(inputs, units) for _ in range(5)))
+    return h.stack(), last, *(s.stack() for s in gates)
+
+
+@compile_function
+def gru_backward(dstates, kernel, h, z, r, n, an):
+    """Return the gradients of the products with the kernel, of the candidates and of the first state."""
+    steps, units = h.shape[0], h.shape[2]
+    to_candidate = (1 - z) * (1 - n * n)
+    to_update = (h - n) * z * (1 - z)
+    to_reset = an * r * (1 - r)
+    transposed = tf.transpose(kernel)
+
+    def backward(i, dh, dproducts, dcandidates):
+        t = steps - 1 - i
+        dh += dstates[t]
+        dn = dh * to_candidate[t]
+        dproduct = tf.concat([dh * to_update[t], dn * to_reset[t], dn * r[t]], -1)
+        dh = dh * z[t] + dproduct @ transposed
+        return i + 1, dh, dproducts.write(t, dproduct), dcandidates.write(t, dn)
+
+    stacks = stack_of(h, 3 * units), stack_of(h, units)
+    dfirst, dproducts, dcandidates = loop_over(steps, backward, tf.zeros_like(h[0]), *stacks)
+    return dproducts.stack(), dcandidates.stack(), dfirst
+
+
+@tf.custom_gradient
+def lstm_states(inputs, kernel, first_h, first_c):
+    """Run an LSTM (Hochreiter and Schmidhuber 1997) from a state: T x N x 4U inputs -> T x N x U, last cell N x U.
+
+    Gates stand in the order input, forget, candidate, output. Compiled as gru_states is.
+    """
+    h, c, gates = lstm_forward(*map(tf.stop_gradient, (inputs, kernel, first_h, first_c)))
+
+    def gradient(dstates, dlast_c):
+        dproducts, dh, dc = lstm_backward(dstates, dlast_c, kernel, first_c, c, gates)
+        h_before = tf.concat([first_h[None], h[:-1]], 0)
+        flat = [tf.reshape(x, [-1, x.shape[2]]) for x in (h_before, dproducts)]
+        return dproducts, tf.matmul(*flat, transpose_a=True), dh, dc
+
+    return (h, c[-1]), gradient
+
+
+@compile_function
+def lstm_forward(inputs, kernel, first_h, first_c):
+    """Return the states, cells and gates of all steps."""
+    steps, units = inputs.shape[0], inputs.shape[2] // 4
+    # sigmoid(x) = 0.5 + 0.5 tanh(0.5 x): with these factors one tanh serves all gates, and they need no joining.
+    half = tf.repeat(tf.constant([0.5, 0.5, 1.0, 0.5], inputs.dtype), units)
+
+    def forward(t, h, c, *stacks):
+        gates = half * tf.tanh(half * (inputs[t] + h @ kernel)) + (1 - half)
+        i, f, g, o = tf.split(gates, 4, -1)
+        c = f * c + i * g
+        h = o * tf.tanh(c)
+        return t + 1, h, c, *(s.write(t, value) for s, value in zip(stacks, (h, c, gates)))
+
+    stacks = (stack_of(inputs, width) for width in (units, units, 4 * units))
+    _, _, *stacks = loop_over(steps, forward, first_h, first_c, *stacks)
+    return [s.stack() for s in stacks]
+
+
+@compile_function
+def lstm_backward(dstates, dlast_c, kernel, first_c, c, gates):
+    """Return the gradients of the products with the kernel, of the first state and of the first cell."""
+    steps, units = c.shape[0], c.shape[2]
+    c_before = tf.concat([first_c[None], c[:-1]], 0)
+    transposed = tf.transpose(kernel)
+
+    def backward(k, dh, dc, dproducts):
+        t = steps - 1 - k
+        i, f, g, o = tf.split(gates[t], 4, -1)
+        squashed = tf.tanh(c[t])
+        dh += dstates[t]
+        dc += dh * o * (1 - squashed * squashed)
+        of_cell = [dc * g * i * (1 - i), dc * c_before[t] * f * (1 - f), dc * i * (1 - g * g)]
+        dproduct = tf.concat([*of_cell, dh * squashed * o * (1 - o)], -1)
+        return k + 1, dproduct @ transposed, dc * f, dproducts.write(t, dproduct)
+
+    dh, dc, dproducts = loop_over(steps, backward, tf.zeros_like(first_c), dlast_c, stack_of(c, 4 * units))
+    return dproducts.stack(), dh, dc
+
+
+def stack_of(inputs, width):
+    """Return an empty stack of N x width tensors, one for each time step of T x N x ... inputs."""
+    return tf.TensorArray(inputs.dtype, inputs.shape[0], element_shape=[inputs.shape[1], width])
+
+
+def loop_over(steps, body, *state):
+    """Run body(t, *state) -> (t + 1, *state) for t = 0 .. steps - 1; return the last state."""
+    return tf.while_loop(lambda t, *_: t < steps, body, (0, *state), maximum_iterations=steps)[1:]
+
+
+def sigmoid(x):
+    # By way of tanh: XLA makes a faster loop of it than of the exponential.
+    return 0.5 + 0.5 * tf.tanh(0.5 * x)

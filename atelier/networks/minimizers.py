@@ -1,0 +1,54 @@
+"""Minimisers of a loss of a picture: L-BFGS in waves, and Adam.
+
+`evaluate(picture)` returns the loss and its gradient, float32 H x W x 3 like the picture; `accept(picture)` is called
+after each step.
+"""
+
+import math
+
+from atelier import hardware  # noqa: F401, it has TensorFlow start quietly
+
+# isort: split
+import keras
+import numpy as np
+from scipy import fft, optimize
+
+
+def minimize_lbfgs(evaluate, start, steps, accept):
+    """Minimise with SciPy's L-BFGS, in cosine waves instead of pixels.
+
+    Long waves are weighted more, since the loss is less curved along them. The weights also make the first step, which
+    L-BFGS takes on trust, about a grey level.
+    """
+    height, width, _ = start.shape
+    frequency = np.hypot(np.arange(height)[:, None] / height, np.arange(width) / width)[..., None]
+    weights = np.maximum(frequency, 1 / max(height, width)) ** -0.25
+    weights *= math.sqrt(start.size / np.mean(weights**2))
+
+    def picture_of(x):
+        waves = weights * x.reshape(start.shape)
+        return start + fft.idctn(waves.astype("float32"), axes=(0, 1), norm="ortho", workers=-1)
+
+    def objective(x):
+        value, gradient = evaluate(picture_of(x))
+        return value, (weights * fft.dctn(gradient, axes=(0, 1), norm="ortho", workers=-1)).ravel()
+
+    optimize.minimize(
+        objective,
+        np.zeros(start.size),
+        jac=True,
+        method="L-BFGS-B",
+        callback=lambda x: accept(picture_of(x)),
+        options={"maxiter": steps, "maxfun": 100 * steps, "maxcor": 20, "ftol": 0, "gtol": 0},
+    )
+
+
+def minimize_adam(evaluate, start, steps, accept, learning_rate):
+    """Minimise with Adam (Kingma & Ba 2015)."""
+    picture = keras.Variable(start)
+    optimizer = keras.optimizers.Adam(learning_rate)
+    for _ in range(steps):
+        evaluated = picture.numpy()
+        _, gradient = evaluate(evaluated)
+        accept(evaluated)
+        optimizer.apply([keras.ops.convert_to_tensor(gradient)], [picture])

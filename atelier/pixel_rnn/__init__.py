@@ -1,0 +1,1 @@
+"""Recurrent networks that draw pictures pixel by pixel: data, models, trainings."""

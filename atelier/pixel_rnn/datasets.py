@@ -1,0 +1,159 @@
+"""Data sets of small grey pictures: scikit-learn's digits, MNIST and its like, and a digit of the user's own.
+
+Out come images, uint8 N x H x W, white on black, and integer labels N. TensorFlow is started for a download alone.
+"""
+
+import contextlib
+import gzip
+import pathlib
+import sys
+import zlib
+
+import numpy as np
+from skimage.transform import resize
+
+from atelier import imaging, naming
+from atelier.command_line import lazy_import
+from atelier.errors import InputError
+
+hardware = lazy_import("atelier.hardware")
+
+IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+NPZ_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+def load_dataset(source, data=None):
+    """Load pictures and labels: (train images, train labels, test images, test labels).
+
+    `source` is digits, mnist or fashion_mnist, or only a name where `data` is given: the path of an .npz
+    with x_train, y_train, x_test and y_test, or of a folder with the four IDX files, gzipped or not.
+    Images are uint8 N x H x W, white ink on black; labels are integers. Raises InputError.
+    """
+    naming.check_set(source, data)
+    if data is not None:
+        arrays = load_npz(data) if pathlib.Path(data).is_file() else load_idx_folder(data)
+    else:
+        arrays = load_scikit_digits() if source == "digits" else load_with_keras(source)
+    check_dataset(*arrays, data or source)
+    return arrays
+
+
+def load_scikit_digits():
+    """The last 360 of scikit-learn's 1,797 digits, in their own order, are the test set."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.round(digits.images * 255 / 16).astype("uint8")
+    return images[:-360], digits.target[:-360], images[-360:], digits.target[-360:]
+
+
+def load_with_keras(source):
+    """Load MNIST or Fashion-MNIST from Keras's cache or by a download, as load_dataset does. Raises InputError."""
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # Keras tells of its download on standard output
+            (x_train, y_train), (x_test, y_test) = getattr(hardware.keras.datasets, source).load_data()
+    except Exception as error:
+        message = f"{source} is not in Keras's cache and can't be downloaded; give its files with --data"
+        raise InputError(message) from error
+    return x_train, y_train, x_test, y_test
+
+
+def load_npz(path):
+    """Read the four arrays of an .npz as Keras has MNIST, as load_dataset does. Raises InputError."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return tuple(archive[name] for name in NPZ_ARRAYS)
+    except KeyError as error:
+        raise InputError(f"{path} lacks an array; it must hold {', '.join(NPZ_ARRAYS)}") from error
+    except Exception as error:  # NumPy and zipfile raise whatever their parsers do
+        raise InputError(f"{path} is not a readable .npz: {error}") from error
+
+
+def load_idx_folder(folder):
+    """Read the four IDX files in a folder, as load_dataset does. Raises InputError."""
+    folder = pathlib.Path(folder)
+    return tuple(read_idx(find_idx(folder, name), dimensions=3 if "images" in name else 1) for name in IDX_FILES)
+
+
+def find_idx(folder, name):
+    """Return the path of an IDX file by any of its usual names, gzipped or not. Raises InputError."""
+    for candidate in (name, f"{name}.gz", name.replace("-idx", ".idx"), name.replace("-idx", ".idx") + ".gz"):
+        if (folder / candidate).is_file():
+            return folder / candidate
+    raise InputError(f"{folder} lacks {name} (or {name}.gz)")
+
+
+def read_idx(path, dimensions):
+    """Read an IDX file of unsigned bytes: a magic number, the sizes, the bytes (LeCun, MNIST). Raises InputError."""
+    try:
+        content = path.read_bytes()
+        if content[:2] == b"\x1f\x8b":
+            content = gzip.decompress(content)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{path} is cut short or damaged: {error}") from error
+    if content[:4] != bytes([0, 0, 8, dimensions]):
+        kind = "images" if dimensions == 3 else "labels"
+        raise InputError(f"{path} is not an IDX file of {kind}: its magic number is 0x{content[:4].hex()}")
+    header = 4 + 4 * dimensions
+    shape = tuple(int.from_bytes(content[i : i + 4], "big") for i in range(4, header, 4))
+    expected = header + int(np.prod(shape, dtype=object))
+    if len(content) != expected:
+        raise InputError(f"{path} should be {expected} bytes for {shape}, and is {len(content)}")
+    return np.frombuffer(content, "uint8", offset=header).reshape(shape)
+
+
+def check_dataset(x_train, y_train, x_test, y_test, name):
+    """Raise InputError unless images are uint8 N x H x W and there is one integer label for each."""
+    for images, labels, part in ((x_train, y_train, "training"), (x_test, y_test, "test")):
+        if images.ndim != 3 or images.dtype != np.uint8:
+            raise InputError(f"{name}: {part} images are {images.dtype} {images.shape}, not 8-bit N x H x W")
+        if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+            raise InputError(f"{name}: {part} labels are {labels.dtype} {labels.shape}, not one integer an image")
+        if len(labels) and labels.min() < 0:
+            raise InputError(f"{name}: there is a negative label among the {part} labels")
+        if len(images) != len(labels):
+            raise InputError(f"{name}: {len(images)} {part} images but {len(labels)} labels")
+        if len(images) == 0 or 0 in images.shape:
+            raise InputError(f"{name}: there are no {part} images")
+
+
+def load_drawing(path, meta):
+    """Read a picture of one digit, any size, and lay it out as the training set's are: uint8 H x W, white on black.
+
+    Dark ink on a light ground is inverted. For MNIST the ink is cropped, fitted into 20 x 20 pixels and
+    centred by its mass in 28 x 28, as LeCun's were; for other sources the picture is made square.
+    """
+    rgb = imaging.load_image(path)
+    gray = rgb @ np.array([0.299, 0.587, 0.114], "float32")
+    border = np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
+    if np.median(border) > 127:
+        gray = 255 - gray
+    if meta["source"] != "mnist":
+        side = max(gray.shape)
+        top, left = (side - gray.shape[0]) // 2, (side - gray.shape[1]) // 2
+        square = np.zeros((side, side), "float32")
+        square[top : top + gray.shape[0], left : left + gray.shape[1]] = gray
+        return np.round(square).astype("uint8")
+    return center_ink(gray, path)
+
+
+def center_ink(gray, path):
+    """Fit the ink of float32 H x W (0..255, white on black) into 20 x 20 and centre its mass in uint8 28 x 28."""
+    ground = np.median(np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]]))
+    if gray.max() - ground < 16:
+        raise InputError(f"{path} shows nothing but a plain ground")
+    gray = np.clip((gray - ground) * (255 / (gray.max() - ground)), 0, 255)
+    inked = gray > 64
+    rows, columns = np.flatnonzero(inked.any(1)), np.flatnonzero(inked.any(0))
+    ink = gray[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    scale = 20 / max(ink.shape)
+    shape = [max(1, round(side * scale)) for side in ink.shape]
+    ink = resize(ink, shape, anti_aliasing=scale < 1)
+    mass = ink.sum()
+    corner = [
+        int(np.clip(np.round(14 - ((ink.sum(1 - axis) * (np.arange(side) + 0.5)).sum() / mass)), 0, 28 - side))
+        for axis, side in enumerate(ink.shape)
+    ]
+    frame = np.zeros((28, 28), "float32")
+    frame[corner[0] : corner[0] + shape[0], corner[1] : corner[1] + shape[1]] = ink
+    return np.round(np.clip(frame, 0, 255)).astype("uint8")

@@ -1,0 +1,174 @@
+"""Recurrent networks at work: learning steps, likelihoods, and drawing, each compiled for an architecture.
+
+Tokens are integers N x T in 0..levels-1, row by row, log-likelihoods are in nats; util.py builds the networks.
+"""
+
+import functools
+
+from atelier import hardware  # has TensorFlow start quietly
+
+# isort: split
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+import util
+from atelier.networks.fused_cells import compile_function
+
+
+def make_learner(model, optimizer):
+    """Compile a training step of a painter: f(inputs, targets, weight) -> (loss, new states).
+
+    `inputs` are build_painter's, targets int N x W and their weight float32 N x W; the loss is the weighted mean
+    of the nats a pixel.
+    """
+    jit = not hardware.has_gpu()  # cuDNN's LSTM is no part of XLA
+    update = compile_function(lambda gradients: optimizer.apply(gradients, model.trainable_variables), jit)
+
+    def learn(inputs, targets, weight):
+        with tf.GradientTape() as tape:
+            loss, states = painter_loss(model, inputs, targets, weight, training=True)
+            scaled = optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, [v.value for v in model.trainable_variables])
+        update([tf.convert_to_tensor(g) for g in gradients])  # XLA wants the gradient of an embedding dense
+        return loss, states
+
+    # On a processor only the loops and the update are XLA's: its large products are slower than TensorFlow's.
+    return compile_function(learn, jit=False)
+
+
+def make_evaluator(model):
+    """Compile f(inputs, targets, weight) -> (loss, new states) without learning, as in make_learner."""
+    return compile_function(functools.partial(painter_loss, model, training=False), jit=not hardware.has_gpu())
+
+
+def painter_loss(model, inputs, targets, weight, training):
+    """Return the weighted mean of the nats a pixel, and the new states; the arguments are make_learner's."""
+    logits, *states = model(inputs, training=training)
+    nats = keras.losses.sparse_categorical_crossentropy(targets, logits, from_logits=True)
+    return ops.sum(nats * weight) / ops.sum(weight), states
+
+
+def weights_of(model):
+    """Return a model's weights as tensors, to be passed to a function compiled for its architecture."""
+    return [variable.value for variable in model.weights]
+
+
+def make_scorer(model, context):
+    """Compile log p(picture) for this architecture: f(weights, int tokens N x T) -> float32 N, in nats.
+
+    The state is carried from pixel to pixel and the terms are added in log space, so that memory does not
+    grow with T and nothing underflows. One compiled function serves all models of the architecture.
+    """
+    step = make_step(model, context)
+
+    def score(weights, tokens):
+        with keras.StatelessScope(zip(model.weights, weights)):
+            history = ops.pad(ops.cast(tokens, "int32") + 1, ((0, 0), (1, 0)))
+
+            def body(t, carried):
+                total, states = carried
+                log_probabilities, states = step(history, t, states)
+                token = ops.take(history, t + 1, axis=1) - 1
+                return total + ops.take_along_axis(log_probabilities, token[:, None], axis=1)[:, 0], states
+
+            count = ops.shape(tokens)[0]
+            return ops.fori_loop(0, tokens.shape[1], body, (ops.zeros(count), initial_states(model, count)))[0]
+
+    return compile_function(score)
+
+
+def log_likelihoods(score, model, sequences, batch_size=1000):
+    """Score uint8 N x T sequences with a function of make_scorer and a model's weights: float64 N, in nats."""
+    weights, count = weights_of(model), len(sequences)
+    size = min(batch_size, count)
+    # The last batch is filled up, so that one compiled shape serves all.
+    batches = [np.resize(sequences[i : i + size], (size, sequences.shape[1])) for i in range(0, count, size)]
+    return np.concatenate([np.asarray(score(weights, batch), "float64") for batch in batches])[:count]
+
+
+def make_painter(model, context, shape=None, top_k=None, top_p=None):
+    """Compile drawing for this architecture: f(weights, known, uniform, kept, temperature) -> int32 tokens N x T.
+
+    `known` is int N x T, of which the first `kept` tokens stand and the rest are drawn; `uniform` is float
+    N x T in 0..1, one random number for each pixel; `temperature` is float N, and 0 takes the likeliest token.
+    The state is carried: one step a pixel for all pictures at once. `top_k` draws among the k likeliest alone,
+    `top_p` among the likeliest that have this probability together (Holtzman et al. 2020).
+    """
+    step = make_step(model, context, shape)
+    levels = model.get_layer("logits").units
+
+    def choose(log_probabilities, uniform, temperature):
+        highest = ops.max(log_probabilities, axis=1, keepdims=True)
+        scaled = (log_probabilities - highest) / ops.maximum(temperature, 1e-3)[:, None]
+        if top_k and top_k < levels:
+            least = ops.top_k(log_probabilities, top_k)[0][:, -1:]
+            scaled = ops.where(log_probabilities < least, -1e9, scaled)
+        if top_p and top_p < 1:
+            probabilities = ops.softmax(scaled)
+            falling = -ops.sort(-probabilities, axis=1)
+            before = ops.cumsum(falling, axis=1) - falling
+            least = ops.min(ops.where(before < top_p, falling, 1.0), axis=1, keepdims=True)
+            scaled = ops.where(probabilities < least, -1e9, scaled)
+        below = ops.cumsum(ops.softmax(scaled), axis=1)
+        drawn = ops.sum(below[:, :-1] <= uniform[:, None] * below[:, -1:], axis=1)
+        return ops.where(temperature == 0, ops.argmax(log_probabilities, axis=1), drawn)
+
+    def paint(weights, known, uniform, kept, temperature):
+        with keras.StatelessScope(zip(model.weights, weights)):
+
+            def body(t, carried):
+                history, states = carried
+                log_probabilities, states = step(history, t, states)
+                drawn = ops.cast(choose(log_probabilities, ops.take(uniform, t, axis=1), temperature), "int32")
+                token = ops.where(t < kept, ops.take(known, t, axis=1), drawn)
+                return ops.slice_update(history, (0, t + 1), token[:, None] + 1), states
+
+            count, length = known.shape
+            history = ops.zeros((count, length + 1), "int32")
+            return ops.fori_loop(0, length, body, (history, initial_states(model, count)))[0][:, 1:] - 1
+
+    return compile_function(paint)
+
+
+def make_step(model, context, shape=None):
+    """Return f(history N x 1+T, t, states) -> (log-probabilities N x levels of pixel t, new states).
+
+    `shape` is (height, width) of the pictures, and may be left out for build_rnn's, which are square.
+    """
+    head = model.get_layer("logits")
+    height, width = shape or (round(model.inputs[0].shape[1] ** 0.5),) * 2
+    table = ops.convert_to_tensor(util.context_table(height, width, context))
+
+    def read(history, t):
+        if model.name == "next_pixel":
+            return util.read_context(history, table[t], head.units)
+        colors = model.get_layer("colors")(ops.take(history, table[t], axis=1))
+        parts = [ops.reshape(colors, (-1, colors.shape[1] * colors.shape[2]))]
+        for name, place in util.place_of(t, width, context).items():
+            part = model.get_layer(f"{name}s")(place)
+            parts.append(ops.broadcast_to(part, (parts[0].shape[0], *part.shape)))
+        return ops.concatenate(parts, axis=1)
+
+    cells = cells_of(model)
+
+    def step(history, t, states):
+        x = ops.cast(read(history, t), cells[0].compute_dtype)
+        new_states = []
+        for cell, state in zip(cells, states):
+            x, state = cell(x, state)
+            new_states.append(state)
+        return ops.log_softmax(head(x)), new_states
+
+    return step
+
+
+def cells_of(model):
+    """List the recurrent cells of a network, from the first layer on."""
+    return [layer.cell for layer in model.layers if isinstance(layer, keras.layers.RNN)]
+
+
+def initial_states(model, count):
+    """List the states that each cell begins with, for N = `count` pictures."""
+    return [cell.get_initial_state(batch_size=count) for cell in cells_of(model)]

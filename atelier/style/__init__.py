@@ -1,0 +1,1 @@
+"""Style transfer: by search, and by a network that has learned a style."""

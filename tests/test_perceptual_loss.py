@@ -1,0 +1,148 @@
+"""perceptual_loss.py: what tells a painting's style, and the losses and gradients of a search."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import ROOT, pixels
+
+import config
+import util
+from atelier import imaging
+from atelier.networks import pretrained, vision
+from atelier.style import optimization, perceptual_loss
+
+PAINTING = ROOT / "images/style/glands.jpg"
+
+
+@pytest.fixture(autouse=True)
+def quick(vgg_once):
+    optimization.make_studio.cache_clear()
+
+
+def random_pictures(count, *shape):
+    np.random.seed(1)
+    return [np.random.randn(*shape) for _ in range(count)]
+
+
+def test_the_losses_are_the_published_numbers():
+    base, output = random_pictures(2, 10, 10, 3)
+    gram = [[99.75723, -9.96186, -1.4740534], [-9.96186, 86.854324, -4.141108], [-1.4740534, -4.141108, 82.30106]]
+    assert float(util.feature_reconstruction_loss(base, output)) == pytest.approx(605.62195, rel=1e-6)
+    np.testing.assert_allclose(util.gram_matrix(base), gram, rtol=1e-5)
+    assert float(util.style_reconstruction_loss(base, output)) == pytest.approx(0.09799164, rel=1e-6)
+    (picture,) = random_pictures(1, 1, 10, 10, 3)
+    assert float(util.total_variation_loss(picture)) == pytest.approx(937.0538, rel=1e-6)
+
+
+def style_loss(photo, *, task="style", picture=None, **options):
+    """Return a studio, its targets for a photo (float32 H x W x 3), and the terms and gradient at a picture."""
+    usual = {"style": (str(PAINTING),), "quiet": True, "precision": "float32"}
+    options = dataclasses.replace(config.STYLE_DEFAULTS[task], **usual | options)
+    studio = optimization.open_studio(options)
+    search = optimization.Search(studio, photo, None, options)
+    search.margin = 0
+    targets = search.targets(photo.shape[1], photo.shape[0])
+    terms, gradient = studio.evaluate((photo if picture is None else picture)[None], targets)
+    return studio, targets, {name: float(value) for name, value in terms.items()}, np.asarray(gradient)[0]
+
+
+def test_published_losses_are_the_sums_of_the_paper(photo, vgg):
+    picture, layers = imaging.resize_picture(pixels(photo), 64, 48), config.STYLE_LAYERS
+    painting = optimization.scaled(imaging.load_image(PAINTING), 64)
+    other = np.flip(picture, 1).copy()
+    _, _, terms, _ = style_loss(
+        picture,
+        task="published",
+        picture=other,
+        layer_weights=(1, 2, 3, 4, 5),
+        content_weight=7,
+        tv_weight=0.5,
+    )
+    features = vision.feature_extractor(vgg, ["block4_conv2", *layers])
+    of_photo, of_other, of_painting = (features(tf.constant(x[None])) for x in (picture, other, painting))
+    assert terms["content"] == pytest.approx(float(np.sum((of_photo[0] - of_other[0]) ** 2)), rel=1e-4)
+    expected = 0
+    for weight, base, output in zip((1, 2, 3, 4, 5), of_painting[1:], of_other[1:]):
+        places = np.prod(output.shape[1:3])
+        base = util.gram_matrix(base[0]) * places / np.prod(base.shape[1:3])  # as if it were of the photo's size
+        expected += weight * float(np.sum((base - util.gram_matrix(output[0])) ** 2)) / (2 * places) ** 2 / 5
+    assert terms["style"] == pytest.approx(expected, rel=1e-3)
+    assert terms["tv"] == pytest.approx(float(util.total_variation_loss(other[None])), rel=1e-5)
+    assert terms["total"] == pytest.approx(7 * terms["content"] + terms["style"] + 0.5 * terms["tv"], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["style", "published"])
+def test_the_gradient_is_that_of_finite_differences(kind, photo):
+    picture = imaging.resize_picture(pixels(photo), 64, 48)
+    studio, targets, _, gradient = style_loss(picture, picture=np.flip(picture, 1).copy(), task=kind)
+    direction = gradient / np.linalg.norm(gradient)
+    rng = np.random.default_rng(0)
+    for way in (direction, rng.standard_normal(gradient.shape) * np.abs(gradient) / np.linalg.norm(gradient)):
+        step = 0.5 * way.astype("float32") / np.abs(way).max()
+        above, below = (
+            float(studio.evaluate((np.flip(picture, 1) + sign * step)[None], targets)[0]["total"]) for sign in (1, -1)
+        )
+        # Within 5 %, since a maximum has kinks.
+        assert (above - below) / 2 == pytest.approx(float(np.sum(gradient * step)), rel=0.05)
+
+
+def test_the_covariance_and_the_mean_are_what_numpy_makes_of_them():
+    features = np.float32(random_pictures(1, 9, 7, 5))
+    covariance, mean = perceptual_loss.statistics(tf.constant(features))
+    np.testing.assert_allclose(covariance, np.cov(features.reshape(-1, 5).T, bias=True), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(mean[0], features.mean((0, 1, 2)), rtol=1e-5)
+
+
+def test_what_a_picture_lacks_of_a_photo_counts_and_what_it_shows_beyond_does_not():
+    base = np.abs(np.random.default_rng(0).normal(size=(1, 4, 5, 6))).astype("float32")
+    options = config.STYLE_DEFAULTS["style"]
+    lacking, beyond, same = (
+        float(perceptual_loss.unlikeness_to_photo(base, output, options)) for output in (0.5 * base, 1.5 * base, base)
+    )
+    assert (lacking, beyond, same) == pytest.approx((0.25, 0, 0))
+    options = config.STYLE_DEFAULTS["published"]
+    one, other = (float(perceptual_loss.unlikeness_to_photo(base, x * base, options)) for x in (0.5, 1.5))
+    assert one == pytest.approx(other)
+
+
+def test_the_loss_does_not_depend_on_the_scale_of_a_layer(photo, vgg, monkeypatch):
+    """A layer's kernel and bias times 3, and the next one's kernel over 3: the network sees the same."""
+    picture = imaging.resize_picture(pixels(photo), 64, 48)
+    scaled_vgg = keras.models.clone_model(vgg)
+    scaled_vgg.set_weights(vgg.get_weights())
+    kernel, bias = scaled_vgg.get_layer("block2_conv1").get_weights()
+    scaled_vgg.get_layer("block2_conv1").set_weights([3 * kernel, 3 * bias])
+    kernel, bias = scaled_vgg.get_layer("block2_conv2").get_weights()
+    scaled_vgg.get_layer("block2_conv2").set_weights([kernel / 3, bias])
+    found = []
+    for network in (vgg, scaled_vgg):
+        optimization.make_studio.cache_clear()
+        monkeypatch.setattr(pretrained, "load_vgg", lambda *_, network=network: (network, "imagenet"))
+        few = {"content_layers": ("block3_conv1",), "style_layers": ("block2_conv1", "block3_conv1")}  # quickly traced
+        found.append(style_loss(picture, picture=np.flip(picture, 1).copy(), **few))
+    (_, _, usual, gradient), (_, _, terms, of_scaled) = found
+    assert terms == pytest.approx(usual, rel=1e-4)
+    np.testing.assert_allclose(of_scaled, gradient, atol=1e-3 * np.abs(gradient).max())
+
+
+def test_the_weights_mean_the_same_at_every_size_and_for_all_numbers_of_channels():
+    base, output = (np.float32(x)[None] for x in random_pictures(2, 10, 10, 3))
+    grams = [perceptual_loss.mean_gram(tf.constant(x)) for x in (base, output)]
+    likeness, style = (float(util.relative_difference(*pair)) for pair in ((base, output), grams))
+    for repeats in ((1, 2, 3, 1), (1, 1, 1, 4)):
+        larger = [np.tile(x, repeats) for x in (base, output)]
+        grams = [perceptual_loss.mean_gram(tf.constant(x)) for x in larger]
+        assert float(util.relative_difference(*larger)) == pytest.approx(likeness, rel=1e-5)
+        assert float(util.relative_difference(*grams)) == pytest.approx(style, rel=1e-4)
+    waves = [np.sin(np.arange(size) / 3)[None, :, None, None] * np.ones((1, size, size, 3)) for size in (60, 240)]
+    small, large = (float(util.mean_variation(tf.constant(x, "float32"))) for x in waves)
+    assert large == pytest.approx(small, rel=0.05)
+
+
+@pytest.mark.parametrize(("task", "expected"), [("style", [1] * 5), ("published", [10, 10, 50, 10, 10])])
+def test_layers_have_the_weights_of_their_loss(task, expected):
+    options = config.STYLE_DEFAULTS[task]
+    assert [perceptual_loss.usual_weight(layer, options) for layer in options.style_layers] == expected

@@ -1,0 +1,195 @@
+"""pretrained.py: weights, from wherever they come."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import time
+import urllib.request
+
+import numpy as np
+import pytest
+from conftest import LOAD_VGG, ROOT, environment, run, run_process
+
+from atelier import errors, hardware, imaging
+from atelier.networks import pretrained, vision
+
+HALF = 2**-11  # what a number is off by in half precision, at most, as a share of it; below SMALL it is off by more
+SMALL = 2**-14
+
+
+# --- ImageNet's own convolutions, which ship ---
+
+
+@pytest.mark.parametrize(
+    ("layer", "array", "place", "value"),
+    [
+        ("block1_conv1", "kernel", (0, 0, 0, 0), 0.42947057),
+        ("block1_conv1", "bias", (25,), 0.7446502),
+        ("block1_conv2", "kernel", (2, 2, 63, 63), 0.016082443),
+        ("block2_conv1", "bias", (1,), 0.06440781),
+        ("block5_conv1", "kernel", (1, 0, 63, 269), -0.011236359),
+        ("block5_conv2", "bias", (510,), 0.23517226),
+        ("block5_conv3", "kernel", (0, 2, 0, 400), -0.008714244),
+    ],
+)
+def test_the_weights_that_ship_are_those_of_imagenet(layer, array, place, value, vgg):
+    found = np.asarray(getattr(vgg.get_layer(layer), array))[place]
+    assert found == pytest.approx(value, rel=1e-3)
+
+
+def same_but_for_half_precision(ours, theirs):
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, rtol=HALF, atol=HALF * SMALL)
+
+
+def test_the_weights_that_ship_are_those_in_kerass_cache(vgg):
+    home = pathlib.Path(os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras")
+    path = home / "models/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    if not path.exists():
+        pytest.skip("Keras's own file is not in its cache")
+    same_but_for_half_precision(vgg.get_weights(), [x for pair in pretrained.read_convolutions(path) for x in pair])
+
+
+@pytest.fixture(scope="module")
+def exact_vgg(shared):
+    """VGG16 with ImageNet's weights in single precision, and where they are."""
+    path = shared / "vgg16/vgg16_imagenet.npz"
+    if not path.exists():
+        pytest.skip("the weights in single precision are not beside the project")
+    hardware.use_precision("float32", "convolutions")
+    return LOAD_VGG("vgg16", str(path))[0]
+
+
+def test_half_precision_changes_no_weight_by_more_than_it_must(vgg, exact_vgg):
+    same_but_for_half_precision(vgg.get_weights(), exact_vgg.get_weights())
+
+
+def test_half_precision_changes_no_layers_features(vgg, exact_vgg):
+    photo = imaging.load_image(ROOT / "images/content/china.jpg")
+    photo = imaging.resize_picture(photo, *imaging.fit(*photo.shape[1::-1], 256))
+    layers = [layer.name for layer in vgg.layers if "conv" in layer.name]
+    ours, theirs = (vision.feature_extractor(model, layers)(photo[None]) for model in (vgg, exact_vgg))
+    assert len(layers) == 13
+    for layer, one, other in zip(layers, ours, theirs, strict=True):
+        assert np.linalg.norm(one - other) < 1e-3 * np.linalg.norm(other), layer
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16", "bfloat16", "float16"])
+def test_the_weights_that_ship_serve_every_precision(precision, vgg):
+    hardware.keras.config.set_dtype_policy(precision)
+    model, _ = LOAD_VGG()
+    layer = model.get_layer("block5_conv3")
+    assert layer.compute_dtype == precision.removeprefix("mixed_")
+    kernel = np.asarray(layer.kernel, "float32")
+    np.testing.assert_allclose(kernel, vgg.get_layer("block5_conv3").get_weights()[0], rtol=2**-8, atol=1e-7)
+
+
+def test_only_vgg19_is_sought_elsewhere_and_not_for_longer_than_five_seconds(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: asked.append(1) or time.sleep(60))
+    assert LOAD_VGG()[1] == LOAD_VGG("vgg16", "imagenet")[1] == "imagenet"
+    assert not asked
+    started = time.perf_counter()
+    with pytest.raises(errors.InputError, match="VGG19.*--weights"):
+        LOAD_VGG("vgg19")
+    assert asked and time.perf_counter() - started < 5
+    with pytest.raises(errors.InputError, match="VGG16.*--weights"):
+        pretrained.load_network("vgg16", top=True)
+
+
+# A process that begins with this can reach no other machine, and leaves a file where it tries.
+CUT_OFF = """
+import os, pathlib, sys
+
+def refuse(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname"):
+        pathlib.Path(os.environ["ASKED"]).touch()
+        raise OSError("there is no network")
+
+sys.addaudithook(refuse)
+"""
+
+# The real train_style.py, on smaller pieces, and with a shorter search to compare with.
+QUICK_TRAINING = f"""
+import runpy, sys
+
+sys.path.insert(0, {str(ROOT)!r})
+from atelier.style import style_training
+
+style_training.CROP, style_training.JUDGED, style_training.SEARCHED = 64, 1, 2
+runpy.run_path({str(ROOT / "train_style.py")!r}, run_name="__main__")
+"""
+
+
+@pytest.fixture
+def cut_off(tmp_path):
+    """The environment of a process without a network, with nothing in Keras's cache."""
+    (tmp_path / "sitecustomize.py").write_text(CUT_OFF)
+    (tmp_path / "train_style.py").write_text(QUICK_TRAINING)
+    return environment(PYTHONPATH=tmp_path, KERAS_HOME=tmp_path / "home", ASKED=tmp_path / "asked")
+
+
+PAINTING, PHOTO = ROOT / "images/style/glands.jpg", ROOT / "images/content/china.jpg"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("style_transfer.py", PHOTO, "--style", PAINTING, "--size", 64, "--iterations", 1),
+        ("deepdream.py", PHOTO, "--size", 64, "--octaves", 1, "--steps", 1),
+        ("visualize_filters.py", "block1_conv2", "--images", PHOTO, "--size", 64, "--filters", 1, "--dreams", 0),
+        ("train_style.py", PAINTING, "--size", 64, "--steps", 2),
+    ],
+    ids=lambda command: command[0],
+)
+def test_without_a_network_all_works_and_nothing_is_asked_for(command, cut_off, tmp_path):
+    result = tmp_path / ("style" if command[0] == "train_style.py" else "result.png")
+    script = tmp_path / command[0] if command[0] == "train_style.py" else command[0]
+    told = run_process(script, *command[1:], "--output", result, env=cut_off)
+    assert "with the weights imagenet" in told.stderr
+    assert result.exists()
+    assert not (tmp_path / "asked").exists() and not (tmp_path / "home/models").exists()
+
+
+def test_that_a_process_asks_would_be_noticed(cut_off, tmp_path):
+    asking = "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9')"
+    assert (
+        "there is no network"
+        in subprocess.run([sys.executable, "-c", asking], env=cut_off, capture_output=True, text=True).stderr
+    )
+    assert (tmp_path / "asked").exists()
+
+
+# --- Files ---
+
+
+@pytest.mark.parametrize("name", ["vgg.weights.h5", "vgg.h5", "vgg.npz"])
+def test_weights_come_from_three_kinds_of_files(name, weight_files, vgg):
+    model, source = LOAD_VGG("vgg16", str(weight_files / name))
+    assert source.endswith(name)
+    for ours, theirs in zip(model.get_weights(), vgg.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("flags", [(), ("--list-layers",)])
+def test_the_weights_of_former_versions_are_gone(flags, tmp_path):
+    told = run("deepdream.py", "noise", "--weights", "hed", *flags, "--output", tmp_path / "a.png", status=2).stderr
+    assert "--weights hed is gone" in told and "ImageNet's own" in told and "leave it out" in told
+
+
+def test_only_convolutions_of_three_by_three_are_read(tmp_path):
+    kernels = {"a": np.ones((3, 3, 2, 4)), "b": np.ones((1, 1, 4, 4)), "c": np.ones((6, 3, 4, 4))}
+    arrays = {f"{name}/kernel": kernel for name, kernel in kernels.items()}
+    np.savez(tmp_path / "w.npz", **arrays, **{f"{name}/bias": np.zeros(4) for name in kernels})
+    ((kernel, bias),) = pretrained.read_convolutions(tmp_path / "w.npz")
+    assert kernel.shape == (3, 3, 2, 4) and bias.shape == (4,)
+
+
+def test_an_efficientnets_input_is_what_keras_makes_of_it_with_its_own_weights():
+    picture = np.float32([[0, 128, 255], [30, 60, 90]])
+    mean, deviation = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+    # Normalised once more by the network itself, it comes to a division by deviation ** 1.5.
+    normalized = (pretrained.efficientnet_input(picture) / 255 - mean) / deviation
+    np.testing.assert_allclose(normalized, (picture / 255 - mean) / deviation**1.5, rtol=1e-4)
