@@ -387,7 +387,7 @@ def test_what_can_not_be_shared_is_said(album, pictures, tmp_path):
 
 def test_a_worker_has_as_many_threads_as_it_was_given_cores():
     code = (
-        "from atelier import hardware, threading\n"
+        "from atelier import hardware\n"
         "hardware.use_cores(1)\n"
         "print(hardware.cpu_count(), hardware.tf.config.threading.get_intra_op_parallelism_threads())\n"
         "hardware.tf.constant(1)\n"
