@@ -77,7 +77,7 @@ class Common:
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class TrainingConfig:
     """A next-pixel network and how it is trained; a preset is one of the two kinds below."""
 
     cell: str = option("gru", "recurrent cell", choices=("gru", "lstm"))
@@ -104,7 +104,7 @@ class Recipe:
 
 
 @dataclasses.dataclass(frozen=True)
-class DigitRecipe(Recipe):
+class DigitRecipe(TrainingConfig):
     """One network for each class of a set of small grey pictures."""
 
     size: int = option(10, "pictures are resized to SIZE x SIZE pixels", least=2, most=256)
@@ -113,18 +113,18 @@ class DigitRecipe(Recipe):
 
 
 @dataclasses.dataclass(frozen=True)
-class PainterRecipe(Recipe):
+class PainterRecipe(TrainingConfig):
     """One network for a folder of pictures, in colours of a palette or in greys."""
 
-    cell: str = like(Recipe, "cell", "lstm")
-    units: int = like(Recipe, "units", 512)
-    layers: int = like(Recipe, "layers", 2)
-    dropout: float = like(Recipe, "dropout", 0.2)
-    context: str = like(Recipe, "context", "place")
-    epochs: int = like(Recipe, "epochs", 50)
-    batch_size: int = like(Recipe, "batch_size", 32)
-    learning_rate: float = like(Recipe, "learning_rate", 2e-3)
-    schedule: str = like(Recipe, "schedule", "cosine")
+    cell: str = like(TrainingConfig, "cell", "lstm")
+    units: int = like(TrainingConfig, "units", 512)
+    layers: int = like(TrainingConfig, "layers", 2)
+    dropout: float = like(TrainingConfig, "dropout", 0.2)
+    context: str = like(TrainingConfig, "context", "place")
+    epochs: int = like(TrainingConfig, "epochs", 50)
+    batch_size: int = like(TrainingConfig, "batch_size", 32)
+    learning_rate: float = like(TrainingConfig, "learning_rate", 2e-3)
+    schedule: str = like(TrainingConfig, "schedule", "cosine")
     width: int = option(
         75, "pictures are cropped about their middle and resized to WIDTH x HEIGHT pixels", least=2, most=1024
     )

@@ -212,20 +212,20 @@ def dream_many(folder, options):
     output = pathlib.Path(options.output or f"generated/{default_name(folder, options)}")
     folders.check_folder(output)
     photos = folders.find_photos(folder, output, options)
-    craft = folders.Craft(SCRIPT, dream, open_studio, recipe_of, lambda words: options_of(parse_arguments(words)))
-    folders.apply_to_folder(craft, photos, output, f".{suffix_of(options)}", [folders.Way(options)], options)
+    task = folders.ImageTask(SCRIPT, dream, open_studio, manifest_of, lambda words: options_of(parse_arguments(words)))
+    folders.apply_to_folder(task, photos, output, f".{suffix_of(options)}", [folders.Variant(options)], options)
 
 
 SCRIPT = "deepdream.py"
 
 
-def recipe_of(options, free=()):
+def manifest_of(options, free=()):
     """Return what shapes the pictures of a folder or, where more is `free`, the frames of a film."""
     named = {"guide": [options.guide] if options.guide else []}
     if classifier := naming.own_classifier(options.convnet):
         named["convnet"] = [classifier]
     options = dataclasses.replace(options, format=suffix_of(options))
-    return manifests.recipe_of(SCRIPT, options, ("list_layers", *free), named)
+    return manifests.manifest_of(SCRIPT, options, ("list_layers", *free), named)
 
 
 def dream_one(photo, options):
@@ -359,7 +359,7 @@ def film(studio, photo, picture, result, options, alone):
         if not options.quiet:
             print(f"note: another process is at work on {result}; this one waits", file=sys.stderr)
 
-    with leases.Claim(result.with_name(f".{result.name}.lock"), waits):
+    with leases.Lease(result.with_name(f".{result.name}.lock"), waits):
         if alone:  # another may have made it meanwhile
             disk.refuse_to_overwrite([result], options.overwrite)
         return shoot(studio, photo, picture, result, options, alone)
@@ -368,8 +368,8 @@ def film(studio, photo, picture, result, options, alone):
 def shoot(studio, photo, picture, result, options, alone):
     """Make what is missing of a film's frames, and the film."""
     folder = result.with_name(f"{result.name}_frames")
-    recipe = recipe_of(options, ("zoom", "fps", "format")) | {"picture": zlib.crc32(picture.tobytes())}
-    done = films.frames_done(folder, recipe, options.zoom, replace=options.overwrite or not alone)
+    manifest = manifest_of(options, ("zoom", "fps", "format")) | {"picture": zlib.crc32(picture.tobytes())}
+    done = films.frames_done(folder, manifest, options.zoom, replace=options.overwrite or not alone)
     frame = imaging.load_image(films.frame_path(folder, done)) if done else None
     forecast = studio.forecast([(options.zoom - done, 1)], options)
     try:

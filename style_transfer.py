@@ -191,33 +191,35 @@ def paint_many(content, options):
     if any(pathlib.Path(path).is_dir() and output.resolve() == pathlib.Path(path).resolve() for path in options.style):
         raise errors.InputError(f"{output} is where the paintings are; give another folder with --output")
     photos = folders.find_photos(content, output, options) if content.is_dir() else [content]
-    craft = folders.Craft(SCRIPT, paint, prepare, recipe_of, lambda words: options_of(parse_arguments(words)))
-    folders.apply_to_folder(craft, photos, output, f".{options.format}", ways_of(options), options)
+    task = folders.ImageTask(SCRIPT, paint, prepare, manifest_of, lambda words: options_of(parse_arguments(words)))
+    folders.apply_to_folder(task, photos, output, f".{options.format}", variants_of(options), options)
 
 
 SCRIPT = "style_transfer.py"
 
 
-def ways_of(options):
-    """List the ways to paint a photo: after the mixture of all paintings or, with --each, after each of them."""
+def variants_of(options):
+    """List the variants to paint a photo: after the mixture of all paintings or, with --each, after each of them."""
     if not options.each:
-        return [folders.Way(options)]
-    ways = []
+        return [folders.Variant(options)]
+    variants = []
     for path in dict.fromkeys(painting.resolve() for painting in imaging.find_paintings(options.style)):
         row = {"painting": str(path), "painting_sha256": manifests.fingerprint(path)["sha256"]}
-        ways.append(folders.Way(dataclasses.replace(options, style=(str(path),), each=False), f"__{path.stem}", row))
-    return ways
+        variants.append(
+            folders.Variant(dataclasses.replace(options, style=(str(path),), each=False), f"__{path.stem}", row)
+        )
+    return variants
 
 
-def recipe_of(options):
+def manifest_of(options):
     """Return what shapes the pictures of a folder. With --each the painting is told in each picture's own row."""
     named = {} if options.each else {"style": imaging.find_paintings(options.style)}
     if options.init not in BEGINNINGS:
         named["init"] = [options.init]
-    recipe = manifests.recipe_of(SCRIPT, options, ("compare", "plot", "save_every", "each"), named)
+    manifest = manifests.manifest_of(SCRIPT, options, ("compare", "plot", "save_every", "each"), named)
     for place, (name, weight) in enumerate(map(naming.weighted, options.learned)):
-        recipe["learned"][place] = {"name": name, "sha256": f"{learned_styles.load_style(name).checksum} {weight}"}
-    return recipe | ({"style": "--each, one by one"} if options.each else {})
+        manifest["learned"][place] = {"name": name, "sha256": f"{learned_styles.load_style(name).checksum} {weight}"}
+    return manifest | ({"style": "--each, one by one"} if options.each else {})
 
 
 def prepare(options):

@@ -55,9 +55,11 @@ def parse_arguments():
     parser.add_argument("--preset", choices=config.PRESETS, help=presets)
     command_line.add_options(parser, config.Train)
     recipe = parser.add_argument_group("recipe", "each of these overrides the preset")
-    command_line.add_options(recipe, config.Recipe, default_help=False)
+    command_line.add_options(recipe, config.TrainingConfig, default_help=False)
     for kind, title in ((config.DigitRecipe, "recipe of digits"), (config.PainterRecipe, "recipe of painters")):
-        command_line.add_options(parser.add_argument_group(title), kind, default_help=False, without=config.Recipe)
+        command_line.add_options(
+            parser.add_argument_group(title), kind, default_help=False, without=config.TrainingConfig
+        )
     return parser.parse_args()
 
 

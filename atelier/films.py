@@ -15,7 +15,7 @@ from PIL import Image, ImageSequence
 from atelier.disk import read_json, whole_file, write_json
 from atelier.errors import InputError
 from atelier.imaging import fit, resize_picture, to_pixels
-from atelier.manifests import RECIPE, differences
+from atelier.manifests import MANIFEST, differences
 
 # Each kind of film by what ffmpeg writes it with. All go frame by frame: a GIF, too, with a palette for each.
 PALETTES = "[0:v]split[seen][shown];[seen]palettegen=stats_mode=single[palette];[shown][palette]paletteuse=new=1"
@@ -108,13 +108,13 @@ def frame_path(folder, number):
     return folder / f"{number:05}.png"
 
 
-def frames_done(folder, recipe, most, replace):
-    """Count the frames that an interrupted film of the same recipe left, at most `most`.
+def frames_done(folder, manifest, most, replace):
+    """Count the frames that an interrupted film of the same manifest left, at most `most`.
 
-    Those of another recipe are removed where they may be replaced. Raises InputError where they may not.
+    Those of another manifest are removed where they may be replaced. Raises InputError where they may not.
     """
-    path = folder / RECIPE
-    if path.exists() and not differences(read_json(path), recipe):
+    path = folder / MANIFEST
+    if path.exists() and not differences(read_json(path), manifest):
         done = 0
         while done < most and frame_path(folder, done + 1).exists():
             done += 1
@@ -122,11 +122,11 @@ def frames_done(folder, recipe, most, replace):
     if path.exists() and replace:
         remove_frames(folder)
     elif path.exists():
-        differing = "; ".join(differences(read_json(path), recipe))
+        differing = "; ".join(differences(read_json(path), manifest))
         raise InputError(f"{folder} holds frames of another film ({differing}); give another --output, or --overwrite")
     if folder.exists() and any(path.name[0] != "." for path in folder.iterdir()):
         raise InputError(f"{folder} is where frames would be kept, and is not empty; give another --output")
-    write_json(path, recipe)
+    write_json(path, manifest)
     return 0
 
 
@@ -136,8 +136,8 @@ def remove_frames(folder):
     for pattern in (
         "[0-9][0-9][0-9][0-9][0-9].png",
         ".[0-9][0-9][0-9][0-9][0-9]-*.png",
-        RECIPE,
-        f".{pathlib.Path(RECIPE).stem}-*.json",
+        MANIFEST,
+        f".{pathlib.Path(MANIFEST).stem}-*.json",
     ):
         for path in folder.glob(pattern):
             path.unlink()

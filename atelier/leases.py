@@ -1,4 +1,4 @@
-"""Claims: who alone may train a network, or make a film, of several processes and machines that share a folder."""
+"""Leases: who alone may train a network, or make a film, of several processes and machines that share a folder."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from atelier import disk
 from atelier.errors import AnotherTraining
 
 
-class Claim:
+class Lease:
     """What one process says, in a file, of what it alone may do: who it is, and by a heartbeat that it lives.
 
     Another waits, and says so by `waits`, until the file is gone, or no heart has beaten for a while: seconds by its

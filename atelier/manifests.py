@@ -1,6 +1,6 @@
 """What shaped pictures: kept beside them as recipe.json, compared with a later command, and put into words.
 
-A recipe is a dict, as JSON has it, from the names of options to their values; files count by what is in them.
+A manifest is a dict, as JSON has it, from the names of options to their values; files count by what is in them.
 """
 
 import dataclasses
@@ -12,13 +12,13 @@ from atelier.disk import as_json, read_json
 from atelier.errors import InputError, describe
 from config import FORMER_WEIGHTS
 
-RECIPE = "recipe.json"
+MANIFEST = "recipe.json"
 
 # Options that say where pictures lie, which photos are taken, and what else is told or written.
 FREE = {"output", "overwrite", "quiet", "debug", "recursive", "gif", "workers", "scheduler"}
 
 
-def recipe_of(script, options, free=(), files=None):
+def manifest_of(script, options, free=(), files=None):
     """Return what shapes a picture, as JSON has it: the script, and each option that is not `free`.
 
     `files` lists, for each option that names files, which: they count by what is in them, as does a file of weights.
@@ -26,9 +26,9 @@ def recipe_of(script, options, free=(), files=None):
     """
     if options.weights not in (None, "imagenet"):
         files = {**(files or {}), "weights": [options.weights]}
-    recipe = {"script": script}
-    recipe |= {name: value for name, value in dataclasses.asdict(options).items() if name not in FREE.union(free)}
-    return as_json(recipe | {name: [fingerprint(path) for path in paths] for name, paths in (files or {}).items()})
+    manifest = {"script": script}
+    manifest |= {name: value for name, value in dataclasses.asdict(options).items() if name not in FREE.union(free)}
+    return as_json(manifest | {name: [fingerprint(path) for path in paths] for name, paths in (files or {}).items()})
 
 
 def fingerprint(path):
@@ -37,8 +37,8 @@ def fingerprint(path):
         return {"name": pathlib.Path(path).name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()[:16]}
 
 
-def refuse_differences(path, record, recipe):
-    if record and (said := differences(record, recipe)):
+def refuse_differences(path, record, manifest):
+    if record and (said := differences(record, manifest)):
         more = f", and {len(said) - 4} more" if len(said) > 4 else ""
         raise InputError(
             f"{path} was made otherwise ({'; '.join(said[:4])}{more}); "
@@ -46,15 +46,15 @@ def refuse_differences(path, record, recipe):
         )
 
 
-def differences(record, recipe):
-    """Say in what a recipe differs from the one that was kept: a list of texts."""
-    if record["script"] != recipe["script"]:
-        return [f"by {record['script']}, now {recipe['script']}"]
+def differences(record, manifest):
+    """Say in what a manifest differs from the one that was kept: a list of texts."""
+    if record["script"] != manifest["script"]:
+        return [f"by {record['script']}, now {manifest['script']}"]
     if record["weights"] == FORMER_WEIGHTS:
         return [f"with the weights {FORMER_WEIGHTS}, which are no longer supported, now with ImageNet's own"]
     said = []
-    for name in dict.fromkeys([*record, *recipe]):
-        before, now = record.get(name), recipe.get(name)
+    for name in dict.fromkeys([*record, *manifest]):
+        before, now = record.get(name), manifest.get(name)
         if name == "weights":  # left out, they are ImageNet's
             before, now = before or "imagenet", now or "imagenet"
         if contents(before) != contents(now):
@@ -78,22 +78,26 @@ def spelled(value):
     return " ".join(item["name"] if isinstance(item, dict) else str(item) for item in items)
 
 
-# What recipes did not tell before there was a choice.
+# What manifests did not tell before there was a choice.
 UNTOLD = {
     "style_transfer.py": {"strength": 1.0, "refine": 0},
     "deepdream.py": {"canvas": "pixels"},
 }
 
 
-def read_recipe(folder):
+def read_manifest(folder):
     """Read what shaped the pictures in a folder, or None where it was not kept. Raises InputError."""
-    path = folder / RECIPE
+    path = folder / MANIFEST
     if not path.exists():
         return None
     try:
-        recipe = read_json(path)
+        manifest = read_json(path)
         return (
-            UNTOLD.get(recipe["script"], {}) | recipe | {"script": str(recipe["script"]), "weights": recipe["weights"]}
+            UNTOLD.get(manifest["script"], {})
+            | manifest
+            | {"script": str(manifest["script"]), "weights": manifest["weights"]}
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no recipe of such a folder ({describe(error)}); give another --output") from error
+        raise InputError(
+            f"{path} is no manifest of such a folder ({describe(error)}); give another --output"
+        ) from error

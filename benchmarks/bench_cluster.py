@@ -164,12 +164,12 @@ def empty(data):
         for number in range(EMPTY):
             (photos / f"{number}.jpg").touch()
         options = config.Style(scheduler=process.stdout.readline().strip(), quiet=True)
-        craft = folders.Craft(SCRIPT, do_nothing, open_nothing, recipe_of_nothing, None)
+        task = folders.ImageTask(SCRIPT, do_nothing, open_nothing, recipe_of_nothing, None)
         started = time.perf_counter()
         with open(os.devnull, "w") as nowhere:
             sys.stdout, shown = nowhere, sys.stdout
             found = folders.find_photos(photos, output, options)
-            folders.apply_to_folder(craft, found, output, ".png", [folders.Way(options)], options)
+            folders.apply_to_folder(task, found, output, ".png", [folders.Variant(options)], options)
             sys.stdout = shown
         seconds = time.perf_counter() - started
         process.kill()

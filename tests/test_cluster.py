@@ -119,7 +119,7 @@ def test_a_folder_of_photos_is_as_by_one_process(sharing, album, alone, tmp_path
     assert rows.keys() == expected.keys() and rows["broken.jpg"]["status"] == "failed"
     assert "cluster: " in result.stderr and "workers: " in result.stderr
     again = run("style_transfer.py", album, *LEARNED, "--output", tmp_path, status=1)
-    assert "done before: 6" in again.stdout  # the recipe is the same, however the work was shared
+    assert "done before: 6" in again.stdout  # the manifest is the same, however the work was shared
 
 
 def test_dreams_are_shared_out(workers, album, tmp_path):
@@ -168,7 +168,7 @@ def checkpoints(folder):
 
 def test_dask_is_not_imported_without_the_flags(album, tmp_path):
     code = (
-        "import sys, style_transfer, command_line\n"
+        "import sys, style_transfer\nfrom atelier import command_line\n"
         "try:\n    command_line.run(style_transfer.main)\n"
         "finally:\n    print('distributed' in sys.modules)"
     )
@@ -323,25 +323,27 @@ def test_a_worker_says_what_it_lacks(tmp_path, monkeypatch):
 def test_a_worker_that_sees_other_files_is_told(album, tmp_path):
     painting, other = (str(ROOT / f"images/style/{name}.jpg") for name in ("glands", "gravel"))
     options, others = (config.Style(style=(path,)) for path in (painting, other))
-    recipe, sign = style_transfer.recipe_of(options), tmp_path / "sign"
+    manifest, sign = style_transfer.manifest_of(options), tmp_path / "sign"
     sign.touch()
-    job, lost = (folders.Job(album / f"{name}.jpg", folders.Way(options), tmp_path / "a.png") for name in "az")
-    missing = functools.partial(folders.what_is_missing, "style_transfer", "recipe_of")
+    job, lost = (folders.Job(album / f"{name}.jpg", folders.Variant(options), tmp_path / "a.png") for name in "az")
+    missing = functools.partial(folders.what_is_missing, "style_transfer", "manifest_of")
     seen = job.made_of()
-    assert missing(options, recipe, {painting: recipe["style"][0]["sha256"]}, sign, job, seen) is None
-    assert f"does not see {tmp_path / 'no'}, or another" in missing(options, recipe, {}, tmp_path / "no/no", job, seen)
-    assert f"does not see the photo: {album / 'z.jpg'}" in missing(options, recipe, {}, sign, lost, seen)
-    assert "another photo of this name" in missing(options, recipe, {}, sign, job, seen | {"photo_bytes": "1"})
-    assert "other files (--style glands.jpg, now gravel.jpg)" in missing(others, recipe, {}, sign, job, seen)
-    assert f"other files ({other})" in missing(options, recipe, {other: "1234"}, sign, job, seen)
+    assert missing(options, manifest, {painting: manifest["style"][0]["sha256"]}, sign, job, seen) is None
+    assert f"does not see {tmp_path / 'no'}, or another" in missing(
+        options, manifest, {}, tmp_path / "no/no", job, seen
+    )
+    assert f"does not see the photo: {album / 'z.jpg'}" in missing(options, manifest, {}, sign, lost, seen)
+    assert "another photo of this name" in missing(options, manifest, {}, sign, job, seen | {"photo_bytes": "1"})
+    assert "other files (--style glands.jpg, now gravel.jpg)" in missing(others, manifest, {}, sign, job, seen)
+    assert f"other files ({other})" in missing(options, manifest, {other: "1234"}, sign, job, seen)
 
 
 def test_a_photo_that_a_worker_does_not_see_fails_alone(album, tmp_path):
     attempt = functools.partial(folders.attempt_there, "style_transfer", "paint")
-    job = folders.Job(album / "a.jpg", folders.Way(config.Style()), tmp_path / "a.png")
+    job = folders.Job(album / "a.jpg", folders.Variant(config.Style()), tmp_path / "a.png")
     seen = job.made_of()
     assert "it sees another photo of this name" in attempt(job, seen | {"photo_bytes": "1"})["reason"]
-    gone = folders.Job(album / "z.jpg", job.way, tmp_path / "z.png")
+    gone = folders.Job(album / "z.jpg", job.variant, tmp_path / "z.png")
     assert "it does not see the photo" in attempt(gone, seen)["reason"]
 
 
@@ -408,7 +410,7 @@ def test_of_many_rows_the_summary_is_written_now_and_then_and_at_the_end(tmp_pat
             for job in jobs:
                 yield job, {"status": "done"}
 
-    jobs = [folders.Job(pathlib.Path(f"{i}.jpg"), folders.Way(None), tmp_path / f"{i}.png") for i in range(500)]
+    jobs = [folders.Job(pathlib.Path(f"{i}.jpg"), folders.Variant(None), tmp_path / f"{i}.png") for i in range(500)]
     assert len(list(folders.apply_to_photos(Hands(), jobs, tmp_path / "summary.csv", {}))) == 500
     assert written[0] == 1 and written[-1] == 500 and len(written) < 50
 

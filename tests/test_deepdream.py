@@ -400,14 +400,14 @@ def test_a_film_that_was_killed_goes_on_and_is_the_same(photo, tmp_path):
 
 @pytest.mark.parametrize("weights", [None, "imagenet", "hed"])
 def test_frames_of_a_former_version_serve_where_its_weights_were_imagenets(weights, tmp_path):
-    recipe = {"script": "deepdream.py", "size": 64, "weights": None}
-    disk.write_json(tmp_path / "recipe.json", recipe | {"weights": weights})
+    manifest = {"script": "deepdream.py", "size": 64, "weights": None}
+    disk.write_json(tmp_path / "recipe.json", manifest | {"weights": weights})
     (tmp_path / "00001.png").touch()
     if weights == "hed":
         with pytest.raises(errors.InputError, match="with the weights hed, which are no longer supported.*--overwrite"):
-            films.frames_done(tmp_path, recipe, 5, replace=False)
+            films.frames_done(tmp_path, manifest, 5, replace=False)
     else:
-        assert films.frames_done(tmp_path, recipe, 5, replace=False) == 1
+        assert films.frames_done(tmp_path, manifest, 5, replace=False) == 1
 
 
 @pytest.mark.slow
@@ -500,7 +500,7 @@ def test_a_guide_counts_by_what_is_in_it(album, tmp_path):
 
 
 def test_frames_of_a_film_that_is_replaced_are_no_part_of_the_new_one(album, tmp_path, monkeypatch):
-    """A folder is interrupted in its second film, then in the first of another recipe, and goes on by that one."""
+    """A folder is interrupted in its second film, then in the first of another manifest, and goes on by that one."""
     flags, out = ("--format", "gif", *FILM), tmp_path / "out"
     original, calls = deepdream.move, []
 

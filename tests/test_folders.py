@@ -161,9 +161,9 @@ def apply(photos, output, rows=None):
 
     output.mkdir(exist_ok=True)
     rows = folders.read_summary(output / "summary.csv")
-    jobs = folders.name_results(photos, [folders.Way(config.Style())], output, ".png", rows)
+    jobs = folders.name_results(photos, [folders.Variant(config.Style())], output, ".png", rows)
     todo = [job for job in jobs if not folders.is_done(job, rows, {"script": ""}, None)]
-    hands = folders.Alone(folders.Craft("", task, None, None, None), None)
+    hands = folders.Alone(folders.ImageTask("", task, None, None, None), None)
     return [row for _, row in folders.apply_to_photos(hands, todo, output / "summary.csv", rows)]
 
 
@@ -316,7 +316,7 @@ def painted(tmp_path_factory):
 def test_it_is_refused_before_tensorflow_starts(album, painted):
     command = ["style_transfer.py", str(album), "--style", str(PAINTING), "--output", str(painted)]
     code = (
-        f"import sys; sys.argv = {command!r}\nimport command_line, style_transfer\n"
+        f"import sys; sys.argv = {command!r}\nimport style_transfer\nfrom atelier import command_line\n"
         "try: command_line.run(style_transfer.main)\n"
         "except SystemExit as end: print(end.code, 'tensorflow' in sys.modules)"
     )
@@ -361,7 +361,7 @@ def test_after_a_kill_no_picture_of_the_old_recipe_passes_for_done(album, tmp_pa
 
 
 def test_a_kill_before_the_first_picture_leaves_the_old_ones_as_they_were(album, tmp_path, monkeypatch):
-    """Between what is noted as waiting and the new recipe: the old command goes on, and the new one is refused."""
+    """Between what is noted as waiting and the new manifest: the old command goes on, and the new one is refused."""
     output = tmp_path / "styled"
     paint(album, output)
     with monkeypatch.context() as patched:
@@ -428,8 +428,8 @@ def test_a_picture_that_tells_of_the_weights_of_former_versions_is_not_taken_for
 
 
 def change_recipe(folder, **changes):
-    recipe = json.loads((folder / "recipe.json").read_text())
-    (folder / "recipe.json").write_text(json.dumps(recipe | changes))
+    manifest = json.loads((folder / "recipe.json").read_text())
+    (folder / "recipe.json").write_text(json.dumps(manifest | changes))
 
 
 def test_a_folder_painted_by_a_former_loss_is_refused(album, tmp_path):
@@ -442,7 +442,7 @@ def test_a_folder_painted_by_a_former_loss_is_refused(album, tmp_path):
 def test_a_recipe_of_something_else_is_not_replaced(album, tmp_path):
     for content in ("{", "[1]", '{"flour": 500}'):
         (tmp_path / "recipe.json").write_text(content)
-        assert "no recipe" in paint(album, tmp_path, status=2).stderr
+        assert "no manifest" in paint(album, tmp_path, status=2).stderr
         assert (tmp_path / "recipe.json").read_text() == content
 
 

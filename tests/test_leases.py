@@ -13,8 +13,8 @@ from atelier import errors, leases
 
 
 def claimed(path, marks, name):
-    """Claim a training, note when it was had and let go, and hold it for a while."""
-    with leases.Claim(path):
+    """Lease a training, note when it was had and let go, and hold it for a while."""
+    with leases.Lease(path):
         marks.append(name)
         time.sleep(0.3)
         marks.append(name)
@@ -22,7 +22,7 @@ def claimed(path, marks, name):
 
 
 def test_of_two_only_one_trains(tmp_path, monkeypatch):
-    monkeypatch.setattr(leases.Claim, "LOOK", 0.02)
+    monkeypatch.setattr(leases.Lease, "LOOK", 0.02)
     marks, path = [], tmp_path / "checkpoint_3.lock"
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         assert sorted(pool.map(functools.partial(claimed, path, marks), "abc")) == ["a", "b", "c"]
@@ -31,20 +31,20 @@ def test_of_two_only_one_trains(tmp_path, monkeypatch):
 
 
 def test_the_claim_of_a_process_that_died_here_is_taken_over_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(leases.Claim, "LOOK", 0.02)
+    monkeypatch.setattr(leases.Lease, "LOOK", 0.02)
     path = tmp_path / "checkpoint_3.lock"
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     path.write_text(f"{leases.this_machine()} {gone.pid} 1234abcd")
     began = time.monotonic()
-    with leases.Claim(path) as claim:
-        assert time.monotonic() - began < 5 and claim.holder() == claim.owner
+    with leases.Lease(path) as lease:
+        assert time.monotonic() - began < 5 and lease.holder() == lease.owner
     assert not path.exists()
 
 
 def test_another_machine_is_dead_once_its_heart_is_still(tmp_path, monkeypatch):
-    monkeypatch.setattr(leases.Claim, "LOOK", 0.02)
-    monkeypatch.setattr(leases.Claim, "DEAD", 0.5)
+    monkeypatch.setattr(leases.Lease, "LOOK", 0.02)
+    monkeypatch.setattr(leases.Lease, "DEAD", 0.5)
     path = tmp_path / "checkpoint_3.lock"
     path.write_text("elsewhere 1 1234abcd")
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -58,9 +58,9 @@ def test_another_machine_is_dead_once_its_heart_is_still(tmp_path, monkeypatch):
 
 def test_one_that_was_taken_for_dead_stops_at_its_next_checkpoint(tmp_path):
     path = tmp_path / "checkpoint_3.lock"
-    with leases.Claim(path) as claim:
-        claim.check()
+    with leases.Lease(path) as lease:
+        lease.check()
         path.write_text("elsewhere 1 1234abcd")
         with pytest.raises(errors.AnotherTraining, match="taken for dead"):
-            claim.check()
+            lease.check()
     assert path.read_text() == "elsewhere 1 1234abcd"  # it is not ours to remove

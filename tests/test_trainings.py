@@ -207,7 +207,8 @@ def test_a_training_ends_with_its_losses_its_duration_and_the_command_that_draws
 
 
 KILLED_WRITE = """
-import os, sys, disk
+import os, sys
+from atelier import disk
 for path in sys.argv[1:]:
     if not os.fork():
         with disk.whole_file(path) as temporary:

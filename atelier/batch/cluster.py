@@ -307,8 +307,8 @@ SETTINGS = {
 
 
 @contextlib.contextmanager
-def open_crew(options, inspection):
-    """Yield the Crew of --scheduler, or of --workers processes here, whose workers see what a command needs.
+def open_session(options, inspection):
+    """Yield the DaskSession of --scheduler, or of --workers processes here, whose workers see what a command needs.
 
     `inspection` is a call that each worker does first: it returns, in a line, what it lacks, or None. Raises InputError
     where no scheduler answers, or no worker comes.
@@ -322,10 +322,10 @@ def open_crew(options, inspection):
         if where is None:
             where = stack.enter_context(open_processes(options.workers))
         client = stack.enter_context(connect(where))
-        crew = Crew(client, inspection, options.scheduler or "the processes here", options.quiet)
-        stack.callback(crew.dismiss)
-        crew.gather()
-        yield crew
+        session = DaskSession(client, inspection, options.scheduler or "the processes here", options.quiet)
+        stack.callback(session.dismiss)
+        session.gather()
+        yield session
 
 
 @contextlib.contextmanager
@@ -382,7 +382,7 @@ def connect(address):
             client.close(timeout=5)
 
 
-class Crew:
+class DaskSession:
     """The workers of a cluster that take part in a command's work."""
 
     def __init__(self, client, inspection, where, quiet):

@@ -1,8 +1,8 @@
 """Folders of photos: a picture is made of each, and what shaped it and became of it is kept beside the pictures.
 
-In goes a craft, whose task is a plain function of (photo, result, options). Out come the pictures and, in their folder,
-recipe.json, which says what shaped all of them, and summary.csv, which has a row for each. TensorFlow is not started
-before there is something to do.
+In goes an ImageTask, which makes a picture by a plain function of (photo, result, options). Out come the pictures and,
+in their folder, recipe.json, which says what shaped all of them, and summary.csv, which has a row for each. TensorFlow
+is not started before there is something to do.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from atelier.command_line import lazy_import
 from atelier.disk import check_writable, remove_leftovers, whole_file, write_json
 from atelier.errors import InputError, Interrupted, PartlyDone, describe
 from atelier.imaging import find_pictures, picture_endings, read_about, unread_pictures
-from atelier.manifests import RECIPE, differences, fingerprint, read_recipe, refuse_differences
+from atelier.manifests import MANIFEST, differences, fingerprint, read_manifest, refuse_differences
 from atelier.progress import FolderForecast
 
 cluster = lazy_import("atelier.batch.cluster")
@@ -38,28 +38,28 @@ hardware = lazy_import("atelier.hardware")
 
 
 @dataclasses.dataclass(frozen=True)
-class Craft:
+class ImageTask:
     """What a script, of that name, does with photos.
 
-    `task(photo, result, options)` makes the picture of a photo: it writes the file `result`, and nothing after it, and
-    returns a dict of what to tell of it. `open_studio(options)` loads what all pictures share. `recipe_of(options)`
-    says what shapes a picture, by way of manifests.recipe_of, and `options_of(words)` reads the options of another
-    command line. All three raise InputError.
+    `make_picture(photo, result, options)` makes the picture of a photo: it writes the file `result`, and nothing after
+    it, and returns a dict of what to tell of it. `prepare(options)` loads what all pictures share.
+    `manifest_of(options)` says what shapes a picture, by manifests.manifest_of, and `options_of(words)` reads the
+    options of another command line. All three raise InputError.
     """
 
     script: str
-    task: typing.Callable
-    open_studio: typing.Callable
-    recipe_of: typing.Callable
+    make_picture: typing.Callable
+    prepare: typing.Callable
+    manifest_of: typing.Callable
     options_of: typing.Callable
 
 
 @dataclasses.dataclass(frozen=True)
-class Way:
+class Variant:
     """One of the ways to make a picture of each photo.
 
     `name` follows the photo's in that of the result, and `row` is added to the summary's: a painting, where there is
-    one for each way.
+    one for each variant.
     """
 
     options: config.Photos
@@ -72,7 +72,7 @@ class Job:
     """A picture to be made of a photo, in one way."""
 
     photo: pathlib.Path
-    way: Way
+    variant: Variant
     result: pathlib.Path
 
     def row(self, status):
@@ -83,10 +83,10 @@ class Job:
         """Return the columns by which a later run sees that what the picture is made of is still the same."""
         stat = self.photo.stat()
         changed = np.datetime64(int(stat.st_mtime), "s")  # of any year that a file system may come up with
-        return {"photo_bytes": str(stat.st_size), "photo_changed": str(changed)} | self.way.row
+        return {"photo_bytes": str(stat.st_size), "photo_changed": str(changed)} | self.variant.row
 
     def key(self):
-        return key_of({"photo": absolute(self.photo)} | self.way.row)
+        return key_of({"photo": absolute(self.photo)} | self.variant.row)
 
 
 def key_of(row):
@@ -133,17 +133,17 @@ class Alone:
 
     at_once = 1
 
-    def __init__(self, craft, options):
-        self.craft, self.options = craft, options
+    def __init__(self, task, options):
+        self.task, self.options = task, options
 
     def prepare(self):
         """Load what all jobs share. Raises InputError."""
-        self.craft.open_studio(self.options)
+        self.task.prepare(self.options)
 
     def work(self, jobs):
         """Do each job: yields (job, row)."""
         for job in jobs:
-            row = attempt(self.craft.task, job)
+            row = attempt(self.task.make_picture, job)
             hardware.return_freed_memory()
             yield job, row
 
@@ -151,49 +151,55 @@ class Alone:
 class Together:
     """The workers of a cluster do the jobs, each one at a time."""
 
-    def __init__(self, craft, options, crew):
-        self.craft, self.options, self.crew = craft, dataclasses.replace(options, quiet=True), crew
+    def __init__(self, task, options, session):
+        self.task, self.options, self.session = task, dataclasses.replace(options, quiet=True), session
 
     @property
     def at_once(self):
-        return len(self.crew.members)
+        return len(self.session.members)
 
     def call(self, function, *arguments):
-        return cluster.Call(__name__, function, (pathlib.Path(self.craft.script).stem, *arguments))
+        return cluster.Call(__name__, function, (pathlib.Path(self.task.script).stem, *arguments))
 
     def prepare(self):
         """Have one worker load what all jobs share. Raises InputError."""
-        self.crew.ask(self.call("prepare_there", self.craft.open_studio.__name__, self.options))
+        self.session.ask(self.call("prepare_there", self.task.prepare.__name__, self.options))
 
     def work(self, jobs):
-        for job, row in self.crew.results((job, self.call_of(job)) for job in jobs):
+        for job, row in self.session.results((job, self.call_of(job)) for job in jobs):
             if isinstance(row, cluster.Lost):
                 row = job.row("failed") | {"reason": str(row)}
             yield job, row
 
     def call_of(self, job):
-        way = dataclasses.replace(job.way, options=dataclasses.replace(job.way.options, quiet=True))
+        variant = dataclasses.replace(job.variant, options=dataclasses.replace(job.variant.options, quiet=True))
         seen = job.made_of() if job.photo.exists() else None
-        return self.call("attempt_there", self.craft.task.__name__, dataclasses.replace(job, way=way), seen)
+        return self.call(
+            "attempt_there", self.task.make_picture.__name__, dataclasses.replace(job, variant=variant), seen
+        )
 
 
 @contextlib.contextmanager
-def hands_for(craft, jobs, output, recipe, options):
+def hands_for(task, jobs, output, manifest, options):
     """Yield who does the jobs: this process alone, or a cluster."""
     if options.workers is None and options.scheduler is None:
-        yield Alone(craft, options)
+        yield Alone(task, options)
         return
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(prefix=".shared-", dir=output) as sign:
-        script = pathlib.Path(craft.script).stem
-        files = {job.way.row["painting"]: job.way.row["painting_sha256"] for job in jobs if "painting" in job.way.row}
+        script = pathlib.Path(task.script).stem
+        files = {
+            job.variant.row["painting"]: job.variant.row["painting_sha256"]
+            for job in jobs
+            if "painting" in job.variant.row
+        }
         first = jobs[0], jobs[0].made_of() if jobs[0].photo.exists() else None
-        arguments = (script, craft.recipe_of.__name__, options, recipe, files, os.path.abspath(sign.name), *first)
-        with cluster.open_crew(options, cluster.Call(__name__, "what_is_missing", arguments)) as crew:
-            yield Together(craft, options, crew)
+        arguments = (script, task.manifest_of.__name__, options, manifest, files, os.path.abspath(sign.name), *first)
+        with cluster.open_session(options, cluster.Call(__name__, "what_is_missing", arguments)) as session:
+            yield Together(task, options, session)
 
 
-def what_is_missing(script, recipe_of, options, recipe, paintings, sign, first, seen):
+def what_is_missing(script, manifest_of, options, manifest, paintings, sign, first, seen):
     """Say what a worker does not see of what the command does: photos, paintings, the results' folder; or None."""
     if not os.path.exists(sign):
         return f"it does not see {os.path.dirname(sign)}, or another folder of this name"
@@ -201,7 +207,7 @@ def what_is_missing(script, recipe_of, options, recipe, paintings, sign, first, 
     if unlike := unlike_what_was_seen(first, seen):
         return f"{unlike}: {absolute(first.photo)}"
     changed = [path for path, checksum in paintings.items() if fingerprint(path)["sha256"] != checksum]
-    said = differences(recipe, getattr(importlib.import_module(script), recipe_of)(options)) + changed
+    said = differences(manifest, getattr(importlib.import_module(script), manifest_of)(options)) + changed
     return f"it sees other files ({'; '.join(said)})" if said else None
 
 
@@ -230,7 +236,7 @@ def attempt(task, job):
     row = job.row("failed")
     try:
         row |= job.made_of()  # before the photo is read: it may be changed while it is painted
-        return row | {"status": "done"} | task(job.photo, job.result, job.way.options)
+        return row | {"status": "done"} | task(job.photo, job.result, job.variant.options)
     except OSError as error:
         if error.errno in FULL_DISK:
             raise
@@ -245,34 +251,34 @@ def reason_of(error, photo):
     return reason.removeprefix(f"{photo} ").removesuffix(f": {photo}")
 
 
-def apply_to_folder(craft, photos, output, suffix, ways, options):
-    """Make a picture of each photo in each way, as the user sees it: a bar, a line about each, a summary.
+def apply_to_folder(task, photos, output, suffix, variants, options):
+    """Make a picture of each photo in each variant, as the user sees it: a bar, a line about each, a summary.
 
     `options` are of the kind config.Photos. Raises InputError where the folder `output` holds pictures of another
-    recipe, PartlyDone at the end where photos failed, and Interrupted.
+    manifest, PartlyDone at the end where photos failed, and Interrupted.
     """
-    started, summary, recipe = time.time(), output / "summary.csv", craft.recipe_of(options)
+    started, summary, manifest = time.time(), output / "summary.csv", task.manifest_of(options)
     rows = read_summary(summary)
     if not options.overwrite:
-        refuse_another_recipe(output, rows, recipe, craft)
-    jobs = name_results(photos, ways, output, suffix, rows)
-    todo = [job for job in jobs if options.overwrite or not is_done(job, rows, recipe, craft)]
+        refuse_another_manifest(output, rows, manifest, task)
+    jobs = name_results(photos, variants, output, suffix, rows)
+    todo = [job for job in jobs if options.overwrite or not is_done(job, rows, manifest, task)]
     check_writable(summary)
     with contextlib.ExitStack() as stack:
-        hands = stack.enter_context(hands_for(craft, todo, output, recipe, options)) if todo else None
+        hands = stack.enter_context(hands_for(task, todo, output, manifest, options)) if todo else None
         if todo:
             hands.prepare()
         if not (options.quiet or options.overwrite):
-            say_what_is_done(jobs, todo, rows, craft)
-        mine = [RECIPE, summary.name, *(glob.escape(job.result.name) for job in todo)]
+            say_what_is_done(jobs, todo, rows, task)
+        mine = [MANIFEST, summary.name, *(glob.escape(job.result.name) for job in todo)]
         remove_leftovers(output, mine, started)
-        begin(output, jobs, todo, rows, recipe, options.overwrite)
+        begin(output, jobs, todo, rows, manifest, options.overwrite)
         failed = work_through(hands, todo, summary, rows, options) if todo else 0
     if len(todo) < len(jobs):
         print(f"done before: {len(jobs) - len(todo)}")
     print(f"summary: {summary}")
     if failed:
-        what = "photos" if len(ways) == 1 else "pictures"
+        what = "photos" if len(variants) == 1 else "pictures"
         raise PartlyDone(f"{failed} of {len(jobs)} {what} failed; {summary} says why")
 
 
@@ -326,21 +332,21 @@ def check_folder(output):
 # --- What is done ------------------------------------------------------------------------------
 
 
-def name_results(photos, ways, folder, suffix, rows):
-    """Name each picture in `folder` after its photo and way, numbered where two share a name: a list of jobs.
+def name_results(photos, variants, folder, suffix, rows):
+    """Name each picture in `folder` after its photo and variant, numbered where two share a name: a list of jobs.
 
     What the summary knows keeps its name, and no other takes it.
     """
     taken = {pathlib.Path(row["result"]).name.casefold() for row in rows.values()}
     jobs = []
     for photo in photos:
-        for way in ways:
-            stem = photo.stem + way.name
+        for variant in variants:
+            stem = photo.stem + variant.name
             number, name = 1, f"{stem}{suffix}"
             while name.casefold() in taken:
                 number += 1
                 name = f"{stem}-{number}{suffix}"
-            job = Job(photo, way, folder / name)
+            job = Job(photo, variant, folder / name)
             known = pathlib.Path(rows.get(job.key(), {}).get("result", ""))
             if known.suffix == suffix:
                 job = dataclasses.replace(job, result=folder / known.name)
@@ -349,14 +355,14 @@ def name_results(photos, ways, folder, suffix, rows):
     return jobs
 
 
-def is_done(job, rows, recipe, craft):
+def is_done(job, rows, manifest, task):
     """Say whether a job's picture is there and still right. Raises InputError where it was made otherwise."""
     if not job.result.exists():
         return False
     row = rows.get(job.key(), {})
     if is_known(row):
         return row["status"] in DONE and not has_changed(job, row)
-    refuse_differences(job.result, told_recipe(job.result, craft), recipe)
+    refuse_differences(job.result, told_manifest(job.result, task), manifest)
     return True
 
 
@@ -370,7 +376,7 @@ def has_changed(job, row):
     return any(row.get(name) != value for name, value in job.made_of().items())
 
 
-def say_what_is_done(jobs, todo, rows, craft):
+def say_what_is_done(jobs, todo, rows, task):
     """Print notes about pictures that are made once more, or taken for done."""
     anew = untold = 0
     waiting = {job.key() for job in todo}
@@ -379,7 +385,7 @@ def say_what_is_done(jobs, todo, rows, craft):
         if job.key() in waiting:
             anew += is_known(row) and row["status"] in DONE and job.result.exists()
         else:
-            untold += not is_known(row) and told_recipe(job.result, craft) is None
+            untold += not is_known(row) and told_manifest(job.result, task) is None
     if anew:
         print(f"note: photos that changed since their pictures were made: {anew}, made anew", file=sys.stderr)
     if untold:
@@ -388,12 +394,12 @@ def say_what_is_done(jobs, todo, rows, craft):
         print("note: there was nothing to do; --overwrite makes all anew", file=sys.stderr)
 
 
-def begin(output, jobs, todo, rows, recipe, overwrite):
-    """Write down what is about to be made. Killed at any moment, no picture of another recipe passes for done.
+def begin(output, jobs, todo, rows, manifest, overwrite):
+    """Write down what is about to be made. Killed at any moment, no picture of another manifest passes for done.
 
-    A picture that is to be replaced is noted as waiting before the recipe is, and the recipe before the first picture.
+    A picture that is to be replaced is noted as waiting before the manifest is, and that before the first picture.
     """
-    before, record = dict(rows), read_recipe(output)
+    before, record = dict(rows), read_manifest(output)
     waiting = {job.key() for job in todo}
     for job in jobs:
         row = rows.get(job.key(), {})
@@ -403,49 +409,49 @@ def begin(output, jobs, todo, rows, recipe, overwrite):
             rows[job.key()] = job.row("waiting") | {"reason": "not made yet"}
         elif job.key() not in waiting and not is_known(row):
             rows[job.key()] = job.row("done before") | (row if row.get("status") == "done" else {}) | job.made_of()
-    if overwrite and (record is None or differences(record, recipe)):
+    if overwrite and (record is None or differences(record, manifest)):
         for key in rows.keys() - waiting:
             rows[key] = rows[key] | {"status": "waiting", "reason": "made with other options"}
     if rows != before:
         write_summary(output / "summary.csv", rows.values())
-    if recipe != record:
-        write_json(output / RECIPE, recipe)
+    if manifest != record:
+        write_json(output / MANIFEST, manifest)
 
 
 # --- What shaped the pictures ------------------------------------------------------------------
 
 
-def refuse_another_recipe(output, rows, recipe, craft):
-    """Raise InputError where the pictures in a folder were made by another recipe.
+def refuse_another_manifest(output, rows, manifest, task):
+    """Raise InputError where the pictures in a folder were made by another manifest.
 
     Where it was not kept, what the pictures tell of themselves decides.
     """
-    if record := read_recipe(output):
-        refuse_differences(output, record, recipe)
+    if record := read_manifest(output):
+        refuse_differences(output, record, manifest)
         return
     for row in rows.values():
         result = output / pathlib.Path(row["result"]).name
         if row["status"] in DONE and result.exists():
-            refuse_differences(result, told_recipe(result, craft), recipe)
+            refuse_differences(result, told_manifest(result, task), manifest)
 
 
-def told_recipe(path, craft):
-    """Return the recipe that a picture tells of itself, by the command that made it, or None."""
+def told_manifest(path, task):
+    """Return the manifest that a picture tells of itself, by the command that made it, or None."""
     about = read_about(path)
     if about.get("weights") == config.FORMER_WEIGHTS:
-        return {"script": craft.script, "weights": config.FORMER_WEIGHTS}  # the rest of its command says no more
-    return recipe_of_command(about.get("command", ""), craft)
+        return {"script": task.script, "weights": config.FORMER_WEIGHTS}  # the rest of its command says no more
+    return manifest_of_command(about.get("command", ""), task)
 
 
 @functools.lru_cache(maxsize=16)  # one command made many pictures
-def recipe_of_command(command, craft):
-    """Return the recipe of a command that made a picture, or None where that can't be said any more."""
+def manifest_of_command(command, task):
+    """Return the manifest of a command that made a picture, or None where that can't be said any more."""
     try:
         _, script, *words = shlex.split(command)
-        if pathlib.Path(script).name != craft.script:
+        if pathlib.Path(script).name != task.script:
             return {"script": pathlib.Path(script).name, "weights": None}
         with contextlib.redirect_stderr(io.StringIO()):
-            return craft.recipe_of(craft.options_of(words))
+            return task.manifest_of(task.options_of(words))
     except (ValueError, OSError, InputError, SystemExit):
         return None
 

@@ -234,10 +234,10 @@ class Training:
         source, folder = self.meta["source"], self.folder.resolve()
         inspection = ("what_is_missing", (source, self.options.data, self.meta["data_crc32"], folder))
         lessons = (self.recipe, dataclasses.replace(self.options, quiet=True), folder, self.meta["precision"])
-        with cluster.open_crew(self.options, cluster.Call(__name__, *inspection)) as crew:
-            crew.listen(bar.update)
+        with cluster.open_session(self.options, cluster.Call(__name__, *inspection)) as session:
+            session.listen(bar.update)
             calls = ((label, cluster.Call(__name__, "train_there", (source, label, *lessons))) for label in pictures)
-            for label, entry in crew.results(calls):
+            for label, entry in session.results(calls):
                 if isinstance(entry, cluster.Lost):
                     raise PartlyDone(f"class {label}: {entry}; --resume goes on")
                 yield label, entry
@@ -449,11 +449,11 @@ def train_there(source, label, recipe, options, folder, precision):
 
     def before_checkpoint():
         nonlocal trained
-        claim.check()
+        lease.check()
         cluster.tell(trained)
         trained = 0
 
-    with leases.Claim(folder / f"checkpoint_{label}.lock") as claim:
+    with leases.Lease(folder / f"checkpoint_{label}.lock") as lease:
         progress = trainings.Progress.load(checkpoint(folder, label))
         return workshop.train(label, images[labels == label], progress, advance, before_checkpoint)[1]
 

@@ -12,7 +12,7 @@ import config
 from atelier.errors import InputError
 from atelier.pixel_rnn import palettes
 
-CONTEXTS = config.Recipe.__dataclass_fields__["context"].metadata["choices"]
+CONTEXTS = config.TrainingConfig.__dataclass_fields__["context"].metadata["choices"]
 
 
 def load_meta(folder):
