@@ -44,6 +44,21 @@ def test_a_name_in_no_encoding_can_be_printed():
     assert (result.returncode, result.stdout.strip(), result.stderr) == (0, r"picture: caf\udce9.png", "")
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import no_such_package",
+        "command_line.lazy_import('no_such_package.module')",
+        "command_line.run(lambda: __import__('no_such_package.module'))",
+    ],
+)
+def test_a_package_that_is_not_installed_is_named_in_one_line(code):
+    command = [sys.executable, "-c", f"from atelier import command_line\n{code}"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr == "error: the package no_such_package is not installed; pip install -r requirements.txt\n"
+
+
 def test_the_help_says_what_other_flags_bring_with_them():
     printed = run("deepdream.py", "--help").stdout
     assert "default: 12; with noise: 64; with --class: 256; with --zoom: 3" in " ".join(printed.split())
@@ -102,7 +117,7 @@ def test_a_flag_or_word_that_is_nearly_right_is_answered_with_what_may_have_been
 def test_of_a_flag_that_stands_twice_the_last_counts_and_a_note_says_so(tmp_path):
     flags = ("--digit", 3, "--grid", 2, "--digit=8", "--output", tmp_path / "drawn.png", "--seed", 1)
     said = run("generate_rnn.py", SHIPPED, *flags).stderr
-    assert said.count("note: ") == 1 and "note: --digit stands 2 times; the last one counts\n" in said
+    assert said.count("note: ") == 1 and "note: --digit is given 2 times; the last one is used\n" in said
     assert b"--digit=8" in (tmp_path / "drawn.png").read_bytes()
     assert run("generate_rnn.py", SHIPPED, *flags, "--seed", 2, "--quiet", "--overwrite").stderr == ""
 
@@ -127,12 +142,16 @@ def test_what_is_wrong_is_said_before_tensorflow_starts(command, said):
     assert said in run_watched(command, status=2, started=False).stderr
 
 
-def test_that_tensorflow_has_started_would_be_seen():
-    run_watched(("generate_rnn.py", "trained/digits", "--digit", 3, "--complete", "README.md"), 2, started=True)
+def test_the_watch_notices_an_import_of_tensorflow(tmp_path, monkeypatch):
+    (tmp_path / "tensorflow.py").touch()  # the watch looks at the name, and the real package takes seconds
+    script = tmp_path / "script.py"
+    script.write_text("import sys, tensorflow; sys.exit(2)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    run_watched((script,), 2, started=True)
 
 
 def run_watched(command, status, started):
-    """Run a script in a process that says at its end whether TensorFlow was started, and check that."""
+    """Run a script in a process that prints at its end whether TensorFlow was imported, and check that."""
     code = (
         "import atexit, runpy, sys; sys.argv = sys.argv[1:]\n"
         "atexit.register(lambda: print('started:', 'tensorflow' in sys.modules))\n"
