@@ -53,7 +53,7 @@ def native_precisions(data=None):
     """List the precisions whose products are native here, bfloat16 on a GPU or a recent processor: a row for each."""
     from atelier import hardware
 
-    return ["float32"] + ["mixed_bfloat16"] * (hardware.hardware() in hardware.BFLOAT16["convolutions"])
+    return ["float32"] + ["mixed_bfloat16"] * (hardware.device_kind() in hardware.BFLOAT16["convolutions"])
 
 
 def measure(part, arguments, precision=None):

@@ -5,9 +5,11 @@ import os
 import platform
 import subprocess
 import sys
+import unittest.mock
 
 import keras
 import numpy as np
+import psutil
 import pytest
 from conftest import ROOT, TINY_PAINTER, pixels, results, run
 
@@ -50,7 +52,7 @@ def machine(monkeypatch):
 @pytest.mark.parametrize("work", hardware.BFLOAT16)
 def test_auto_takes_bfloat16_where_the_work_gains_from_it(name, work, machine):
     machine(name)
-    assert hardware.hardware() == name
+    assert hardware.device_kind() == name
     expected = "mixed_bfloat16" if work in MACHINES[name][2] else "float32"
     told = hardware.use_precision("auto", work)
     assert keras.config.dtype_policy().name == expected and told.endswith(f", {expected}")
@@ -272,14 +274,37 @@ def test_a_gpu_takes_bfloat16_for_photos_and_says_so(machine, photo, tmp_path, v
 # --- The backend ---
 
 
-def test_keras_works_with_tensorflow_whatever_the_user_has_it_take_elsewhere():
-    code = "from atelier import hardware; print(hardware.keras.backend.backend())"
-    elsewhere = os.environ | {"KERAS_BACKEND": "jax"}
-    printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=elsewhere, capture_output=True, text=True)
-    assert (printed.returncode, printed.stdout) == (0, "tensorflow\n")
+def test_keras_uses_tensorflow_whatever_backend_the_user_has_set():
+    """conftest.py sets another backend before it imports hardware.py."""
+    assert keras.backend.backend() == os.environ["KERAS_BACKEND"] == "tensorflow"
 
 
-# --- Memory ---
+# --- Cores and memory ---
+
+
+@pytest.mark.parametrize(
+    ("limits", "gigabytes"),
+    [
+        (("6442450944\n", None), 6),  # version 2 of control groups
+        ((None, "3221225472\n"), 3),  # version 1
+        (("max\n", None), None),
+        ((None, "9223372036854771712\n"), None),  # how version 1 writes that there is no limit
+        ((None, None), None),
+    ],
+)
+def test_a_containers_memory_limit_is_used(limits, gigabytes, tmp_path, monkeypatch):
+    paths = [tmp_path / "memory.max", tmp_path / "memory.limit_in_bytes"]
+    for path, text in zip(paths, limits, strict=True):
+        if text is not None:
+            path.write_text(text)
+    monkeypatch.setattr(hardware, "CONTAINER_LIMITS", paths)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: unittest.mock.Mock(total=64 * 2**30))
+    assert hardware.machine_memory() == (gigabytes or 64)
+
+
+def test_a_containers_cpu_quota_is_used(monkeypatch):
+    monkeypatch.setattr("joblib.cpu_count", lambda: 3)  # it reads the quota
+    assert hardware.cpu_count() == 3
 
 
 RESERVE = """
