@@ -63,7 +63,7 @@ class Parser(argparse.ArgumentParser):
         flags = [flag for flag in (word.split("=")[0] for word in words) if re.fullmatch(r"--?[A-Za-z][\w-]*", flag)]
         for flag, times in collections.Counter(flags).items():
             if flag not in known:
-                self.error(f"there is no {flag}{naming.meant(flag, list(known))}")
+                self.error(f"there is no {flag}{naming.suggestion(flag, list(known))}")
             if times > 1 and "--quiet" not in words:
                 print(f"note: {flag} is given {times} times; the last one is used", file=sys.stderr)
         arguments, stray = self.parse_known_args(args, namespace)
@@ -79,7 +79,7 @@ class Parser(argparse.ArgumentParser):
         if action.choices is not None and value not in action.choices:
             known = list(action.choices)
             flag = "/".join(action.option_strings)
-            self.error(f"{flag} has no {value}{naming.meant(value, known)}; it has {', '.join(known)}")
+            self.error(f"{flag} has no {value}{naming.suggestion(value, known)}; it has {', '.join(known)}")
 
     def error(self, message):
         fail(f"{message} (--help lists the flags)", 2)
@@ -149,7 +149,7 @@ def collect(options, arguments, base=None):
     given = {name: value for name, value in vars(arguments).items() if name in names}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     if given.get("weights") == FORMER_WEIGHTS:
-        raise InputError(f"--weights {FORMER_WEIGHTS} is no longer supported; leave it out to use ImageNet's weights")
+        raise InputError(f"--weights {FORMER_WEIGHTS} is gone; leave it out to use ImageNet's weights")
     made = dataclasses.replace(base or options(), **given)
     for item in dataclasses.fields(made):
         value, allowed = getattr(made, item.name), item.metadata["range"]

@@ -65,7 +65,7 @@ def load_style(name):
     if folder is None:
         known = known_styles()
         told = f"those that were are {', '.join(known)}" if known else "train_style.py learns one"
-        raise InputError(f"no style {name} was learned{naming.meant(str(name), known)}; {told}")
+        raise InputError(f"no style {name} was learned{naming.suggestion(str(name), known)}; {told}")
     meta, path = read_meta(folder), folder / STYLE
     if not meta.get("finished"):
         raise InputError(f"{folder} is not learned yet; train_style.py with --resume goes on")
