@@ -149,7 +149,7 @@ def collect(options, arguments, base=None):
     given = {name: value for name, value in vars(arguments).items() if name in names}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     if given.get("weights") == FORMER_WEIGHTS:
-        raise InputError(f"--weights {FORMER_WEIGHTS} is gone; leave it out to use ImageNet's weights")
+        raise InputError(f"--weights {FORMER_WEIGHTS} is gone; leave it out to use ImageNet's own weights")
     made = dataclasses.replace(base or options(), **given)
     for item in dataclasses.fields(made):
         value, allowed = getattr(made, item.name), item.metadata["range"]
