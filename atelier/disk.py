@@ -78,6 +78,7 @@ def files_beside(result, **endings):
 
     `endings` maps each kind to what replaces the result's suffix, or to a false value for a file that is not wanted.
     """
+    result = pathlib.Path(result)
     return {kind: result.with_name(result.stem + ending) for kind, ending in endings.items() if ending}
 
 
