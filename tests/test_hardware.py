@@ -334,7 +334,7 @@ print(json.dumps([cores, memory]))
 
 @pytest.fixture(scope="module")
 def fresh():
-    """Run FRESH: the numbers of cores, and the memory before and after a reservation, of a process that is new."""
+    """Run FRESH: the numbers of cores, and the memory before and after a reservation, of a new process."""
     environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": "1"}
     command = [sys.executable, "-c", FRESH]
     printed = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
