@@ -195,12 +195,12 @@ PRESETS = {
 
 @dataclasses.dataclass(frozen=True)
 class Train(Common):
-    """The options of train_rnn.py besides the training's own, whose defaults come from --preset."""
+    """train_rnn.py: the pictures and the folder. The network and its training come from --preset."""
 
     output: PathName | None = option(
         None, "folder for the models (default: trained/SOURCE; of digits with another preset, trained/SOURCE_PRESET)"
     )
-    data: PathName | None = option(None, "an .npz file like Keras's MNIST, or a folder with the four IDX files")
+    data: PathName | None = option(None, "an .npz like that of Keras's MNIST, or a folder with the four IDX files")
     num_images: int | None = option(None, "use only the first NUM_IMAGES training pictures (of each class)", least=1)
     validation: PathName | None = option(
         None, "a folder of pictures to score after each epoch (painters)", metavar="FOLDER"
@@ -214,11 +214,11 @@ class Train(Common):
     )
     resume: bool = option(
         False,
-        "continue a training that was interrupted, with the same result as without the interruption, or train a "
-        "finished one longer with more --epochs; fewer end it earlier, if not so many are done yet",
+        "continue a training: after an interruption with exactly the same result as without one; a finished training "
+        "with more --epochs",
     )
     workers: int | None = option(
-        None, "train the classes of digits in this many processes on this machine", least=1, most=256
+        None, "train all classes of digits in this many processes on this machine", least=1, most=256
     )
     scheduler: str | None = option(
         None, "or on the workers of the Dask cluster with this scheduler: tcp://HOST:8786", metavar="ADDRESS"
@@ -230,26 +230,26 @@ class Generate(Common):
     """The options of generate_rnn.py."""
 
     output: PathName | None = option(
-        None, "the PNG to write (default: generated/, named after the models and what is drawn)"
+        None, "the PNG to write (default: generated/MODELS.png, with the digit or the completed picture in its name)"
     )
     grid: int = option(5, "draw GRID x GRID digits; with --all-digits a row of GRID for each class", least=1, most=100)
-    count: int = option(6, "how many pictures a painter draws", least=1, most=1000)
+    count: int = option(6, "draw this many pictures with a painter", least=1, most=1000)
     temperature: float = option(
-        1.0, "below 1 the pictures are more alike, above 1 more varied; 0 draws the likeliest pixels", least=0
+        1.0, "below 1 the pictures are more alike, above 1 more varied; 0 takes the likeliest pixel", least=0
     )
-    top_k: int | None = option(None, "choose each pixel among the TOP_K likeliest colours or greys", least=1)
-    top_p: float | None = option(
-        None, "choose each pixel among the likeliest that together have probability TOP_P", above=0, most=1
-    )
+    top_k: int | None = option(None, "draw only among the K likeliest colours or greys", least=1)
+    top_p: float | None = option(None, "draw only among the likeliest whose probabilities add up to P", above=0, most=1)
     start: str = option(
         "nothing",
-        "begin a painter's pictures with nothing, or each with a part of a picture that the painter was trained on",
+        "begin a painter's pictures with nothing, or each with a piece of a training picture, from starts.png",
         choices=("nothing", "window"),
     )
     complete: PathName | None = option(None, "keep the first rows of this picture and draw the rest", metavar="PICTURE")
     rows: int | None = option(None, "how many rows --complete keeps (default: a third)", least=1)
     gif: bool = option(False, "also write a GIF of the pictures being drawn")
-    evolution: bool = option(False, "draw nothing; make a sheet and a GIF of what a painter drew during its training")
+    evolution: bool = option(
+        False, "instead of drawing, make a sheet and a GIF of the samples that a painter drew during its training"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,11 +261,11 @@ class Classify(Common):
     num_images: int | None = option(None, "classify only the first NUM_IMAGES test pictures (default: all)", least=1)
     priors: str = option(
         "uniform",
-        "how likely each class is before a picture is seen: all the same, or as in the training set",
+        "prior probability of each class: all equal, or the share of the class in the training set",
         choices=("uniform", "empirical"),
     )
     image: PathName | None = option(
-        None, "classify this one picture, and print the likeliest digit and the probability of each", metavar="PICTURE"
+        None, "classify this one picture, and print the digit and the probability of each class", metavar="PICTURE"
     )
     csv: PathName | None = option(None, "also write each picture's label, prediction and posterior", metavar="FILE")
 
