@@ -347,7 +347,7 @@ class Style(Photos):
         "begin with about 128 pixels)",
         least=1,
     )
-    content_layers: tuple[str, ...] = several(("block4_conv2",), "layers that keep the content", "LAYER")
+    content_layers: tuple[str, ...] = several(("block3_conv3", "block4_conv2"), "layers that keep the content", "LAYER")
     style_layers: tuple[str, ...] = several(
         STYLE_LAYERS,
         "layers whose statistics are the style",
@@ -359,7 +359,7 @@ class Style(Photos):
         "WEIGHT",
     )
     content_weight: float = option(
-        3.0, "weight of the content loss: how much of the photo the content layers lack", least=0
+        2.0, "weight of the content loss: how much of the photo the content layers lack", least=0
     )
     style_weight: float = option(1.0, "weight of the style loss: how unlike the painting the style layers are", least=0)
     tv_weight: float = option(4.0, "weight of the tv loss, the total variation; more is smoother", least=0)
@@ -382,7 +382,13 @@ class Style(Photos):
 
 STYLE_DEFAULTS = {
     "style": Style(),
-    "published": Style(published_losses=True, content_weight=500.0, tv_weight=200.0, iterations=(100,)),
+    "published": Style(
+        published_losses=True,
+        content_layers=("block4_conv2",),
+        content_weight=500.0,
+        tv_weight=200.0,
+        iterations=(100,),
+    ),
     "texture": Style(content_layers=(), init="noise", iterations=(100,)),
     "layer": Style(content_weight=1.0, init="noise", iterations=(100,)),
     "learned": Style(),

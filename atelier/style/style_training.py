@@ -46,6 +46,7 @@ TERMS = ("total", "content", "style", "tv")  # of the loss
 CHECKPOINT = "checkpoint.npz"
 FILES = (learned_styles.META, learned_styles.STYLE, learned_styles.NETWORK, CHECKPOINT)
 FILES += ("sheet.png", "loss.csv", "loss.png")
+CONTENT_LAYERS = ("block4_conv2",)  # with which the network that ships was taught
 MOST_PHOTOS = 1000  # of a larger folder, so many are chosen
 
 
@@ -131,7 +132,7 @@ class Teacher:
     """VGG, and the loss of the search."""
 
     def __init__(self, options):
-        loss = dataclasses.replace(config.Style(), content_weight=options.content_weight)
+        loss = dataclasses.replace(config.Style(), content_layers=CONTENT_LAYERS, content_weight=options.content_weight)
         model, self.source = pretrained.load_vgg("vgg16", options.weights)
         extractor = functools.partial(vision.feature_extractor, model)
         self.content = vision.for_any_size(extractor(loss.content_layers))
