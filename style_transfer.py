@@ -133,7 +133,7 @@ def check(options, task):
     if 0 < options.size < config.VGG_LEAST_SIDE:
         raise errors.InputError(f"--size must be at least {config.VGG_LEAST_SIDE}, or 0 for the photo's own")
     for text in options.learned:
-        naming.weighted(text, "--learned")
+        naming.name_and_weight(text, "--learned")
     if (task, options.init) == ("layer", "style") or ("texture" in task and options.init == "content"):
         raise errors.InputError(f"there is nothing to begin with: --init {options.init}")
     naming.check_layers([*options.content_layers, *([options.layer] if options.layer else [])], options.convnet)
@@ -164,7 +164,7 @@ def default_name(content, options):
     if options.each:
         return f"{parts[0]}__each"  # where further paintings go, too
     parts += [pathlib.Path(style).stem for style in options.style]
-    parts += [pathlib.Path(naming.weighted(text)[0]).name for text in options.learned]
+    parts += [pathlib.Path(naming.name_and_weight(text)[0]).name for text in options.learned]
     parts += [options.layer] if options.layer else [] if content else ["texture"]
     # A search may have made a picture after the same painting.
     return "__".join(parts) + ("" if not options.learned else "_refined" if options.refine else "_learned")
@@ -217,7 +217,7 @@ def manifest_of(options):
     if options.init not in BEGINNINGS:
         named["init"] = [options.init]
     manifest = manifests.manifest_of(SCRIPT, options, ("compare", "plot", "save_every", "each"), named)
-    for place, (name, weight) in enumerate(map(naming.weighted, options.learned)):
+    for place, (name, weight) in enumerate(map(naming.name_and_weight, options.learned)):
         manifest["learned"][place] = {"name": name, "sha256": f"{learned_styles.load_style(name).checksum} {weight}"}
     return manifest | ({"style": "--each, one by one"} if options.each else {})
 
@@ -340,7 +340,7 @@ def make_easel(learned, precision, quiet):
     device = hardware.use_precision(precision, "convolutions")
     if not quiet:
         print(f"device: {device}", file=sys.stderr)
-    return learned_styles.Easel(map(naming.weighted, learned))
+    return learned_styles.Easel(map(naming.name_and_weight, learned))
 
 
 # --- Beside the picture ------------------------------------------------------------------------

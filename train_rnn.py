@@ -119,7 +119,7 @@ def no_folder(source, data):
     with contextlib.suppress(OSError):
         beside = [path.name for path in source.parent.iterdir() if path.is_dir()]
     return (
-        f"there is no folder of pictures {source}{naming.meant(source.name, beside)}; for a set of digits, add "
+        f"there is no folder of pictures {source}{naming.suggestion(source.name, beside)}; for a set of digits, add "
         "--all-digits or --digit CLASS"
     )
 

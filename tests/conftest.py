@@ -32,6 +32,7 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[worker % len(cores) :: workers])
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the scripts that look at pictures have it
+os.environ["KERAS_BACKEND"] = "jax"  # hardware.py has to replace it, see test_hardware.py
 if "TF_XLA_FLAGS" not in os.environ:  # what one process has compiled serves all: many train the same tiny network
     compiled = tempfile.TemporaryDirectory()
     flags = f"--tf_xla_persistent_cache_directory={compiled.name} --tf_xla_disable_strict_signature_checks=true"

@@ -13,7 +13,7 @@ from conftest import ROOT, pixels, results, rows_of, run
 from PIL import Image
 
 import config
-from atelier import imaging
+from atelier import colors, imaging
 from atelier.networks import minimizers, vision
 from atelier.style import optimization
 
@@ -77,7 +77,7 @@ def test_the_style_loss_falls_and_the_picture_is_no_noise(task, times, tmp_path)
     assert at_sixty["style"] < float(first["style"]) / times
     picture = search.finished().astype("float32")
     neighbours = np.corrcoef(picture[:, :-1].ravel(), picture[:, 1:].ravel())[0, 1]
-    likeness = np.corrcoef(imaging.luminance(picture).ravel(), imaging.luminance(photo).ravel())[0, 1]
+    likeness = np.corrcoef(colors.luminance(picture).ravel(), colors.luminance(photo).ravel())[0, 1]
     assert neighbours > 0.8 and likeness > 0.3
 
 
@@ -203,7 +203,7 @@ def test_the_photos_colours_can_be_kept(photo, tmp_path):
     for how in ("luminance", "histogram"):
         style(photo, tmp_path / f"{how}.png", *flags, "--keep-colors", how)
         chroma = [
-            (x - imaging.luminance(x)).mean((0, 1))
+            (x - colors.luminance(x)).mean((0, 1))
             for x in (pixels(tmp_path / f"{how}.png"), of_photo, pixels(tmp_path / "free.png"))
         ]
         away[how] = np.abs(chroma[0] - chroma[1]).max()
@@ -221,7 +221,7 @@ def test_after_a_blank_canvas_the_picture_is_blank(photo, tmp_path):
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
 @pytest.mark.parametrize("tint", [(1, 1, 1), (1, 0.8, 0.5)])
 def test_a_drawing_in_one_colour_makes_a_picture_in_that_colour(optimizer, tint, photo, tmp_path):
-    drawing = imaging.luminance(pixels(PAINTING)) * np.float32(tint)
+    drawing = colors.luminance(pixels(PAINTING)) * np.float32(tint)
     Image.fromarray(imaging.to_pixels(drawing)).save(tmp_path / "drawing.png")
     flags = (*FEW_LAYERS, "--style", tmp_path / "drawing.png", "--optimizer", optimizer, "--iterations", 8)
     style(photo, tmp_path / "a.png", *flags)

@@ -16,7 +16,7 @@ import zlib
 import numpy as np
 
 import config
-from atelier import disk, imaging, naming
+from atelier import colors, disk, imaging, naming
 from atelier.errors import InputError
 from atelier.style import stylization_network
 
@@ -65,7 +65,7 @@ def load_style(name):
     if folder is None:
         known = known_styles()
         told = f"those that were are {', '.join(known)}" if known else "train_style.py learns one"
-        raise InputError(f"no style {name} was learned{naming.meant(str(name), known)}; {told}")
+        raise InputError(f"no style {name} was learned{naming.suggestion(str(name), known)}; {told}")
     meta, path = read_meta(folder), folder / STYLE
     if not meta.get("finished"):
         raise InputError(f"{folder} is not learned yet; train_style.py with --resume goes on")
@@ -232,10 +232,10 @@ def as_wanted(picture, photo, keep_colors=None, strength=1.0):
     covariance of the photo's colours; `strength` is the share of the painting in the result.
     """
     if keep_colors == "luminance":
-        picture = imaging.with_colors_of(picture, photo)
+        picture = colors.with_colors_of(picture, photo)
     elif keep_colors:
         pixels = photo.reshape(-1, 3).astype("float64")
-        picture = imaging.recolored(picture, pixels.mean(0), np.cov(pixels.T))
+        picture = colors.match_colors(picture, pixels.mean(0), np.cov(pixels.T))
     if strength < 1:
         picture = strength * np.clip(picture, 0, 255) + (1 - strength) * photo
     return imaging.to_pixels(picture)
@@ -243,7 +243,7 @@ def as_wanted(picture, photo, keep_colors=None, strength=1.0):
 
 def paint_after(network, photo, style):
     """Paint a photo in a style, among the colours that the painting's mix to: float32 H x W x 3."""
-    before = imaging.recoloring(photo, style.mean, style.covariance)
-    span = imaging.color_span(style.covariance)
+    before = colors.color_mapping(photo, style.mean, style.covariance)
+    span = colors.color_projection(style.covariance)
     after = span, style.mean - style.mean @ span
     return stylization_network.paint(network, photo, style.numbers[None], before, after)

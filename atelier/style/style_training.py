@@ -22,7 +22,7 @@ import tensorflow as tf
 import tqdm
 
 import config
-from atelier import disk, imaging, manifests, provenance, trainings
+from atelier import colors, disk, imaging, manifests, provenance, trainings
 from atelier.errors import InputError, Interrupted
 from atelier.networks import minimizers, pretrained, vision
 from atelier.style import learned_styles, perceptual_loss, stylization_network
@@ -316,7 +316,7 @@ class StyleTraining:
         The photo is recoloured as a whole, so that a piece of flat sky stays flat.
         """
         photo = self.photos[rng.integers(len(self.photos))]
-        matrix, shift = imaging.recoloring(photo[::4, ::4], lesson.mean, lesson.covariance)
+        matrix, shift = colors.color_mapping(photo[::4, ::4], lesson.mean, lesson.covariance)
         cut = piece(photo, self.options.size * rng.uniform(*SIZES), rng)
         return cut, (cut @ matrix + shift).astype("float32"), stylization_network.draw_noise(CROP, CROP, rng)
 
