@@ -161,7 +161,7 @@ def draw_ours(data):
     from atelier.pixel_rnn import model_files, model_meta, recurrent
 
     model = model_files.load_rnn("trained/mnist", 3, model_meta.load_meta("trained/mnist"))
-    paint = recurrent.make_painter(model, "previous")
+    paint = recurrent.make_sampler(model, "previous")
     rng = np.random.default_rng(0)
     known = np.zeros((25, LENGTH), "int32")
 

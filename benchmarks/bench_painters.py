@@ -131,7 +131,7 @@ def train_ours(data, precision):
     model = util.build_painter(COLORS, SIDE, SIDE, WINDOW, *settings, fused=True)
     model.optimizer = keras.optimizers.RMSprop(global_clipnorm=1.0)
     model.optimizer.build(model.trainable_variables)
-    learn = recurrent.make_learner(model, model.optimizer)
+    learn = recurrent.make_training_step(model, model.optimizer)
     windows = util.Windows(tokens, SIDE, SIDE, "previous", WINDOW, 1, BATCH, "all")
     names = [name for name in model.input if name.startswith("state_")]
     states = [np.zeros((BATCH, UNITS), "float32")] * len(names)
@@ -203,7 +203,7 @@ def draw_ours(data):
 
     settings = ("lstm", UNITS, LAYERS, 0.2, EMBEDDING, "previous")
     model = util.build_painter(COLORS, SIDE, SIDE, WINDOW, *settings)
-    paint = recurrent.make_painter(model, "previous", (SIDE, SIDE))
+    paint = recurrent.make_sampler(model, "previous", (SIDE, SIDE))
     rng = np.random.default_rng(0)
     known = np.zeros((PICTURES, SIDE * SIDE), "int32")
 

@@ -346,7 +346,7 @@ def interrupt_after(monkeypatch, steps):
     def pressed():
         yield Pressed()
 
-    monkeypatch.setattr(trainings, "heeded_interrupt", pressed)
+    monkeypatch.setattr(trainings, "deferred_interrupt", pressed)
 
 
 @pytest.fixture(scope="session")

@@ -188,7 +188,7 @@ def test_the_shipped_painter_never_sticks_to_one_colour(tmp_path):
         (("--count", 0), "--count must be"),
         (("--top-p", 0), "--top-p must be"),
         (("--complete", "nowhere.png"), "nowhere.png can't be read"),
-        (("--start", "window", "--complete", "x.png"), "exclude each other"),
+        (("--start", "window", "--complete", "x.png"), "cannot be combined"),
     ],
 )
 def test_wrong_flags_for_a_painter_are_refused(painter, tmp_path, flags, complaint):

@@ -30,7 +30,7 @@ def test_windows_with_carried_state_score_what_drawing_assumes(cell, context):
         inputs, targets, weight, _ = windows.batch(0, 0, step)
         loss, carried = evaluate(inputs | states, targets, weight)
         states, nats = dict(zip(states, carried)), nats + float(loss) * weight.sum()
-    step = recurrent.make_step(model, context, (4, 6))
+    step = recurrent.make_prediction_step(model, context, (4, 6))
     history = np.pad(tokens.astype("int32") + 1, ((0, 0), (1, 0)))
     drawn, state = 0.0, recurrent.initial_states(model, 3)
     for t in range(24):
@@ -43,7 +43,7 @@ def test_a_learning_step_lowers_the_loss_and_clips():
     model = tiny_painter(fused=True)
     optimizer = keras.optimizers.RMSprop(0.01, global_clipnorm=1.0)
     optimizer.build(model.trainable_variables)
-    learn = recurrent.make_learner(model, optimizer)
+    learn = recurrent.make_training_step(model, optimizer)
     _, windows = cut(count=3)
     inputs, targets, weight, _ = windows.batch(0, 0, 0)
     losses = [float(learn(inputs | zero_states(model, 3), targets, weight)[0]) for _ in range(20)]
@@ -78,7 +78,7 @@ def paint(model, count, seed=0, known=None, kept=0, **options):
     uniform = np.random.default_rng(seed).random((count, length), dtype="float32")
     known = np.zeros((count, length), "int32") if known is None else known.astype("int32")
     temperatures = np.full(count, options.pop("temperature", 1.0), "float32")
-    painter = recurrent.make_painter(model, "previous", **options)
+    painter = recurrent.make_sampler(model, "previous", **options)
     return np.asarray(painter(recurrent.weights_of(model), known, uniform, np.int32(kept), temperatures))
 
 

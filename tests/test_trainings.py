@@ -28,7 +28,7 @@ from PIL import Image
 
 from atelier.pixel_rnn import digit_training, model_files, painter_training
 from atelier.trainings import learning_rate
-from config import PainterRecipe
+from config import PainterConfig
 
 
 @pytest.mark.slow
@@ -59,9 +59,9 @@ def test_without_output_a_new_training_takes_a_folder_of_its_own(tmp_path, monke
 
 
 def test_learning_rates_fall_as_their_schedules_say():
-    late = PainterRecipe(schedule="late", learning_rate=1.0)
+    late = PainterConfig(schedule="late", learning_rate=1.0)
     assert [learning_rate(late, step, 9) for step in (0, 5, 6, 8)] == [1, 1, 0.1, 0.1]
-    plateau = PainterRecipe(schedule="plateau", learning_rate=1.0)
+    plateau = PainterConfig(schedule="plateau", learning_rate=1.0)
     rates = [learning_rate(plateau, 0, 9, losses) for losses in ([], [3, 2, 2, 2], [3, 2, 2, 2, 2], [3, 2, *[2] * 6])]
     assert rates == [1, 1, 0.5, 0.25]
 
@@ -222,7 +222,7 @@ def test_what_a_killed_write_has_left_is_gone_at_the_end(done):
 
     arguments, folder = done
     painter = "classes" not in meta_of(folder)
-    names = painter_training.FILES_OF_A_PAINTER if painter else digit_training.FILES_OF_DIGITS
+    names = painter_training.FILES if painter else digit_training.FILES
     paths = [folder / name.replace("*", "3").replace("[ab]", "a") for name in names]
     subprocess.run([sys.executable, "-c", KILLED_WRITE, *map(str, paths)], cwd=ROOT, check=True)
     (folder / ".mine").touch()

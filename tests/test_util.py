@@ -119,7 +119,7 @@ def test_a_window_reads_the_pixels_before_each_target():
 
 def test_colours_that_look_alike_begin_alike():
     model = util.build_painter(256, 6, 4, 6, "lstm", 8, 1, 0.0, 64, "previous")
-    util.show_colors(model, palettes.gray_palette(256), seed=0)
+    util.initialize_colors(model, palettes.gray_palette(256), seed=0)
     embedding = model.get_layer("colors").embeddings.numpy()[1:]
     near, far = (np.linalg.norm(embedding[100] - embedding[100 + by]) for by in (1, 100))
     assert near < far / 5
