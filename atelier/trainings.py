@@ -54,9 +54,9 @@ class FolderState:
 def find_folder(open_training, options, name):
     """Choose the folder of a training: --output, or the first of trained/name, name-2, ... that the command can use.
 
-    `open_training` takes a folder and returns a training, whose `examine` returns a FolderState and changes no file.
-    Returns the training in the chosen folder and the state of that folder. Raises InputError where no folder can be
-    used.
+    `open_training` takes a folder and returns a training. The training's method `examine` returns a FolderState and
+    changes no file. Returns the training in the chosen folder, and the state of that folder. Raises InputError where
+    the command can use no folder.
     """
     given = options.output or (options.overwrite and f"trained/{name}")
     numbered = (f"trained/{name}" + f"-{number}" * (number > 1) for number in itertools.count(1))

@@ -26,9 +26,10 @@ from conftest import (
 )
 from PIL import Image
 
+import config
+from atelier.errors import InputError
 from atelier.pixel_rnn import digit_training, model_files, painter_training
-from atelier.trainings import learning_rate
-from config import PainterConfig
+from atelier.trainings import FolderState, Holds, find_folder, learning_rate, nothing_to_resume
 
 
 @pytest.mark.slow
@@ -58,10 +59,59 @@ def test_without_output_a_new_training_takes_a_folder_of_its_own(tmp_path, monke
     run("train_rnn.py", "digits", "--digit", 3, *few, "--resume", status=2)
 
 
+NEW = FolderState(Holds.NO_TRAINING)
+OTHER, ELSE, UNFINISHED, FINISHED, NO_CHECKPOINT = (
+    FolderState(holds, f"refused: {holds.name}")
+    for holds in (
+        *(Holds.OTHER_TRAINING, Holds.SOMETHING_ELSE, Holds.UNFINISHED),
+        *(Holds.FINISHED, Holds.FINISHED_WITHOUT_CHECKPOINT),
+    )
+)
+TO_RESUME, DONE = FolderState(Holds.UNFINISHED), FolderState(Holds.FINISHED)
+
+
+@pytest.mark.parametrize(
+    ("resume", "states", "expected"),
+    [
+        (False, [], "trained/x"),
+        (False, [OTHER, ELSE], "trained/x-3"),
+        (False, [OTHER, NEW, NEW], "trained/x-2"),
+        (False, [NO_CHECKPOINT], "trained/x-2"),
+        (False, [OTHER, UNFINISHED], "refused: UNFINISHED"),
+        (False, [FINISHED, NEW], "refused: FINISHED"),
+        (True, [OTHER, DONE, TO_RESUME], "trained/x-3"),
+        (True, [UNFINISHED, DONE, OTHER], "trained/x-2"),
+        (True, [OTHER, UNFINISHED, ELSE, OTHER], "refused: SOMETHING_ELSE"),
+        (True, [OTHER, OTHER], "refused: OTHER_TRAINING"),
+        (True, [], "trained/x holds no training to resume"),
+    ],
+)
+def test_the_folder_is_chosen_by_what_the_folders_hold(resume, states, expected, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    known = {pathlib.Path("trained/x" + f"-{i}" * (i > 1)): state for i, state in enumerate(states, 1)}
+    for folder in known:
+        folder.mkdir(parents=True)
+
+    class Training:
+        def __init__(self, folder):
+            self.folder = folder
+
+        def examine(self):
+            return known.get(self.folder) or (nothing_to_resume(self.folder) if resume else NEW)
+
+    if expected.startswith("trained/x") and "holds" not in expected:
+        training, state = find_folder(Training, config.Train(resume=resume), "x")
+        assert training.folder == pathlib.Path(expected) and not state.refusal
+    else:
+        with pytest.raises(InputError, match=f"^{expected}$"):
+            find_folder(Training, config.Train(resume=resume), "x")
+    assert ("this one goes into trained/x-2" in capsys.readouterr().err) == (states == [NO_CHECKPOINT])
+
+
 def test_learning_rates_fall_as_their_schedules_say():
-    late = PainterConfig(schedule="late", learning_rate=1.0)
+    late = config.PainterConfig(schedule="late", learning_rate=1.0)
     assert [learning_rate(late, step, 9) for step in (0, 5, 6, 8)] == [1, 1, 0.1, 0.1]
-    plateau = PainterConfig(schedule="plateau", learning_rate=1.0)
+    plateau = config.PainterConfig(schedule="plateau", learning_rate=1.0)
     rates = [learning_rate(plateau, 0, 9, losses) for losses in ([], [3, 2, 2, 2], [3, 2, 2, 2, 2], [3, 2, *[2] * 6])]
     assert rates == [1, 1, 0.5, 0.25]
 

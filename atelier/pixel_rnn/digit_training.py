@@ -48,8 +48,7 @@ def train(source, digit, preset, training_config, options, name):
     if state.is_finished:
         trainings.note(state.message, options)
     else:
-        training.begin()
-        training.execute({label: images[labels == label] for label in training.waiting})
+        training.execute({label: images[labels == label] for label in training.begin()})
     print(f"models: {training.folder}")
     trainings.print_results(training.results())
     try:
@@ -115,8 +114,7 @@ class DigitTraining:
         """Return the FolderState of the folder for these classes. Raises InputError where a file is damaged."""
         earlier = self.earlier()
         if earlier and "classes" not in earlier:
-            refusal = f"{self.folder} holds a painter; give another --output"
-            return FolderState(Holds.SOMETHING_ELSE, refusal)
+            return FolderState(Holds.SOMETHING_ELSE, f"{self.folder} holds a painter; give another --output")
         if self.options.resume:
             return self.examine_to_resume(earlier)
         if not earlier:
@@ -151,11 +149,11 @@ class DigitTraining:
         return FolderState(Holds.UNFINISHED) if waiting else self.finished(earlier)
 
     def earlier(self):
-        """Read what an earlier training's meta.json tells, or return None."""
+        """Return the meta.json that an earlier training has written here, or None."""
         return model_meta.load_meta(self.folder) if (self.folder / "meta.json").exists() else None
 
     def entries(self, meta):
-        """List what a meta.json tells of each of these classes: None for a class that it does not list."""
+        """List the entries of these classes in a meta.json: None for a class that it does not list."""
         return [meta["classes"].get(str(label)) for label in self.classes]
 
     def unfinished_classes(self, earlier):
@@ -169,7 +167,7 @@ class DigitTraining:
         return (entry or {}).get("epochs", 0)
 
     def finished(self, meta):
-        """Return the FolderState of these classes, all finished; their entries are the results from here on."""
+        """Return the FolderState where all of these classes are finished; `results` then reads this meta.json."""
         self.meta, entries = meta, self.entries(meta)
         epochs, stopped = [entry["epochs"] for entry in entries], any(map(was_stopped, entries))
         return trainings.finished(self.folder, epochs, stopped, self.has_checkpoints(), self.options)
@@ -178,19 +176,20 @@ class DigitTraining:
         return all(checkpoint(self.folder, label).exists() for label in self.classes)
 
     def begin(self):
-        """Choose the classes that are `waiting` to be trained, and list them in the folder's meta.json."""
+        """List the classes to be trained in the folder's meta.json, and return them."""
         earlier = self.earlier()
         if self.options.resume:
-            self.waiting, kept = self.unfinished_classes(earlier), earlier["classes"]
+            begun, kept = self.unfinished_classes(earlier), earlier["classes"]
         else:
-            self.waiting, kept = self.classes, {}
+            begun, kept = self.classes, {}
             if earlier and not trainings.changed_options(self.meta, earlier):
                 kept = {label: entry for label, entry in earlier["classes"].items() if int(label) not in self.classes}
             for label in self.classes:
                 checkpoint(self.folder, label).unlink(missing_ok=True)
                 model_path(self.folder, label).unlink(missing_ok=True)
-        self.meta["classes"] = kept | {str(label): kept.get(str(label), {}) for label in self.waiting}
+        self.meta["classes"] = kept | {str(label): kept.get(str(label), {}) for label in begun}
         disk.write_json(self.folder / "meta.json", self.meta)
+        return begun
 
     # The work
 
