@@ -13,7 +13,7 @@ class, in nats a picture and in bits a pixel; fewer bits are better. With --imag
 probability, then the probabilities of the others.
 """
 
-from atelier import command_line  # first, since it puts Ctrl-C in a line from here on
+from atelier import command_line  # first: from here on, Ctrl-C prints one line
 
 # isort: split
 import concurrent.futures

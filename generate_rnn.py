@@ -8,7 +8,7 @@ The network predicts the probabilities of each pixel from the pixels before it. 
 then the next pixel is predicted. All pictures of a sheet are drawn at once, in one compiled call.
 """
 
-from atelier import command_line  # first, since it puts Ctrl-C in a line from here on
+from atelier import command_line  # first: from here on, Ctrl-C prints one line
 
 # isort: split
 import math

@@ -23,7 +23,7 @@ it longer, from checkpoint_*.npz. These files are about three times as large as 
 them. A training that --patience has stopped is finished: more epochs add nothing to it.
 """
 
-from atelier import command_line  # first, since it puts Ctrl-C in a line from here on
+from atelier import command_line  # first: from here on, Ctrl-C prints one line
 
 # isort: split
 import contextlib

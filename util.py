@@ -6,7 +6,7 @@ Features are float32 1 x h x w x C or h x w x C.
 
 import math
 
-from atelier import hardware  # noqa: F401, it has TensorFlow start quietly
+from atelier import hardware  # noqa: F401, it silences TensorFlow's start
 
 # isort: split
 import keras

@@ -93,14 +93,14 @@ def is_last(state, resume):
 def choose_to_resume(states):
     """Return the index of the folder that --resume continues: an unfinished training before a finished one.
 
-    `states` are those of the numbered folders, the last one new. Where none can be used, it is the index of the
-    state whose refusal tells most: the last one but for those of other trainings.
+    `states` are those of the numbered folders; the last one does not exist yet. Where no folder can be used, return the
+    index of the one to name in the error: the last one that does not hold another training, or else the first.
     """
     usable = [i for i, state in enumerate(states) if not state.refusal]
     unfinished = [i for i in usable if states[i].holds is Holds.UNFINISHED]
     existing = range(max(1, len(states) - 1))
-    telling = [i for i in existing if states[i].holds is not Holds.OTHER_TRAINING]
-    return [*unfinished, *usable, *reversed(telling), *existing][0]
+    nameable = [i for i in existing if states[i].holds is not Holds.OTHER_TRAINING]
+    return [*unfinished, *usable, *reversed(nameable), *existing][0]
 
 
 def changed_options(about, earlier, but_epochs=False):
@@ -142,7 +142,7 @@ def unfinished(folder):
 
 def too_few_epochs(folder, done, epochs):
     """Return the state of a folder whose training has had more epochs than the command asks for."""
-    refusal = f"the training in {folder} has come to epoch {done}, and --epochs {epochs} is fewer; give at least {done}"
+    refusal = f"the training in {folder} has reached epoch {done}; --epochs {epochs} is fewer, give at least {done}"
     return FolderState(Holds.UNFINISHED, refusal)
 
 

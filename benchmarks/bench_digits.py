@@ -1,4 +1,4 @@
-"""Time the digit scripts beside their peers, in one run on one machine.
+"""Time training, drawing and classification of digits beside their peers, in one run on one machine.
 
     make bench                                          # MNIST from Keras's cache or download
     make bench DATA=path/to/mnist                       # or from an .npz or a folder of IDX files

@@ -336,7 +336,7 @@ def long_painter_training(pictures, made_once):
 def interrupt_after(monkeypatch, steps):
     """Make the training of a painter find Ctrl-C pressed after this many steps."""
 
-    class Pressed:
+    class Stop:
         def __init__(self):
             self.asked = 0
 
@@ -345,10 +345,10 @@ def interrupt_after(monkeypatch, steps):
             return self.asked > steps
 
     @contextlib.contextmanager
-    def pressed():
-        yield Pressed()
+    def interrupt():
+        yield Stop()
 
-    monkeypatch.setattr(trainings, "deferred_interrupt", pressed)
+    monkeypatch.setattr(trainings, "deferred_interrupt", interrupt)
 
 
 @pytest.fixture(scope="session")

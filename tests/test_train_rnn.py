@@ -19,7 +19,7 @@ from conftest import ONE, TINY_PAINTER, environment, run, run_process, write_idx
         (("--all-digits",), "--all-digits is for sets of digits"),
         (("--resume",), "no training to resume"),
         (("--digit", 0), "--digit is for sets of digits"),
-        (("--validation", ".", "--validation-split", 0), "must not lie in one another"),
+        (("--validation", ".", "--validation-split", 0), "must not contain one another"),
     ],
 )
 def test_wrong_flags_for_a_painter_are_refused(pictures, tmp_path, flags, complaint):

@@ -53,7 +53,7 @@ def test_without_output_a_new_training_takes_a_folder_of_its_own(tmp_path, monke
         assert f"models: trained/{expected}\n" in run(*command, "--resume").stdout
     assert "models: trained/digits-2\n" in run(*command, "--epochs", 3, "--resume").stdout
     fewer = run(*command, "--epochs", 2, "--resume", status=2)
-    assert "trained/digits-2 has come to epoch 3" in fewer.stderr
+    assert "trained/digits-2 has reached epoch 3" in fewer.stderr
     assert "models: trained/digits\n" in run("train_rnn.py", "digits", "--digit", 2, *few).stdout
     assert set(meta_of(trained / "digits")["classes"]) == {"1", "2"}
     run("train_rnn.py", "digits", "--digit", 3, *few, "--resume", status=2)
@@ -171,7 +171,7 @@ def test_a_finished_training_is_trained_longer_and_a_kill_changes_nothing(kind, 
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL and epochs_of(killed) < more
     assert "unfinished" in run("train_rnn.py", *longer, "--output", killed, status=2).stderr
-    assert "has come to epoch" in run("train_rnn.py", *arguments, "--output", killed, "--resume", status=2).stderr
+    assert "has reached epoch" in run("train_rnn.py", *arguments, "--output", killed, "--resume", status=2).stderr
     assert "since it went on" in run("train_rnn.py", *longer, "--output", killed, "--resume").stdout
     assert_same_training(once, killed)
 
@@ -194,7 +194,7 @@ def test_an_unfinished_training_may_be_made_longer_or_shorter(pictures, tmp_path
         run(*arguments, status=130)
     epochs = epochs_of(tmp_path / "m") + 1  # one has begun
     shorter = run(*arguments, "--epochs", epochs - 1, "--resume", status=2).stderr
-    assert f"has come to epoch {epochs}, and --epochs {epochs - 1} is fewer" in shorter
+    assert f"has reached epoch {epochs}; --epochs {epochs - 1} is fewer" in shorter
     for more in (0, 6):
         run(*arguments, "--epochs", epochs + more, "--resume")
         assert len(losses_of(tmp_path / "m")[1]) == epochs + more
@@ -218,7 +218,7 @@ def test_a_finished_training_prints_that_and_how_to_train_longer(done):
         result = run("train_rnn.py", *arguments, *flags, "--output", folder, status=2)
         assert f"error: {line}; --overwrite starts it anew\n" in result.stderr
     fewer = (*arguments, "--epochs", epochs - 1, "--output", folder)
-    assert f"has come to epoch {epochs}" in run("train_rnn.py", *fewer, "--resume", status=2).stderr
+    assert f"has reached epoch {epochs}" in run("train_rnn.py", *fewer, "--resume", status=2).stderr
     assert f"another training (epochs {epochs}, not" in run("train_rnn.py", *fewer, status=2).stderr
     other = (*arguments, "--epochs", epochs + 1, "--units", 9, "--output", folder, "--resume")
     assert "another training (units " in run("train_rnn.py", *other, status=2).stderr

@@ -4,7 +4,7 @@ Sequences are N x T x features. The gradients are written by hand: one large pro
 the gradient of the recurrent kernel.
 """
 
-from atelier import hardware  # noqa: F401, it has TensorFlow start quietly
+from atelier import hardware  # noqa: F401, it silences TensorFlow's start
 
 # isort: split
 import keras
@@ -70,7 +70,7 @@ def gru_states(inputs, kernel, bias, first):
     The gates are in the order update, reset, candidate. The loop over time and the backward loop are compiled; the
     large products are outside of them, since TensorFlow's own are faster than XLA's.
     """
-    # Without stop_gradient, a tape outside compiled code would also record the loop, for which gradient() stands.
+    # Without stop_gradient, a tape outside compiled code would also record the loop, which gradient() replaces.
     h, last, *gates = gru_forward(*map(tf.stop_gradient, (inputs, kernel, bias, first)))
 
     def gradient(dstates):

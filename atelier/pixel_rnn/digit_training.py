@@ -12,7 +12,7 @@ import threading
 import time
 import zlib
 
-from atelier import hardware  # has TensorFlow start quietly
+from atelier import hardware  # first: silences TensorFlow's start
 
 # isort: split
 import keras
@@ -410,7 +410,7 @@ class TrainerPool:
 
 
 def is_finished(entry, epochs):
-    """Say whether a class, by its entry in meta.json or None, has had so many epochs or was stopped early."""
+    """Say whether a class, by its entry in meta.json or None, has had this many epochs or was stopped early."""
     return bool(entry) and (entry["epochs"] >= epochs or was_stopped(entry))
 
 
@@ -451,7 +451,7 @@ def load_once(source, data):
 
 
 def train_there(source, label, training_config, options, folder, precision):
-    """Train one class on a worker, to its end; return what meta.json tells of it."""
+    """Train one class on a worker, to its end; return its entry for meta.json."""
     images, labels = load_once(source, options.data)
     trainers, trained = open_trainer_pool(training_config, options, folder, precision), 0
 

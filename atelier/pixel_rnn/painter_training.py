@@ -13,7 +13,7 @@ import sys
 import time
 import zlib
 
-from atelier import hardware  # has TensorFlow start quietly
+from atelier import hardware  # first: silences TensorFlow's start
 
 # isort: split
 import keras
@@ -70,7 +70,7 @@ def check_disjoint(source, validation):
     if validation:
         one, other = source.resolve(), pathlib.Path(validation).resolve()
         if one == other or one in other.parents or other in one.parents:
-            raise InputError(f"{validation} and {source} must not lie in one another")
+            raise InputError(f"{validation} and {source} must not contain one another")
 
 
 def load_training_pictures(source, training_config, options):

@@ -5,7 +5,7 @@ Tokens are integers N x T in 0..levels-1, row by row. Log-likelihoods are in nat
 
 import functools
 
-from atelier import hardware  # has TensorFlow start quietly
+from atelier import hardware  # first: silences TensorFlow's start
 
 # isort: split
 import keras
