@@ -78,11 +78,11 @@ class Common:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """A next-pixel network and how it is trained; a preset is one of the two kinds below."""
+    """A next-pixel network and its training; a preset is a DigitConfig or a PainterConfig."""
 
     cell: str = option("gru", "recurrent cell", choices=("gru", "lstm"))
     units: int = option(256, "units of a recurrent layer", least=1, most=8192)
-    layers: int = option(1, "recurrent layers, one on top of the other", least=1, most=16)
+    layers: int = option(1, "recurrent layers, stacked", least=1, most=16)
     dropout: float = option(0.0, "share of a recurrent layer's outputs dropped in training", least=0, below=1)
     context: str = option(
         "previous",
@@ -95,25 +95,27 @@ class TrainingConfig:
     learning_rate: float = option(1e-3, "the optimizer's learning rate (its peak, with a schedule)", above=0, most=1)
     schedule: str = option(
         "constant",
-        "learning rate over time: constant, a short rise and then a cosine fall to zero, or (painters) late, a fall to "
-        "a tenth after two thirds of the epochs, or plateau, to a half whenever the loss has not fallen for three; "
-        "where --resume brings more epochs, cosine and late are from there on as in a training of so many, so that the "
-        "rate may rise again, and constant and plateau go on as they were",
+        "learning rate over time: constant; cosine, a short rise and then a cosine fall to zero; (painters) late, a "
+        "tenth of it after two thirds of the epochs; (painters) plateau, half of it after three epochs without a lower "
+        "loss; where --resume adds epochs, cosine and late continue as in a training that had them from the start, so "
+        "that the rate may rise again",
         choices=("constant", "cosine", "late", "plateau"),
     )
 
 
 @dataclasses.dataclass(frozen=True)
-class DigitRecipe(TrainingConfig):
+class DigitConfig(TrainingConfig):
     """One network for each class of a set of small grey pictures."""
 
     size: int = option(10, "pictures are resized to SIZE x SIZE pixels", least=2, most=256)
     levels: int = option(7, "and quantized to this many grey levels (2 to 256)", least=2, most=256)
-    shift: int = option(0, "train on pictures moved by up to this many of their original pixels, too", least=0, most=8)
+    shift: int = option(
+        0, "also train on pictures shifted by up to this many of their original pixels", least=0, most=8
+    )
 
 
 @dataclasses.dataclass(frozen=True)
-class PainterRecipe(TrainingConfig):
+class PainterConfig(TrainingConfig):
     """One network for a folder of pictures, in colours of a palette or in greys."""
 
     cell: str = like(TrainingConfig, "cell", "lstm")
@@ -126,26 +128,26 @@ class PainterRecipe(TrainingConfig):
     learning_rate: float = like(TrainingConfig, "learning_rate", 2e-3)
     schedule: str = like(TrainingConfig, "schedule", "cosine")
     width: int = option(
-        75, "pictures are cropped about their middle and resized to WIDTH x HEIGHT pixels", least=2, most=1024
+        75, "the middle of each picture is cropped and resized to WIDTH x HEIGHT pixels", least=2, most=1024
     )
     height: int = option(75, "see --width", least=2, most=1024)
     colors: int = option(256, "colours of the palette, chosen by K-means (2 to 4096)", least=2, most=4096)
     gray: int | None = option(None, "grey levels instead of colours (2 to 256)", metavar="LEVELS", least=2, most=256)
-    embedding: int = option(32, "numbers by which the network knows a colour", least=1, most=4096)
+    embedding: int = option(32, "size of the vector by which the network represents a colour", least=1, most=4096)
     targets: str = option(
         "all",
-        "learn to predict every pixel of a window, its state carried from window to window, or the last alone",
+        "train on every pixel of a window, with the state carried from window to window, or on the last pixel only",
         choices=("all", "last"),
     )
-    window: int | None = option(None, "pixels the network reads before it learns from them (default: a row)", least=1)
-    stride: int = option(1, "with the targets last: pixels from one window to the next", least=1, most=100_000)
-    optimizer: str = option("adam", "adam or rmsprop", choices=("adam", "rmsprop"))
-    clip: float = option(1.0, "the gradient is scaled down to this norm where it is longer", above=0)
+    window: int | None = option(None, "pixels in a window (default: a row)", least=1)
+    stride: int = option(1, "with --targets last: pixels from one window to the next", least=1, most=100_000)
+    optimizer: str = option("adam", "optimizer of the training", choices=("adam", "rmsprop"))
+    clip: float = option(1.0, "maximum norm of the gradient; a larger one is scaled down", above=0)
 
 
 PRESETS = {
-    "tutorial": DigitRecipe(),
-    "best": DigitRecipe(
+    "tutorial": DigitConfig(),
+    "best": DigitConfig(
         size=14,
         levels=4,
         units=160,
@@ -156,7 +158,7 @@ PRESETS = {
         schedule="cosine",
         shift=1,
     ),
-    "digits": DigitRecipe(
+    "digits": DigitConfig(
         size=8,
         units=96,
         dropout=0.3,
@@ -166,8 +168,8 @@ PRESETS = {
         learning_rate=4e-3,
         schedule="cosine",
     ),
-    "painter": PainterRecipe(),
-    "monet": PainterRecipe(
+    "painter": PainterConfig(),
+    "monet": PainterConfig(
         colors=1000,
         embedding=64,
         context="previous",
@@ -178,7 +180,7 @@ PRESETS = {
         stride=3,
         optimizer="rmsprop",
     ),
-    "sumi-e": PainterRecipe(
+    "sumi-e": PainterConfig(
         width=60,
         height=90,
         gray=256,
@@ -195,12 +197,12 @@ PRESETS = {
 
 @dataclasses.dataclass(frozen=True)
 class Train(Common):
-    """The options of train_rnn.py besides the training's own, whose defaults come from --preset."""
+    """train_rnn.py: the pictures and the folder. The network and its training come from --preset."""
 
     output: PathName | None = option(
         None, "folder for the models (default: trained/SOURCE; of digits with another preset, trained/SOURCE_PRESET)"
     )
-    data: PathName | None = option(None, "an .npz file like Keras's MNIST, or a folder with the four IDX files")
+    data: PathName | None = option(None, "an .npz like that of Keras's MNIST, or a folder with the four IDX files")
     num_images: int | None = option(None, "use only the first NUM_IMAGES training pictures (of each class)", least=1)
     validation: PathName | None = option(
         None, "a folder of pictures to score after each epoch (painters)", metavar="FOLDER"
@@ -214,11 +216,11 @@ class Train(Common):
     )
     resume: bool = option(
         False,
-        "continue a training that was interrupted, with the same result as without the interruption, or train a "
-        "finished one longer with more --epochs; fewer end it earlier, if not so many are done yet",
+        "continue a training: after an interruption with exactly the same result as without one; a finished training "
+        "with more --epochs",
     )
     workers: int | None = option(
-        None, "train the classes of digits in this many processes on this machine", least=1, most=256
+        None, "train all classes of digits in this many processes on this machine", least=1, most=256
     )
     scheduler: str | None = option(
         None, "or on the workers of the Dask cluster with this scheduler: tcp://HOST:8786", metavar="ADDRESS"
@@ -230,26 +232,26 @@ class Generate(Common):
     """The options of generate_rnn.py."""
 
     output: PathName | None = option(
-        None, "the PNG to write (default: generated/, named after the models and what is drawn)"
+        None, "the PNG to write (default: generated/MODELS.png, with the digit or the completed picture in its name)"
     )
     grid: int = option(5, "draw GRID x GRID digits; with --all-digits a row of GRID for each class", least=1, most=100)
-    count: int = option(6, "how many pictures a painter draws", least=1, most=1000)
+    count: int = option(6, "draw this many pictures with a painter", least=1, most=1000)
     temperature: float = option(
-        1.0, "below 1 the pictures are more alike, above 1 more varied; 0 draws the likeliest pixels", least=0
+        1.0, "below 1 the pictures are more alike, above 1 more varied; 0 takes the likeliest pixel", least=0
     )
-    top_k: int | None = option(None, "choose each pixel among the TOP_K likeliest colours or greys", least=1)
-    top_p: float | None = option(
-        None, "choose each pixel among the likeliest that together have probability TOP_P", above=0, most=1
-    )
+    top_k: int | None = option(None, "draw only among the K likeliest colours or greys", least=1)
+    top_p: float | None = option(None, "draw only among the likeliest whose probabilities add up to P", above=0, most=1)
     start: str = option(
         "nothing",
-        "begin a painter's pictures with nothing, or each with a part of a picture that the painter was trained on",
+        "begin a painter's pictures with nothing, or each with a piece of a training picture, from starts.png",
         choices=("nothing", "window"),
     )
     complete: PathName | None = option(None, "keep the first rows of this picture and draw the rest", metavar="PICTURE")
     rows: int | None = option(None, "how many rows --complete keeps (default: a third)", least=1)
     gif: bool = option(False, "also write a GIF of the pictures being drawn")
-    evolution: bool = option(False, "draw nothing; make a sheet and a GIF of what a painter drew during its training")
+    evolution: bool = option(
+        False, "instead of drawing, make a sheet and a GIF of the samples that a painter drew during its training"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,11 +263,11 @@ class Classify(Common):
     num_images: int | None = option(None, "classify only the first NUM_IMAGES test pictures (default: all)", least=1)
     priors: str = option(
         "uniform",
-        "how likely each class is before a picture is seen: all the same, or as in the training set",
+        "prior probability of each class: all equal, or the share of the class in the training set",
         choices=("uniform", "empirical"),
     )
     image: PathName | None = option(
-        None, "classify this one picture, and print the likeliest digit and the probability of each", metavar="PICTURE"
+        None, "classify this one picture, and print the digit and the probability of each class", metavar="PICTURE"
     )
     csv: PathName | None = option(None, "also write each picture's label, prediction and posterior", metavar="FILE")
 

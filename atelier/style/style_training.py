@@ -259,9 +259,9 @@ class StyleTraining:
 
     def resume(self):
         """Take over what the checkpoint holds. Raises InputError where it is of another training."""
-        changes = trainings.differences(self.about, learned_styles.read_meta(self.folder))
+        changes = trainings.changed_options(self.about, learned_styles.read_meta(self.folder))
         if changes:
-            raise trainings.other_training(self.folder, changes)
+            raise InputError(trainings.other_training(self.folder, changes).refusal)
         self.progress = Progress.load(self.folder / CHECKPOINT)
         try:
             for variable, value in zip(self.all_variables(), self.progress.variables, strict=True):
@@ -325,7 +325,7 @@ class StyleTraining:
         progress, begun = self.progress, time.monotonic()
         saved, drawn = begun, -math.inf
         with (
-            trainings.heeded_interrupt() as stop,
+            trainings.deferred_interrupt() as stop,
             tqdm.tqdm(total=progress.steps or None, initial=len(progress.losses), unit="step", **self.silent()) as bar,
         ):
             while not progress.steps or len(progress.losses) < progress.steps:
