@@ -19,7 +19,7 @@ import config
 from atelier import imaging, provenance
 from atelier.batch import folders
 from atelier.networks import vision
-from atelier.style import optimization
+from atelier.style.painting import release_models
 
 PAINTING = ROOT / "images/style/glands.jpg"
 OTHER = ROOT / "images/style/gravel.jpg"
@@ -31,7 +31,7 @@ QUICK = (
 
 @pytest.fixture(autouse=True)
 def quick(vgg_once):
-    optimization.make_studio.cache_clear()
+    release_models()
 
 
 @pytest.fixture
@@ -270,7 +270,7 @@ def test_what_a_tiff_has_wrong_is_one_line(album, tmp_path):
 def test_the_time_left_is_said_once_of_a_picture_and_once_of_a_folder(album, tmp_path):
     lines = [line for line in paint(album, tmp_path / "a").stderr.splitlines() if line.startswith("time left: about ")]
     assert len(lines) == 2 and "for this picture" in lines[0] and "for 1 more" in lines[1]
-    optimization.make_studio.cache_clear()
+    release_models()
     alone = paint(album / "a.jpg", tmp_path / "a.png").stderr
     assert alone.count("time left: about ") == 1 and "for this picture" in alone
     assert paint(album, tmp_path / "b", "--quiet").stderr == ""
@@ -308,7 +308,7 @@ def painted(tmp_path_factory):
     """A folder that was painted without further flags, of photos that are no more."""
     photos, output = tmp_path_factory.mktemp("gone"), tmp_path_factory.mktemp("painted") / "styled"
     Image.open(ROOT / "images/content/china.jpg").resize((96, 64)).save(photos / "z.jpg")
-    optimization.make_studio.cache_clear()
+    release_models()
     paint(photos, output)
     return output
 
