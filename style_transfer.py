@@ -204,7 +204,7 @@ def variants_of(options):
         return [folders.Variant(options)]
     variants = []
     for path in dict.fromkeys(painting.resolve() for painting in imaging.find_paintings(options.style)):
-        row = {"painting": str(path), "painting_sha256": manifests.fingerprint(path)["sha256"]}
+        row = {"painting": str(path), "painting_sha256": manifests.file_checksum(path)["sha256"]}
         variants.append(
             folders.Variant(dataclasses.replace(options, style=(str(path),), each=False), f"__{path.stem}", row)
         )

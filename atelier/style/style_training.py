@@ -236,7 +236,7 @@ class StyleTraining:
         """Return what meta.json tells: all that shapes what is learned."""
         names = ("size", "minutes", "steps", "content_weight", "learning_rate", "keep_network", "seed")
         return {
-            "paintings": [" ".join(manifests.fingerprint(path).values()) for path in self.paintings],
+            "paintings": [" ".join(manifests.file_checksum(path).values()) for path in self.paintings],
             "photos": len(self.photos),
             "photos_crc32": functools.reduce(lambda crc, photo: zlib.crc32(photo.tobytes(), crc), self.photos, 0),
             "base": learned_styles.checksum(self.base) if self.base else None,
