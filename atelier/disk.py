@@ -11,7 +11,9 @@ import sys
 import tempfile
 import threading
 
-from atelier.errors import InputError
+from atelier.errors import InputError, Interrupted
+
+cancelled = threading.Event()  # while it is set, whole_file writes nothing: on a worker whose call was cancelled
 
 
 @contextlib.contextmanager
@@ -24,6 +26,8 @@ def whole_file(path):
     os.close(handle)
     try:
         yield temporary
+        if cancelled.is_set():
+            raise Interrupted("the call was cancelled")
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~current_umask())

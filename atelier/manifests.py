@@ -1,4 +1,4 @@
-"""The options that produced a folder's pictures: stored beside them as recipe.json, and compared with a later command's.
+"""The options that produced a folder's pictures: stored with them as recipe.json, compared with a later command's.
 
 A manifest is a JSON dict from option names to values. A file is represented by its name and a checksum of its content.
 """
@@ -28,7 +28,8 @@ def manifest_of(script, options, ignored=(), files=None):
     if options.weights not in (None, "imagenet"):
         files = {**(files or {}), "weights": [options.weights]}
     manifest = {"script": script}
-    manifest |= {name: value for name, value in dataclasses.asdict(options).items() if name not in IGNORED.union(ignored)}
+    ignored = IGNORED.union(ignored)
+    manifest |= {name: value for name, value in dataclasses.asdict(options).items() if name not in ignored}
     return as_json(manifest | {name: [file_checksum(path) for path in paths] for name, paths in (files or {}).items()})
 
 
@@ -67,7 +68,7 @@ def changed_options(stored, manifest):
 
 
 def contents(value):
-    """Return the part of an option's value that is compared: the checksums of files, and None for what was not given."""
+    """Return what is compared of an option's value: the checksums of files, and None if it was not given."""
     if value is None or value is False or value == []:
         return None
     return [item["sha256"] if isinstance(item, dict) else item for item in value] if isinstance(value, list) else value

@@ -104,7 +104,8 @@ def test_of_several_processes_one_at_a_time_takes_over(tmp_path):
 def test_the_owner_on_another_machine_is_dead_once_its_heartbeat_stops(tmp_path, monkeypatch):
     path, waits = tmp_path / "checkpoint_3.lock", []
     leave_lease(path)
-    path.write_text(re.sub("(?m)^host=.*$", "host=elsewhere", path.read_text()).replace("duration=60.0", "duration=1.0"))
+    content = re.sub("(?m)^host=.*$", "host=elsewhere", path.read_text())
+    path.write_text(content.replace("duration=60.0", "duration=1.0"))
     monkeypatch.setattr(leases, "DURATION", 1.0)
     monkeypatch.setattr(leases, "HEARTBEAT", 0.2)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:

@@ -227,18 +227,18 @@ class Training:
                 pool.shutdown(cancel_futures=True)
 
     def train_on_cluster(self, pictures, bar):
-        """Train classes on the workers of a cluster, each on one: yields (label, entry for meta.json)."""
-        for label in pictures:  # here, since on a worker Dask's threads draw from the same random numbers in between
+        """Train classes on the workers of a cluster, one on each: yields (label, entry for meta.json)."""
+        for label in pictures:  # not on a worker, where Dask's threads use the same random number generator
             if not checkpoint(self.folder, label).exists():
                 first_progress(label, self.recipe, self.options, self.folder).save(checkpoint(self.folder, label))
         source, folder = self.meta["source"], self.folder.resolve()
-        inspection = ("what_is_missing", (source, self.options.data, self.meta["data_crc32"], folder))
-        lessons = (self.recipe, dataclasses.replace(self.options, quiet=True), folder, self.meta["precision"])
-        with cluster.open_session(self.options, cluster.Call(__name__, *inspection)) as session:
-            session.listen(bar.update)
-            calls = ((label, cluster.Call(__name__, "train_there", (source, label, *lessons))) for label in pictures)
+        check = functools.partial(find_missing, source, self.options.data, self.meta["data_crc32"], folder)
+        settings = (self.recipe, dataclasses.replace(self.options, quiet=True), folder, self.meta["precision"])
+        with cluster.open_session(self.options, check) as session:
+            session.on_progress(bar.update)
+            calls = ((label, functools.partial(train_on_worker, source, label, *settings)) for label in pictures)
             for label, entry in session.results(calls):
-                if isinstance(entry, cluster.Lost):
+                if isinstance(entry, cluster.WorkersDied):
                     raise PartlyDone(f"class {label}: {entry}; --resume goes on")
                 yield label, entry
 
@@ -425,8 +425,8 @@ def build_trainer(recipe):
 # --- On a worker -------------------------------------------------------------------------------
 
 
-def what_is_missing(source, data, crc32, folder):
-    """Say what a worker does not see of what the command does: the pictures, the folder of the models; or None."""
+def find_missing(source, data, crc32, folder):
+    """Return what a worker does not see, the pictures or the folder of the models, as a text; or None."""
     if not folder.is_dir():
         return f"it does not see {folder}"
     images, labels, _, _ = datasets.load_dataset(source, data)
@@ -438,8 +438,8 @@ def load_once(source, data):
     return datasets.load_dataset(source, data)[:2]
 
 
-def train_there(source, label, recipe, options, folder, precision):
-    """Train one class on a worker, to its end; return what meta.json tells of it."""
+def train_on_worker(source, label, recipe, options, folder, precision):
+    """Train one class to its end on a worker; return its entry for meta.json."""
     images, labels = load_once(source, options.data)
     workshop, trained = open_workshop(recipe, options, folder, precision), 0
 
@@ -450,7 +450,7 @@ def train_there(source, label, recipe, options, folder, precision):
     def before_checkpoint():
         nonlocal trained
         lease.check()
-        cluster.tell(trained)
+        cluster.report_progress(trained)
         trained = 0
 
     with leases.Lease(folder / f"checkpoint_{label}.lock") as lease:
