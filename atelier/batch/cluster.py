@@ -146,7 +146,7 @@ PATIENCE = 60  # seconds without a worker after which a command gives up; ten ti
 LOOK = 2  # seconds from one look at the cluster's workers to the next
 POLL = 0.01  # seconds from one look at the results to the next
 CONNECT = 10  # seconds in which a scheduler must answer
-IN_FLIGHT = 2  # calls per worker that the scheduler knows: one runs and one waits; 1 while a call's workers have died
+IN_FLIGHT = 2  # calls per worker that the scheduler knows: one that runs, and one that waits
 MAX_DEATHS = 3  # times that the workers of a call may die before it is given up
 
 # Dask's settings for --workers. docs/cluster.md names those that matter for a cluster of one's own.
@@ -358,6 +358,15 @@ class DaskSession:
             raise result
         return result
 
+    def room(self, waiting, running):
+        """Return how many more calls the scheduler may be given."""
+        if not any(task.deaths for task in (*waiting, *running.values())):
+            return len(self.workers) * IN_FLIGHT - len(running)
+        # A call may have killed its workers. Until it is done, no other call waits behind it, or for a dead worker.
+        if len(running) < len(self.workers):
+            self.look_at_workers()
+        return len(self.workers) - len(running)
+
     def results(self, calls):
         """Run calls, given as pairs (label, call): yield (label, result) as each is done, in any order.
 
@@ -368,10 +377,8 @@ class DaskSession:
         calls, waiting, running = iter(calls), collections.deque(), {}
         try:
             while True:
-                cautious = any(task.deaths for task in (*waiting, *running.values()))
-                room = len(self.workers) * (1 if cautious else IN_FLIGHT) - len(running)
-                wanted = max(0, max(1, room) - len(waiting))
-                waiting.extend(Task(*pair) for pair in itertools.islice(calls, wanted))
+                room = self.room(waiting, running)
+                waiting.extend(Task(*pair) for pair in itertools.islice(calls, max(0, max(1, room) - len(waiting))))
                 if not waiting and not running:
                     return
                 for task in [waiting.popleft() for _ in range(min(room, len(waiting)))]:
@@ -396,7 +403,8 @@ class DaskSession:
                 self.look_at_workers(every=LOOK)
                 # Dask would wait for the workers that a call may run on, even if all of them have died.
                 stranded = [future for future, task in running.items() if task.workers.isdisjoint(self.workers)]
-                self.client.cancel(stranded)
+                if stranded:
+                    self.client.cancel(stranded)
                 for task in (*lost, *map(running.pop, stranded)):
                     task.deaths += 1
                     if task.deaths < MAX_DEATHS:
