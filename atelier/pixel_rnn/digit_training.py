@@ -236,18 +236,18 @@ class DigitTraining:
                 pool.shutdown(cancel_futures=True)
 
     def train_on_cluster(self, pictures, bar):
-        """Train classes on the workers of a cluster, each on one: yields (label, entry for meta.json)."""
-        for label in pictures:  # here, since on a worker Dask's threads draw from the same random numbers in between
+        """Train classes on the workers of a cluster, one on each: yields (label, entry for meta.json)."""
+        for label in pictures:  # not on a worker, where Dask's threads use the same random number generator
             if not checkpoint(self.folder, label).exists():
                 first_progress(label, self.config, self.options, self.folder).save(checkpoint(self.folder, label))
         source, folder = self.meta["source"], self.folder.resolve()
-        inspection = ("what_is_missing", (source, self.options.data, self.meta["data_crc32"], folder))
-        lessons = (self.config, dataclasses.replace(self.options, quiet=True), folder, self.meta["precision"])
-        with cluster.open_session(self.options, cluster.Call(__name__, *inspection)) as session:
-            session.listen(bar.update)
-            calls = ((label, cluster.Call(__name__, "train_there", (source, label, *lessons))) for label in pictures)
+        check = functools.partial(find_missing, source, self.options.data, self.meta["data_crc32"], folder)
+        settings = (self.config, dataclasses.replace(self.options, quiet=True), folder, self.meta["precision"])
+        with cluster.open_session(self.options, check) as session:
+            session.on_progress(bar.update)
+            calls = ((label, functools.partial(train_on_worker, source, label, *settings)) for label in pictures)
             for label, entry in session.results(calls):
-                if isinstance(entry, cluster.Lost):
+                if isinstance(entry, cluster.WorkersDied):
                     raise PartlyDone(f"class {label}: {entry}; --resume goes on")
                 yield label, entry
 
@@ -437,8 +437,8 @@ def build_trainer(training_config):
 # --- On a worker -------------------------------------------------------------------------------
 
 
-def what_is_missing(source, data, crc32, folder):
-    """Say what a worker does not see of what the command does: the pictures, the folder of the models; or None."""
+def find_missing(source, data, crc32, folder):
+    """Return what a worker does not see, the pictures or the folder of the models, as a text; or None."""
     if not folder.is_dir():
         return f"it does not see {folder}"
     images, labels, _, _ = datasets.load_dataset(source, data)
@@ -450,8 +450,8 @@ def load_once(source, data):
     return datasets.load_dataset(source, data)[:2]
 
 
-def train_there(source, label, training_config, options, folder, precision):
-    """Train one class on a worker, to its end; return its entry for meta.json."""
+def train_on_worker(source, label, training_config, options, folder, precision):
+    """Train one class to its end on a worker; return its entry for meta.json."""
     images, labels = load_once(source, options.data)
     trainers, trained = open_trainer_pool(training_config, options, folder, precision), 0
 
@@ -462,7 +462,7 @@ def train_there(source, label, training_config, options, folder, precision):
     def before_checkpoint():
         nonlocal trained
         lease.check()
-        cluster.tell(trained)
+        cluster.report_progress(trained)
         trained = 0
 
     with leases.Lease(folder / f"checkpoint_{label}.lock") as lease:

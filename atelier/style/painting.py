@@ -113,7 +113,7 @@ def variants_of(options):
     variants = []
     for path in dict.fromkeys(painting.resolve() for painting in imaging.find_paintings(options.style)):
         own_options = dataclasses.replace(options, style=(str(path),), each=False)
-        row = {"painting": str(path), "painting_sha256": manifests.fingerprint(path)["sha256"]}
+        row = {"painting": str(path), "painting_sha256": manifests.file_checksum(path)["sha256"]}
         variants.append(folders.Variant(own_options, f"__{path.stem}", row))
     return variants
 

@@ -240,7 +240,7 @@ class StyleTraining:
         """Return the contents of meta.json: all that determines the result of the training."""
         names = ("size", "minutes", "steps", "content_weight", "learning_rate", "keep_network", "seed")
         return {
-            "paintings": [" ".join(manifests.fingerprint(path).values()) for path in self.paintings],
+            "paintings": [" ".join(manifests.file_checksum(path).values()) for path in self.paintings],
             "photos": len(self.photos),
             "photos_crc32": functools.reduce(lambda crc, photo: zlib.crc32(photo.tobytes(), crc), self.photos, 0),
             "base": learned_styles.checksum(self.base) if self.base else None,
