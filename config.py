@@ -78,11 +78,11 @@ class Common:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """A next-pixel network and how it is trained; a preset is one of the two kinds below."""
+    """A next-pixel network and its training; a preset is a DigitConfig or a PainterConfig."""
 
     cell: str = option("gru", "recurrent cell", choices=("gru", "lstm"))
     units: int = option(256, "units of a recurrent layer", least=1, most=8192)
-    layers: int = option(1, "recurrent layers, one on top of the other", least=1, most=16)
+    layers: int = option(1, "recurrent layers, stacked", least=1, most=16)
     dropout: float = option(0.0, "share of a recurrent layer's outputs dropped in training", least=0, below=1)
     context: str = option(
         "previous",
@@ -95,25 +95,27 @@ class TrainingConfig:
     learning_rate: float = option(1e-3, "the optimizer's learning rate (its peak, with a schedule)", above=0, most=1)
     schedule: str = option(
         "constant",
-        "learning rate over time: constant, a short rise and then a cosine fall to zero, or (painters) late, a fall to "
-        "a tenth after two thirds of the epochs, or plateau, to a half whenever the loss has not fallen for three; "
-        "where --resume brings more epochs, cosine and late are from there on as in a training of so many, so that the "
-        "rate may rise again, and constant and plateau go on as they were",
+        "learning rate over time: constant; cosine, a short rise and then a cosine fall to zero; (painters) late, a "
+        "tenth of it after two thirds of the epochs; (painters) plateau, half of it after three epochs without a lower "
+        "loss; where --resume adds epochs, cosine and late continue as in a training that had them from the start, so "
+        "that the rate may rise again",
         choices=("constant", "cosine", "late", "plateau"),
     )
 
 
 @dataclasses.dataclass(frozen=True)
-class DigitRecipe(TrainingConfig):
+class DigitConfig(TrainingConfig):
     """One network for each class of a set of small grey pictures."""
 
     size: int = option(10, "pictures are resized to SIZE x SIZE pixels", least=2, most=256)
     levels: int = option(7, "and quantized to this many grey levels (2 to 256)", least=2, most=256)
-    shift: int = option(0, "train on pictures moved by up to this many of their original pixels, too", least=0, most=8)
+    shift: int = option(
+        0, "also train on pictures shifted by up to this many of their original pixels", least=0, most=8
+    )
 
 
 @dataclasses.dataclass(frozen=True)
-class PainterRecipe(TrainingConfig):
+class PainterConfig(TrainingConfig):
     """One network for a folder of pictures, in colours of a palette or in greys."""
 
     cell: str = like(TrainingConfig, "cell", "lstm")
@@ -126,26 +128,26 @@ class PainterRecipe(TrainingConfig):
     learning_rate: float = like(TrainingConfig, "learning_rate", 2e-3)
     schedule: str = like(TrainingConfig, "schedule", "cosine")
     width: int = option(
-        75, "pictures are cropped about their middle and resized to WIDTH x HEIGHT pixels", least=2, most=1024
+        75, "the middle of each picture is cropped and resized to WIDTH x HEIGHT pixels", least=2, most=1024
     )
     height: int = option(75, "see --width", least=2, most=1024)
     colors: int = option(256, "colours of the palette, chosen by K-means (2 to 4096)", least=2, most=4096)
     gray: int | None = option(None, "grey levels instead of colours (2 to 256)", metavar="LEVELS", least=2, most=256)
-    embedding: int = option(32, "numbers by which the network knows a colour", least=1, most=4096)
+    embedding: int = option(32, "size of the vector by which the network represents a colour", least=1, most=4096)
     targets: str = option(
         "all",
-        "learn to predict every pixel of a window, its state carried from window to window, or the last alone",
+        "train on every pixel of a window, with the state carried from window to window, or on the last pixel only",
         choices=("all", "last"),
     )
-    window: int | None = option(None, "pixels the network reads before it learns from them (default: a row)", least=1)
-    stride: int = option(1, "with the targets last: pixels from one window to the next", least=1, most=100_000)
-    optimizer: str = option("adam", "adam or rmsprop", choices=("adam", "rmsprop"))
-    clip: float = option(1.0, "the gradient is scaled down to this norm where it is longer", above=0)
+    window: int | None = option(None, "pixels in a window (default: a row)", least=1)
+    stride: int = option(1, "with --targets last: pixels from one window to the next", least=1, most=100_000)
+    optimizer: str = option("adam", "optimizer of the training", choices=("adam", "rmsprop"))
+    clip: float = option(1.0, "maximum norm of the gradient; a larger one is scaled down", above=0)
 
 
 PRESETS = {
-    "tutorial": DigitRecipe(),
-    "best": DigitRecipe(
+    "tutorial": DigitConfig(),
+    "best": DigitConfig(
         size=14,
         levels=4,
         units=160,
@@ -156,7 +158,7 @@ PRESETS = {
         schedule="cosine",
         shift=1,
     ),
-    "digits": DigitRecipe(
+    "digits": DigitConfig(
         size=8,
         units=96,
         dropout=0.3,
@@ -166,8 +168,8 @@ PRESETS = {
         learning_rate=4e-3,
         schedule="cosine",
     ),
-    "painter": PainterRecipe(),
-    "monet": PainterRecipe(
+    "painter": PainterConfig(),
+    "monet": PainterConfig(
         colors=1000,
         embedding=64,
         context="previous",
@@ -178,7 +180,7 @@ PRESETS = {
         stride=3,
         optimizer="rmsprop",
     ),
-    "sumi-e": PainterRecipe(
+    "sumi-e": PainterConfig(
         width=60,
         height=90,
         gray=256,
@@ -345,7 +347,7 @@ class Style(Photos):
         "begin with about 128 pixels)",
         least=1,
     )
-    content_layers: tuple[str, ...] = several(("block4_conv2",), "layers that keep the content", "LAYER")
+    content_layers: tuple[str, ...] = several(("block3_conv3", "block4_conv2"), "layers that keep the content", "LAYER")
     style_layers: tuple[str, ...] = several(
         STYLE_LAYERS,
         "layers whose statistics are the style",
@@ -357,7 +359,7 @@ class Style(Photos):
         "WEIGHT",
     )
     content_weight: float = option(
-        3.0, "weight of the content loss: how much of the photo the content layers lack", least=0
+        2.0, "weight of the content loss: how much of the photo the content layers lack", least=0
     )
     style_weight: float = option(1.0, "weight of the style loss: how unlike the painting the style layers are", least=0)
     tv_weight: float = option(4.0, "weight of the tv loss, the total variation; more is smoother", least=0)
@@ -380,7 +382,13 @@ class Style(Photos):
 
 STYLE_DEFAULTS = {
     "style": Style(),
-    "published": Style(published_losses=True, content_weight=500.0, tv_weight=200.0, iterations=(100,)),
+    "published": Style(
+        published_losses=True,
+        content_layers=("block4_conv2",),
+        content_weight=500.0,
+        tv_weight=200.0,
+        iterations=(100,),
+    ),
     "texture": Style(content_layers=(), init="noise", iterations=(100,)),
     "layer": Style(content_weight=1.0, init="noise", iterations=(100,)),
     "learned": Style(),

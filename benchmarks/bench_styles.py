@@ -1,12 +1,12 @@
-"""Time style transfer beside PyTorch, in one run on one machine.
+"""Measure style transfer's speed and memory, side by side with PyTorch in one run on one machine.
 
     make bench
     .venv/bin/python benchmarks/bench_styles.py --only evaluation --repeats 5
 
-Both compute the same loss of the same picture with the same weights, which is checked. Ours runs in float32 and, where
-the processor or GPU multiplies it natively, in bfloat16, in rows of their own. Every measurement is a process of its
-own. Ours and the peer's take turns, and the ratio is the median over the turns: on a shared machine single times mean
-little. The peers are written as people write them:
+Both compute the same loss of the same picture with the same weights, which is checked. Ours runs in float32 and, in
+rows of their own, in bfloat16 where the processor or GPU has native bfloat16 products. Each measurement has its own
+process. Ours and the peer's take turns, and the ratio is the median over the turns, because single times vary on a
+shared machine. The peers are written as users of PyTorch write them:
 
 - torch: VGG16 from torch.nn, float32, default memory layout, and torch.optim.LBFGS with 10 corrections;
 - torch at its best: channels last, and bfloat16 autocast beside ours in bfloat16.
@@ -31,8 +31,8 @@ EVALUATIONS = 300  # that the reference takes
 # --- The comparisons ---
 
 
-# A bfloat16 number has 8 bits, so it is up to 1/256 off; a loss is made of differences of such numbers, and these
-# errors do not all cancel: losses 1.4 % and 1.9 % off were seen. Float32 differs only in the order of its sums.
+# A bfloat16 number has 8 bits, so its relative error is up to 1/256. A loss is made of differences of such numbers, and
+# the errors do not all cancel: losses differed by 1.4 % and 1.9 %. Float32 differs only in the order of its sums.
 WITHIN = {"float32": 1e-3, "mixed_bfloat16": 4e-2}
 
 
@@ -55,7 +55,7 @@ def check_losses(losses, within):
 
 
 def compare_picture(arguments):
-    """Ours stops at the loss that the reference ends with."""
+    """Ours stops when it reaches the final loss of the reference."""
     precisions = measure("native_precisions", arguments)
     ours, theirs = {precision: [] for precision in precisions}, []
     for _ in range(arguments.repeats):
@@ -83,18 +83,18 @@ def compare_memory(arguments):
 
 
 def prepared(**more):
-    """Return our studio, our search, the picture that it begins with, and what that should be like."""
+    """Return our StyleModel, our Search, the picture that it begins with, and the targets of the loss."""
     import config
     from atelier import imaging
     from atelier.style import optimization
 
-    usual = {"style": (str(PAINTING),), "size": WIDTH, "quiet": True, "scales": 1}
-    options = config.Style(**usual | more)
-    studio = optimization.open_studio(options)
+    common = {"style": (str(PAINTING),), "size": WIDTH, "quiet": True, "scales": 1}
+    options = config.Style(**common | more)
+    model = optimization.StyleModel(options)
     photo = imaging.resize_picture(imaging.load_image(PHOTO), WIDTH, HEIGHT)
-    search = optimization.Search(studio, photo, None, options)
+    search = optimization.Search(model, photo, None, options)
     search.margin = 0  # the peer has none
-    return studio, search, search.beginning, search.targets(WIDTH, HEIGHT)
+    return model, search, search.initial, search.targets(WIDTH, HEIGHT)
 
 
 def seconds_of(evaluate, times=5):
@@ -109,10 +109,10 @@ def seconds_of(evaluate, times=5):
 def evaluate_ours(data, precision):
     import numpy as np
 
-    studio, _, picture, targets = prepared(precision=precision)
+    model, _, picture, targets = prepared(precision=precision)
 
     def evaluate():
-        terms, gradient = studio.evaluate(picture[None], targets)
+        terms, gradient = model.loss_and_gradient(picture[None], targets)
         np.asarray(gradient)
         return float(terms["total"])
 
@@ -120,7 +120,7 @@ def evaluate_ours(data, precision):
 
 
 def torch_loss(best=False, bfloat16=False, **more):
-    """Return the picture as torch's tensor, and loss(picture) of it, as people write it; or at its best.
+    """Return the picture as a tensor of torch, and its loss(picture), as users write it or, if `best`, optimized.
 
     `more` are options of ours, as prepared() takes them.
     """
@@ -129,12 +129,12 @@ def torch_loss(best=False, bfloat16=False, **more):
 
     import config
 
-    _, _, begun, targets = prepared(**{"precision": "float32"} | more)
+    _, _, initial, targets = prepared(**{"precision": "float32"} | more)
     options = config.Style()
     names, network = torch_vgg("block5_conv1")
     mean = torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1)
-    picture = torch.from_numpy(begun.transpose(2, 0, 1)[None].copy())
-    content = torch.from_numpy(np.asarray(targets["content"][0]).transpose(0, 3, 1, 2).copy())
+    picture = torch.from_numpy(initial.transpose(2, 0, 1)[None].copy())
+    contents = [torch.from_numpy(np.asarray(base).transpose(0, 3, 1, 2).copy()) for base in targets["content"]]
     style = [[torch.from_numpy(np.array(base)) for base in bases] for bases in targets["style"]]
     if best:
         network, picture = (x.to(memory_format=torch.channels_last) for x in (network, picture))
@@ -156,9 +156,12 @@ def torch_loss(best=False, bfloat16=False, **more):
         unit = x / 255
         lower, right = unit[:, :, 1:, :-1] - unit[:, :, :-1, :-1], unit[:, :, :-1, 1:] - unit[:, :, :-1, :-1]
         variation = (lower.square().sum() + right.square().sum()) / x.numel()
-        unlikeness = relative(content, torch.minimum(content, found[options.content_layers[0]].float()))
+        distances = [
+            relative(base, torch.minimum(base, found[name].float()))
+            for name, base in zip(options.content_layers, contents, strict=True)
+        ]
         return (
-            options.content_weight * unlikeness
+            options.content_weight * sum(distances) / len(distances)
             + options.style_weight * sum(styles) / len(styles)
             + options.tv_weight * variation
         )
@@ -167,7 +170,7 @@ def torch_loss(best=False, bfloat16=False, **more):
 
 
 def torch_statistics(x):
-    """List what features 1 x C x h x w tell of style: covariance and mean."""
+    """List the style statistics of features 1 x C x h x w: covariance and mean."""
     flat = x[0].flatten(1)
     mean = flat.mean(1)
     return [flat @ flat.T / flat.shape[1] - mean[:, None] * mean, mean[None]]
@@ -198,7 +201,7 @@ class Reached(Exception):
 
 
 def search_torch(data, **more):
-    """Take torch's L-BFGS for a number of evaluations; list the seconds and the least loss so far after each."""
+    """Run torch's L-BFGS for a number of evaluations; list the seconds and the lowest loss so far after each."""
     import torch
 
     picture, loss = torch_loss(**more)
@@ -234,7 +237,7 @@ def search_ours(data, precision):
     import tqdm
 
     goal = float(os.environ["REFERENCE_LOSS"])
-    _, search, begun, targets = prepared(precision=precision)
+    _, search, initial, targets = prepared(precision=precision)
     search.bar = tqdm.tqdm(disable=True)
     started = time.perf_counter()
 
@@ -244,7 +247,7 @@ def search_ours(data, precision):
 
     search.accept = accept
     try:
-        search.descend(begun, targets, 10 * EVALUATIONS)
+        search.minimize(initial, targets, 10 * EVALUATIONS)
     except Reached:
         return time.perf_counter() - started, search.evaluations
     raise RuntimeError(f"ours came to {search.terms['total']:.5f}, and torch to {goal:.5f}")

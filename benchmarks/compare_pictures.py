@@ -1,28 +1,30 @@
-"""Compare ways of painting, variant beside variant: sheets for blind readers, a sheet with names, and two figures.
+"""Compare variants of style transfer: blind sheets for readers, a sheet with names, and two figures.
 
     .venv/bin/python benchmarks/compare_pictures.py --photos images/content --paintings images/style
     .venv/bin/python benchmarks/compare_pictures.py --photos holiday --paintings art --size 512 \\
         --variants "today=" "calm=--content-weight 6" "published=files:downloads"
 
-Each photo and each painting is in a pair, the shorter list begun anew where it ends. A variant is a name and flags of
-style_transfer.py; where these name {painting}, as in --learned {painting}, the painting's name is put there, and no
---style is given. A variant of pictures that exist is NAME=files:FOLDER, where they are named PHOTO_PAINTING or
-PHOTO__PAINTING with any picture's ending, or files: and a path with {photo} and {painting} in it, such as
-files:old/{photo}-{painting}-3.jpg; they are copied at the size of the others. What is painted already is not painted
-again. Into --output come the pictures, sheet.png, figures.csv, the folder blind and blind_key.json, of which
-blind_sheets.py tells: it also counts what readers say of these sheets.
+Photos and paintings are paired; the shorter list is repeated. A variant is a name and flags of style_transfer.py. Where
+the flags contain {painting}, as in --learned {painting}, it is replaced by the painting's name, and --style is not
+given. NAME=files:FOLDER is a variant of existing pictures. They are named PHOTO_PAINTING or PHOTO__PAINTING, with the
+ending of any picture format, or after a path with {photo} and {painting} in it, such as
+files:old/{photo}-{painting}-3.jpg. They are copied at the size of the others. Pictures that exist in --output are not
+made again. The results are the pictures, sheet.png, figures.csv, the folder blind and blind_key.json. The last two are
+explained in blind_sheets.py, which also counts the readers' answers.
 
-No figure that was tried ranks paintings as eyes do. Each of these two tells one fault:
+No figure that was tried ranks pictures as readers do. Each of these two detects one fault:
 
-- edges: how far a picture's gradients run the way of the photo's where that has edges, 1 for all, 0 by chance. Little
-  of it means that forms are blurred, melted or embossed. It is best of a photo left as it is.
-- style: the distance from the painting in Gram matrices of VGG16, at three sizes, over the photo's own: 1 for a photo
-  left as it is, 0 for the painting itself. A search and a training lower something like it, so it flatters those that
-  do, and among those the one whose loss is most like it.
+- edges: how well a picture's gradients are aligned with the photo's, weighted by the photo's edges; 1 is full
+  alignment, 0 is chance. A low value means that forms are blurred, melted or embossed. An unchanged photo has the best
+  value.
+- style: the distance from the painting in Gram matrices of VGG16, at three sizes, divided by the photo's distance: 1
+  for the unchanged photo, 0 for the painting. A search and a training minimise a similar loss, so this figure favours
+  their pictures, and among them those with the most similar loss.
 
-How often they order two pictures as eyes do, at 512 pixels. The first, second and fourth row were at hand when these
-were chosen of 66 forms of figures, so they flatter; the third came after. Only the fourth row's readers were blind;
-what the others say is plain to see. Its 60 pairs of pictures are of 12 sheets, so they are no independent trials:
+The table shows how often they order two pictures as readers do, at 512 pixels. The figures were chosen among 66 with
+the first, second and fourth row, so these rows are biased; the third was added afterwards. Only the fourth row's
+readers were blind; the differences in the other rows are obvious. Its 60 pairs come from 12 sheets, so they are not
+independent:
 
     pairs of pictures                                                            edges      style
     four published ones of 2016, beside those of a network that embosses         4 of 4     0 of 4
@@ -31,13 +33,13 @@ what the others say is plain to see. Its 60 pairs of pictures are of 12 sheets, 
     four searches' on 12 pairs, where two readers agree (60 of 72)               27 of 60   35 of 60
     these published, crisper and searched ones, beside the photo left as it is   0 of 56    56 of 56
 
-So edges finds embossing, also beside what others painted: at 384 pixels the embossing network's ten pictures have 0.34
-to 0.47 of it, and the fourteen beside them 0.49 to 0.74, whatever the photo and the painting. The style knows the photo
-from a painting, and a worse network from a better one that learned the same. For searches both are a coin: an order by
-the variants' names alone, the same on all twelve pairs, comes to 39 of 60. So look for the two faults here, and where
-neither variant has one, ask readers.
+So edges detects embossing, also in other authors' pictures: at 384 pixels the embossing network's ten pictures have
+values from 0.34 to 0.47, and fourteen others from 0.49 to 0.74, for all photos and paintings. The style figure
+distinguishes the photo from a painting, and a worse network from a better one for the same painting. For searches both
+figures are no better than chance: ordering the variants by name on all twelve pairs gives 39 of 60. So use the figures
+to detect these two faults, and ask readers where neither variant has one.
 
-Tried and dropped, since they disagree (of 4 in the first and in the second row, of 60 in the fourth):
+Tried and rejected, because they disagree (of 4 in the first and in the second row, of 60 in the fourth):
 
 - sliced Wasserstein distances of colours and of patches at three sizes: 0, and 1 to 4, and 33 to 38;
 - the correlation of gradients' lengths at three sizes: 1 to 3, 1 to 2 and 23 to 27;
@@ -48,7 +50,7 @@ Tried and dropped, since they disagree (of 4 in the first and in the second row,
 - the coherence of strokes by the structure tensor, beside the painting's: 1 to 2, 3 to 4 and 32 to 39; that of the
   picture alone: 2, 4 and 44, where the best of so many figures comes to 43 by chance one time in twenty.
 
-Local correlation with the photo tells what edges tells.
+Local correlation with the photo gives the same results as edges.
 """
 
 import argparse
@@ -72,7 +74,7 @@ from skimage.color import rgb2lab
 from atelier import imaging, naming
 from atelier.errors import InputError
 
-FIGURES = {"edges": True, "style": False}  # whether more is better
+FIGURES = {"edges": True, "style": False}  # whether higher is better
 SIZES = (1, 1 / 2, 1 / 4)
 LAYERS = [f"block{i}_conv1" for i in range(1, 6)]
 FILES = "files:"
@@ -81,8 +83,8 @@ FILES = "files:"
 # --- The figures -------------------------------------------------------------------------------
 
 
-def judge(photo, painting, picture):
-    """Return the figures of a picture, a dict; all three are float H x W x 3, resized to the picture's longest side."""
+def figures_of(photo, painting, picture):
+    """Return the figures of a picture: a dict. The three inputs are float H x W x 3, of any size."""
     height, width = picture.shape[:2]
     photo = imaging.resize_picture(photo, width, height)
     painting = imaging.resize_picture(painting, *imaging.fit(*painting.shape[1::-1], max(width, height)))
@@ -91,10 +93,11 @@ def judge(photo, painting, picture):
 
 
 def edges(photo, picture):
-    """Say how far a picture's gradients run the way of the photo's where that has edges: 1 all along, 0 by chance.
+    """Return how well a picture's gradients are aligned with the photo's: 1 is full alignment, 0 is chance.
 
-    Both are float H x W x 3 in 0..255, of one size. It is the mean cosine of twice the angle between them, weighted by
-    the length of the photo's: twice, so that light and dark may change places; and an edge may have any contrast.
+    Both are float H x W x 3 in 0..255, of the same size. The result is the mean cosine of twice the angle between the
+    gradients, weighted by the length of the photo's. Doubling the angle allows light and dark to change places. The
+    contrast of the picture's edges does not count.
     """
     (x, y), (other_x, other_y) = doubled_gradients(photo), doubled_gradients(picture)
     strengths, others = np.hypot(x, y), np.hypot(other_x, other_y)
@@ -104,10 +107,10 @@ def edges(photo, picture):
 
 
 def doubled_gradients(picture):
-    """Return the gradients of a picture, float H x W x 3 in 0..255, at twice their angles: x and y, H x W each.
+    """Return the gradients of a picture, float H x W x 3 in 0..255, with their angles doubled: x and y, H x W each.
 
-    Those of CIELAB's three channels add up, as in the structure tensor of Di Zenzo (1986), so an edge between two
-    colours of one lightness counts. A standard deviation of one pixel keeps to the finest edges that are not noise.
+    The gradients of CIELAB's three channels are added, as in the structure tensor of Di Zenzo (1986), so an edge
+    between two colours of the same lightness counts. The blur's standard deviation of one pixel removes noise.
     """
     lab = rgb2lab(np.clip(picture, 0, 255) / 255)
     down, across = (ndimage.gaussian_filter(lab, (1, 1, 0), order=order) for order in ((1, 0, 0), (0, 1, 0)))
@@ -115,13 +118,13 @@ def doubled_gradients(picture):
 
 
 def style_distance(picture, painting):
-    """Return the mean distance of two pictures' Gram matrices, over the size of the second's; float H x W x 3."""
+    """Return the mean relative distance of a picture's Gram matrices from a painting's; both are float H x W x 3."""
     pairs = [(a, b) for size in SIZES for a, b in zip(grams(picture, size), grams(painting, size))]
     return float(np.mean([np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in pairs]))
 
 
 def grams(picture, size):
-    """Return a picture's Gram matrices, resized by a factor, a C x C for each of LAYERS (Gatys et al. 2016)."""
+    """Return the Gram matrix C x C of each of LAYERS for a picture resized by a factor (Gatys et al. 2016)."""
     height, width = (max(32, round(side * size)) for side in picture.shape[:2])
     batch = imaging.resize_picture(picture, width, height)[None]
     features = [np.asarray(maps).reshape(-1, maps.shape[-1]) for maps in vgg16()(batch)]
@@ -130,16 +133,16 @@ def grams(picture, size):
 
 @functools.cache
 def vgg16():
-    """Load what tells LAYERS' outputs of pictures N x H x W x 3 in 0..255, in float32 whatever painting is done in."""
+    """Return f(pictures N x H x W x 3 in 0..255) -> the outputs of LAYERS. It is always in float32."""
     from atelier.networks.pretrained import keras, load_vgg
 
-    usual = keras.config.dtype_policy()
+    policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
     try:
         model, _ = load_vgg()
         outputs = keras.Model(model.input, [model.get_layer(name).output for name in LAYERS])
     finally:
-        keras.config.set_dtype_policy(usual)
+        keras.config.set_dtype_policy(policy)
     return lambda pictures: outputs(keras.applications.vgg16.preprocess_input(pictures.copy()))
 
 
@@ -153,7 +156,7 @@ def read_variants(texts):
 
 
 def pairs(photos, paintings):
-    """Pair files so that each is in a pair; of folders, their pictures."""
+    """Pair photos and paintings, files or folders of them, so that each file is in a pair."""
     photos, paintings = (
         [file for path in paths for file in (imaging.find_pictures(path) if path.is_dir() else [path])]
         for paths in (photos, paintings)
@@ -163,7 +166,7 @@ def pairs(photos, paintings):
 
 
 def make(photo, painting, name, variant, size, output):
-    """Paint a picture unless it is there, or copy one that exists at the size of the others: return its file."""
+    """Make a variant's picture unless it exists, or copy one of files: at the size of the others. Return its file."""
     if isinstance(variant, str):
         result = output / f"{name}_{size}" / f"{photo.stem}__{painting.stem}.png"
         width, height = imaging.fit(*imaging.load_image(photo).shape[1::-1], size)
@@ -171,11 +174,11 @@ def make(photo, painting, name, variant, size, output):
         result.parent.mkdir(parents=True, exist_ok=True)
         imaging.save_png(result, imaging.to_pixels(imaging.resize_picture(picture, width, height)), {})
         return result
-    import style_transfer
+    from atelier.style import painting as style_painting
 
     result = result_of(photo, painting, name, variant, size, output)
     if not result.exists():
-        style_transfer.paint(photo, result, options_of(photo, painting, variant, size))
+        style_painting.paint(photo, result, options_of(photo, painting, variant, size))
     return result
 
 
@@ -206,7 +209,7 @@ def options_of(photo, painting, flags, size):
 
 
 def result_of(photo, painting, name, flags, size, output):
-    """Name a picture after all that it is made of: what was made otherwise is not taken for it."""
+    """Return the file of a picture. Its name has a checksum of all inputs, so that other pictures are not reused."""
     from atelier.style import learned_styles
 
     options = options_of(photo, painting.resolve(), flags, size)
@@ -219,19 +222,19 @@ def result_of(photo, painting, name, flags, size, output):
 
 
 def compare(chosen, variants, size, output):
-    """Make and judge each pair in each variant: yields the picture's file, and a dict of its pair and figures."""
+    """Make each picture and compute its figures: yields its file, and a dict of its variant, pair and figures."""
     for name, variant in variants.items():
         for photo, painting in chosen:
             started = time.perf_counter()
             result = make(photo, painting, name, variant, size, output)
             seconds = time.perf_counter() - started
-            figures = judge(*map(imaging.load_image, (photo, painting, result)))
+            figures = figures_of(*map(imaging.load_image, (photo, painting, result)))
             row = {"variant": name, "photo": photo.name, "painting": painting.name, "seconds": round(seconds, 1)}
             yield result, row | {figure: round(value, 4) for figure, value in figures.items()}
 
 
 def sheet(pictures, height=256):
-    """Lay out (photo, painting, {variant: picture}), all files, a row for each: uint8 H x W x 3."""
+    """Return a sheet, uint8 H x W x 3, with a row for each (photo, painting, {variant: picture}), all files."""
     rows = []
     for photo, painting, made in pictures:
         files = [photo, painting, *made.values()]
@@ -241,7 +244,7 @@ def sheet(pictures, height=256):
 
 
 def print_table(rows, variants):
-    """Print each variant's medians over the pairs; in brackets the median ratio to the first one's, and the worst."""
+    """Print each variant's medians over the pairs, and in brackets the median and the worst ratio to the first one."""
     print(f"| variant | {' | '.join(FIGURES)} | seconds |\n|{' --- |' * (len(FIGURES) + 2)}")
     of_variant = {name: [row for row in rows if row["variant"] == name] for name in variants}
     first = next(iter(of_variant.values()))
@@ -275,9 +278,9 @@ def main():
 
 
 def run(arguments):
-    """Make, judge and lay out what the command asks for. Raises InputError."""
+    """Make the pictures, the figures and the sheets. Raises InputError."""
     variants, chosen = read_variants(arguments.variants), pairs(arguments.photos, arguments.paintings)
-    for variant in variants.values():  # what is missing is told before hours of painting
+    for variant in variants.values():  # a missing picture is reported before hours of work
         for pair in chosen if isinstance(variant, str) else ():
             existing(*pair, variant)
     output = arguments.output

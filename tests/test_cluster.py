@@ -1,16 +1,18 @@
 """cluster.py, by way of the scripts: a real scheduler with workers, and processes here; and what dies."""
 
-import concurrent.futures
 import contextlib
 import functools
 import json
+import os
 import pathlib
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+import types
 
 import numpy as np
 import psutil
@@ -20,8 +22,8 @@ from PIL import Image
 
 import config
 import style_transfer
-from atelier import errors, hardware, progress
-from atelier.batch import cluster, folders
+from atelier import disk, errors, hardware, progress
+from atelier.batch import cluster, folders, plan
 
 DASK = pathlib.Path(sys.executable).with_name("dask")
 LEARNED = ("--learned", "wave", "--size", 64, "--precision", "float32")
@@ -290,88 +292,92 @@ def test_tls_without_certificates_is_one_line(album, tmp_path):
     assert "needs certificates" in run("style_transfer.py", album, *LEARNED, *flags, status=2).stderr
 
 
-def test_what_kills_every_worker_ends_as_lost():
-    class Killed:
-        def exception(self):
-            return cluster.distributed.KilledWorker("a photo", "a worker", 3)
+@pytest.mark.slow
+def test_a_call_that_kills_its_workers_is_given_up_and_others_are_done(monkeypatch):
+    monkeypatch.setitem(cluster.SETTINGS, "distributed.scheduler.allowed-failures", 0)
+    monkeypatch.setattr(cluster, "MAX_DEATHS", 2)
+    calls = [("fatal", functools.partial(os._exit, 1)), ("harmless", functools.partial(len, "abc"))]
+    check = functools.partial({}.get, "nothing")
+    with cluster.open_session(config.Style(workers=1, quiet=True), check) as session:
+        results = dict(session.results(calls))
+        assert isinstance(results["fatal"], cluster.WorkersDied) and results["harmless"] == 3
+        with pytest.raises(ValueError, match="invalid literal"):
+            session.result(functools.partial(int, "x"))
 
-    class Wrong:
-        def exception(self):
-            return errors.InputError("the disk is full")
 
-    assert "every worker that had it at hand died" in str(cluster.lost(Killed()))
-    with pytest.raises(errors.InputError, match="disk"):
-        cluster.lost(Wrong())
+def test_a_call_that_was_cancelled_writes_nothing_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(disk, "cancelled", disk.cancelled)  # restored afterwards
+    cancelled = threading.Event()
+    call = functools.partial(write_twice, tmp_path, "a call")
+    monkeypatch.setitem(cluster.CANCELLATIONS, "a call", cancelled)
+    worker = types.SimpleNamespace(state=types.SimpleNamespace(nthreads=1))
+    with pytest.raises(errors.Interrupted):
+        cluster.run_call(worker, "a session", cancelled, pickle.dumps(call))
+    assert [path.name for path in tmp_path.iterdir()] == ["first.json"]
+    with pytest.raises(errors.Interrupted):  # it was cancelled before its turn came
+        cluster.run_call(worker, "a session", cancelled, pickle.dumps(call))
+    call = functools.partial(disk.write_json, tmp_path / "next.json", 1)
+    cluster.run_call(worker, "a session", threading.Event(), pickle.dumps(call))
+    assert (tmp_path / "next.json").exists()
+
+
+def write_twice(folder, key):
+    """Write a file, be cancelled, and write another."""
+    disk.write_json(folder / "first.json", 1)
+    cluster.cancel_call(key)
+    disk.write_json(folder / "second.json", 2)
 
 
 # --- What is wrong -----------------------------------------------------------------------------
 
 
 def test_a_worker_says_what_it_lacks(tmp_path, monkeypatch):
-    monkeypatch.chdir(ROOT)  # a worker goes to the command's folder; the tests come back from there
+    monkeypatch.chdir(ROOT)  # a worker changes to the command's folder; the tests come back from there
     ours = cluster.versions()
-    fine = cluster.Call("time", "sleep", (0,))
-    assert cluster.find_refusal(1, str(tmp_path), ours, fine) is None
-    assert "does not see /nowhere" in cluster.find_refusal(1, "/nowhere", ours, fine)
+    fine, wrong = (pickle.dumps(functools.partial(json.loads, text)) for text in ("null", "no JSON"))
+    assert cluster.find_refusal(str(tmp_path), ours, fine) is None
+    assert "does not see /nowhere" in cluster.find_refusal("/nowhere", ours, fine)
     older = ours | {"this toolkit": "1234abcd", "keras": "3.0.1"}
-    said = cluster.find_refusal(1, str(tmp_path), older, fine)
-    assert f"it has this toolkit {ours['this toolkit']}, not 1234abcd and keras {ours['keras']}, not 3.0.1" in said
-    wrong = cluster.Call("json", "loads", ("no JSON",))
-    assert "Expecting value" in cluster.find_refusal(1, str(tmp_path), ours, wrong)
+    refusal = cluster.find_refusal(str(tmp_path), older, fine)
+    assert f"it has this toolkit {ours['this toolkit']}, not 1234abcd and keras {ours['keras']}, not 3.0.1" in refusal
+    assert "Expecting value" in cluster.find_refusal(str(tmp_path), ours, wrong)
 
 
-def test_a_worker_that_sees_other_files_is_told(album, tmp_path):
+def test_a_command_whose_workers_all_refuse_ends_with_the_reason(workers, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    check = functools.partial(str.format, "it does not see {}", "the photo")
+    options = config.Style(scheduler=workers[0])
+    session = cluster.open_session(options, check)
+    with pytest.raises(errors.InputError, match="no worker of tcp.* can take part: it does not see the photo"), session:
+        pass
+    assert capsys.readouterr().err.count("does not take part: it does not see the photo") == 2
+
+
+def test_a_worker_that_sees_other_files_is_refused(album, tmp_path):
     painting, other = (str(ROOT / f"images/style/{name}.jpg") for name in ("glands", "gravel"))
     options, others = (config.Style(style=(path,)) for path in (painting, other))
-    manifest, sign = style_transfer.manifest_of(options), tmp_path / "sign"
-    sign.touch()
-    job, lost = (folders.Job(album / f"{name}.jpg", folders.Variant(options), tmp_path / "a.png") for name in "az")
-    missing = functools.partial(folders.what_is_missing, "style_transfer", "manifest_of")
-    seen = job.made_of()
-    assert missing(options, manifest, {painting: manifest["style"][0]["sha256"]}, sign, job, seen) is None
+    manifest, marker = style_transfer.manifest_of(options), tmp_path / "marker"
+    marker.touch()
+    job, lost = (plan.Job(album / f"{name}.jpg", folders.Variant(options), tmp_path / "a.png") for name in "az")
+    missing = functools.partial(folders.find_missing, style_transfer.manifest_of)
+    source = folders.source_of(job)
+    assert missing(options, manifest, {painting: manifest["style"][0]["sha256"]}, marker, job, source) is None
     assert f"does not see {tmp_path / 'no'}, or another" in missing(
-        options, manifest, {}, tmp_path / "no/no", job, seen
+        options, manifest, {}, tmp_path / "no/no", job, source
     )
-    assert f"does not see the photo: {album / 'z.jpg'}" in missing(options, manifest, {}, sign, lost, seen)
-    assert "another photo of this name" in missing(options, manifest, {}, sign, job, seen | {"photo_bytes": "1"})
-    assert "other files (--style glands.jpg, now gravel.jpg)" in missing(others, manifest, {}, sign, job, seen)
-    assert f"other files ({other})" in missing(options, manifest, {other: "1234"}, sign, job, seen)
+    assert f"does not see the photo: {album / 'z.jpg'}" in missing(options, manifest, {}, marker, lost, source)
+    assert "another photo of this name" in missing(options, manifest, {}, marker, job, source | {"photo_bytes": "1"})
+    assert "other files (--style glands.jpg, now gravel.jpg)" in missing(others, manifest, {}, marker, job, source)
+    assert f"other files ({other})" in missing(options, manifest, {other: "1234"}, marker, job, source)
 
 
 def test_a_photo_that_a_worker_does_not_see_fails_alone(album, tmp_path):
-    attempt = functools.partial(folders.attempt_there, "style_transfer", "paint")
-    job = folders.Job(album / "a.jpg", folders.Variant(config.Style()), tmp_path / "a.png")
-    seen = job.made_of()
-    assert "it sees another photo of this name" in attempt(job, seen | {"photo_bytes": "1"})["reason"]
-    gone = folders.Job(album / "z.jpg", job.variant, tmp_path / "z.png")
-    assert "it does not see the photo" in attempt(gone, seen)["reason"]
-
-
-def test_an_interrupt_that_python_drops_comes_again(monkeypatch):
-    """While something is cleared away, an error is only told to a hook."""
-    monkeypatch.setattr(sys, "unraisablehook", cluster.press_again)
-    cleared = []
-
-    class Clearing:
-        def __del__(self):
-            cleared.append(1)
-            cluster.interrupt("a/1")
-            for _ in range(1000):
-                pass
-
-    def work():
-        cluster.RUNNING["a/1"] = threading.get_ident()
-        try:
-            Clearing()
-            for _ in range(1000):
-                time.sleep(0.01)
-        except KeyboardInterrupt:
-            return "interrupted"
-        finally:
-            cluster.RUNNING.pop("a/1")
-
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        assert pool.submit(work).result(timeout=20) == "interrupted" and cleared
+    attempt = functools.partial(folders.attempt_on_worker, style_transfer.paint)
+    job = plan.Job(album / "a.jpg", folders.Variant(config.Style()), tmp_path / "a.png")
+    source = folders.source_of(job)
+    assert "it sees another photo of this name" in attempt(job, source | {"photo_bytes": "1"})["reason"]
+    gone = plan.Job(album / "z.jpg", job.variant, tmp_path / "z.png")
+    assert "it does not see the photo" in attempt(gone, source)["reason"]
 
 
 def test_what_can_not_be_shared_is_said(album, pictures, tmp_path):
@@ -399,20 +405,6 @@ def test_a_worker_has_as_many_threads_as_it_was_given_cores():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert result.stdout.split() == ["1", "1", "1"]
     assert hardware.cpu_count() >= 1
-
-
-def test_of_many_rows_the_summary_is_written_now_and_then_and_at_the_end(tmp_path, monkeypatch):
-    written = []
-    monkeypatch.setattr(folders, "write_summary", lambda path, rows: (written.append(len(rows)), time.sleep(0.02)))
-
-    class Hands:
-        def work(self, jobs):
-            for job in jobs:
-                yield job, {"status": "done"}
-
-    jobs = [folders.Job(pathlib.Path(f"{i}.jpg"), folders.Variant(None), tmp_path / f"{i}.png") for i in range(500)]
-    assert len(list(folders.apply_to_photos(Hands(), jobs, tmp_path / "summary.csv", {}))) == 500
-    assert written[0] == 1 and written[-1] == 500 and len(written) < 50
 
 
 def test_of_several_at_once_the_second_round_tells_how_long_it_takes(monkeypatch, capsys):

@@ -106,7 +106,7 @@ CHINA = "images/content/china.jpg"
             ("train_rnn.py", "images/contents"),
             "of pictures images/contents (did you mean content?); for a set of digits, add --all-digits",
         ),
-        (("train_rnn.py", "docs", "--data", "README.md"), "--data is of sets of digits: add --all-digits or --digit"),
+        (("train_rnn.py", "docs", "--data", "README.md"), "--data is for sets of digits: add --all-digits or --digit"),
         (("train_rnn.py", "picturs"), "picturs; for a set of digits, add --all-digits"),
     ],
 )

@@ -1,4 +1,4 @@
-"""benchmarks/compare_pictures.py and blind_sheets.py: figures tell what they say, sheets are blind, counts hold."""
+"""benchmarks/compare_pictures.py and blind_sheets.py: the figures, the blind sheets, and the counts of answers."""
 
 import csv
 import json
@@ -41,8 +41,8 @@ def noisy(picture, amount):
     return np.clip(picture + amount * np.random.default_rng(0).normal(size=picture.shape), 0, 255).astype("float32")
 
 
-def turned(picture, degrees):
-    """Turn all hues by an angle in CIELAB."""
+def with_rotated_hues(picture, degrees):
+    """Rotate all hues by an angle in CIELAB."""
     lab, angle = rgb2lab(picture / 255), np.radians(degrees)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     return (255 * lab2rgb(np.concatenate([lab[..., :1], lab[..., 1:] @ turn.T], 2))).astype("float32")
@@ -55,7 +55,7 @@ def embossed(picture, distance):
 
 
 def melted(picture, distance):
-    """Move a picture's pixels to and fro by waves."""
+    """Shift a picture's pixels by sine waves."""
     down, across = np.mgrid[: picture.shape[0], : picture.shape[1]].astype("float32")
     places = down + distance * np.sin(across / 3), across + distance * np.sin(down / 3)
     channels = [
@@ -65,7 +65,7 @@ def melted(picture, distance):
 
 
 @pytest.mark.parametrize(("change", "amounts"), [(blurred, (1, 2, 4)), (noisy, (10, 40, 120)), (melted, (1, 2, 4))])
-def test_edges_are_lost_step_by_step(change, amounts, picture):
+def test_stronger_changes_lose_more_edges(change, amounts, picture):
     values = [compare.edges(picture, change(picture, amount)) for amount in amounts]
     assert 0.98 > values[0] > values[1] > values[2]
 
@@ -75,19 +75,19 @@ def test_a_relief_has_lost_many_edges(distance, picture):
     assert compare.edges(picture, embossed(picture, distance)) < 0.7
 
 
-def test_edges_do_not_mind_contrast_nor_colours(picture):
+def test_edges_do_not_depend_on_contrast_or_colours(picture):
     assert compare.edges(picture, picture) == pytest.approx(1)
     assert compare.edges(picture, 255 - picture) > 0.9
     assert compare.edges(picture, 100 + 0.3 * picture) > 0.9
-    assert compare.edges(picture, turned(picture, 90)) > 0.9
+    assert compare.edges(picture, with_rotated_hues(picture, 90)) > 0.9
 
 
-def test_edges_of_another_picture_are_found_by_chance_alone(picture, painting):
+def test_edges_of_another_picture_are_at_chance(picture, painting):
     assert abs(compare.edges(picture, imaging.resize_picture(painting, 192, 128))) < 0.15
     assert compare.edges(picture, np.full_like(picture, 128)) == pytest.approx(0)
 
 
-def test_an_edge_between_colours_of_one_lightness_counts():
+def test_an_edge_between_colours_of_the_same_lightness_counts():
     lab = np.full((32, 32, 3), (60.0, 0, 0))
     lab[:, 16:, 1], lab[:, :16, 1] = 30, -30
     edge = (255 * lab2rgb(lab)).astype("float32")
@@ -96,17 +96,17 @@ def test_an_edge_between_colours_of_one_lightness_counts():
     assert compare.edges(edge, grey) < -0.9  # which runs across
 
 
-def test_style_is_one_of_the_photo_and_falls_on_the_way_to_the_painting(picture, painting):
+def test_the_style_figure_is_one_for_the_photo_and_falls_towards_the_painting(picture, painting):
     as_large = imaging.resize_picture(painting, 192, 128)
-    mixed = [compare.judge(picture, as_large, (1 - part) * picture + part * as_large) for part in (0, 0.5, 1)]
+    mixed = [compare.figures_of(picture, as_large, (1 - part) * picture + part * as_large) for part in (0, 0.5, 1)]
     assert mixed[0]["style"] == pytest.approx(1)
     assert 1 > mixed[1]["style"] > mixed[2]["style"]
     assert mixed[2]["style"] == pytest.approx(0, abs=1e-6)
     assert mixed[0]["edges"] > mixed[1]["edges"] > mixed[2]["edges"]
 
 
-def test_style_does_not_mind_where_strokes_are(picture, painting):
-    figures = compare.judge(picture, painting, np.ascontiguousarray(painting[:, ::-1]))
+def test_the_style_figure_does_not_depend_on_where_strokes_are(picture, painting):
+    figures = compare.figures_of(picture, painting, np.ascontiguousarray(painting[:, ::-1]))
     assert figures["style"] < 0.3
 
 
@@ -130,7 +130,7 @@ def files(tmp_path):
     return tmp_path
 
 
-def test_pictures_that_exist_are_a_variant(files):
+def test_existing_pictures_can_be_a_variant(files):
     variants = compare.read_variants([f"a=files:{files}/found", f"b=files:{files}/old/3-{{photo}}-{{painting}}.png"])
     for name, greys in {"a": (40, 50), "b": (60, 70)}.items():
         for photo, grey in zip(("one.png", "two.png"), greys):
@@ -139,13 +139,13 @@ def test_pictures_that_exist_are_a_variant(files):
             assert made.shape == (15, 20, 3) and abs(made - grey).max() <= 2
 
 
-def test_a_picture_that_is_missing_is_named(files):
+def test_a_missing_picture_is_named(files):
     (files / "found/two__art.jpg").unlink()
     with pytest.raises(InputError, match=r"two_art of two\.png after art\.png"):
         compare.existing(files / "two.png", files / "art.png", f"files:{files}/found")
 
 
-def test_flags_hold_equals_signs_and_spaces():
+def test_flags_may_contain_equals_signs_and_spaces():
     assert compare.read_variants(["a=", "b=--learned wave=0.5 --size 9"]) == {
         "a": [],
         "b": ["--learned", "wave=0.5", "--size", "9"],
@@ -159,7 +159,7 @@ VARIANTS = {"first": 60, "second": 120, "third": 180}
 
 @pytest.fixture
 def shown(tmp_path):
-    """Make the sheets of eight pairs, whose pictures tell by their greys what they are: (folder, key)."""
+    """Make the sheets of eight pairs, whose pictures differ by their grey level: (folder, key)."""
     imaging.save_png(tmp_path / "art.png", np.full((40, 40, 3), 250, "uint8"), {})
     pairs = []
     for i in range(8):
@@ -179,7 +179,7 @@ def shown(tmp_path):
     return tmp_path / "blind", json.loads((tmp_path / "key.json").read_text())
 
 
-def test_sheets_are_shuffled_and_their_key_is_right(shown):
+def test_sheets_are_shuffled_and_the_key_is_right(shown):
     folder, key = shown
     assert [file.name for file in sorted(folder.iterdir())] == [f"{i:02}.png" for i in range(1, 9)]
     photos = [sheet["photo"] for sheet in key["sheets"].values()]
@@ -198,7 +198,7 @@ def test_sheets_are_shuffled_and_their_key_is_right(shown):
             assert (pixels[down, across] == VARIANTS[sheet["letters"][letter]] + pair).all()
 
 
-def test_letters_differ_and_no_sheet_tells_what_it_shows(shown):
+def test_letters_differ_and_no_sheet_names_its_variants(shown):
     folder, _ = shown
     pixels = imaging.load_image(folder / "01.png")
     start = blind_sheets.LINE_HEIGHT + blind_sheets.HEIGHT_ON_TOP
@@ -217,7 +217,7 @@ KEY = {
 }
 
 
-def test_answers_are_read_as_people_write_them():
+def test_answers_may_be_written_in_several_ways():
     text = "My ranking, best first:\n01: A B\n- 2: b, a\n 03: B > A  \n"
     assert blind_sheets.read_answers(KEY, text) == {"01": ["new", "old"], "02": ["new", "old"], "03": ["old", "new"]}
 
@@ -228,14 +228,14 @@ def test_wrong_answers_are_refused(text):
         blind_sheets.read_answers(KEY, text)
 
 
-def test_tallies_count_firsts_and_mean_ranks_of_all_readers():
+def test_first_places_and_mean_ranks_of_all_readers_are_counted():
     ann = blind_sheets.read_answers(KEY, "01: A B\n02: B A\n03: B A")
     ben = blind_sheets.read_answers(KEY, "01: A B\n02: A B")
     assert blind_sheets.tally([ann, ben]) == {"new": (5, 3, 1.4), "old": (5, 2, 1.6)}
     assert blind_sheets.agreement(ann, ben) == (1, 2)
 
 
-def test_figures_are_counted_where_readers_agree():
+def test_figures_are_compared_where_readers_agree():
     ann = blind_sheets.read_answers(KEY, "01: A B\n02: B A\n03: B A")
     ben = blind_sheets.read_answers(KEY, "01: A B\n02: B A\n03: A B")
     rows = [
@@ -262,7 +262,7 @@ def run(script, *words):
 
 
 @pytest.mark.slow
-def test_pictures_are_painted_judged_laid_out_and_counted(tmp_path):
+def test_pictures_are_made_measured_laid_out_and_counted(tmp_path):
     for folder in ("photos", "found"):
         (tmp_path / folder).mkdir()
     for name in ("china", "flower"):

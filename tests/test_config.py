@@ -26,8 +26,8 @@ def test_every_field_is_a_flag_with_its_type_and_default():
 
 def test_flags_override_a_preset_and_leave_the_rest():
     parser = argparse.ArgumentParser()
-    command_line.add_options(parser, config.DigitRecipe)
-    recipe = command_line.collect(config.DigitRecipe, parser.parse_args(["--epochs", "3"]), config.PRESETS["best"])
+    command_line.add_options(parser, config.DigitConfig)
+    recipe = command_line.collect(config.DigitConfig, parser.parse_args(["--epochs", "3"]), config.PRESETS["best"])
     assert recipe.epochs == 3 and recipe.size == config.PRESETS["best"].size
 
 

@@ -16,10 +16,10 @@ from conftest import ROOT, pixels, rows_of, run, run_process
 from PIL import Image
 
 import config
-from atelier import imaging, provenance
-from atelier.batch import folders
+from atelier import errors, imaging, provenance
+from atelier.batch import folders, plan, summary
 from atelier.networks import vision
-from atelier.style import optimization
+from atelier.style.painting import release_models
 
 PAINTING = ROOT / "images/style/glands.jpg"
 OTHER = ROOT / "images/style/gravel.jpg"
@@ -31,7 +31,7 @@ QUICK = (
 
 @pytest.fixture(autouse=True)
 def quick(vgg_once):
-    optimization.make_studio.cache_clear()
+    release_models()
 
 
 @pytest.fixture
@@ -152,19 +152,18 @@ def test_an_interrupted_folder_says_what_is_waiting(album, tmp_path, monkeypatch
     assert {(row["status"], row["reason"]) for row in rows_of(output).values()} == {("done", "")}
 
 
-def apply(photos, output, rows=None):
-    """Have the name of each photo written into its result; return the rows."""
+def copy_name(photo, result, options):
+    result.write_text(str(photo))
+    return {}
 
-    def task(photo, result, options):
-        result.write_text(str(photo))
-        return {}
 
-    output.mkdir(exist_ok=True)
-    rows = folders.read_summary(output / "summary.csv")
-    jobs = folders.name_results(photos, [folders.Variant(config.Style())], output, ".png", rows)
-    todo = [job for job in jobs if not folders.is_done(job, rows, {"script": ""}, None)]
-    hands = folders.Alone(folders.ImageTask("", task, None, None, None), None)
-    return [row for _, row in folders.apply_to_photos(hands, todo, output / "summary.csv", rows)]
+def apply(photos, output):
+    """Have the name of each photo written into its result; return how many were made."""
+    options = config.Style(quiet=True)
+    task = folders.ImageTask("", copy_name, lambda options: None, lambda options: {"script": "", "weights": None}, None)
+    made = len(list(output.glob("[!.]*.png")))
+    folders.apply_to_folder(task, photos, output, ".png", [folders.Variant(options)], options)
+    return len(list(output.glob("[!.]*.png"))) - made
 
 
 @pytest.fixture
@@ -178,7 +177,7 @@ def three(tmp_path):
 
 def test_another_folder_of_the_same_names_is_not_taken_for_done(three, tmp_path):
     output = tmp_path / "styled"
-    assert [len(apply([photo], output)) for photo in (three[0], three[1], three[1])] == [1, 1, 0]
+    assert [apply([photo], output) for photo in (three[0], three[1], three[1])] == [1, 1, 0]
     assert (output / "x.png").read_text() == str(three[0]) and (output / "x-2.png").read_text() == str(three[1])
 
 
@@ -264,13 +263,99 @@ def test_what_a_tiff_has_wrong_is_one_line(album, tmp_path):
     assert len(lines) == 2 and "odd.tif: can't be read" in lines[0] and lines[1].startswith("error: 1 of 1 photos")
 
 
+def test_the_summary_of_many_rows_is_written_now_and_then(tmp_path, monkeypatch):
+    """A job takes a second and writing half a second, by a clock that only they move."""
+    clock, written = [0.0], []
+
+    def write(path, rows):
+        clock[0] += 0.5
+        written.append((clock[0], len(rows)))
+
+    def jobs():
+        for i in range(500):
+            clock[0] += 1
+            yield plan.Job(tmp_path / f"{i}.jpg", folders.Variant(None), tmp_path / f"{i}.png"), {"status": "done"}
+
+    monkeypatch.setattr(folders.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(folders, "write_summary", write)
+    assert len(list(folders.with_summary(jobs(), tmp_path / "summary.csv", {}))) == 500
+    assert written[0][1] == 1 and written[-1][1] == 500  # the first row at once, and all rows at the end
+    waits = [after - before for (before, _), (after, _) in zip(written, written[1:-1])]
+    assert min(waits) > 10 and max(waits) < 12  # so that writing takes about a twentieth of the time
+
+
+# --- Plans ---
+
+MANIFEST = {"script": "style_transfer.py", "weights": None, "size": 64}
+SOURCE = {"photo_bytes": "5", "photo_changed": "2026-05-01T10:00:00"}
+
+
+def plan_of(row=None, exists=True, source=SOURCE, recorded=None, stored=MANIFEST, manifest=MANIFEST, overwrite=False):
+    """Make the plan of a folder of one photo, of which the summary has a row or none; return it and the row."""
+    job = plan.Job(pathlib.Path("/photos/a.jpg"), folders.Variant(None), pathlib.Path("/out/a.png"))
+    rows = {job.key(): job.row("") | row} if row else {}
+    found = plan.Found(exists, source, recorded)
+    made = plan.make_plan([job], [found], rows, stored, manifest, overwrite)
+    assert len(made.jobs) + len(made.done) == 1
+    return made, made.rows[job.key()]
+
+
+def test_a_picture_is_done_if_it_is_there_and_its_photo_is_the_same():
+    for status in ("done", "done before"):
+        made, row = plan_of({"status": status} | SOURCE)
+        assert made.done and not made.changed and row["status"] == status
+
+
+def test_a_picture_that_is_not_there_is_made():
+    for row in (None, {"status": "done"} | SOURCE):
+        made, row = plan_of(row, exists=False)
+        assert made.jobs and not made.changed and (row["status"], row["reason"]) == ("waiting", "not made yet")
+
+
+def test_a_picture_whose_photo_changed_is_made_again():
+    for source in (SOURCE | {"photo_bytes": "6"}, None):
+        made, row = plan_of({"status": "done"} | SOURCE, source=source)
+        assert made.jobs and made.changed == 1 and (row["status"], row["reason"]) == ("waiting", "to be made again")
+
+
+def test_a_picture_that_was_waiting_or_failed_is_made():
+    for status in ("waiting", "failed"):
+        made, row = plan_of({"status": status} | SOURCE)
+        assert made.jobs and made.changed == 0 and row["status"] == "waiting"
+
+
+def test_a_picture_that_the_summary_does_not_know_is_done_or_refused_by_its_own_record():
+    made, row = plan_of(recorded=MANIFEST)
+    assert made.done and not made.unverified and row == row | SOURCE | {"status": "done before"}
+    made, row = plan_of()
+    assert made.done and made.unverified == 1
+    with pytest.raises(errors.InputError, match="a.png was made with other options .--size 72, now 64"):
+        plan_of(recorded=MANIFEST | {"size": 72})
+
+
+def test_with_overwrite_all_is_made_and_other_pictures_of_other_options_wait():
+    other = {"photo": "/photos/b.jpg", "result": "/out/b.png", "status": "done", "reason": ""} | SOURCE
+    job = plan.Job(pathlib.Path("/photos/a.jpg"), folders.Variant(None), pathlib.Path("/out/a.png"))
+    rows = {job.key(): job.row("done") | SOURCE, plan.key_of(other): other}
+    for manifest, status in ((MANIFEST, "done"), (MANIFEST | {"size": 72}, "waiting")):
+        made = plan.make_plan([job], [plan.Found(True, SOURCE)], rows, MANIFEST, manifest, overwrite=True)
+        assert made.jobs == [job] and made.rows[job.key()]["status"] == "waiting"
+        assert made.rows[plan.key_of(other)]["status"] == status
+
+
+def test_what_the_summary_says_of_other_photos_stays():
+    other = {"photo": "/photos/b.jpg", "result": "/out/b.png", "status": "failed", "reason": "no photo"}
+    made = plan.make_plan([], [], {plan.key_of(other): other}, MANIFEST, MANIFEST, overwrite=False)
+    assert made.rows == {plan.key_of(other): other} and not made.jobs
+
+
 # --- The time left ---
 
 
 def test_the_time_left_is_said_once_of_a_picture_and_once_of_a_folder(album, tmp_path):
     lines = [line for line in paint(album, tmp_path / "a").stderr.splitlines() if line.startswith("time left: about ")]
     assert len(lines) == 2 and "for this picture" in lines[0] and "for 1 more" in lines[1]
-    optimization.make_studio.cache_clear()
+    release_models()
     alone = paint(album / "a.jpg", tmp_path / "a.png").stderr
     assert alone.count("time left: about ") == 1 and "for this picture" in alone
     assert paint(album, tmp_path / "b", "--quiet").stderr == ""
@@ -308,7 +393,7 @@ def painted(tmp_path_factory):
     """A folder that was painted without further flags, of photos that are no more."""
     photos, output = tmp_path_factory.mktemp("gone"), tmp_path_factory.mktemp("painted") / "styled"
     Image.open(ROOT / "images/content/china.jpg").resize((96, 64)).save(photos / "z.jpg")
-    optimization.make_studio.cache_clear()
+    release_models()
     paint(photos, output)
     return output
 
@@ -456,7 +541,7 @@ def make_old(output):
     for row in rows:
         row["status"] = row.pop("reason") or row["status"]
         del row["photo_bytes"], row["photo_changed"]
-    folders.write_summary(output / "summary.csv", rows)
+    summary.write_summary(output / "summary.csv", rows)
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg"])
@@ -472,7 +557,7 @@ def test_of_an_old_folder_what_the_pictures_tell_decides(kind, album, tmp_path):
     assert not (output / "recipe.json").exists() and times(output) == before
     (album / "broken.jpg").unlink()
     again = paint(album, output, *flags)
-    assert "done before: 3\n" in again.stdout and "tell nothing" not in again.stderr
+    assert "done before: 3\n" in again.stdout and "do not record" not in again.stderr
     assert times(output) == before
     assert rows_of(output)["a.jpg"]["photo_bytes"] and rows_of(output)["broken.jpg"]["status"] == "failed"
     assert "--size 64, now 72" in paint(album, output, *flags, "--size", 72, status=2).stderr
@@ -483,10 +568,12 @@ def test_pictures_that_tell_nothing_are_taken_for_done_with_a_note(album, tmp_pa
     output.mkdir()
     Image.new("RGB", (9, 9)).save(output / "a.png")
     first = paint(album, output)
-    assert "tell nothing of how they were made: 1, taken for done" in first.stderr and "done before: 1" in first.stdout
+    assert (
+        "do not record how they were made: 1, assumed to be done" in first.stderr and "done before: 1" in first.stdout
+    )
     assert Image.open(output / "a.png").size == (9, 9)
     assert rows_of(output)["a.jpg"]["status"] == "done before"
-    assert "tell nothing" not in paint(album, output).stderr
+    assert "do not record" not in paint(album, output).stderr
 
 
 def test_a_picture_that_another_script_made_is_not_taken_for_done(album, tmp_path):
@@ -508,7 +595,7 @@ def test_each_photo_is_painted_after_each_painting(album, tmp_path, monkeypatch)
     assert [function.traces for function in functions] == [1]
     names = [f"{photo}__{painting}.png" for photo in "abc" for painting in ("glands", "gravel")]
     assert printed.stdout.splitlines()[:6] == [f"picture: {output / name}" for name in names]
-    rows = folders.read_summary(output / "summary.csv").values()
+    rows = summary.read_summary(output / "summary.csv").values()
     assert [(pathlib.Path(row["photo"]).name, row["painting"], row["status"]) for row in rows] == [
         (f"{photo}.jpg", str(painting), "done") for photo in "abc" for painting in both
     ]

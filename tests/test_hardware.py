@@ -17,7 +17,7 @@ import deepdream
 import util
 from atelier import hardware
 from atelier.pixel_rnn import datasets, model_files, model_meta, recurrent
-from atelier.style import optimization
+from atelier.style.painting import release_models
 
 PAINTING = ROOT / "images/style/glands.jpg"
 
@@ -39,8 +39,8 @@ def machine(monkeypatch):
         flags, capabilities, _ = MACHINES[name]
         monkeypatch.setattr(hardware, "processor_flags", lambda: set(flags.split()))
         monkeypatch.setattr(hardware, "gpu_capabilities", lambda: capabilities)
-        for studio in (optimization.make_studio, deepdream.open_studio):
-            studio.cache_clear()
+        release_models()
+        deepdream.open_studio.cache_clear()
 
     return become
 

@@ -1,4 +1,4 @@
-"""Networks that learn a painting, and paint at once: train_style.py and --learned."""
+"""train_style.py and --learned: stylization networks, their training, and learned styles on disk."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ import config
 import style_transfer
 import train_style
 from atelier import colors, errors, imaging
-from atelier.style import learned_styles, style_training, stylization_network
+from atelier.style import input_pictures, learned_styles, perceptual_loss, style_training, stylization_network
 
 PAINTING = ROOT / "images/style/starry_night.jpg"
 OTHER = ROOT / "images/style/wave.jpg"
@@ -29,7 +29,7 @@ def quick(vgg_once, monkeypatch):
 
 
 def make_quick(patch):
-    for name, value in (("CROP", 64), ("JUDGED", 1), ("SEARCHED", 6)):
+    for name, value in (("CROP", 64), ("EVALUATED_PIECES", 1), ("SEARCH_STEPS", 6)):
         patch.setattr(style_training, name, value)
 
 
@@ -48,48 +48,48 @@ def two(made_once):
 @pytest.fixture
 def network():
     keras.utils.set_random_seed(0)
-    return stylization_network.build_network()
+    return stylization_network.StylizationNetwork()
 
 
 def random_style():
-    return np.random.default_rng(1).normal(0.5, 0.3, (1, stylization_network.NUMBERS)).astype("float32")
+    return np.random.default_rng(1).normal(0.5, 0.3, (1, stylization_network.STYLE_DIM)).astype("float32")
 
 
 @pytest.mark.parametrize("shape", [(61, 83), (64, 64), (33, 120)])
 def test_strips_make_the_same_picture_as_the_whole(shape, network, monkeypatch):
     photo = imaging.resize_picture(pixels(ROOT / "images/content/china.jpg"), *shape[::-1])
     colors, swapped = (np.diag([0.5, 0.6, 0.7]), np.float32([9, 8, 7])), (np.eye(3)[::-1], np.float32([1, 2, 3]))
-    whole = stylization_network.paint(network, photo, random_style(), colors, swapped)
+    whole = network.stylize(photo, random_style(), colors, swapped)
     assert whole.shape == (*shape, 3)
-    by_hand = stylization_network.paint(network, photo * np.float32([0.5, 0.6, 0.7]) + colors[1], random_style())
+    by_hand = network.stylize(photo * np.float32([0.5, 0.6, 0.7]) + colors[1], random_style())
     np.testing.assert_allclose(whole, by_hand[..., ::-1] + swapped[1], atol=1e-2)
-    monkeypatch.setattr(stylization_network, "WHOLE", 0)
-    monkeypatch.setattr(stylization_network, "STRIP", 2**10)
-    strips = stylization_network.paint(network, photo, random_style(), colors, swapped)
+    monkeypatch.setattr(stylization_network, "MAX_WHOLE_PIXELS", 0)
+    monkeypatch.setattr(stylization_network, "STRIP_PIXELS", 2**10)
+    strips = network.stylize(photo, random_style(), colors, swapped)
     np.testing.assert_allclose(strips, whole, atol=1e-2)
 
 
 def test_a_flat_sky_in_strips_shows_no_seam(network, monkeypatch):
     sky = np.full((128, 64, 3), 200, "float32")
     sky[8:16, 20:30] = 90  # a bird, in the first strip
-    whole = stylization_network.paint(network, sky, random_style())
-    monkeypatch.setattr(stylization_network, "WHOLE", 0)
-    monkeypatch.setattr(stylization_network, "STRIP", 2**10)
-    np.testing.assert_allclose(stylization_network.paint(network, sky, random_style()), whole, atol=1e-2)
+    whole = network.stylize(sky, random_style())
+    monkeypatch.setattr(stylization_network, "MAX_WHOLE_PIXELS", 0)
+    monkeypatch.setattr(stylization_network, "STRIP_PIXELS", 2**10)
+    np.testing.assert_allclose(network.stylize(sky, random_style()), whole, atol=1e-2)
 
 
 def test_what_is_alike_everywhere_gets_strokes_from_noise_alone(network, monkeypatch):
     draw_noise = stylization_network.draw_noise
     sky = np.full((64, 64, 3), 200, "float32")
-    assert np.ptp(stylization_network.paint(network, sky, random_style()), axis=(0, 1)).min() > 1
+    assert np.ptp(network.stylize(sky, random_style()), axis=(0, 1)).min() > 1
     monkeypatch.setattr(stylization_network, "draw_noise", lambda *size: 0 * draw_noise(*size))
-    assert np.ptp(stylization_network.paint(network, sky, random_style()), axis=(0, 1)).max() < 0.1
+    assert np.ptp(network.stylize(sky, random_style()), axis=(0, 1)).max() < 0.1
 
 
 def test_a_flat_sky_shows_no_checkerboard():
     style = learned_styles.load_style("wave")
     network = learned_styles.load_network(style.network)
-    sky = learned_styles.paint_after(network, np.full((256, 256, 3), 200, "float32"), style)
+    sky = learned_styles.stylize(network, np.full((256, 256, 3), 200, "float32"), style)
     of_place = sky.reshape(64, 4, 64, 4, 3).mean((0, 2))  # of the 4 x 4 that the quarter makes
     assert np.ptp(of_place, axis=(0, 1)).max() < 0.15 * sky.std((0, 1)).min()  # 0.05 to 0.09; a grid was seen at 0.3
 
@@ -97,10 +97,10 @@ def test_a_flat_sky_shows_no_checkerboard():
 def test_a_style_gives_each_channel_its_mean_and_deviation():
     features = np.random.default_rng(0).normal(3, 5, (1, 20, 30, 4)).astype("float32")
     scale, shift = np.float32([1, 2, 3, 4]), np.float32([5, 6, 7, 8])
-    styled = np.asarray(stylization_network.restyled(features, (scale, shift)))
+    styled = np.asarray(stylization_network.InstanceNormalization()(features, scale, shift))
     np.testing.assert_allclose(styled.mean((0, 1, 2)), shift, atol=1e-4)
     np.testing.assert_allclose(styled.std((0, 1, 2)), scale, rtol=1e-2)
-    flat = np.asarray(stylization_network.restyled(np.full((1, 8, 8, 4), 7, "float32"), (scale, shift)))
+    flat = np.asarray(stylization_network.InstanceNormalization()(np.full((1, 8, 8, 4), 7, "float32"), scale, shift))
     np.testing.assert_allclose(flat, np.broadcast_to(shift, flat.shape), atol=1e-4)
 
 
@@ -129,7 +129,7 @@ def test_each_number_of_a_style_has_the_gradient_of_finite_differences(network):
     gradient = np.asarray(tape.gradient(value, style))
     assert (gradient != 0).mean() > 0.95  # a channel that is negative everywhere has none
     begin = 0
-    for channels in stylization_network.NORMALIZED:  # in the direction of the gradient of each normalisation
+    for channels in stylization_network.STYLED_CHANNELS:  # in the direction of the gradient of each normalisation
         part = np.zeros_like(gradient)
         part[:, begin : begin + 2 * channels] = gradient[:, begin : begin + 2 * channels]
         begin += 2 * channels
@@ -143,14 +143,14 @@ def test_each_number_of_a_style_has_the_gradient_of_finite_differences(network):
 def test_in_half_precision_it_paints_the_same(precision, monkeypatch):
     style = learned_styles.load_style("wave")
     photo = imaging.resize_picture(pixels(ROOT / "images/content/china.jpg"), 96, 64)
-    exact = learned_styles.paint_after(learned_styles.load_network(style.network), photo, style)
+    exact = learned_styles.stylize(learned_styles.load_network(style.network), photo, style)
     keras.config.set_dtype_policy(precision)
     network = learned_styles.load_network(style.network)
-    whole = learned_styles.paint_after(network, photo, style)
+    whole = learned_styles.stylize(network, photo, style)
     assert np.abs(whole - exact).mean() < 4
-    monkeypatch.setattr(stylization_network, "WHOLE", 0)
-    monkeypatch.setattr(stylization_network, "STRIP", 2**10)
-    assert np.abs(learned_styles.paint_after(network, photo, style) - whole).mean() < 4
+    monkeypatch.setattr(stylization_network, "MAX_WHOLE_PIXELS", 0)
+    monkeypatch.setattr(stylization_network, "STRIP_PIXELS", 2**10)
+    assert np.abs(learned_styles.stylize(network, photo, style) - whole).mean() < 4
 
 
 def test_features_are_continued_by_their_mirror_image():
@@ -175,10 +175,10 @@ def test_a_training_lowers_the_loss_and_leaves_styles(two):
 
 def test_a_style_keeps_the_paintings_statistics(two, vgg):
     style = learned_styles.load_style(two / "wave")
-    teacher = style_training.Teacher(config.Learn())
-    painting = style_training.read_painting(OTHER, 128)
+    loss = perceptual_loss.PerceptualLoss(config.Style())
+    painting = input_pictures.read_painting(OTHER, 128)
     assert style.weights == "imagenet"
-    for kept, found in zip(style.statistics, teacher.statistics(painting[None]), strict=True):
+    for kept, found in zip(style.statistics, loss.statistics(painting[None]), strict=True):
         for one, other in zip(kept, found, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3 * np.abs(other).max())
     mixed = learned_styles.mixed([style, learned_styles.load_style(two / "starry_night")], [3, 1])
@@ -211,7 +211,7 @@ def test_a_painting_learned_by_its_numbers_alone_mixes_with_the_others(two, phot
     base, beside = tmp_path / "styles/network.npz", tmp_path / "styles/beside"
     run("train_style.py", OTHER, *QUICK[:-1], "--base", base, "--keep-network", "--steps", 2, "--output", beside)
     assert (beside / "network.npz").read_bytes() == base.read_bytes()
-    assert (learned_styles.load_style(beside).numbers != learned_styles.beginning(base)[1]).any()
+    assert (learned_styles.load_style(beside).vector != learned_styles.load_base(base)[1]).any()
     run(
         *("style_transfer.py", photo, "--size", 64, "--output", tmp_path / "a.png", "--learned"),
         *(f"{beside}=2", tmp_path / "styles/starry_night"),
@@ -219,9 +219,9 @@ def test_a_painting_learned_by_its_numbers_alone_mixes_with_the_others(two, phot
 
 
 def test_styles_of_a_folder_are_no_others_and_replaced_all_together(two, tmp_path):
-    training = style_training.StyleTraining.__new__(style_training.StyleTraining)
-    training.folder, training.paintings, training.lessons = tmp_path / "m", [PAINTING, OTHER], []
-    training.about = {"paintings": []}
+    photos = [np.asarray(Image.open(ROOT / "images/content/china.jpg").resize((96, 64)))]
+    options = config.Learn(size=128)
+    training = style_training.StyleTraining(tmp_path / "m", [PAINTING, OTHER], photos, None, options)
     shutil.copytree(two, tmp_path / "m")
     for name in ("wave", "mine"):  # each with a network of its own
         shutil.copytree(two / "wave", tmp_path / "m" / name, dirs_exist_ok=True)
@@ -241,7 +241,7 @@ def test_ctrl_c_at_the_end_of_a_training_is_obeyed(two, vgg, tmp_path, monkeypat
     command = ("train_style.py", PAINTING, OTHER, *QUICK, "--steps", 1, "--output", tmp_path / "m")
     with monkeypatch.context() as patch:
         interrupt_after(patch, 2)  # it is asked for twice in a step
-        assert "--resume goes on" in run(*command, status=130).stderr
+        assert "--resume continues" in run(*command, status=130).stderr
     assert (tmp_path / "m/network.npz").exists()
     run(*command, "--resume")
     assert learned_styles.load_style(tmp_path / "m/wave").name == "wave"
@@ -317,10 +317,10 @@ def test_the_photos_own_size_and_strength_0_give_the_photo(two, photo, tmp_path)
 
 def test_a_grey_painting_makes_grey_pictures(two, photo):
     style = learned_styles.load_style(two / "wave")
-    easel = learned_styles.Easel([(two / "wave", 1.0)])
+    stylizer = learned_styles.Stylizer([(two / "wave", 1.0)])
     grey = np.full((3, 3), style.covariance.mean())
-    easel.style = dataclasses.replace(style, mean=np.full(3, 120.0), covariance=grey)
-    picture = learned_styles.as_wanted(easel.paint(pixels(photo)), pixels(photo)).astype(int)
+    stylizer.style = dataclasses.replace(style, mean=np.full(3, 120.0), covariance=grey)
+    picture = learned_styles.finished(stylizer.stylize(pixels(photo)), pixels(photo)).astype(int)
     assert np.ptp(picture, axis=2).max() <= 1 < np.ptp(picture[..., 0])
 
 
@@ -347,14 +347,14 @@ def test_an_interrupted_training_goes_on_exactly(two, tmp_path, monkeypatch):
         interrupt_after(patch, 4)
         assert "--resume" in run(*command, status=130).stderr
     assert "--resume" in run(*command, status=2).stderr
-    assert "not learned yet" in run("style_transfer.py", PAINTING, "--learned", tmp_path / "m", status=2).stderr
+    assert "is not finished" in run("style_transfer.py", PAINTING, "--learned", tmp_path / "m", status=2).stderr
     for flags, told in (
         (("--content-weight", 3), "content_weight 0.6, not 3.0"),
         (("--precision", "mixed_bfloat16"), "precision float32, not mixed_bfloat16"),
         (("--photos", ROOT / "images/style"), "photos 6, not 8"),
     ):
         assert told in run(*command, *flags, "--resume", status=2).stderr
-    checkpoint = style_training.Progress.load(tmp_path / "m/checkpoint.npz")
+    checkpoint = style_training.TrainingState.load(tmp_path / "m/checkpoint.npz")
     dataclasses.replace(checkpoint, variables=checkpoint.variables[1:]).save(tmp_path / "m/checkpoint.npz")
     assert "another version" in run(*command, "--resume", status=2).stderr
     checkpoint.save(tmp_path / "m/checkpoint.npz")
@@ -363,7 +363,7 @@ def test_an_interrupted_training_goes_on_exactly(two, tmp_path, monkeypatch):
     one, other = (np.load(folder / "network.npz") for folder in (two, tmp_path / "m"))
     assert all((one[name] == other[name]).all() for name in one)
     for flags in ((), ("--resume",)):
-        assert "--overwrite learns it anew" in run(*command, *flags, status=2).stderr
+        assert "--overwrite to learn it again" in run(*command, *flags, status=2).stderr
     for flags in (("--weights", tmp_path / "no.h5"), ("--base", two / "loss.csv")):  # nothing is lost by these
         run(*(word for word in command if word != "--from-scratch"), *flags, "--overwrite", status=2)
     assert learned_styles.load_style(tmp_path / "m/wave").name == "wave"
@@ -371,12 +371,12 @@ def test_an_interrupted_training_goes_on_exactly(two, tmp_path, monkeypatch):
 
 def test_a_training_begins_with_the_network_that_is_named_or_ships_or_with_none(two, tmp_path, monkeypatch):
     base, style = two / "network.npz", learned_styles.load_style(two / "wave")
-    mean = (style.numbers + learned_styles.load_style(two / "starry_night").numbers) / 2
+    mean = (style.vector + learned_styles.load_style(two / "starry_night").vector) / 2
     assert train_style.base_of(config.Learn(base=str(base))) == base
-    for place, numbers in ((base, mean), (two, mean), (two / "wave", style.numbers)):
-        begun = learned_styles.beginning(place)
+    for place, vector in ((base, mean), (two, mean), (two / "wave", style.vector)):
+        begun = learned_styles.load_base(place)
         assert begun[0] == base
-        np.testing.assert_allclose(begun[1], numbers, atol=1e-6)
+        np.testing.assert_allclose(begun[1], vector, atol=1e-6)
     monkeypatch.setattr(learned_styles, "STYLES", two)
     assert train_style.base_of(config.Learn()) == base
     assert train_style.base_of(config.Learn(from_scratch=True)) is None
@@ -391,7 +391,7 @@ def test_a_step_changes_a_kernel_about_as_much_in_all_directions():
     gradient = np.random.default_rng(0).normal(size=kernel.shape) * np.logspace(0, 1, 16)  # some columns outweigh
     muon.apply([tf.constant(gradient, "float32")], [kernel])
     change = -np.asarray(kernel).reshape(36, 16)
-    lengths = np.linalg.svd(change, compute_uv=False) / (6 * style_training.KERNELS_RATE)
+    lengths = np.linalg.svd(change, compute_uv=False) / (6 * style_training.KERNEL_RATE)
     assert lengths.min() > 0.5 and lengths.max() < 1.3
     assert np.sum(change * gradient.reshape(36, 16)) > 0
 
@@ -408,18 +408,18 @@ def test_all_kernels_but_that_of_the_colours_go_by_muon(network):
 
 
 def test_the_photos_mean_colours_guide_a_training_most_at_first(vgg, tmp_path):
-    assert [style_training.guidance_at(share) for share in (0, 0.25, 0.5, 1)] == [1, 0.5, 0.25, 0.25]
+    assert [style_training.guidance_weight(share) for share in (0, 0.25, 0.5, 1)] == [1, 0.5, 0.25, 0.25]
     options = config.Learn(size=128, steps=10)
     photos = [np.asarray(Image.open(ROOT / "images/content/china.jpg").resize((96, 64)))]
     training = style_training.StyleTraining(tmp_path, [PAINTING], photos, None, options)
-    photo, begun, noise = training.choose_piece(np.random.default_rng(0), training.lessons[0])
+    photo, recolored, noise = training.draw_piece(np.random.default_rng(0), training.targets[0])
 
     def away():
-        picture = np.asarray(training.network([begun[None], noise, np.asarray(training.styles)]))[0]
-        return (imaging.resize_picture(picture - begun, 4, 4) ** 2).mean()
+        picture = np.asarray(training.network([recolored[None], noise, np.asarray(training.styles)]))[0]
+        return (imaging.resize_picture(picture - recolored, 4, 4) ** 2).mean()
 
-    terms, plain = training.look_at(photo, begun, noise, 0, np.float32(0))
-    same, guided = training.look_at(photo, begun, noise, 0, np.float32(1))
+    terms, plain = training.loss_of_piece(photo, recolored, noise, 0, np.float32(0))
+    same, guided = training.loss_of_piece(photo, recolored, noise, 0, np.float32(1))
     np.testing.assert_allclose(terms, same, rtol=1e-5)
     before = away()
     for variable, one, other in zip(training.network.trainable_variables, guided[1], plain[1], strict=True):
@@ -427,29 +427,27 @@ def test_the_photos_mean_colours_guide_a_training_most_at_first(vgg, tmp_path):
     assert away() < before
 
 
-def test_minutes_become_steps_once_the_first_ones_tell(monkeypatch):
-    training = style_training.StyleTraining.__new__(style_training.StyleTraining)
-    training.progress, training.options, training.first = style_training.Progress(0), config.Learn(minutes=10), None
-    for seconds in (30, *range(32, 46, 2)):  # the first step, with all that is compiled, and seven more
-        training.progress.losses.append([])
+def test_minutes_become_steps_after_some_timed_steps(monkeypatch):
+    monkeypatch.setattr(style_training.time, "monotonic", lambda: 100)
+    budget, found = style_training.StepBudget(minutes=10), []
+    for done, seconds in enumerate((30, *range(32, 46, 2)), 1):  # the first step, which compiles, and seven more
         monkeypatch.setattr(style_training.time, "monotonic", lambda seconds=seconds: 100 + seconds)
-        training.plan(begun=100)
-    assert len(training.progress.losses) == 1 + style_training.TELLING
-    assert training.progress.steps == 8 + (600 - 44) / 2
+        found.append(budget.steps(done))
+    assert found == [0] * style_training.TIMED_STEPS + [8 + (600 - 44) / 2]
 
 
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
         (("nothing.jpg",), "nothing.jpg does not exist"),
-        ((PAINTING, "--from-scratch", "--keep-network"), "needs a network to begin with"),
-        ((PAINTING, PAINTING), "two paintings have one name"),
+        ((PAINTING, "--from-scratch", "--keep-network"), "--keep-network needs a network"),
+        ((PAINTING, PAINTING), "two paintings have the same name"),
         ((PAINTING, "--photos", "nowhere"), "there is no folder nowhere"),
-        ((PAINTING, "--base", "a.npz", "--from-scratch"), "exclude each other"),
+        ((PAINTING, "--base", "a.npz", "--from-scratch"), "--base cannot be combined with --from-scratch"),
         ((PAINTING, "--base", "a.npz"), "a.npz does not exist"),
         ((PAINTING, "--base", ROOT / "docs"), "neither a learned style nor network.npz"),
-        ((PAINTING, "--steps", 3, "--minutes", 3), "exclude each other"),
-        ((PAINTING, "--photos", ROOT / "docs"), "no photo to learn on"),
+        ((PAINTING, "--steps", 3, "--minutes", 3), "--steps cannot be combined with --minutes"),
+        ((PAINTING, "--photos", ROOT / "docs"), "no photo to learn from"),
         ((ROOT / "README.md",), "README.md is not a picture"),
         ((PAINTING, "--resume"), "no training to resume"),
     ],
@@ -467,15 +465,18 @@ def test_one_colour_is_nothing_to_learn(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        (("--learned", "wvae"), "no style wvae was learned"),
+        (("--learned", "wvae"), "there is no learned style wvae"),
         (("--learned", "wave=-1"), "takes NAME=WEIGHT"),
         (("--learned", "a", "--style", PAINTING), "and no --style"),
-        (("--learned", "a", "--iterations", 3), "--iterations is of no use with --learned"),
-        (("--learned", "a", "--content-weight", 3), "unless --refine"),
-        (("--learned", "a", "--refine", 3, "--scales", 2), "what was learned settles it"),
-        (("--style", PAINTING, "--refine", 3), "go with --learned"),
-        (("--style", PAINTING, "--strength", 0.5), "go with --learned"),
-        (("--style", PAINTING, "--size", 0), "go with --learned"),
+        (("--learned", "a", "--iterations", 3), "--iterations cannot be combined with --learned"),
+        (
+            ("--learned", "a", "--content-weight", 3),
+            "--content-weight cannot be combined with --learned unless --refine is given",
+        ),
+        (("--learned", "a", "--refine", 3, "--scales", 2), "--scales cannot be combined with --learned"),
+        (("--style", PAINTING, "--refine", 3), "need --learned"),
+        (("--style", PAINTING, "--strength", 0.5), "need --learned"),
+        (("--style", PAINTING, "--size", 0), "need --learned"),
         (("--learned", "a", "--size", 8), "at least 32"),
     ],
 )
@@ -487,14 +488,14 @@ def test_what_is_no_style_is_left_alone(two, tmp_path):
     shutil.copytree(ROOT / "trained/mnist", tmp_path / "mnist")
     command = ("train_style.py", PAINTING, *QUICK, "--steps", 1, "--output")
     for flags in ((), ("--overwrite",), ("--resume",)):
-        assert "something else" in run(*command, tmp_path / "mnist", *flags, status=2).stderr
+        assert "does not hold a learned style" in run(*command, tmp_path / "mnist", *flags, status=2).stderr
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/loss.csv").write_text("mine")
-    assert "in the way" in run(*command, tmp_path / "mine", status=2).stderr
+    assert "loss.csv would be replaced" in run(*command, tmp_path / "mine", status=2).stderr
     assert (tmp_path / "mine/loss.csv").read_text() == "mine"
     among = run("train_style.py", PAINTING, "--photos", tmp_path, "--output", tmp_path / "m", status=2).stderr
     assert "among the photos" in among
-    with pytest.raises(errors.InputError, match="a network of several styles; name one of them: .*starry_night"):
+    with pytest.raises(errors.InputError, match="a network with several styles; give one of them: .*starry_night"):
         learned_styles.load_style(two)
 
 
@@ -504,12 +505,12 @@ def test_what_is_no_style_is_left_alone(two, tmp_path):
         ("style.npz", "gone", "style.npz is damaged"),
         ("style.npz", "cut", "style.npz is damaged"),
         ("style.npz", "other", "style.npz is damaged"),
-        ("network.npz", "gone", "style without its network"),
-        ("network.npz", "cut", "style of another network"),
-        ("network.npz", "other", "style of another network"),
-        ("meta.json", "gone", "no style .* was learned"),
+        ("network.npz", "gone", "is a style without its network"),
+        ("network.npz", "cut", "belongs to another network"),
+        ("network.npz", "other", "belongs to another network"),
+        ("meta.json", "gone", "there is no learned style"),
         ("meta.json", "cut", "meta.json is damaged"),
-        ("meta.json", "other", "something else than a learned style"),
+        ("meta.json", "other", "does not hold a learned style"),
     ],
 )
 def test_a_damaged_style_is_one_line(name, damage, complaint, two, tmp_path):
@@ -524,7 +525,7 @@ def test_a_damaged_style_is_one_line(name, damage, complaint, two, tmp_path):
     else:
         path.write_text(json.dumps({"network": "another"}))
     with pytest.raises(errors.InputError, match=complaint):
-        learned_styles.Easel([(folder, 1.0)])
+        learned_styles.Stylizer([(folder, 1.0)])
 
 
 SHIPPED = sorted(path.parent.name for path in (ROOT / "trained/styles").glob("*/style.npz"))
@@ -539,14 +540,14 @@ def test_the_styles_that_ship_are_small_told_of_and_paint_each_its_own_way(photo
     assert sum(path.stat().st_size for path in shipped) < 10e6
     photo, pictures = imaging.resize_picture(pixels(photo), 128, 96), []
     for name in SHIPPED:
-        meta, easel = learned_styles.read_meta(styles / name), learned_styles.Easel([(name, 1.0)])
+        meta, stylizer = learned_styles.read_meta(styles / name), learned_styles.Stylizer([(name, 1.0)])
         assert meta["title"] and meta["learned_on"] and meta["losses"]["network"]["style"] < 1
-        pictures.append(learned_styles.as_wanted(easel.paint(photo), photo).astype(float))
-        found, wanted = pictures[-1].mean((0, 1)), easel.style.mean
+        pictures.append(learned_styles.finished(stylizer.stylize(photo), photo).astype(float))
+        found, wanted = pictures[-1].mean((0, 1)), stylizer.style.mean
         assert np.abs(found - wanted).max() < 40, name
     for i, one in enumerate(pictures):
         assert all(np.abs(one - other).mean() > 5 for other in pictures[:i])
-    mixed = learned_styles.Easel([("wave", 1.0), ("scream", 1.0)])
+    mixed = learned_styles.Stylizer([("wave", 1.0), ("scream", 1.0)])
     assert mixed.style.name == "wave+scream"
 
 
@@ -559,7 +560,7 @@ def test_styles_of_two_networks_are_not_mixed(two, tmp_path):
         learned_styles.load_style(tmp_path / "copy/wave")
     style = learned_styles.load_style(two / "wave")
     other = dataclasses.replace(style, network=tmp_path / "copy/network.npz")
-    with pytest.raises(errors.InputError, match="only those of one"):
+    with pytest.raises(errors.InputError, match="only styles of one network can be mixed"):
         learned_styles.mixed([style, other], [1, 1])
 
 
@@ -570,7 +571,7 @@ def test_refining_takes_the_weights_that_the_styles_were_learned_with(two, photo
     command = ("style_transfer.py", photo, "--size", 64, "--output", tmp_path / "a.png")
     mixture = (*command, "--learned", tmp_path / "both/wave", tmp_path / "both/starry_night")
     run(*mixture)
-    assert "they mix, but not with --refine" in run(*mixture, "--refine", 1, "--overwrite", status=2).stderr
+    assert "they can be mixed, but not with --refine" in run(*mixture, "--refine", 1, "--overwrite", status=2).stderr
     refined = (*command, "--learned", two / "wave", "--refine", 1, "--overwrite")
     assert "--weights imagenet" in run(*refined, "--weights", "mine.npz", status=2).stderr
 
@@ -579,7 +580,7 @@ def test_a_style_of_the_weights_of_former_versions_paints_and_is_not_refined(tau
     command = ("style_transfer.py", photo, "--learned", taught("hed"), "--size", 64, "--output", tmp_path / "a.png")
     run(*command)
     told = run(*command, "--refine", 1, "--overwrite", status=2).stderr
-    assert "taught with the weights hed" in told and "train_style.py teaches it anew" in told
+    assert "learned with the weights hed" in told and "train_style.py can learn it again" in told
 
 
 def test_what_is_learned_searched_for_or_refined_has_a_name_of_its_own():

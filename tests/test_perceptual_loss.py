@@ -1,4 +1,4 @@
-"""perceptual_loss.py: what tells a painting's style, and the losses and gradients of a search."""
+"""perceptual_loss.py: statistics of style, and the losses of a search and their gradients."""
 
 import dataclasses
 
@@ -12,14 +12,12 @@ import config
 import util
 from atelier import imaging
 from atelier.networks import pretrained, vision
-from atelier.style import optimization, perceptual_loss
+from atelier.style import input_pictures, optimization, perceptual_loss
 
 PAINTING = ROOT / "images/style/glands.jpg"
 
 
-@pytest.fixture(autouse=True)
-def quick(vgg_once):
-    optimization.make_studio.cache_clear()
+pytestmark = pytest.mark.usefixtures("vgg_once")
 
 
 def random_pictures(count, *shape):
@@ -38,20 +36,20 @@ def test_the_losses_are_the_published_numbers():
 
 
 def style_loss(photo, *, task="style", picture=None, **options):
-    """Return a studio, its targets for a photo (float32 H x W x 3), and the terms and gradient at a picture."""
-    usual = {"style": (str(PAINTING),), "quiet": True, "precision": "float32"}
-    options = dataclasses.replace(config.STYLE_DEFAULTS[task], **usual | options)
-    studio = optimization.open_studio(options)
-    search = optimization.Search(studio, photo, None, options)
+    """Return a StyleModel, its targets for a photo (float32 H x W x 3), and the terms and gradient at a picture."""
+    common = {"style": (str(PAINTING),), "quiet": True, "precision": "float32"}
+    options = dataclasses.replace(config.STYLE_DEFAULTS[task], **common | options)
+    model = optimization.StyleModel(options)
+    search = optimization.Search(model, photo, None, options)
     search.margin = 0
     targets = search.targets(photo.shape[1], photo.shape[0])
-    terms, gradient = studio.evaluate((photo if picture is None else picture)[None], targets)
-    return studio, targets, {name: float(value) for name, value in terms.items()}, np.asarray(gradient)[0]
+    terms, gradient = model.loss_and_gradient((photo if picture is None else picture)[None], targets)
+    return model, targets, {name: float(value) for name, value in terms.items()}, np.asarray(gradient)[0]
 
 
 def test_published_losses_are_the_sums_of_the_paper(photo, vgg):
     picture, layers = imaging.resize_picture(pixels(photo), 64, 48), config.STYLE_LAYERS
-    painting = optimization.scaled(imaging.load_image(PAINTING), 64)
+    painting = input_pictures.scaled(imaging.load_image(PAINTING), 64)
     other = np.flip(picture, 1).copy()
     _, _, terms, _ = style_loss(
         picture,
@@ -77,39 +75,40 @@ def test_published_losses_are_the_sums_of_the_paper(photo, vgg):
 @pytest.mark.parametrize("kind", ["style", "published"])
 def test_the_gradient_is_that_of_finite_differences(kind, photo):
     picture = imaging.resize_picture(pixels(photo), 64, 48)
-    studio, targets, _, gradient = style_loss(picture, picture=np.flip(picture, 1).copy(), task=kind)
+    model, targets, _, gradient = style_loss(picture, picture=np.flip(picture, 1).copy(), task=kind)
     direction = gradient / np.linalg.norm(gradient)
     rng = np.random.default_rng(0)
     for way in (direction, rng.standard_normal(gradient.shape) * np.abs(gradient) / np.linalg.norm(gradient)):
         step = 0.5 * way.astype("float32") / np.abs(way).max()
         above, below = (
-            float(studio.evaluate((np.flip(picture, 1) + sign * step)[None], targets)[0]["total"]) for sign in (1, -1)
+            float(model.loss_and_gradient((np.flip(picture, 1) + sign * step)[None], targets)[0]["total"])
+            for sign in (1, -1)
         )
         # Within 5 %, since a maximum has kinks.
         assert (above - below) / 2 == pytest.approx(float(np.sum(gradient * step)), rel=0.05)
 
 
-def test_the_covariance_and_the_mean_are_what_numpy_makes_of_them():
+def test_the_covariance_and_the_mean_are_those_of_numpy():
     features = np.float32(random_pictures(1, 9, 7, 5))
     covariance, mean = perceptual_loss.statistics(tf.constant(features))
     np.testing.assert_allclose(covariance, np.cov(features.reshape(-1, 5).T, bias=True), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(mean[0], features.mean((0, 1, 2)), rtol=1e-5)
 
 
-def test_what_a_picture_lacks_of_a_photo_counts_and_what_it_shows_beyond_does_not():
+def test_missing_features_of_the_photo_count_and_additional_features_do_not():
     base = np.abs(np.random.default_rng(0).normal(size=(1, 4, 5, 6))).astype("float32")
     options = config.STYLE_DEFAULTS["style"]
-    lacking, beyond, same = (
-        float(perceptual_loss.unlikeness_to_photo(base, output, options)) for output in (0.5 * base, 1.5 * base, base)
+    missing, additional, same = (
+        float(perceptual_loss.content_distance(base, output, options)) for output in (0.5 * base, 1.5 * base, base)
     )
-    assert (lacking, beyond, same) == pytest.approx((0.25, 0, 0))
+    assert (missing, additional, same) == pytest.approx((0.25, 0, 0))
     options = config.STYLE_DEFAULTS["published"]
-    one, other = (float(perceptual_loss.unlikeness_to_photo(base, x * base, options)) for x in (0.5, 1.5))
+    one, other = (float(perceptual_loss.content_distance(base, x * base, options)) for x in (0.5, 1.5))
     assert one == pytest.approx(other)
 
 
 def test_the_loss_does_not_depend_on_the_scale_of_a_layer(photo, vgg, monkeypatch):
-    """A layer's kernel and bias times 3, and the next one's kernel over 3: the network sees the same."""
+    """One layer's kernel and bias times 3, and the next one's kernel over 3, leave the network's output unchanged."""
     picture = imaging.resize_picture(pixels(photo), 64, 48)
     scaled_vgg = keras.models.clone_model(vgg)
     scaled_vgg.set_weights(vgg.get_weights())
@@ -119,12 +118,11 @@ def test_the_loss_does_not_depend_on_the_scale_of_a_layer(photo, vgg, monkeypatc
     scaled_vgg.get_layer("block2_conv2").set_weights([kernel / 3, bias])
     found = []
     for network in (vgg, scaled_vgg):
-        optimization.make_studio.cache_clear()
         monkeypatch.setattr(pretrained, "load_vgg", lambda *_, network=network: (network, "imagenet"))
         few = {"content_layers": ("block3_conv1",), "style_layers": ("block2_conv1", "block3_conv1")}  # quickly traced
         found.append(style_loss(picture, picture=np.flip(picture, 1).copy(), **few))
-    (_, _, usual, gradient), (_, _, terms, of_scaled) = found
-    assert terms == pytest.approx(usual, rel=1e-4)
+    (_, _, expected, gradient), (_, _, terms, of_scaled) = found
+    assert terms == pytest.approx(expected, rel=1e-4)
     np.testing.assert_allclose(of_scaled, gradient, atol=1e-3 * np.abs(gradient).max())
 
 
@@ -145,4 +143,4 @@ def test_the_weights_mean_the_same_at_every_size_and_for_all_numbers_of_channels
 @pytest.mark.parametrize(("task", "expected"), [("style", [1] * 5), ("published", [10, 10, 50, 10, 10])])
 def test_layers_have_the_weights_of_their_loss(task, expected):
     options = config.STYLE_DEFAULTS[task]
-    assert [perceptual_loss.usual_weight(layer, options) for layer in options.style_layers] == expected
+    assert [perceptual_loss.default_weight(layer, options) for layer in options.style_layers] == expected

@@ -118,7 +118,7 @@ import runpy, sys
 sys.path.insert(0, {str(ROOT)!r})
 from atelier.style import style_training
 
-style_training.CROP, style_training.JUDGED, style_training.SEARCHED = 64, 1, 2
+style_training.CROP, style_training.EVALUATED_PIECES, style_training.SEARCH_STEPS = 64, 1, 2
 runpy.run_path({str(ROOT / "train_style.py")!r}, run_name="__main__")
 """
 

@@ -1,6 +1,6 @@
-"""Minimisers of a loss of a picture: L-BFGS in waves, and Adam.
+"""Optimizers of a picture: L-BFGS on its cosine transform, and Adam on its pixels.
 
-`evaluate(picture)` returns the loss and its gradient, float32 H x W x 3 like the picture; `accept(picture)` is called
+`evaluate(picture)` returns the loss and its gradient, float32 H x W x 3 like the picture. `accept(picture)` is called
 after each step.
 """
 
@@ -15,10 +15,10 @@ from scipy import fft, optimize
 
 
 def minimize_lbfgs(evaluate, start, steps, accept):
-    """Minimise with SciPy's L-BFGS, in cosine waves instead of pixels.
+    """Minimise with SciPy's L-BFGS. The variables are weighted cosine coefficients of the change from `start`.
 
-    Long waves are weighted more, since the loss is less curved along them. The weights also make the first step, which
-    L-BFGS takes on trust, about a grey level.
+    Low frequencies have larger weights, because the loss is less curved along them. The scale of the weights makes the
+    first step, whose length L-BFGS does not know, about one grey level.
     """
     height, width, _ = start.shape
     frequency = np.hypot(np.arange(height)[:, None] / height, np.arange(width) / width)[..., None]
@@ -26,8 +26,8 @@ def minimize_lbfgs(evaluate, start, steps, accept):
     weights *= math.sqrt(start.size / np.mean(weights**2))
 
     def picture_of(x):
-        waves = weights * x.reshape(start.shape)
-        return start + fft.idctn(waves.astype("float32"), axes=(0, 1), norm="ortho", workers=-1)
+        coefficients = weights * x.reshape(start.shape)
+        return start + fft.idctn(coefficients.astype("float32"), axes=(0, 1), norm="ortho", workers=-1)
 
     def objective(x):
         value, gradient = evaluate(picture_of(x))

@@ -1,6 +1,6 @@
-"""Learned styles: what the painting network knows of paintings, on disk and mixed, and photos painted after them.
+"""Learned styles: their files, mixtures of them, and photos painted with them in one pass.
 
-Photos are float32 H x W x 3 in 0..255, and so are pictures, which may go a little beyond.
+Photos and pictures are float32 H x W x 3 in 0..255. The values of pictures may lie slightly outside this range.
 """
 
 from atelier import hardware  # noqa: F401, it has TensorFlow start quietly
@@ -28,34 +28,35 @@ STYLE, NETWORK, META = "style.npz", "network.npz", "meta.json"
 
 @dataclasses.dataclass(frozen=True)
 class LearnedStyle:
-    """What a network knows of a painting: the numbers of its normalisations, and the painting's colours.
+    """A style that a stylization network has learned from a painting.
 
-    The colours are their mean, 3, and covariance, 3 x 3, of pixels in 0..255; `network` is the file of the network.
-    What a search on from there needs are the painting's `statistics`, as style_losses has them of each of
-    config.STYLE_LAYERS, and the name of the `weights` of the VGG16 that they were taken with.
+    `network` is the network's file, `vector` the style vector that the network takes, STYLE_DIM numbers. `mean`, 3, and
+    `covariance`, 3 x 3, are those of the painting's pixels in 0..255. A search that refines a picture also needs the
+    painting's `statistics`, as perceptual_loss.statistics returns them, for each of config.STYLE_LAYERS, and the
+    `weights` of the VGG16 that they were computed with.
     """
 
     name: str
     network: pathlib.Path
-    numbers: np.ndarray
+    vector: np.ndarray
     mean: np.ndarray
     covariance: np.ndarray
     statistics: list | None
     weights: str | None
 
-    # As optimization.Search asks for what it knows of paintings:
+    # The attributes of optimization.PaintingMixture, for optimization.Search:
     paintings = ()
 
-    def colors(self, _):
+    def color_statistics(self, _):
         return self.mean.astype("float64"), self.covariance.astype("float64")
 
-    def style(self, *_, **__):
+    def layer_statistics(self, *_, **__):
         return self.statistics
 
     @property
     def checksum(self):
-        """What tells it from all others."""
-        arrays = b"".join(np.asarray(x, "float32").tobytes() for x in (self.numbers, self.mean, self.covariance))
+        """A checksum of the style and of its network."""
+        arrays = b"".join(np.asarray(x, "float32").tobytes() for x in (self.vector, self.mean, self.covariance))
         return f"{hashlib.sha256(arrays).hexdigest()[:16]} {checksum(self.network)}"
 
 
@@ -64,22 +65,22 @@ def load_style(name):
     folder = next((path for path in (pathlib.Path(name), STYLES / name) if (path / META).is_file()), None)
     if folder is None:
         known = known_styles()
-        told = f"those that were are {', '.join(known)}" if known else "train_style.py learns one"
-        raise InputError(f"no style {name} was learned{naming.suggestion(str(name), known)}; {told}")
+        told = f"the learned styles are {', '.join(known)}" if known else "train_style.py learns one"
+        raise InputError(f"there is no learned style {name}{naming.suggestion(str(name), known)}; {told}")
     meta, path = read_meta(folder), folder / STYLE
     if not meta.get("finished"):
-        raise InputError(f"{folder} is not learned yet; train_style.py with --resume goes on")
+        raise InputError(f"{folder} is not finished; train_style.py with --resume continues the training")
     if "painting" not in meta:
         styles = " ".join(str(style.parent) for style in sorted(folder.glob(f"*/{STYLE}")))
-        raise InputError(f"{folder} is a network of several styles; name one of them: {styles}")
-    numbers, mean, covariance, scales, *halves = read_arrays(path, style_shapes())
+        raise InputError(f"{folder} is a network with several styles; give one of them: {styles}")
+    vector, mean, covariance, scales, *halves = read_arrays(path, style_shapes())
     network = next((file for file in (folder / NETWORK, folder.parent / NETWORK) if file.is_file()), None)
     if network is None:
-        raise InputError(f"{folder} is a style without its network: {NETWORK} belongs into it, or beside it")
+        raise InputError(f"{folder} is a style without its network; {NETWORK} must be in it or beside it")
     if meta.get("network") != checksum(network):
-        raise InputError(f"{folder} is a style of another network than {network}")
+        raise InputError(f"{folder} belongs to another network than {network}")
     statistics = unpacked(scales, halves)
-    return LearnedStyle(folder.resolve().name, network, numbers, mean, covariance, statistics, str(meta.get("weights")))
+    return LearnedStyle(folder.resolve().name, network, vector, mean, covariance, statistics, str(meta.get("weights")))
 
 
 def known_styles():
@@ -87,45 +88,48 @@ def known_styles():
 
 
 def read_meta(folder):
-    """Read what is told of a style or of its training, a dict. Raises InputError where it is of something else."""
+    """Read meta.json of a style or of its training: a dict. Raises InputError where the folder holds something else."""
     try:
         meta = disk.read_json(folder / META)
     except (OSError, ValueError) as error:
         raise InputError(f"{folder / META} is damaged: {error}") from error
     if not isinstance(meta, dict) or "paintings" not in meta:
-        raise InputError(f"{folder} holds something else than a learned style")
+        raise InputError(f"{folder} does not hold a learned style")
     return meta
 
 
 def read_arrays(path, shapes):
-    """Read arrays of an .npz by name: float32, finite, and of these shapes. Raises InputError."""
+    """Read arrays from an .npz: float32, finite, with the names and shapes given. Raises InputError."""
     try:
         with np.load(path, allow_pickle=False) as file:
             found = [np.asarray(file[name], "float32") for name in shapes]
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} is damaged: {error}") from error
     if [x.shape for x in found] != [*shapes.values()] or not all(np.isfinite(x).all() for x in found):
-        raise InputError(f"{path} does not fit the network of learned styles; it may be an earlier version's")
+        raise InputError(f"{path} does not fit the stylization network; an earlier version may have written it")
     return found
 
 
 def save_style(folder, style, meta):
-    """Write a style and what is told of it, a dict, into its folder. The network has been saved before."""
-    arrays = (style.numbers, style.mean, style.covariance, *packed(style.statistics))
+    """Write a style and its meta.json, a dict, into its folder. The network must have been saved before."""
+    arrays = (style.vector, style.mean, style.covariance, *packed(style.statistics))
     with disk.whole_file(folder / STYLE) as temporary:
         np.savez(temporary, **dict(zip(style_shapes(), arrays, strict=True)))
     disk.write_json(folder / META, meta | {"network": checksum(style.network)})
 
 
 def statistics_shapes():
-    """List the shapes of a painting's statistics, layer by layer, as perceptual_loss.statistics returns them."""
+    """List the shapes of a painting's statistics for each style layer, as perceptual_loss.statistics returns them."""
     channels = {"block1": 64, "block2": 128, "block3": 256, "block4": 512, "block5": 512}
     counts = [channels[layer.partition("_")[0]] for layer in config.STYLE_LAYERS]
     return [[(count, count), (1, count)] for count in counts]
 
 
 def packed(statistics):
-    """Return how large each statistic is, and all of them divided by that in half precision, symmetric ones by half."""
+    """Return the scale of each statistic, and each one divided by its scale, in half precision.
+
+    Of a symmetric matrix only the upper half is kept.
+    """
     flat = [np.asarray(x) for layer in statistics for x in layer]
     scales = np.float32([np.abs(x).max() or 1 for x in flat])
     halves = [x[np.triu_indices(len(x))] if len(x) > 1 else x[0] for x in flat]
@@ -133,13 +137,13 @@ def packed(statistics):
 
 
 def unpacked(scales, halves):
-    """Return the statistics that packed() was given, as well as half precision kept them."""
+    """Return the statistics that packed() was given, rounded to half precision."""
     found = (scale * half for scale, half in zip(scales, halves))
     return [[unfolded(next(found), shape) for shape in shapes] for shapes in statistics_shapes()]
 
 
 def unfolded(half, shape):
-    """Make a vector an array of a shape, the upper half of a symmetric matrix both its halves."""
+    """Return a vector as an array of a shape. A matrix is symmetric, and the vector is its upper half."""
     if shape[0] == 1:
         return half.reshape(shape)
     matrix = np.zeros(shape, "float32")
@@ -148,40 +152,43 @@ def unfolded(half, shape):
 
 
 def style_shapes():
-    """Return the names and the shapes of the arrays in a style's file."""
-    shapes = {"numbers": (stylization_network.NUMBERS,), "mean": (3,), "covariance": (3, 3)}
+    """Return the names and the shapes of the arrays in a style's file. The style vector is named numbers there."""
+    shapes = {"numbers": (stylization_network.STYLE_DIM,), "mean": (3,), "covariance": (3, 3)}
     statistics = [shape for shapes in statistics_shapes() for shape in shapes]
     halves = [(math.comb(columns + 1, 2) if rows > 1 else columns,) for rows, columns in statistics]
     return shapes | {"scales": (len(halves),)} | {f"statistic_{i}": shape for i, shape in enumerate(halves)}
 
 
-def beginning(base):
-    """Return what a training begins with: the file of a network, or None, and the numbers of a style.
+def load_base(base):
+    """Return the file of the network that a training begins with, or None, and the style vector that it begins with.
 
-    `base` is a style's folder, or the file of a network, or the folder that it is in, or None. A painting that a
-    network does not know is near the mean of those that it was taught. Raises InputError.
+    `base` is a style's folder, or a network's file or folder, or None. A network's file holds the mean of the style
+    vectors it was trained with, which suits a new painting best. Raises InputError.
     """
     if base is None:
-        return None, np.asarray(stylization_network.plain_style())
+        return None, np.asarray(stylization_network.neutral_style())
     if (base / STYLE).is_file():
         style = load_style(base)
-        return style.network, style.numbers
+        return style.network, style.vector
     network = base / NETWORK if base.is_dir() else base
     if not network.is_file():
-        raise InputError(f"{base} holds neither a learned style nor {NETWORK}; --base takes one of these")
-    return network, read_arrays(network, {"mean_style": (stylization_network.NUMBERS,)})[0]
+        raise InputError(f"{base} holds neither a learned style nor {NETWORK}; --base takes one of them")
+    return network, read_arrays(network, {"mean_style": (stylization_network.STYLE_DIM,)})[0]
 
 
 def load_network(path):
-    """Load the network from its file, in the precision of the day. Raises InputError."""
-    network = stylization_network.build_network()
+    """Load a stylization network from its file, in the current precision. Raises InputError."""
+    network = stylization_network.StylizationNetwork()
     shapes = {f"weight_{i}": tuple(weight.shape) for i, weight in enumerate(network.weights)}
     network.set_weights(read_arrays(path, shapes))
     return network
 
 
 def save_network(path, network, styles):
-    """Write the network's weights, in half precision, which no eye can tell from single, and the mean of its styles."""
+    """Write the network's weights and the mean of its style vectors, N x STYLE_DIM.
+
+    The weights are in half precision, whose effect on pictures is invisible.
+    """
     weights = {f"weight_{i}": np.asarray(weight, "float16") for i, weight in enumerate(network.get_weights())}
     with disk.whole_file(path) as temporary:
         np.savez(temporary, **weights, mean_style=np.mean(styles, axis=0))
@@ -193,43 +200,52 @@ def checksum(path):
 
 
 def mixed(styles, weights):
-    """Mix styles of one network by weights: a LearnedStyle. Raises InputError where they have several networks.
+    """Mix styles of one network by weights: a LearnedStyle. Raises InputError where they have different networks.
 
-    Statistics that were taken with different weights of VGG16 don't mix: then it has none, and no `weights`.
+    Statistics that were computed with different weights of VGG16 cannot be mixed. The mixture then has no `statistics`
+    and no `weights`.
     """
     if len({checksum(style.network) for style in styles}) > 1:
         names = " and ".join(style.name for style in styles)
-        raise InputError(f"{names} are styles of different networks, and only those of one can be mixed")
+        raise InputError(f"{names} belong to different networks; only styles of one network can be mixed")
     alike = len({style.weights for style in styles}) == 1
     shares = np.float32(np.asarray(weights, "float64") / np.sum(weights))
 
     def mean(parts):
         return sum(share * part for share, part in zip(shares, parts))
 
-    of_all = ([getattr(style, part) for style in styles] for part in ("numbers", "mean", "covariance"))
+    of_all = ([getattr(style, part) for style in styles] for part in ("vector", "mean", "covariance"))
     statistics = [[mean(same) for same in zip(*layers)] for layers in zip(*(style.statistics for style in styles))]
     refinable = (statistics, styles[0].weights) if alike else (None, None)
     return LearnedStyle("+".join(style.name for style in styles), styles[0].network, *map(mean, of_all), *refinable)
 
 
-class Easel:
-    """A network, and the style that it paints in, of one or a mixture of several: [(name, weight), ...]."""
+class Stylizer:
+    """A stylization network, and a learned style or a mixture of several: [(name, weight), ...]."""
 
     def __init__(self, styles):
         names, weights = zip(*styles)
         self.style = mixed([load_style(name) for name in names], weights)
         self.network = load_network(self.style.network)
 
-    def paint(self, photo):
-        """Paint a photo, float32 H x W x 3 in 0..255, in the painting's strokes and colours: like it, not clipped."""
-        return paint_after(self.network, photo, self.style)
+    def stylize(self, photo):
+        """Paint a photo in the style. Photo and result are float32 H x W x 3 in 0..255; the result is not clipped."""
+        return stylize(self.network, photo, self.style)
 
 
-def as_wanted(picture, photo, keep_colors=None, strength=1.0):
-    """Return what was painted, float32 H x W x 3 like the photo, in its colours or the photo's: uint8.
+def stylize(network, photo, style):
+    """Paint a photo, float32 H x W x 3, in a style and in the span of the painting's colors."""
+    before = colors.color_mapping(photo, style.mean, style.covariance)
+    span = colors.color_projection(style.covariance)
+    after = span, style.mean - style.mean @ span
+    return network.stylize(photo, style.vector[None], before, after)
+
+
+def finished(picture, photo, keep_colors=None, strength=1.0):
+    """Apply --keep-colors and --strength to a picture, float32 H x W x 3 like the photo: uint8.
 
     `keep_colors` is luminance, which takes the photo's hues, or histogram, which gives the result the mean and the
-    covariance of the photo's colours; `strength` is the share of the painting in the result.
+    covariance of the photo's colors. `strength` is the share of the picture in the result, the rest is the photo.
     """
     if keep_colors == "luminance":
         picture = colors.with_colors_of(picture, photo)
@@ -239,11 +255,3 @@ def as_wanted(picture, photo, keep_colors=None, strength=1.0):
     if strength < 1:
         picture = strength * np.clip(picture, 0, 255) + (1 - strength) * photo
     return imaging.to_pixels(picture)
-
-
-def paint_after(network, photo, style):
-    """Paint a photo in a style, among the colours that the painting's mix to: float32 H x W x 3."""
-    before = colors.color_mapping(photo, style.mean, style.covariance)
-    span = colors.color_projection(style.covariance)
-    after = span, style.mean - style.mean @ span
-    return stylization_network.paint(network, photo, style.numbers[None], before, after)

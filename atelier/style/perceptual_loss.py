@@ -1,20 +1,46 @@
-"""What makes a picture like a photo and like a painting: statistics of style, and the losses of a search."""
+"""The losses of style transfer: content, style statistics of VGG's features, smoothness; and that of reconstruction."""
 
 from atelier import hardware  # noqa: F401, it has TensorFlow start quietly
 
 # isort: split
+import functools
+
 import numpy as np
 from keras import ops
 
 import util
+from atelier.networks import pretrained, vision
+
+
+class PerceptualLoss:
+    """VGG and the loss that options, a config.Style, describe, compiled once for pictures of all sizes.
+
+    `content(picture)` returns the features of content, and `statistics(picture)` the statistics of style; they are the
+    targets of `loss(picture, targets)`, which returns its terms. `loss_and_gradient` also returns the gradient of the
+    total, as vision.value_and_gradient has it. `source` says which weights VGG has. Pictures are 1 x H x W x 3.
+    """
+
+    def __init__(self, options):
+        model, self.source = pretrained.load_vgg(options.convnet, options.weights)
+        extractor = functools.partial(vision.feature_extractor, model)
+        content_layers = [options.layer] if options.layer else options.content_layers
+        self.content = vision.for_any_size(extractor(content_layers)) if content_layers else None
+        if options.layer:
+            self.loss = reconstruction_loss(extractor(content_layers), options)
+        else:
+            self.statistics = vision.for_any_size(statistics_of(extractor(options.style_layers), options))
+            self.loss = style_transfer_loss(extractor([*content_layers, *options.style_layers]), options)
+        self.loss_and_gradient = vision.value_and_gradient(self.loss)
+
 
 # --- Style -------------------------------------------------------------------------------------
 
 
 def statistics(features, published=False):
-    """List what a layer's features, 1 x h x w x C, tell of style: tensors that mean the same at every size.
+    """List the style statistics of a layer's features, 1 x h x w x C. They do not depend on the picture's size.
 
-    They are the covariance C x C and the mean 1 x C or, as `published`, the mean Gram matrix C x C (Gatys et al. 2016).
+    They are the covariance C x C and the mean 1 x C. With `published` there is one, the mean Gram matrix C x C (Gatys
+    et al. 2016).
     """
     if published:
         return [mean_gram(features)]
@@ -23,7 +49,7 @@ def statistics(features, published=False):
 
 
 def statistics_of(features, options):
-    """Return f(picture) -> the statistics of each style layer, whose features `features(picture)` lists."""
+    """Return f(picture) -> the statistics of each style layer. `features(picture)` lists the layers' features."""
 
     def of_picture(picture):
         return [statistics(x, options.published_losses) for x in features(picture)]
@@ -41,7 +67,7 @@ def moments(features):
         mean = ops.matmul(ops.ones((1, height * width)), x) / count
 
         def gradient(of_gram, of_mean):
-            # Together: the mean's gradient by itself would be one more array as large as the features.
+            # In one sum, since the mean's gradient by itself would be another array as large as the features.
             return (ops.matmul(x, (of_gram + ops.transpose(of_gram)) / count) + of_mean / count,)
 
         return (ops.matmul(ops.transpose(x), x) / count, mean), gradient
@@ -54,26 +80,26 @@ def mean_gram(features):
     return util.gram_matrix(features) / ops.cast(height * width, "float32")
 
 
-def unlikeness(bases, found, options):
-    """Return how unlike one layer's statistics are."""
+def style_distance(bases, found, options):
+    """Return the distance of one layer's statistics from those of the paintings, `bases`."""
     if options.published_losses:
         return util.feature_reconstruction_loss(bases[0], found[0]) / 4
     return sum(util.relative_distance(base, output) for base, output in zip(bases, found))
 
 
-def unlikeness_to_photo(base, output, options):
-    """Return how much of the photo's features, 1 x h x w x C, a picture's lack: 0 where nothing, 1 where all.
+def content_distance(base, output, options):
+    """Return how much of the photo's features, 1 x h x w x C, is missing in a picture's: 0 if nothing, 1 if all.
 
-    What the picture shows beyond the photo costs nothing: stars may shine where the sky was bare, but eyes must not go
-    missing. In the published loss it costs as much as what is lacking.
+    Features that the picture has in addition cost nothing: stars may appear in an empty sky, but eyes must not
+    disappear. In the published loss both cost the same.
     """
     if options.published_losses:
         return util.feature_reconstruction_loss(base, output)
     return util.relative_difference(base, ops.minimum(base, output))
 
 
-def usual_weight(layer, options):
-    """Return the weight of a style layer, where none are given."""
+def default_weight(layer, options):
+    """Return the weight of a style layer where --layer-weights is not given."""
     if not options.published_losses:
         return 1.0
     return 50.0 if layer == "block3_conv1" else 10.0
@@ -85,21 +111,19 @@ def usual_weight(layer, options):
 def style_transfer_loss(features, options):
     """Return the loss of content, style and smoothness, as vision.value_and_gradient takes it.
 
-    Each difference is divided by what it is compared with, and the total variation is a mean over pixels scaled to
-    0..1: the weights mean the same at every size and for all numbers of channels. With `published_losses` they are the
-    sums of Gatys et al. (2016) instead.
+    Each difference is divided by the size of the target, and the total variation is a mean over pixels scaled to 0..1.
+    So the weights mean the same at every size and for every number of channels. With `published_losses` the terms are
+    the sums of Gatys et al. (2016).
     """
     published, count = options.published_losses, len(options.content_layers)
-    usual = [usual_weight(layer, options) for layer in options.style_layers]
-    layer_weights = np.resize(options.layer_weights or usual, len(options.style_layers))
+    defaults = [default_weight(layer, options) for layer in options.style_layers]
+    layer_weights = np.resize(options.layer_weights or defaults, len(options.style_layers))
 
     def loss(picture, targets):
         found = features(picture)
-        contents = [
-            unlikeness_to_photo(base, output, options) for base, output in zip(targets.get("content", []), found)
-        ]
+        contents = [content_distance(base, output, options) for base, output in zip(targets.get("content", []), found)]
         styles = [
-            unlikeness(base, statistics(output, options.published_losses), options)
+            style_distance(base, statistics(output, options.published_losses), options)
             for base, output in zip(targets["style"], found[count:])
         ]
         terms = {
@@ -113,12 +137,12 @@ def style_transfer_loss(features, options):
 
 
 def reconstruction_loss(features, options):
-    """Return the loss of Mahendran & Vedaldi (2015): one layer's features, and priors that keep pictures natural."""
+    """Return the loss of Mahendran & Vedaldi (2015): one layer's features, and two priors of natural pictures."""
 
     def loss(picture, targets):
         terms = {
             "content": util.relative_difference(targets["content"][0], features(picture)[0]),
-            "contrast": ops.mean(((picture - 128) / USUAL_RANGE) ** 6),
+            "contrast": ops.mean(((picture - 128) / CONTRAST_RANGE) ** 6),
             "tv": util.mean_variation(picture),
         }
         return with_total(terms, content=options.content_weight, contrast=CONTRAST_WEIGHT, tv=options.tv_weight)
@@ -126,7 +150,7 @@ def reconstruction_loss(features, options):
     return loss
 
 
-USUAL_RANGE = 80  # grey levels from the middle, beyond which their paper's alpha-norm rises steeply
+CONTRAST_RANGE = 80  # grey levels from the middle; beyond it their alpha-norm rises steeply
 CONTRAST_WEIGHT = 0.01
 
 

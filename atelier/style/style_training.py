@@ -1,7 +1,7 @@
-"""Teaching a small network to paint after paintings, and the folder that holds what comes of it.
+"""Train a stylization network on paintings and photos, and keep the training's folder: checkpoints, sheets, styles.
 
-In go paintings and photos, out come the network and the styles of learned_styles.py. What the network makes of pieces
-of photos is judged by the loss of the search (perceptual_loss.py).
+The network's results for pieces of photos are compared with the paintings and the photos by the loss of the search
+(perceptual_loss.py).
 """
 
 import csv
@@ -24,38 +24,46 @@ import tqdm
 import config
 from atelier import colors, disk, imaging, manifests, provenance, trainings
 from atelier.errors import InputError, Interrupted
-from atelier.networks import minimizers, pretrained, vision
-from atelier.style import learned_styles, perceptual_loss, stylization_network
+from atelier.networks import minimizers
+from atelier.style import input_pictures, learned_styles, perceptual_loss, stylization_network
 
-CROP = 256  # pixels of the sides of the pieces that are learned from
-BATCH = 2  # of them in a step
-SIZES = (0.6, 1.25)  # of photos when pieces are cut out, beside the size that paintings are looked at
-LONGEST = 1000  # pixels of the photos kept in memory
-SAVE_SECONDS = 60  # from one checkpoint to the next
-SHEET_SECONDS = 180  # from one sheet to the next, after a first one when the first checkpoint is written
-JUDGED, SEARCHED = 3, 40  # pieces that are judged at the end, and the steps of a search on each
-UNUSED = 2**40  # the number of a step that no training comes to
-STYLES_RATE = 4  # times the rate of the network: each is taught by some of the pieces alone
-KERNELS_RATE = 0.3  # root mean square of a step's change of a kernel, in learning rates
-GUIDANCE = 0.25  # weight of how far a picture's mean colours are from the photo's: it keeps more of the photo's forms
-# than the content does at the price of the same strokes
-GUIDED = 0.5  # of a training from scratch: so fast it falls from 1 to that; else light and dark may change places
-MEAN_SIDE, MEAN_UNIT = 16, 64  # pixels of the squares whose mean colours guide, and grey levels that they differ by
-STYLES_ALONE = 0.1  # of the training: then the network of a base learns, too, which a style new to it would spoil
+CROP = 256  # pixels of the sides of the pieces of photos
+BATCH = 2  # pieces in a step
+SCALES = (0.6, 1.25)  # range of the photos' size, relative to the paintings', when pieces are cut out
+MAX_PHOTO_SIDE = 1000  # pixels of the photos kept in memory
+MAX_PHOTOS = 1000  # so many are drawn from a larger folder
+CHECKPOINT_SECONDS = 60  # from one checkpoint to the next
+SHEET_SECONDS = 180  # from one sheet to the next
+EVALUATED_PIECES = 3  # at the end of the training
+SEARCH_STEPS = 40  # of the search on each of them
+EVALUATION_SEED = 2**40  # no step has this number, so the evaluated pieces are others than the training's
+TIMED_STEPS = 7  # steps that show how long the others take
+STYLE_RATE = 4  # learning rate of a style, relative to the network's: only some of the pieces train it
+KERNEL_RATE = 0.3  # root mean square of the change of a kernel in a step, in learning rates
+CONTENT_LAYERS = ("block4_conv2",)  # that the network which ships was trained with
 TERMS = ("total", "content", "style", "tv")  # of the loss
+
+# The guidance is the squared difference of the mean colours of the picture and the photo. It keeps more of the photo's
+# forms than the content loss does for strokes that are as similar to the painting's.
+GUIDANCE = 0.25  # its weight
+GUIDANCE_FALL = 0.5  # share of a training from scratch in which the weight falls from 1; else light and dark may swap
+GUIDANCE_SIDE, GUIDANCE_UNIT = 16, 64  # pixels of the squares that are compared, and grey levels that count as 1
+
+# Share of a training with a base in which the network is not changed: an untrained style vector would spoil it.
+STYLE_ONLY = 0.1
+
 CHECKPOINT = "checkpoint.npz"
 FILES = (learned_styles.META, learned_styles.STYLE, learned_styles.NETWORK, CHECKPOINT)
 FILES += ("sheet.png", "loss.csv", "loss.png")
-MOST_PHOTOS = 1000  # of a larger folder, so many are chosen
 
 
 @dataclasses.dataclass
-class Progress:
-    """How far a training has come: all there is to know to go on exactly."""
+class TrainingState:
+    """All that is needed to continue a training exactly."""
 
-    steps: int  # that there will be
-    losses: list = dataclasses.field(default_factory=list)  # of each step: TERMS
-    variables: list = ()  # of the network, the styles and the optimizer
+    steps: int  # in all, or 0 where the number is not known yet
+    losses: list = dataclasses.field(default_factory=list)  # TERMS of each step
+    variables: list = ()  # of the network, the styles and the optimizers
 
     def save(self, path):
         arrays = {f"variable_{i}": value for i, value in enumerate(self.variables)}
@@ -64,56 +72,52 @@ class Progress:
 
     @classmethod
     def load(cls, path):
-        """Read what save wrote. Raises InputError where the file is damaged."""
+        """Read what save() wrote. Raises InputError where the file is damaged."""
         try:
             with np.load(path, allow_pickle=False) as file:
                 variables = [file[f"variable_{i}"] for i in range(len(file.files) - 2)]
                 return cls(int(file["steps"]), file["losses"].tolist(), variables)
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise InputError(f"{path} is damaged; --overwrite starts anew") from error
+            raise InputError(f"{path} is damaged; --overwrite starts again") from error
 
 
 # --- Pictures ----------------------------------------------------------------------------------
 
 
-def read_painting(path, size):
-    """Read a painting at the size it is looked at, float32 H x W x 3. Raises InputError where it is of no use."""
-    painting = imaging.load_image(path)
-    width, height = imaging.fit(*painting.shape[1::-1], size)
-    if min(width, height) < config.VGG_LEAST_SIDE:
-        raise InputError(f"{path} would be looked at in {width} x {height} pixels; VGG needs {config.VGG_LEAST_SIDE}")
-    painting = imaging.resize_picture(painting, width, height)
+def read_painting_to_learn(path, size):
+    """Read a painting, float32 H x W x 3, at the training's size. Raises InputError if it is too small or plain."""
+    painting = input_pictures.read_painting(path, size)
     if np.ptp(painting, axis=(0, 1)).max() < 8:
         raise InputError(f"{path} is of one colour; there is nothing to learn")
     return painting
 
 
 def read_photos(folder, seed):
-    """Read the photos of a folder: (uint8 H x W x 3 each, why others were left out). Raises InputError for none."""
+    """Read the photos in a folder: (uint8 H x W x 3 each, the errors of the others). Raises InputError for none."""
     paths = imaging.find_pictures(folder)
-    if len(paths) > MOST_PHOTOS:
-        chosen = np.random.default_rng(seed).choice(len(paths), MOST_PHOTOS, replace=False)
+    if len(paths) > MAX_PHOTOS:
+        chosen = np.random.default_rng(seed).choice(len(paths), MAX_PHOTOS, replace=False)
         paths = [paths[i] for i in sorted(chosen)]
     photos, refused = [], []
     for path in paths:
         try:
-            photo = imaging.open_picture(path, at_least=(LONGEST, LONGEST))
-            photo.thumbnail((LONGEST, LONGEST))
+            photo = imaging.open_picture(path, at_least=(MAX_PHOTO_SIDE, MAX_PHOTO_SIDE))
+            photo.thumbnail((MAX_PHOTO_SIDE, MAX_PHOTO_SIDE))
             if min(photo.size) < config.VGG_LEAST_SIDE:
-                raise InputError(f"{path} is too small or too long: of {photo.width} x {photo.height} pixels")
+                raise InputError(f"{path} is too small or too narrow: {photo.width} x {photo.height} pixels")
             photos.append(np.asarray(photo))
         except InputError as error:
             refused.append(str(error))
     if not photos:
         why = f"; the first: {refused[0]}" if refused else f"; {imaging.unread_pictures(folder) or 'it has none'}"
-        raise InputError(f"{folder} holds no photo to learn on{why}")
+        raise InputError(f"{folder} holds no photo to learn from{why}")
     return photos, refused
 
 
 def piece(photo, longest, rng):
-    """Cut a piece CROP x CROP x 3 out of a photo, resized so that its longest side has about so many pixels, or more.
+    """Cut a random piece CROP x CROP x 3 out of a photo, which is resized to `longest` pixels before, or more.
 
-    Unless it is resized before, a piece of a large photo shows nothing.
+    Without this, a piece of a large photo would show too little.
     """
     height, width = photo.shape[:2]
     factor = max(longest / max(height, width), CROP / min(height, width))
@@ -124,57 +128,39 @@ def piece(photo, longest, rng):
     return cut[:, ::-1] if rng.random() < 0.5 else cut
 
 
-# --- The loss ----------------------------------------------------------------------------------
+# --- The loss and the optimizers ---------------------------------------------------------------
 
 
-class Teacher:
-    """VGG, and the loss of the search."""
+class StyleTarget:
+    """What the network should learn of a painting, float32 H x W x 3: its style statistics and its colours' moments."""
 
-    def __init__(self, options):
-        loss = dataclasses.replace(config.Style(), content_weight=options.content_weight)
-        model, self.source = pretrained.load_vgg("vgg16", options.weights)
-        extractor = functools.partial(vision.feature_extractor, model)
-        self.content = vision.for_any_size(extractor(loss.content_layers))
-        self.statistics = vision.for_any_size(perceptual_loss.statistics_of(extractor(loss.style_layers), loss))
-        everything = extractor([*loss.content_layers, *loss.style_layers])
-        self.loss = perceptual_loss.style_transfer_loss(everything, loss)
-        self.evaluate = vision.value_and_gradient(self.loss)
-
-    def judge(self, picture, targets):
-        """Return the losses of a picture H x W x 3, TERMS, and the gradient of their total."""
-        terms, gradient = self.evaluate(picture[None], targets)
-        return [float(terms[name]) for name in TERMS], np.asarray(gradient)[0]
-
-    def search(self, begun, targets):
-        """Return the least losses, TERMS, that a search from there comes to."""
-        found = []
-
-        def evaluate(picture):
-            losses, gradient = self.judge(picture, targets)
-            found.append(losses)
-            return losses[0], gradient
-
-        minimizers.minimize_lbfgs(evaluate, begun, SEARCHED, accept=lambda picture: None)
-        return min(found)
-
-
-class Lesson:
-    """What is known of a painting, float32 H x W x 3: its colours' mean and covariance, and what is its style."""
-
-    def __init__(self, painting, teacher):
+    def __init__(self, painting, loss):
         pixels = painting.reshape(-1, 3).astype("float64")
         self.mean, self.covariance = pixels.mean(0), np.cov(pixels.T)
-        self.statistics = [[np.asarray(x) for x in layer] for layer in teacher.statistics(painting[None])]
+        self.statistics = [[np.asarray(x) for x in layer] for layer in loss.statistics(painting[None])]
+
+
+def losses_of_search(loss, start, targets):
+    """Return the TERMS of the lowest loss that a short search reaches, from a picture float32 H x W x 3."""
+    found = []
+
+    def evaluate(picture):
+        terms, gradient = loss.loss_and_gradient(picture[None], targets)
+        found.append([float(terms[name]) for name in TERMS])
+        return found[-1][0], np.asarray(gradient)[0]
+
+    minimizers.minimize_lbfgs(evaluate, start, SEARCH_STEPS, accept=lambda picture: None)
+    return min(found)
 
 
 class Muon(keras.optimizers.Muon):
-    """Muon (Jordan et al. 2024) for kernels H x W x I x O, as matrices of O columns; Keras has it for matrices alone.
+    """Muon (Jordan et al. 2024) for kernels H x W x I x O, as matrices with O columns. Keras has it for matrices alone.
 
-    All else goes by Adam, and so does a kernel of so few columns as a picture's three colours.
+    Adam trains all other variables, and the kernel whose columns are the picture's three channels.
     """
 
     def __init__(self, rate):
-        # With rms_rate, Keras would take a kernel's first two sides for those of a matrix.
+        # With rms_rate, Keras would take a kernel's first two dimensions for those of a matrix.
         without = {"rms_rate": None, "weight_decay": None, "adam_weight_decay": None}
         super().__init__(rate, adam_beta_2=0.99, global_clipnorm=1.0, **without)
 
@@ -184,200 +170,208 @@ class Muon(keras.optimizers.Muon):
     def zeropower_via_newtonschulz5(self, x, steps):
         matrix = keras.ops.reshape(x, (-1, x.shape[-1]))
         orthogonal = super().zeropower_via_newtonschulz5(matrix, steps)
-        return keras.ops.reshape(KERNELS_RATE * math.sqrt(max(matrix.shape)) * orthogonal, x.shape)
+        return keras.ops.reshape(KERNEL_RATE * math.sqrt(max(matrix.shape)) * orthogonal, x.shape)
 
 
-class Course:
-    """What is learned together: variables, and their optimizer."""
+class ParameterGroup:
+    """Variables that are trained by one optimizer, with a learning rate of their own."""
 
     def __init__(self, variables, optimizer, rate):
         self.variables, self.optimizer, self.rate = variables, optimizer(rate), rate
         self.optimizer.build(variables)
         self.apply = tf.function(lambda gradients: self.optimizer.apply(gradients, variables), autograph=False)
 
-    def go_on(self, slowness, gradients):
-        """Take a step, of the rate times `slowness`."""
-        self.optimizer.learning_rate = self.rate * slowness
+    def step(self, factor, gradients):
+        """Take a step with the learning rate times `factor`."""
+        self.optimizer.learning_rate = self.rate * factor
         self.apply(gradients)
 
 
-# --- The work ----------------------------------------------------------------------------------
+class StepBudget:
+    """The number of steps that fit into some minutes, known once TIMED_STEPS have shown how long one takes."""
+
+    def __init__(self, minutes):
+        self.minutes, self.begun, self.first = minutes, time.monotonic(), None
+
+    def steps(self, done):
+        """Return the number of steps in all, or 0 while it is not known. Call it after each step."""
+        now = time.monotonic()
+        if self.first is None:  # the first step is not timed: it also compiles
+            self.first = now, done
+        elif done == self.first[1] + TIMED_STEPS:
+            seconds = (now - self.first[0]) / TIMED_STEPS
+            return done + max(0, round((60 * self.minutes - (now - self.begun)) / seconds))
+        return 0
+
+
+# --- The training ------------------------------------------------------------------------------
 
 
 class StyleTraining:
-    """A network that learns to paint after one painting or several, and the folder that holds what comes of it.
+    """The training of a network on one painting or several, and its folder.
 
-    `paintings` are files, `photos` uint8 H x W x 3 each, `base` is what to begin with as learned_styles.beginning()
-    takes it. `about` is what meta.json tells of it all.
+    `paintings` are files, `photos` uint8 H x W x 3 each. `base` is the style or network to begin with, as
+    learned_styles.load_base() takes it. `meta` is what meta.json says of the training.
     """
 
     def __init__(self, folder, paintings, photos, base, options):
         self.folder, self.paintings, self.photos, self.options = folder, paintings, photos, options
-        self.progress, self.begun = Progress(options.steps or 0), time.time()
-        self.first = None  # when the first step of this process was over, and how many steps had been taken then
-        self.teacher = Teacher(options)
+        self.state, self.begun = TrainingState(options.steps or 0), time.time()
+        loss_options = {"content_layers": CONTENT_LAYERS, "content_weight": options.content_weight}
+        self.loss = perceptual_loss.PerceptualLoss(config.Style(weights=options.weights, **loss_options))
         keras.utils.set_random_seed(options.seed)
-        self.base, numbers = learned_styles.beginning(base)
-        self.network = learned_styles.load_network(self.base) if base else stylization_network.build_network()
-        self.styles = keras.Variable(np.repeat(numbers[None], len(paintings), 0), name="styles")
+        self.base, style = learned_styles.load_base(base)
+        self.network = learned_styles.load_network(self.base) if base else stylization_network.StylizationNetwork()
+        self.styles = keras.Variable(np.repeat(style[None], len(paintings), 0), name="styles")
         adam = functools.partial(keras.optimizers.Adam, beta_2=0.99, global_clipnorm=1.0)
-        self.courses = [Course([self.styles], adam, STYLES_RATE * options.learning_rate)]
+        self.groups = [ParameterGroup([self.styles], adam, STYLE_RATE * options.learning_rate)]
         if not options.keep_network:
-            self.courses.append(Course(self.network.trainable_variables, Muon, options.learning_rate))
-        self.look = tf.function(self.judge, autograph=False)
-        self.about = self.describe()
+            self.groups.append(ParameterGroup(self.network.trainable_variables, Muon, options.learning_rate))
+        self.compiled_loss = tf.function(self.loss_and_gradients, autograph=False)
+        self.meta = self.describe()
 
     @functools.cached_property
-    def lessons(self):
-        """What is known of each painting. It takes seconds, which a training that is refused need not wait for."""
-        return [Lesson(read_painting(path, self.options.size), self.teacher) for path in self.paintings]
+    def targets(self):
+        """The StyleTarget of each painting. It takes seconds, so it is not computed for a training that is refused."""
+        paintings = (read_painting_to_learn(path, self.options.size) for path in self.paintings)
+        return [StyleTarget(painting, self.loss) for painting in paintings]
 
     def describe(self):
-        """Return what meta.json tells: all that shapes what is learned."""
+        """Return the contents of meta.json: all that determines the result of the training."""
         names = ("size", "minutes", "steps", "content_weight", "learning_rate", "keep_network", "seed")
         return {
-            "paintings": [" ".join(manifests.fingerprint(path).values()) for path in self.paintings],
+            "paintings": [" ".join(manifests.file_checksum(path).values()) for path in self.paintings],
             "photos": len(self.photos),
             "photos_crc32": functools.reduce(lambda crc, photo: zlib.crc32(photo.tobytes(), crc), self.photos, 0),
             "base": learned_styles.checksum(self.base) if self.base else None,
-            "weights": self.teacher.source,
+            "weights": self.loss.source,
             "precision": keras.config.dtype_policy().name,
             "options": {name: getattr(self.options, name) for name in names},
         }
 
     def begin(self):
-        """Clear the folder of what an earlier training has left there, and say in meta.json what begins."""
-        _ = self.lessons  # what can't be learned leaves the folder as it is
+        """Remove an earlier training's files from the folder, and write meta.json."""
+        _ = self.targets  # a painting that can't be learned leaves the folder as it is
         self.folder.mkdir(parents=True, exist_ok=True)
         beneath = [path.parent for path in self.folder.glob(f"*/{learned_styles.STYLE}")]
-        of_its_network = [folder for folder in beneath if not (folder / learned_styles.NETWORK).exists()]
-        for folder in (self.folder, *of_its_network, *self.folders().values()):
+        of_same_network = [folder for folder in beneath if not (folder / learned_styles.NETWORK).exists()]
+        for folder in (self.folder, *of_same_network, *self.folders().values()):
             for name in FILES:
                 (folder / name).unlink(missing_ok=True)
-        disk.write_json(self.folder / learned_styles.META, self.about | {"finished": False})
+        disk.write_json(self.folder / learned_styles.META, self.meta | {"finished": False})
 
     def resume(self):
-        """Take over what the checkpoint holds. Raises InputError where it is of another training."""
-        changes = trainings.differences(self.about, learned_styles.read_meta(self.folder))
+        """Continue from the checkpoint. Raises InputError where it belongs to another training."""
+        changes = trainings.changed_options(self.meta, learned_styles.read_meta(self.folder))
         if changes:
-            raise trainings.other_training(self.folder, changes)
-        self.progress = Progress.load(self.folder / CHECKPOINT)
+            trainings.other_training(self.folder, changes).check()
+        self.state = TrainingState.load(self.folder / CHECKPOINT)
         try:
-            for variable, value in zip(self.all_variables(), self.progress.variables, strict=True):
+            for variable, value in zip(self.all_variables(), self.state.variables, strict=True):
                 variable.assign(value)
         except ValueError as error:
-            raise InputError(f"{self.folder} was begun by another version; --overwrite starts anew") from error
+            raise InputError(f"{self.folder} was begun by another version; --overwrite starts again") from error
 
     def all_variables(self):
-        return [x for course in self.courses for x in (*course.variables, *course.optimizer.variables)]
+        return [x for group in self.groups for x in (*group.variables, *group.optimizer.variables)]
 
-    def judge(self, photo, noise, which, content, statistics, guidance):
-        """Return the loss of what the network makes of a photo, TERMS, and its gradient for each course.
+    def loss_and_gradients(self, photo, noise, number, content, statistics, guidance):
+        """Return the TERMS of the loss of the network's picture, and the gradient for each parameter group.
 
-        `photo` is 1 x CROP x CROP x 3 in the painting's colours, `noise` as draw_noise() makes it. The gradient is
-        also of how far the picture's mean colours are from the photo's, times `guidance`, but the losses compare with
-        a search's.
+        `photo`, 1 x CROP x CROP x 3, has the painting's colours; draw_noise() makes `noise`; `number`, of shape 1, is
+        the painting's. The gradients include the guidance with this weight. The terms do not, so that they can be
+        compared with a search's.
         """
-        variables = [[variable.value for variable in course.variables] for course in self.courses]
+        variables = [[variable.value for variable in group.variables] for group in self.groups]
         with tf.GradientTape() as tape:
-            picture = self.network([photo, noise, tf.gather(self.styles.value, which)])
-            terms = self.teacher.loss(picture, {"content": content, "style": statistics})
-            away = keras.ops.average_pool(picture - photo, MEAN_SIDE) / MEAN_UNIT
-            total = terms["total"] + guidance * keras.ops.mean(away**2)
+            picture = self.network([photo, noise, tf.gather(self.styles.value, number)])
+            terms = self.loss.loss(picture, {"content": content, "style": statistics})
+            difference = keras.ops.average_pool(picture - photo, GUIDANCE_SIDE) / GUIDANCE_UNIT
+            total = terms["total"] + guidance * keras.ops.mean(difference**2)
             scaled = CROP**2 * total  # a float16 gradient of a mean would vanish
         gradients = tf.nest.map_structure(tf.convert_to_tensor, tape.gradient(scaled, variables))
-        return [terms[name] for name in TERMS], [[x / CROP**2 for x in of_course] for of_course in gradients]
+        return [terms[name] for name in TERMS], [[x / CROP**2 for x in of_group] for of_group in gradients]
 
     def step(self):
-        """Learn from a few pieces. Raises InputError where the training diverged."""
-        done = len(self.progress.losses)
-        share = done / self.progress.steps if self.progress.steps else 0
-        depth = 1 if self.base and share < STYLES_ALONE else len(self.courses)
+        """Train on a batch of pieces. Raises InputError where the training diverged."""
+        done = len(self.state.losses)
+        share = done / self.state.steps if self.state.steps else 0
+        groups = self.groups[:1] if self.base and share < STYLE_ONLY else self.groups
         rng = np.random.default_rng((self.options.seed, done))
-        which = rng.integers(len(self.lessons), size=BATCH)
-        guidance = np.float32(GUIDANCE if self.base else guidance_at(share))
-        terms, gradients = zip(*(self.look_at(*self.choose_piece(rng, self.lessons[i]), i, guidance) for i in which))
+        numbers = rng.integers(len(self.targets), size=BATCH)
+        guidance = np.float32(GUIDANCE if self.base else guidance_weight(share))
+        pieces = ((self.draw_piece(rng, self.targets[i]), i) for i in numbers)
+        terms, gradients = zip(*(self.loss_of_piece(*piece, i, guidance) for piece, i in pieces))
         loss = np.mean(terms, 0)
         if not math.isfinite(loss[0]):
             raise InputError("the training diverged; try a lower --learning-rate")
-        for course, alike in zip(self.courses[:depth], zip(*gradients)):
-            course.go_on((1 + math.cos(math.pi * share)) / 2, [sum(x) / BATCH for x in zip(*alike)])
-        self.progress.losses.append(loss.tolist())
+        for group, of_pieces in zip(groups, zip(*gradients)):
+            group.step((1 + math.cos(math.pi * share)) / 2, [sum(x) / BATCH for x in zip(*of_pieces)])
+        self.state.losses.append(loss.tolist())
 
-    def look_at(self, photo, begun, noise, i, guidance):
-        """Return what judge() finds of a piece of a photo, and of what is begun with, for the painting `i`."""
-        content, which = self.teacher.content(photo[None]), np.array([i], "int32")
-        return self.look(begun[None], noise, which, content, self.lessons[i].statistics, guidance)
+    def loss_of_piece(self, photo, recolored, noise, i, guidance):
+        """Return loss_and_gradients() of what draw_piece() returned, for the painting `i`."""
+        content, number = self.loss.content(photo[None]), np.array([i], "int32")
+        return self.compiled_loss(recolored[None], noise, number, content, self.targets[i].statistics, guidance)
 
-    def choose_piece(self, rng, lesson):
-        """Return a piece of some photo, in its own colours and in the painting's, and noise.
+    def draw_piece(self, rng, target):
+        """Return a random piece of a photo, the same piece in the painting's colours, and noise.
 
-        The photo is recoloured as a whole, so that a piece of flat sky stays flat.
+        The colours are changed by those of the whole photo, so that a piece of flat sky stays flat.
         """
         photo = self.photos[rng.integers(len(self.photos))]
-        matrix, shift = colors.color_mapping(photo[::4, ::4], lesson.mean, lesson.covariance)
-        cut = piece(photo, self.options.size * rng.uniform(*SIZES), rng)
+        matrix, shift = colors.color_mapping(photo[::4, ::4], target.mean, target.covariance)
+        cut = piece(photo, self.options.size * rng.uniform(*SCALES), rng)
         return cut, (cut @ matrix + shift).astype("float32"), stylization_network.draw_noise(CROP, CROP, rng)
 
     def execute(self):
-        """Learn to the end. Raises Interrupted after Ctrl-C."""
-        progress, begun = self.progress, time.monotonic()
+        """Train to the end, and write the results. Raises Interrupted after Ctrl-C."""
+        state, begun, budget = self.state, time.monotonic(), StepBudget(self.options.minutes)
         saved, drawn = begun, -math.inf
+        disable = True if self.options.quiet else None
         with (
-            trainings.heeded_interrupt() as stop,
-            tqdm.tqdm(total=progress.steps or None, initial=len(progress.losses), unit="step", **self.silent()) as bar,
+            trainings.deferred_interrupt() as stop,
+            tqdm.tqdm(total=state.steps or None, initial=len(state.losses), unit="step", disable=disable) as bar,
         ):
-            while not progress.steps or len(progress.losses) < progress.steps:
+            while not state.steps or len(state.losses) < state.steps:
                 self.step()
-                if not progress.steps:
-                    self.plan(begun)
-                    bar.total = progress.steps or None
+                if not state.steps:
+                    state.steps = budget.steps(len(state.losses))
+                    bar.total = state.steps or None
                 bar.update()
-                bar.set_postfix(loss=f"{np.mean([loss[0] for loss in progress.losses[-50:]]):.3f}", refresh=False)
+                bar.set_postfix(loss=f"{np.mean([loss[0] for loss in state.losses[-50:]]):.3f}", refresh=False)
                 now = time.monotonic()
-                if stop.is_set() or now - saved > SAVE_SECONDS:
+                if stop.is_set() or now - saved > CHECKPOINT_SECONDS:
                     self.save_checkpoint()
                     saved = time.monotonic()
-                self.obey(stop)
-                if now - begun > SAVE_SECONDS and now - drawn > SHEET_SECONDS:
+                self.raise_if_interrupted(stop)
+                if now - begun > CHECKPOINT_SECONDS and now - drawn > SHEET_SECONDS:
                     self.draw_sheet()
                     drawn = time.monotonic()
             self.save_checkpoint()
             self.finish(stop)
 
-    def obey(self, stop):
+    def raise_if_interrupted(self, stop):
         if stop.is_set():
-            raise Interrupted(f"interrupted; {self.folder} is kept, and --resume goes on")
-
-    def silent(self):
-        return {"disable": True if self.options.quiet else None}
-
-    def plan(self, begun):
-        """Set how many steps there will be, once some tell what they take; the first is the slowest by far."""
-        done, now = len(self.progress.losses), time.monotonic()
-        if self.first is None:
-            self.first = now, done
-        elif done == self.first[1] + TELLING:
-            each = (now - self.first[0]) / TELLING
-            self.progress.steps = done + max(0, round((60 * self.options.minutes - (now - begun)) / each))
+            raise Interrupted(f"interrupted; {self.folder} is kept, and --resume continues the training")
 
     def save_checkpoint(self):
-        self.progress.variables = [np.asarray(variable) for variable in self.all_variables()]
-        self.progress.save(self.folder / CHECKPOINT)
+        self.state.variables = [np.asarray(variable) for variable in self.all_variables()]
+        self.state.save(self.folder / CHECKPOINT)
 
     def finish(self, stop):
         """Write the network, the styles, a sheet and the losses, and remove the checkpoint. Raises Interrupted."""
-        trainings.note("a search on a few pieces tells how near the network comes to it", self.options)
-        network, judged = self.save_network(), self.compare_with_search(stop)
-        about = self.about | {"losses": judged, "finished": True}
+        trainings.note("comparing the network with a short search on a few pieces", self.options)
+        network, losses = self.save_network(), self.compare_with_search(stop)
+        meta = self.meta | {"losses": losses, "finished": True}
         self.draw_sheet()
-        self.write_losses(judged["search"]["total"])
+        self.write_losses(losses["search"]["total"])
         folders = self.folders()
-        for path, style in zip(self.paintings, self.styles_so_far(network)):
+        for path, style in zip(self.paintings, self.current_styles(network)):
             folders[path].mkdir(exist_ok=True)
-            learned_styles.save_style(folders[path], style, about | {"painting": path.name})
+            learned_styles.save_style(folders[path], style, meta | {"painting": path.name})
         if len(self.paintings) > 1:
-            disk.write_json(self.folder / learned_styles.META, about)
+            disk.write_json(self.folder / learned_styles.META, meta)
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
         disk.remove_leftovers(self.folder, FILES, self.begun)
 
@@ -387,7 +381,7 @@ class StyleTraining:
         return {path: self.folder if alone else self.folder / path.stem for path in self.paintings}
 
     def save_network(self):
-        """Write the network, or a copy of what it is kept from: another may be there one day. Return its file."""
+        """Write the network, or with --keep-network a copy of the base, which may change later. Return its file."""
         file = self.folder / learned_styles.NETWORK
         if not self.options.keep_network:
             learned_styles.save_network(file, self.network, np.asarray(self.styles))
@@ -397,64 +391,62 @@ class StyleTraining:
         return file
 
     def compare_with_search(self, stop):
-        """Return the mean losses of what the network makes of JUDGED pieces, and of what a search does: TERMS each."""
+        """Return the mean losses of the network and of a search on a few pieces: a dict of TERMS for each."""
         losses = {"network": [], "search": []}
-        for number in range(JUDGED):
-            self.obey(stop)
-            i = number % len(self.lessons)
-            rng = np.random.default_rng((self.options.seed, UNUSED + number))
-            photo, begun, noise = self.choose_piece(rng, self.lessons[i])
-            targets = {"content": self.teacher.content(photo[None]), "style": self.lessons[i].statistics}
-            painted = self.network([begun[None], noise, np.asarray(self.styles)[i : i + 1]])
-            losses["network"].append(self.teacher.judge(np.asarray(painted)[0], targets)[0])
-            losses["search"].append(self.teacher.search(begun, targets))
+        for number in range(EVALUATED_PIECES):
+            self.raise_if_interrupted(stop)
+            i = number % len(self.targets)
+            rng = np.random.default_rng((self.options.seed, EVALUATION_SEED + number))
+            photo, recolored, noise = self.draw_piece(rng, self.targets[i])
+            targets = {"content": self.loss.content(photo[None]), "style": self.targets[i].statistics}
+            picture = self.network([recolored[None], noise, np.asarray(self.styles)[i : i + 1]])
+            terms, _ = self.loss.loss_and_gradient(picture, targets)
+            losses["network"].append([float(terms[name]) for name in TERMS])
+            losses["search"].append(losses_of_search(self.loss, recolored, targets))
         return {name: dict(zip(TERMS, np.mean(found, 0).round(4).tolist())) for name, found in losses.items()}
 
-    def styles_so_far(self, network=None):
-        """List what the network knows of each painting."""
+    def current_styles(self, network=None):
+        """List the LearnedStyle of each painting. `network` is the network's file."""
         return [
             learned_styles.LearnedStyle(
-                path.stem, network, numbers, lesson.mean, lesson.covariance, lesson.statistics, self.teacher.source
+                path.stem, network, vector, target.mean, target.covariance, target.statistics, self.loss.source
             )
-            for path, lesson, numbers in zip(self.paintings, self.lessons, np.asarray(self.styles))
+            for path, target, vector in zip(self.paintings, self.targets, np.asarray(self.styles))
         ]
 
     def draw_sheet(self):
-        """Write sheet.png: three of the photos after the first four paintings, as the network paints them now."""
+        """Write sheet.png: three photos beside the network's current pictures of them, in the first four styles."""
         rows = []
         chosen = self.photos[:: max(1, len(self.photos) // 3)][:3]
         for photo in chosen:
             width, height = imaging.fit(*photo.shape[1::-1], 320)
             photo = imaging.resize_picture(photo, width, height)
-            painted = [learned_styles.paint_after(self.network, photo, style) for style in self.styles_so_far()[:4]]
+            painted = [learned_styles.stylize(self.network, photo, style) for style in self.current_styles()[:4]]
             rows.append(imaging.side_by_side([photo, *painted], 240))
         width = max(row.shape[1] for row in rows)
         rows = [np.pad(row, ((0, 8), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
         imaging.save_png(self.folder / "sheet.png", np.concatenate(rows), provenance.of_result(self.options.seed))
 
     def write_losses(self, of_search):
-        """Write loss.csv, with a row for each step, and loss.png, with the total of a search beside them."""
+        """Write loss.csv, with a row for each step, and loss.png, with the total loss of a search for comparison."""
         from matplotlib.figure import Figure
 
         with disk.whole_file(self.folder / "loss.csv") as temporary, open(temporary, "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["step", *TERMS])
-            writer.writerows([i + 1, *(f"{term:.5f}" for term in loss)] for i, loss in enumerate(self.progress.losses))
+            writer.writerows([i + 1, *(f"{term:.5f}" for term in loss)] for i, loss in enumerate(self.state.losses))
         figure = Figure(figsize=(8, 5), layout="constrained")
         axes = figure.subplots()
-        window = max(1, len(self.progress.losses) // 50)
-        for name, values in zip(TERMS, np.transpose(self.progress.losses)):
+        window = max(1, len(self.state.losses) // 50)
+        for name, values in zip(TERMS, np.transpose(self.state.losses)):
             axes.semilogy(np.convolve(values, np.ones(window) / window, "valid"), label=name)
-        axes.axhline(of_search, color="black", linestyle=":", label=f"total of a search, {SEARCHED} steps")
+        axes.axhline(of_search, color="black", linestyle=":", label=f"total of a search, {SEARCH_STEPS} steps")
         axes.set(xlabel=f"step, means of {window}", ylabel="loss, its terms before their weights")
         axes.legend()
         with disk.whole_file(self.folder / "loss.png") as temporary:
             figure.savefig(temporary, format="png", dpi=100, metadata=provenance.of_result(self.options.seed))
 
 
-def guidance_at(share):
-    """Return the weight of the guidance when so much of a training from scratch is over."""
-    return max(GUIDANCE, 1 - share / GUIDED)
-
-
-TELLING = 7  # steps that tell how long the others take
+def guidance_weight(share):
+    """Return the weight of the guidance after this share of a training from scratch."""
+    return max(GUIDANCE, 1 - share / GUIDANCE_FALL)

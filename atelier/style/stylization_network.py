@@ -1,107 +1,273 @@
-"""The small network that paints a photo at once, after any painting that it was taught.
+"""The stylization network: it turns a photo of any size into a painting in one pass (after Johnson et al. 2016).
 
-A photo goes in, float32 1 x H x W x 3 in 0..255, and a picture comes out, which may go a little beyond. All paintings
-share the convolutions; what it knows of one painting alone are the scales and shifts of their channels (Dumoulin et al.
-2017), two thousand numbers, a style. Noise goes in, too: a flat sky is alike everywhere, and strokes have to begin
-somewhere (Ulyanov et al. 2016).
+Its inputs are a photo, float32 1 x H x W x 3 in 0..255, noise, and a style vector. Its output is a picture of the
+photo's size, whose values may lie slightly outside 0..255. All styles share the convolutions. A style vector holds a
+scale and a shift for each normalized channel (Dumoulin et al. 2017), STYLE_DIM numbers in all. Noise is an input
+because a flat sky is uniform, and the network could not place strokes there (Ulyanov et al. 2016).
+
+The network has an encoder, a middle part and a decoder. The list MIDDLE defines the middle part, once for photos that
+are processed as a whole and for large photos, which are processed in strips.
 """
 
 from atelier import hardware  # noqa: F401, it has TensorFlow start quietly
 
 # isort: split
+import collections
+import dataclasses
 import functools
+import itertools
+import operator
+import typing
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
-WIDTHS = (16, 32, 96)  # channels at the picture's size, at its half and at its quarter
-BLOCKS = 4  # residual blocks, at the quarter
-NOISES = 2  # channels of noise, at the half
-FLOOR = 0.01  # of variances: else a flat sky's grain would be blown up; its strokes come from the noise that goes in
-
-# The channels that a style scales and shifts; all but the last are normalised before.
-NORMALIZED = [WIDTHS[1], WIDTHS[2], *[WIDTHS[2]] * 2 * BLOCKS, WIDTHS[1], WIDTHS[1], WIDTHS[0]]
-NUMBERS = 2 * sum(NORMALIZED)  # of a style
+WIDTHS = (16, 32, 96)  # channels at the picture's size, at half of it and at a quarter of it
+RESIDUAL_BLOCKS = 4
+NOISE_CHANNELS = 2  # at half the picture's size
+EPSILON = 0.01  # added to variances. A smaller value would amplify the grain of a flat sky
 
 
-def build_network():
-    """Build the network (after Johnson et al. 2016): [photo, noise, style 1 x NUMBERS] -> picture.
+def noise_at_half(noise):
+    """Return noise 1 x h x w x C as a list of what is concatenated to features of its size."""
+    return [noise]
 
-    A photo's sides are multiples of 4; draw_noise() makes what goes with it.
+
+def noise_at_quarter(noise):
+    """Split noise 1 x h x w x C into four parts of half its sides (space to depth), which loses no detail."""
+    return [noise[:, top::2, left::2] for top in range(2) for left in range(2)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A 3 x 3 convolution of the middle part. Its output is normalized, then goes through a ReLU or ends a residual.
+
+    `noise`, where given, returns what is concatenated to the input. A block that `begins_residual` keeps its input. The
+    next block that `ends_residual` adds this to its output, and has no ReLU.
     """
-    photo, style = keras.Input((None, None, 3), name="photo"), keras.Input((NUMBERS,), name="style")
-    noise = keras.Input((None, None, NOISES), name="noise")
-    x = encoder()(photo)
-    x = middle()([x, noise, style])
-    return keras.Model([photo, noise, style], decoder()([x, style]), name="painter")
+
+    name: str
+    channels: int
+    strides: int = 1
+    enlarges: bool = False  # doubles the sides of its input
+    noise: typing.Callable | None = None
+    begins_residual: bool = False
+    ends_residual: bool = False
+
+
+def residual_blocks(number):
+    """List the two blocks of a residual block. The first of all gets noise."""
+    noise = noise_at_quarter if number == 1 else None
+    return [
+        Block(f"block{number}_first", WIDTHS[2], noise=noise, begins_residual=True),
+        Block(f"block{number}_second", WIDTHS[2], ends_residual=True),
+    ]
+
+
+MIDDLE = [
+    Block("quarter", WIDTHS[2], strides=2),
+    *(block for number in range(1, RESIDUAL_BLOCKS + 1) for block in residual_blocks(number)),
+    Block("double", WIDTHS[1], enlarges=True),
+    Block("refine", WIDTHS[1], noise=noise_at_half),
+]
+
+# The channels that a style vector scales and shifts. All but the last, which are the decoder's, are normalized before.
+STYLED_CHANNELS = [WIDTHS[1], *(block.channels for block in MIDDLE), WIDTHS[0]]
+STYLE_DIM = 2 * sum(STYLED_CHANNELS)
+
+NO_COLOR_CHANGE = np.eye(3), np.zeros(3)
+MAX_WHOLE_PIXELS = 2**21  # of a photo that is processed as a whole
+STRIP_PIXELS = 2**20  # of a larger photo, processed at once
+
+
+class StylizationNetwork(keras.Model):
+    """[photo, noise, style vector 1 x STYLE_DIM] -> picture. A photo's sides must be multiples of 4.
+
+    draw_noise() makes the noise. The model owns the functions that are compiled from it.
+    """
+
+    def __init__(self):
+        photo, style = keras.Input((None, None, 3), name="photo"), keras.Input((STYLE_DIM,), name="style")
+        noise = keras.Input((None, None, NOISE_CHANNELS), name="noise")
+        features = middle()([encoder()(photo), noise, style])
+        super().__init__([photo, noise, style], decoder()([features, style]), name="stylization_network")
+
+    def stylize(self, photo, style, before=NO_COLOR_CHANGE, after=NO_COLOR_CHANGE):
+        """Turn a photo of any size into a painting, both float32 H x W x 3. `style` is a vector, 1 x STYLE_DIM.
+
+        The noise depends on the photo's size alone, so the result is always the same. `before` and `after` change the
+        colors of the photo and of the picture: a matrix, 3 x 3, and a shift, 3.
+        """
+        height, width = photo.shape[:2]
+        rows = height if height * width <= MAX_WHOLE_PIXELS else STRIP_PIXELS // width
+        strips = cut(photo, max(8, -(-rows // 8) * 8), before)
+        noise = draw_noise(*(side + -side % 4 for side in (height, width)), np.random.default_rng(0))
+        pictures = (
+            [self.for_whole(strips[0], noise, style)] if len(strips) == 1 else self.in_strips(strips, noise, style)
+        )
+        return np.concatenate([with_colors(strip.numpy()[0], after) for strip in pictures])[:height, :width]
+
+    def in_strips(self, strips, noise, style):
+        """Process a large photo, a list of strips, layer by layer: yields strips of the picture, 1 x rows x W x 3.
+
+        The normalizations use the statistics of all strips, so no seam shows. Features are iterators of strips: each
+        strip is freed once the next layer has used it, so that about one layer's features are in memory, and the
+        input of a residual block.
+        """
+        convolutions = self.for_strips
+        rows = strips[0].shape[1] // 2
+        noise = [noise[:, top : top + rows] for top in range(0, noise.shape[1], rows)]
+        x = apply_to_strips(*convolutions["encoder"], strips)
+        x = apply_middle(x, noise, style, StripOperations(convolutions))
+        return apply_to_strips(*convolutions["decoder"], x, style)
+
+    @functools.cached_property
+    def for_whole(self):
+        """The network, compiled once for photos of all sizes."""
+        signature = [tf.TensorSpec((None, None, None, x.shape[3]) if x.ndim == 4 else x.shape) for x in self.inputs]
+        return tf.function(lambda *inputs: self([*inputs]), input_signature=signature, autograph=False)
+
+    @functools.cached_property
+    def for_strips(self):
+        """Each part of the network, compiled once for strips of all sizes.
+
+        Returns a dict from a part's name to f(above, strip, below, ...), and to the rows that it needs above and below
+        the strip. Where the sides are halved, that is an even number.
+        """
+        encoder, middle, decoder = (self.get_layer(name) for name in ("encoder", "middle", "decoder"))
+        parts = {"encoder": (compiled_for_strips(encoder, 3, "float32"), ENCODER_MARGIN + 1)}
+        for block in MIDDLE:
+            layer = middle.get_layer(block.name)
+            part = functools.partial(convolve, block, layer)
+            parts[block.name] = compiled_for_strips(part, layer.kernel.shape[2], layer.compute_dtype), block.strides
+        dtype, style = decoder.get_layer("double_again").compute_dtype, tf.TensorSpec((1, STYLE_DIM))
+        part = compiled_for_strips(lambda *inputs: decoder([*inputs]), WIDTHS[1], dtype, style)
+        return parts | {"decoder": (part, DECODER_MARGIN)}
 
 
 def draw_noise(height, width, rng):
-    """Return the noise that goes with a photo: float32 1 x height / 2 x width / 2 x NOISES, standard normal."""
-    return rng.standard_normal((1, height // 2, width // 2, NOISES), "float32")
+    """Return noise for a photo: float32 1 x height / 2 x width / 2 x NOISE_CHANNELS, standard normal."""
+    return rng.standard_normal((1, height // 2, width // 2, NOISE_CHANNELS), "float32")
+
+
+# --- The three parts ---------------------------------------------------------------------------
 
 
 def encoder():
-    """Photo -> features of half its size. It takes no statistics, so a large photo may be seen strip by strip."""
+    """Photo -> features of half its size. It needs no statistics, so it can be applied strip by strip."""
     photo = keras.Input((None, None, 3), name="photo")
     x = mirrored(photo / 127.5 - 1, ENCODER_MARGIN)
-    x = convolution(WIDTHS[0], 5, "enter", activation="relu")(x)
-    return keras.Model(photo, convolution(WIDTHS[1], 3, "halve", strides=2)(x), name="encoder")
+    x = keras.layers.Conv2D(WIDTHS[0], 5, name="enter", activation="relu")(x)
+    return keras.Model(photo, keras.layers.Conv2D(WIDTHS[1], 3, name="halve", strides=2)(x), name="encoder")
 
 
 ENCODER_MARGIN = 3  # pixels
 
 
 def middle():
-    """Features of half the photo's size, noise, and a style -> features of half the picture's size."""
-    features, style = keras.Input((None, None, WIDTHS[1]), name="features"), keras.Input((NUMBERS,), name="style")
-    noise = keras.Input((None, None, NOISES), name="noise")
+    """[features of half the photo's size, noise, style vector] -> features of half the picture's size."""
+    features, style = keras.Input((None, None, WIDTHS[1]), name="features"), keras.Input((STYLE_DIM,), name="style")
+    noise = keras.Input((None, None, NOISE_CHANNELS), name="noise")
+    x = apply_middle(features, noise, style, WholeOperations())
+    return keras.Model([features, noise, style], x, name="middle")
+
+
+def apply_middle(x, noise, style, operations):
+    """Apply the middle part to the encoder's output.
+
+    Features and noise are tensors with WholeOperations, and iterables of strips with StripOperations.
+    """
     parts = iter(split(style))
-    x = ops.relu(restyled(features, next(parts)))
-    x = convolution(WIDTHS[2], 3, "quarter", strides=2)(mirrored(x, 1))
-    x = ops.relu(restyled(x, next(parts)))
-    for block in range(BLOCKS):
-        y = x if block else joined(x, *halved(noise))
-        y = convolution(WIDTHS[2], 3, f"block{block + 1}_first")(mirrored(y, 1))
-        y = ops.relu(restyled(y, next(parts)))
-        y = convolution(WIDTHS[2], 3, f"block{block + 1}_second")(mirrored(y, 1))
-        x = x + restyled(y, next(parts))
-    x = smoothed(convolution(WIDTHS[1], 3, "double")(enlarged(mirrored(x, 1))))
-    x = joined(ops.relu(restyled(x, next(parts))), noise)
-    x = convolution(WIDTHS[1], 3, "refine")(mirrored(x, 1))
-    return keras.Model([features, noise, style], ops.relu(restyled(x, next(parts))), name="middle")
+    x = operations.apply(ops.relu, operations.normalize(x, *next(parts)))
+    for block in MIDDLE:
+        if block.begins_residual:
+            x, residual = operations.duplicate(x)
+        if block.noise:
+            x = operations.apply(functools.partial(with_noise, block), x, noise)
+        x = operations.normalize(operations.convolve(block, x), *next(parts))
+        x = operations.apply(operator.add, x, residual) if block.ends_residual else operations.apply(ops.relu, x)
+    return x
+
+
+class WholeOperations:
+    """What apply_middle() does with features that are one tensor, 1 x h x w x C. The layers are created here."""
+
+    def apply(self, function, *features):
+        return function(*features)
+
+    def duplicate(self, x):
+        return x, x
+
+    def convolve(self, block, x):
+        return convolve(block, keras.layers.Conv2D(block.channels, 3, strides=block.strides, name=block.name), x)
+
+    def normalize(self, x, scale, shift):
+        return InstanceNormalization()(x, scale, shift)
+
+
+class StripOperations:
+    """What apply_middle() does with features that are an iterator of strips, 1 x rows x w x C, from top to bottom."""
+
+    apply, duplicate = map, itertools.tee
+
+    def __init__(self, convolutions):
+        self.convolutions = convolutions
+
+    def convolve(self, block, strips):
+        return apply_to_strips(*self.convolutions[block.name], strips)
+
+    def normalize(self, strips, scale, shift):
+        strips = collections.deque(strips)
+        mean, variance = moments(strips)
+        while strips:
+            yield batch_norm(strips.popleft(), scale, shift, mean, variance, is_training=False)[0]
 
 
 def decoder():
-    """Features of half the picture's size, and a style -> the picture. It takes no statistics, either."""
-    features, style = keras.Input((None, None, WIDTHS[1]), name="features"), keras.Input((NUMBERS,), name="style")
+    """[features of half the picture's size, style vector] -> picture. It needs no statistics either."""
+    features, style = keras.Input((None, None, WIDTHS[1]), name="features"), keras.Input((STYLE_DIM,), name="style")
     x = enlarged(mirrored(features, DECODER_MARGIN))
     x = ops.relu(smoothed(ScaledConvolution(WIDTHS[0], 3, name="double_again")(x, *split(style)[-1])))
-    x = convolution(3, 5, "leave")(x)
+    x = keras.layers.Conv2D(3, 5, name="leave")(x)
     return keras.Model([features, style], 128 + 64 * ops.cast(x, "float32"), name="decoder")
 
 
 DECODER_MARGIN = 2  # of the features
 
 
-def halved(noise):
-    """List four parts of noise 1 x h x w x C, of half its sides: all of it, and as rough as before (space to depth)."""
-    return [noise[:, top::2, left::2] for top in range(2) for left in range(2)]
+def split(style):
+    """Split a style vector 1 x STYLE_DIM: [(scale, shift), ...] of C channels each, in the order of STYLED_CHANNELS."""
+    parts, begin = [], 0
+    for channels in STYLED_CHANNELS:
+        scale_end, end = begin + channels, begin + 2 * channels
+        parts.append((style[0, begin:scale_end], style[0, scale_end:end]))
+        begin = end
+    return parts
 
 
-def joined(x, *more):
-    """Join features 1 x h x w x C and more of their size, in their precision."""
-    return ops.concatenate([x, *(ops.cast(one, x.dtype) for one in more)], axis=3)
+def neutral_style():
+    """Return the style vector whose scales are 1 and whose shifts are 0."""
+    return ops.concatenate([x for channels in STYLED_CHANNELS for x in (ops.ones(channels), ops.zeros(channels))])
 
 
-def convolution(filters, side, name, **more):
-    return keras.layers.Conv2D(filters, side, padding="valid", name=name, **more)
+# --- Layers ------------------------------------------------------------------------------------
+
+
+def convolve(block, layer, x):
+    """Apply a block's convolution to features that are continued by their mirror image."""
+    x = mirrored(x, 1)
+    return smoothed(layer(enlarged(x))) if block.enlarges else layer(x)
+
+
+def with_noise(block, x, noise):
+    """Concatenate noise to a block's input, 1 x h x w x C, in its precision."""
+    return ops.concatenate([x, *(ops.cast(part, x.dtype) for part in block.noise(noise))], axis=3)
 
 
 def mirrored(x, margin):
-    """Continue a picture or features to each side by their mirror image; on processors padding takes twice as long."""
+    """Continue a picture or features on each side by their mirror image. tf.pad takes twice as long on processors."""
     left, right = x[:, :, 1 : margin + 1], x[:, :, -margin - 1 : -1]
     x = ops.concatenate([ops.flip(left, 2), x, ops.flip(right, 2)], axis=2)
     above, below = x[:, 1 : margin + 1], x[:, -margin - 1 : -1]
@@ -109,14 +275,14 @@ def mirrored(x, margin):
 
 
 def enlarged(x):
-    """Double the sides. A convolution follows; one that itself enlarges leaves a checkerboard (Odena et al. 2016)."""
+    """Double the sides before a convolution. A transposed convolution leaves a checkerboard (Odena et al. 2016)."""
     return keras.layers.UpSampling2D(2, interpolation="nearest")(x)
 
 
 def smoothed(x):
-    """Turn the copies of each place that enlarging made into linear interpolation, which dots no diagonals.
+    """Turn nearest-neighbor enlargement into linear interpolation. It removes one place on each side.
 
-    It takes a place from each side. Done after a convolution it means the same as before, and there are fewer channels.
+    This is done after the convolution: the result is the same, and there are fewer channels.
     """
     for _ in range(2):
         x = ops.average_pool(x, 2, strides=1, padding="valid")
@@ -124,19 +290,17 @@ def smoothed(x):
 
 
 class ScaledConvolution(keras.layers.Conv2D):
-    """A convolution whose channels are scaled and shifted, which costs nothing where it is done to the weights."""
+    """A convolution whose output channels are scaled and shifted, by scaling its weights, which is cheaper."""
 
     def call(self, x, scale, shift):
         return ops.conv(x, self.kernel * scale) + (self.bias * scale + shift)
 
 
-def restyled(x, part):
-    """Give features 1 x h x w x C the mean and the deviation that the style has for each channel."""
-    return Normalization()(x, *part)
+class InstanceNormalization(keras.Operation):
+    """Give each channel of features 1 x h x w x C the standard deviation `scale` and the mean `shift`.
 
-
-class Normalization(keras.Operation):
-    """Instance normalisation: batch normalisation of a batch of one. On processors its parts take thrice as long."""
+    This is batch normalization of a batch of one. On processors, its parts one by one take three times as long.
+    """
 
     def call(self, x, scale, shift):
         return batch_norm(tf.ensure_shape(x, (1, None, None, None)), scale, shift)[0]
@@ -145,141 +309,48 @@ class Normalization(keras.Operation):
         return keras.KerasTensor(x.shape, x.dtype)
 
 
-batch_norm = functools.partial(tf.compat.v1.nn.fused_batch_norm, epsilon=FLOOR)  # of one picture
+batch_norm = functools.partial(tf.compat.v1.nn.fused_batch_norm, epsilon=EPSILON)
 
 
-def split(style):
-    """Take a style 1 x NUMBERS apart: [(scale, shift), ...] of C channels each, as NORMALIZED lists them."""
-    parts, begin = [], 0
-    for channels in NORMALIZED:
-        scale_end, end = begin + channels, begin + 2 * channels
-        parts.append((style[0, begin:scale_end], style[0, scale_end:end]))
-        begin = end
-    return parts
+# --- Strips ------------------------------------------------------------------------------------
 
 
-def plain_style():
-    """Return the style that normalises alone: scales of 1 and shifts of 0."""
-    return ops.concatenate([x for channels in NORMALIZED for x in (ops.ones(channels), ops.zeros(channels))])
+def cut(photo, rows, colors):
+    """Change a photo's colors, and cut it into strips 1 x `rows` x W x 3. The last one may have fewer rows.
 
-
-# --- Pictures of any size ----------------------------------------------------------------------
-
-UNCHANGED = np.eye(3), np.zeros(3)
-
-
-def paint(network, photo, style, before=UNCHANGED, after=UNCHANGED):
-    """Paint a photo of any size, float32 H x W x 3: the same each time, since the noise depends on its size alone.
-
-    `before` and `after` change the colours of the photo and of the picture: a matrix, 3 x 3, and a shift, 3.
+    The photo is continued to multiples of 4, because the network halves its sides twice.
     """
-    height, width = photo.shape[:2]
-    rows = height if height * width <= WHOLE else STRIP // width
-    strips = cut(photo, max(8, -(-rows // 8) * 8), before)
-    noise = draw_noise(*(side + -side % 4 for side in (height, width)), np.random.default_rng(0))
-    if len(strips) == 1:
-        strips = [compiled(network)(strips.pop(), noise, style)]
-    else:
-        strips = paint_strips(network, strips, noise, style)
-    strips = for_each(lambda strip: changed(strip.numpy()[0], after), strips)
-    return np.concatenate(strips)[:height, :width]
-
-
-WHOLE = 2**21  # pixels of the largest photo that is painted as a whole
-STRIP = 2**20  # pixels of a larger one that go through a layer at once
-
-
-def cut(photo, rows, change):
-    """Cut a photo whose colours are changed into strips 1 x `rows` x W x 3; the last has what is left of it.
-
-    Its sides are continued to multiples of 4, since the network halves them twice.
-    """
-    photo = changed(photo, change)
+    photo = with_colors(photo, colors)
     height, width = photo.shape[:2]
     if height % 4 or width % 4:
         photo = np.pad(photo, ((0, -height % 4), (0, -width % 4), (0, 0)), "symmetric")
     return [photo[None, top : top + rows] for top in range(0, height, rows)]
 
 
-def changed(picture, change):
-    """Change the colours of a picture H x W x 3 by a matrix and a shift."""
+def with_colors(picture, change):
+    """Change the colors of a picture H x W x 3 by a matrix and a shift."""
     matrix, shift = (np.asarray(x, "float32") for x in change)
     picture = picture @ matrix
     picture += shift
     return picture
 
 
-def paint_strips(network, x, noise, style):
-    """Paint a large photo, strips that are emptied, layer by layer to save memory: a list of strips, 1 x h x W x 3.
+def apply_to_strips(part, margin, strips, *more):
+    """Apply a part of the network, compiled for strips, to strips with rows of their neighbours: yields strips."""
+    strips = iter(strips)
+    strip = next(strips)
+    above = strip[:, :0]
+    for following in strips:
+        yield part(above, strip, following[:, :margin], *more)
+        above, strip = strip[:, -margin:], following
+    yield part(above, strip, strip[:, :0], *more)
 
-    Features are strips, too, and those that nothing needs any more are forgotten one by one. The statistics are those
-    of the whole picture all the same, so no seam shows.
+
+def compiled_for_strips(part, channels, dtype, *others):
+    """Compile f(above, strip, below, ...) of a part of the network: it returns what belongs to the strip alone.
+
+    `channels` and `dtype` are those of its features, `others` the TensorSpecs of its other inputs.
     """
-    layers, parts = compiled_for_strips(network), iter(split(style))
-    rows = x[0].shape[1] // 2
-    noise = [noise[:, top : top + rows] for top in range(0, noise.shape[1], rows)]
-
-    def restyled_strips(name, x):
-        """Apply a layer, and give what comes out the mean and the deviation that the style has for each channel."""
-        x = in_strips(*layers[name], x)
-        scale, shift = next(parts)
-        mean, variance = moments(x)
-        return for_each(lambda strip: batch_norm(strip, scale, shift, mean, variance, is_training=False)[0], x)
-
-    x = for_each(tf.nn.relu, restyled_strips("encoder", x))
-    x = for_each(tf.nn.relu, restyled_strips("quarter", x))
-    for block in range(BLOCKS):
-        # Copies of the list: x itself is needed until y is added to it.
-        y = list(x) if block else [joined(strip, *halved(part)) for strip, part in zip(x, noise)]
-        y = for_each(tf.nn.relu, restyled_strips(f"block{block + 1}_first", y))
-        x = for_each(tf.add, x, restyled_strips(f"block{block + 1}_second", y))
-    x = for_each(tf.nn.relu, restyled_strips("double", x))
-    x = for_each(tf.nn.relu, restyled_strips("refine", for_each(joined, x, noise)))
-    return in_strips(*layers["decoder"], x, style)
-
-
-def for_each(function, *lists):
-    """Apply a function to each strip of a list, or of several lists side by side. The lists are emptied."""
-    return [function(*(strips.pop(0) for strips in lists)) for _ in range(len(lists[0]))]
-
-
-def in_strips(part, halo, strips, *more):
-    """Apply part of a network, as compiled_for_strips() has it, to each strip of a list, which is emptied."""
-    done, above = [], strips[0][:, :0]
-    while strips:
-        strip = strips.pop(0)
-        below = strips[0][:, :halo] if strips else strip[:, :0]
-        done.append(part(above, strip, below, *more))
-        above = strip[:, -halo:]
-    return done
-
-
-@functools.lru_cache(maxsize=2)
-def compiled_for_strips(network):
-    """Compile each part of a network for strips of all sizes.
-
-    Returns a dict: by name f(above, strip, below, ...), and how many rows above and below it should see: as many as
-    reach into what it returns and, where sides are halved, an even number.
-    """
-    encoder, middle, decoder = (network.get_layer(name) for name in ("encoder", "middle", "decoder"))
-    parts = {"encoder": (for_strips(encoder, 3, "float32"), ENCODER_MARGIN + 1)}
-    for layer in middle.layers:
-        if isinstance(layer, keras.layers.Conv2D):
-            convolve, channels = functools.partial(convolved, layer), layer.kernel.shape[2]
-            parts[layer.name] = for_strips(convolve, channels, layer.compute_dtype), layer.strides[0]
-    dtype, numbers = decoder.get_layer("double_again").compute_dtype, tf.TensorSpec((1, NUMBERS))
-    parts["decoder"] = for_strips(lambda *x: decoder([*x]), WIDTHS[1], dtype, numbers), DECODER_MARGIN
-    return parts
-
-
-def convolved(layer, x):
-    """Apply a convolution of the middle to features whose border is mirrored."""
-    x = mirrored(x, 1)
-    return smoothed(layer(enlarged(x))) if layer.name == "double" else layer(x)
-
-
-def for_strips(part, channels, dtype, *others):
-    """Compile a part of a network for strips between the rows above and below, and for `others`, TensorSpecs."""
 
     def of_strip(above, strip, below, *more):
         x = tf.concat([above, strip, below], axis=1)
@@ -292,18 +363,11 @@ def for_strips(part, channels, dtype, *others):
 
 
 def moments(strips):
-    """Return the mean and the variance of each channel of features, all their strips together."""
+    """Return the mean and the variance of each channel over all strips."""
     found = [batch_norm(x, tf.ones(x.shape[3]), tf.zeros(x.shape[3]))[1:3] for x in strips]
     counts = np.array([x.shape[1] * x.shape[2] for x in strips])[:, None]
     means, variances = (np.array(x, "float64") for x in zip(*found))
-    variances *= (counts - 1) / counts  # they are returned as of samples
+    variances *= (counts - 1) / counts  # fused_batch_norm returns the variance of a sample
     shares = counts / counts.sum()
     mean = (shares * means).sum(0)
     return np.float32(mean), np.float32((shares * (variances + (means - mean) ** 2)).sum(0))
-
-
-@functools.lru_cache(maxsize=8)
-def compiled(part):
-    """Compile part of a network once for photos of all sizes."""
-    signature = [tf.TensorSpec((None, None, None, x.shape[3]) if x.ndim == 4 else x.shape) for x in part.inputs]
-    return tf.function(lambda *x: part(list(x) if len(x) > 1 else x[0]), input_signature=signature, autograph=False)

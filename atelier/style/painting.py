@@ -1,0 +1,226 @@
+"""The style transfer task: make one picture of a photo and write its files. Scripts, folders and workers call it.
+
+What a folder's workers call is here, not in the script: paint(), prepare() and manifest_of(). This module also owns the
+models that all pictures of a folder share. TensorFlow is not started before a model is needed.
+"""
+
+import dataclasses
+import functools
+import os
+import sys
+import time
+
+import config
+from atelier import disk, errors, manifests, naming
+from atelier.command_line import lazy_import
+
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # oneDNN's convolutions take less memory. TensorFlow reads this
+films = lazy_import("atelier.films")
+folders = lazy_import("atelier.batch.folders")
+hardware = lazy_import("atelier.hardware")
+imaging = lazy_import("atelier.imaging")
+input_pictures = lazy_import("atelier.style.input_pictures")
+learned_styles = lazy_import("atelier.style.learned_styles")
+optimization = lazy_import("atelier.style.optimization")
+provenance = lazy_import("atelier.provenance")
+
+SCRIPT = "style_transfer.py"
+INIT_NAMES = ("content", "style", "noise")  # what --init takes, beside a picture
+LOSS_KEYS = {  # the terms of the loss, as they are printed
+    "total": "loss",
+    "content": "content_loss",
+    "style": "style_loss",
+    "tv": "tv_loss",
+    "contrast": "contrast_loss",
+}
+
+
+# --- The task ----------------------------------------------------------------------------------
+
+
+def paint(content, result, options, keep_unfinished=False):
+    """Make the picture of one photo, or None for a texture, and write it to the file `result`.
+
+    Returns a dict to print: size, seconds, the steps at each scale and the losses at the end. Raises InputError where
+    the photo can't be used. Where the search diverges or is interrupted, and `keep_unfinished`, the last good picture
+    is written, and PartlyDone or Interrupted raised.
+    """
+    if options.learned and not options.refine:
+        return paint_without_search(content, result, options)
+    started = time.perf_counter()
+    inputs = (content, *imaging.find_paintings(options.style), options.init)
+    disk.refuse_to_replace(output_files(result, options).values(), inputs)
+    photo = None if content is None else input_pictures.read_photo(content, options)
+    model = load_style_model(options)
+    if options.learned:
+        search = optimization.Refinement(model, photo, load_stylizer(options), result, options)
+    else:
+        search = optimization.Search(model, photo, result, options)
+    unfinished = None
+    try:
+        search.run()
+    except optimization.Diverged as error:
+        if not keep_unfinished or search.picture is None:
+            raise errors.InputError(str(error)) from None
+        unfinished = errors.PartlyDone(f"{error}; {result} is the last good picture")
+    except KeyboardInterrupt:
+        if not keep_unfinished or search.picture is None:
+            raise
+        unfinished = errors.Interrupted(f"interrupted; {result} is the picture so far")
+    styles = {"styles": " ".join(options.learned)} if options.learned else {}
+    about = provenance.of_result(options.seed, weights=model.source, source=str(content), **styles)
+    save_extras(search, result, options, about)
+    # The picture is written last, so that where it exists all other files do.
+    imaging.save_picture(result, search.finished(), about, imaging.kept_exif(content) if content else None)
+    if unfinished:
+        raise unfinished
+    height, width = search.picture.shape[:2]
+    row = {"width": width, "height": height, "seconds": round(time.perf_counter() - started, 1)}
+    row |= {"steps": " + ".join(map(str, search.steps))}
+    return row | {LOSS_KEYS[name]: f"{value:.6g}" for name, value in search.history[-1].items()}
+
+
+def paint_without_search(content, result, options):
+    """Make the picture of one photo by a stylization network, as paint() does."""
+    started = time.perf_counter()
+    files = output_files(result, options)
+    disk.refuse_to_replace(files.values(), (content,))
+    photo, stylizer = input_pictures.read_photo(content, options), load_stylizer(options)
+    picture = learned_styles.finished(stylizer.stylize(photo), photo, options.keep_colors, options.strength)
+    about = provenance.of_result(options.seed, styles=" ".join(options.learned), source=str(content))
+    if options.compare:
+        sheet = imaging.side_by_side([photo, picture.astype("float32")], len(photo))
+        imaging.save_png(files["comparison"], sheet, about)
+    imaging.save_picture(result, picture, about, imaging.kept_exif(content))
+    height, width = picture.shape[:2]
+    return {"width": width, "height": height, "seconds": round(time.perf_counter() - started, 1)}
+
+
+def prepare(options):
+    """Load the models that all pictures share. Raises InputError, also where a painting can't be used."""
+    if options.learned and not options.refine:
+        load_stylizer(options)
+        return
+    for _ in optimization.read_paintings(options):
+        pass
+    load_style_model(options)
+
+
+def variants_of(options):
+    """List the variants of each photo's picture: one with all paintings mixed or, with --each, one per painting."""
+    if not options.each:
+        return [folders.Variant(options)]
+    variants = []
+    for path in dict.fromkeys(painting.resolve() for painting in imaging.find_paintings(options.style)):
+        own_options = dataclasses.replace(options, style=(str(path),), each=False)
+        row = {"painting": str(path), "painting_sha256": manifests.file_checksum(path)["sha256"]}
+        variants.append(folders.Variant(own_options, f"__{path.stem}", row))
+    return variants
+
+
+def manifest_of(options):
+    """Return what determines the pictures in a folder. With --each, each picture's own row names its painting."""
+    named = {} if options.each else {"style": imaging.find_paintings(options.style)}
+    if options.init not in INIT_NAMES:
+        named["init"] = [options.init]
+    manifest = manifests.manifest_of(SCRIPT, options, ("compare", "plot", "save_every", "each"), named)
+    for place, (name, weight) in enumerate(map(naming.name_and_weight, options.learned)):
+        manifest["learned"][place] = {"name": name, "sha256": f"{learned_styles.load_style(name).checksum} {weight}"}
+    return manifest | ({"style": "--each, one by one"} if options.each else {})
+
+
+# --- The models --------------------------------------------------------------------------------
+
+
+def load_style_model(options):
+    """Return the StyleModel of a search. It is loaded once for all photos, paintings and output folders.
+
+    A search that refines a picture uses the weights of VGG16 that the style was learned with. Raises InputError.
+    """
+    if options.learned:
+        options = with_weights_of_style(options)
+    shared = {"style": (), "style_weights": (), "each": False, "output": None, "overwrite": False}
+    try:
+        return cached_style_model(dataclasses.replace(options, **shared))
+    except errors.InputError as error:
+        if not options.learned:
+            raise
+        told = f"--refine needs VGG16 with the weights of the style, {options.weights}: {error}"
+        raise errors.InputError(told) from error
+
+
+def with_weights_of_style(options):
+    """Return options with the weights of VGG16 that their styles were learned with. Raises InputError."""
+    weights = load_stylizer(options).style.weights
+    if weights == config.FORMER_WEIGHTS:
+        raise errors.InputError(
+            f"this style was learned with the weights {weights}, which are no longer supported; it still works without "
+            "--refine, and train_style.py can learn it again"
+        )
+    if weights is None:
+        raise errors.InputError(
+            "these styles were learned with different --weights; they can be mixed, but not with --refine"
+        )
+    if options.weights not in (None, weights) and "imagenet" in (options.weights, weights):
+        raise errors.InputError(f"--refine needs the weights that this style was learned with: --weights {weights}")
+    return dataclasses.replace(options, weights=options.weights or weights)
+
+
+def load_stylizer(options):
+    """Return the Stylizer of the learned styles. It is loaded once for all photos."""
+    return cached_stylizer(options.learned, options.precision, options.quiet or options.refine > 0)
+
+
+@functools.lru_cache(maxsize=1)
+def cached_style_model(options):
+    return optimization.StyleModel(options)
+
+
+@functools.lru_cache(maxsize=1)
+def cached_stylizer(learned, precision, quiet):
+    device = hardware.use_precision(precision, "convolutions")
+    if not quiet:
+        print(f"device: {device}", file=sys.stderr)
+    return learned_styles.Stylizer(map(naming.name_and_weight, learned))
+
+
+def release_models():
+    """Forget the loaded models, so that their memory is freed, and the next picture loads them again."""
+    cached_style_model.cache_clear()
+    cached_stylizer.cache_clear()
+
+
+# --- The other files ---------------------------------------------------------------------------
+
+
+def output_files(result, options):
+    """Return the files that are written: a dict from kind to path."""
+    endings = {"animation": options.gif and ".gif", "comparison": options.compare and "__compare.png"}
+    return {"picture": result} | disk.files_beside(result, **endings, plot=options.plot and "__losses.png")
+
+
+def save_extras(search, result, options, about):
+    """Write the files that --gif, --compare and --plot ask for."""
+    files = output_files(result, options)
+    if options.gif:
+        films.save_gif(files["animation"], films.same_size([*search.frames, films.small(search.finished())]), seconds=4)
+    if options.compare:
+        photo = [] if search.photo is None else [search.photo]
+        pictures = [*photo, *search.mixture.paintings, search.finished()]
+        imaging.save_png(files["comparison"], imaging.side_by_side(pictures, search.picture.shape[0]), about)
+    if options.plot:
+        plot_losses(files["plot"], search.history, about)
+
+
+def plot_losses(path, history, about):
+    """Plot each term of the loss over the steps of all scales."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for name in history[0]:
+        axes.semilogy(range(1, len(history) + 1), [terms[name] for terms in history], label=LOSS_KEYS[name])
+    axes.set(xlabel="step, from the coarsest scale to the finest", ylabel="loss, before its weight")
+    axes.legend()
+    with disk.whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100, metadata=about)
