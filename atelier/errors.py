@@ -13,16 +13,8 @@ class PartlyDone(InputError):
     status = 1
 
 
-class AnotherTraining(InputError):
-    """A folder holds a training with other options or data."""
-
-
-class SameTraining(InputError):
-    """A folder holds this training, perhaps with fewer epochs. It can be continued, but --resume was not given."""
-
-
-class Finished(InputError):
-    """A folder holds this training, perhaps with fewer epochs. It is finished, and its checkpoint was not kept."""
+class LeaseLost(InputError):
+    """Another process has taken over the lock of a training or film, because this process seemed to be dead."""
 
 
 class Interrupted(InputError):

@@ -9,7 +9,7 @@ import pathlib
 
 import filelock
 
-from atelier.errors import AnotherTraining
+from atelier.errors import LeaseLost
 
 DURATION = 60  # seconds without a heartbeat after which an owner counts as dead; all processes must agree
 HEARTBEAT = 5  # seconds from one heartbeat to the next
@@ -47,9 +47,9 @@ class Lease:
         self.lock.release()
 
     def check(self):
-        """Raise AnotherTraining if another process has taken the lock over because this one seemed dead."""
+        """Raise LeaseLost if another process has taken the lock over because this one seemed dead."""
         content = ""
         with contextlib.suppress(FileNotFoundError):
             content = self.path.read_text(errors="replace")
         if self.lock.compromise or self.lock.token not in content:
-            raise AnotherTraining(f"another process has taken over {self.path}: this process seemed to be dead")
+            raise LeaseLost(f"another process has taken over {self.path}: this process seemed to be dead")

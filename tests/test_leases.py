@@ -126,7 +126,7 @@ def test_an_owner_that_seemed_dead_stops_at_its_next_checkpoint(tmp_path):
         lease.check()
         other.path.rename(path)
         content = path.read_text()
-        with pytest.raises(errors.AnotherTraining, match="seemed to be dead"):
+        with pytest.raises(errors.LeaseLost, match="seemed to be dead"):
             lease.check()
     assert path.read_text() == content  # a lease removes no other owner's file
 
@@ -134,5 +134,5 @@ def test_an_owner_that_seemed_dead_stops_at_its_next_checkpoint(tmp_path):
 def test_an_owner_whose_file_was_removed_stops_at_its_next_checkpoint(tmp_path):
     with leases.Lease(tmp_path / "checkpoint_3.lock") as lease:
         lease.path.unlink()
-        with pytest.raises(errors.AnotherTraining, match="seemed to be dead"):
+        with pytest.raises(errors.LeaseLost, match="seemed to be dead"):
             lease.check()
