@@ -550,8 +550,8 @@ DREAM_DEFAULTS = {
 }
 
 
-# The layers and weights that dreams use by default: for VGG16 those that show most animals, for the other networks
-# those of DeepDream's published tutorials.
+# The default layers: for VGG16 those that bring out most animals, for the others those of published tutorials on
+# DeepDream.
 DREAM_LAYERS = {
     "VGG16": ("block4_conv3=1", "block5_conv1=1"),
     "VGG19": ("block5_conv1=1",),
