@@ -118,7 +118,7 @@ def test_classes_trained_in_any_order_are_told_apart(tmp_path):
         8,
         "--epochs",
         16,
-    )  # the network of the fixture tiny, which is compiled once
+    )
     for digit in (6, 0):
         run("train_rnn.py", "digits", "--digit", digit, *flags, "--output", tmp_path / "two")
     figures = results(run("classify_mnist.py", tmp_path / "two", "--output", tmp_path / "c.png").stdout)

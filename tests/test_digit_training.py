@@ -11,16 +11,20 @@ import numpy as np
 import pytest
 import tqdm
 from conftest import (
+    NO_COMPILATION_CACHE,
     ONE,
     ROOT,
     TINY,
     mark_unfinished,
     meta_of,
     run,
+    run_process,
     wait_for,
     write_idx_folder,
 )
 from PIL import Image
+
+from atelier.pixel_rnn import datasets
 
 
 def test_a_training_writes_models_meta_json_checkpoints_and_a_loss_curve(tiny):
@@ -121,28 +125,28 @@ def test_each_training_option_changes_the_training(tiny, tmp_path, flags):
 
 
 def test_the_same_data_from_files_gives_the_same_training(digits, tiny, tmp_path):
-    write_idx_folder(tmp_path / "idx", *digits)
+    folder = write_idx_folder(tmp_path / "idx", *digits)
     np.savez(tmp_path / "set.npz", **dict(zip(("x_train", "y_train", "x_test", "y_test"), digits, strict=True)))
-    for data in ("idx", "set.npz"):
-        run("train_rnn.py", *ONE, "--preset", "digits", "--data", tmp_path / data, "--output", tmp_path / f"m_{data}")
-        assert meta_of(tmp_path / f"m_{data}")["classes"]["3"] == meta_of(tiny)["classes"]["3"]
+    for given, read in zip(digits, datasets.load_dataset("digits", folder), strict=True):
+        np.testing.assert_array_equal(given, read)
+    flags = ("--preset", "digits", "--data", tmp_path / "set.npz", "--output", tmp_path / "m")
+    run("train_rnn.py", *ONE, *flags)
+    assert meta_of(tmp_path / "m")["classes"]["3"] == meta_of(tiny)["classes"]["3"]
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path):
-    run("train_rnn.py", *ONE, "--output", tmp_path / "m")
-    mark_unfinished(tmp_path / "m", 3)
-    (tmp_path / "m" / "checkpoint_3.npz").write_bytes(b"PK half a file")
-    result = run("train_rnn.py", *ONE, "--output", tmp_path / "m", "--resume", status=2)
+def test_a_damaged_checkpoint_is_named(broken):
+    mark_unfinished(broken, 3)
+    (broken / "checkpoint_3.npz").write_bytes(b"PK half a file")
+    result = run("train_rnn.py", *ONE, "--output", broken, "--resume", status=2)
     assert "checkpoint_3.npz is damaged" in result.stderr
 
 
-def test_a_full_disk_is_one_line_and_leaves_no_partial_file(tiny, tmp_path):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, hard))  # bytes: less than a model, more than meta.json
-    try:
-        result = run("train_rnn.py", *ONE, "--output", tmp_path / "m", status=2)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+def test_a_full_disk_is_one_line_and_leaves_no_partial_file(tmp_path):
+    limit = 12_000  # bytes a file: less than a model, more than meta.json
+    set_limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # noqa: E731
+    result = run_process(
+        "train_rnn.py", *ONE, "--output", tmp_path / "m", status=2, preexec_fn=set_limit, env=NO_COMPILATION_CACHE
+    )
     assert "file too large" in result.stderr
     assert {path.name for path in (tmp_path / "m").iterdir()} == {"meta.json"}
     run("train_rnn.py", *ONE, "--output", tmp_path / "m", "--resume")
