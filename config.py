@@ -300,54 +300,56 @@ STYLE_LAYERS = tuple(f"block{block}_conv1" for block in range(1, 6))
 
 @dataclasses.dataclass(frozen=True)
 class Style(Photos):
-    """style_transfer.py: what should be like what, and how the picture is searched for."""
+    """style_transfer.py: the styles, the search and its loss."""
 
     size: int = option(
         512, "longest side of the result in pixels; with --learned, 0 is the photo's own", least=0, most=10_000
     )
     style: tuple[PathName, ...] = several(
-        (), "the painting, or several (or a folder of them) to be mixed; after the photo", "PAINTING"
+        (), "the painting, or several (or a folder of them) to be mixed; it follows the photo", "PAINTING"
     )
-    each: bool = option(False, "do not mix the paintings: paint each photo after each of them, photo__painting.png")
-    style_weights: tuple[float, ...] = several((), "how much of each painting (default: all alike)", "WEIGHT")
+    each: bool = option(
+        False, "do not mix the paintings: make a picture of each photo with each of them, photo__painting.png"
+    )
+    style_weights: tuple[float, ...] = several((), "weight of each painting (default: all equal)", "WEIGHT")
     learned: tuple[str, ...] = several(
         (),
-        "instead of --style: paint at once after a style in trained/styles, or a folder that train_style.py has "
-        "filled, or after several, mixed",
+        "instead of --style: paint without a search, in a style of trained/styles or of a folder that train_style.py "
+        "has written, or in a mixture of several",
         "STYLE[=WEIGHT]",
     )
     refine: int = option(
         0,
-        "with --learned: then improve the result by a search of so many steps, at the final size",
+        "with --learned: improve the result by a search with this number of steps, at the final size",
         metavar="STEPS",
         least=0,
     )
-    strength: float = option(1.0, "with --learned: 0 is the photo, 1 the painting", least=0, most=1)
-    layer: str | None = option(
-        None, "without --style: reconstruct the photo from this layer's features alone, and keep its contrast usual"
-    )
+    strength: float = option(1.0, "with --learned: from 0, the photo, to 1, the full style", least=0, most=1)
+    layer: str | None = option(None, "without --style: reconstruct the photo from the features of this layer alone")
     convnet: str = option("vgg16", "network whose features are compared", choices=("vgg16", "vgg19"))
     iterations: tuple[int, ...] = option(
         (100, 60, 30),
-        "steps of the optimizer at each size, from the smallest on; the last number is for all larger sizes, too",
+        "steps of the optimizer at each size, from the smallest; the last number also counts for all larger sizes",
         metavar="STEPS",
         least=1,
     )
     optimizer: str = option("lbfgs", "L-BFGS or Adam", choices=("lbfgs", "adam"))
-    learning_rate: float = option(5.0, "Adam's step, of pixels from 0 to 255", above=0)
+    learning_rate: float = option(5.0, "learning rate of Adam, for pixels from 0 to 255", above=0)
     init: PathName = option(
         "content",
-        "what to begin with: content (the photo, in the painting's colours), style, noise or a picture; a texture "
-        "begins with noise",
+        "what the search begins with: content (the photo, in the painting's colours), style, noise or a picture; a "
+        "texture begins with noise",
         metavar="WHAT",
     )
     scales: int | None = option(
         None,
-        "how many sizes to go through: the last is --size, each one before half as large (default: as many as "
-        "begin with about 128 pixels)",
+        "number of sizes: the last is --size, and each one before is half as large (default: the first has about 128 "
+        "pixels)",
         least=1,
     )
-    content_layers: tuple[str, ...] = several(("block3_conv3", "block4_conv2"), "layers that keep the content", "LAYER")
+    content_layers: tuple[str, ...] = several(
+        ("block3_conv3", "block4_conv2"), "layers whose features are the content", "LAYER"
+    )
     style_layers: tuple[str, ...] = several(
         STYLE_LAYERS,
         "layers whose statistics are the style",
@@ -359,25 +361,27 @@ class Style(Photos):
         "WEIGHT",
     )
     content_weight: float = option(
-        2.0, "weight of the content loss: how much of the photo the content layers lack", least=0
+        2.0, "weight of the content loss: how much of the photo is missing in the content layers", least=0
     )
-    style_weight: float = option(1.0, "weight of the style loss: how unlike the painting the style layers are", least=0)
-    tv_weight: float = option(4.0, "weight of the tv loss, the total variation; more is smoother", least=0)
+    style_weight: float = option(
+        1.0, "weight of the style loss: the distance from the painting in the style layers", least=0
+    )
+    tv_weight: float = option(4.0, "weight of the tv loss, the total variation; a higher weight is smoother", least=0)
     style_scale: float = option(
-        1.0, "size of the painting relative to the photo's; less makes smaller brush strokes", above=0
+        1.0, "size of the painting relative to the photo; a smaller one makes smaller brush strokes", above=0
     )
     keep_colors: str | None = option(
         None,
-        "keep the photo's colours: paint in light and dark alone, or first give the painting the photo's colours",
+        "keep the photo's colours: change the luminance alone, or first give the painting the photo's colours",
         choices=("luminance", "histogram"),
     )
     published_losses: bool = option(
         False,
-        "content and style loss as Gatys, Ecker and Bethge (2016) wrote them: sums whose weights depend on the size",
+        "use the content and style loss of Gatys, Ecker and Bethge (2016): sums, whose weights depend on the size",
     )
-    save_every: int | None = option(None, "also keep the picture after every so many steps", metavar="STEPS", least=1)
-    compare: bool = option(False, "also write a sheet of photo, paintings and result")
-    plot: bool = option(False, "also plot each loss over time")
+    save_every: int | None = option(None, "also write the picture after each STEPS steps", metavar="STEPS", least=1)
+    compare: bool = option(False, "also write a sheet with the photo, the paintings and the result")
+    plot: bool = option(False, "also plot each term of the loss over the steps")
 
 
 STYLE_DEFAULTS = {
@@ -398,41 +402,41 @@ STYLE_DEFAULTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Learn(Common):
-    """train_style.py: what is learned, on which photos, and for how long."""
+    """train_style.py: the photos, the length of the training, and its loss."""
 
     output: PathName | None = option(
-        None, "folder for what is learned (default: in trained/styles, named after the painting)"
+        None, "folder of the training (default: in trained/styles, named after the painting)"
     )
-    photos: PathName | None = option(None, "a folder of photos to learn on (default: images/content)", metavar="FOLDER")
+    photos: PathName | None = option(None, "a folder of photos to train on (default: images/content)", metavar="FOLDER")
     size: int = option(
         512,
-        "longest side at which the painting is looked at, in pixels; less makes smaller strokes",
+        "longest side of the painting in the training, in pixels; a smaller one makes smaller strokes",
         least=64,
         most=4000,
     )
-    minutes: float = option(20.0, "learn for about so long", above=0, most=10_000)
-    steps: int | None = option(None, "learn for so many steps instead", least=1, most=10_000_000)
+    minutes: float = option(20.0, "train for about this time", above=0, most=10_000)
+    steps: int | None = option(None, "train for this number of steps instead", least=1, most=10_000_000)
     base: PathName | None = option(
         None, "a style's folder, or its network.npz, to begin with (default: trained/styles, if there is a network)"
     )
-    from_scratch: bool = option(False, "begin with random numbers instead")
+    from_scratch: bool = option(False, "begin with random weights instead")
     keep_network: bool = option(
         False,
-        "learn the painting's own numbers alone and leave the network as it is: less like the painting, but a small "
-        "file that can be mixed with the other styles of the network",
+        "train the style vector alone and keep the network: less similar to the painting, but a small file that can be "
+        "mixed with the other styles of the network",
     )
     content_weight: float = option(
-        0.6, "weight of the content loss: how much of the photos what is painted lacks", least=0
+        0.6, "weight of the content loss: how much of the photos is missing in the pictures", least=0
     )
     learning_rate: float = option(
         2e-3,
-        "the network's learning rate at the beginning, of Muon for kernels and of Adam for the rest; it falls to 0. "
-        "The styles' is 4 times that",
+        "initial learning rate of the network, for Muon (kernels) and Adam (the rest); it falls to 0. The style "
+        "vectors have 4 times this rate",
         above=0,
         most=1,
     )
     weights: PathName | None = like(Photos, "weights", None)
-    resume: bool = option(False, "go on with a training that was interrupted, exactly as without")
+    resume: bool = option(False, "continue an interrupted training; the result is the same as without the interruption")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""How long it takes: said once, on standard error, as soon as the first steps of a work tell."""
+"""The line on standard error that says how long a picture or a folder will take. It is printed once.
+
+tqdm has an estimate, too, but none where it draws no bar, and it would count the first steps, which compile.
+"""
 
 import datetime
 import sys
@@ -6,71 +9,74 @@ import time
 
 from tqdm import tqdm
 
-ENOUGH = 10  # steps that tell how long the others take
-LONG = 60  # seconds of work, of which a start-up is a small part
-STEP_COST = 20_000  # pixels that would take as long as what a step takes at any size
+TIMED_STEPS = 10  # of a picture, which show how long the others take
+LONG_SECONDS = 60  # a first picture that takes longer tells the time, too: loading is a small part of it
+STEP_COST = 20_000  # pixels that take as long as the part of a step that does not depend on the size
 
 
 class Forecast:
-    """Says how much time is left once the first steps tell, at the second of several sizes: the first is too small.
+    """Prints the time left for one picture, once it is known.
 
-    `sizes` lists, from the first to the last, how many steps there will be and of how many pixels each; `step` is
-    called after each.
+    `sizes` lists the number of steps and the pixels of each scale. Steps of the second scale are timed, because the
+    first is too small to be typical. Call step() after each step.
     """
 
     def __init__(self, sizes, of_what, quiet):
-        telling = min(1, len(sizes) - 1)
-        (self.count, self.pixels), self.later = sizes[telling], sizes[telling + 1 :]
+        timed = min(1, len(sizes) - 1)
+        (self.count, self.pixels), self.later = sizes[timed], sizes[timed + 1 :]
         self.of_what, self.quiet, self.times = of_what, quiet, []
-        self.enough = max(2, min(ENOUGH, self.count // 2))
+        self.needed = max(2, min(TIMED_STEPS, self.count // 2))
 
     def step(self, pixels):
-        if self.quiet or pixels != self.pixels or len(self.times) == self.enough:
+        if self.quiet or pixels != self.pixels or len(self.times) == self.needed:
             return
         self.times.append(time.perf_counter())
-        if len(self.times) == self.enough:
-            each = (self.times[-1] - self.times[0]) / (self.enough - 1)
+        if len(self.times) == self.needed:
+            seconds = (self.times[-1] - self.times[0]) / (self.needed - 1)
             later = sum(count * (pixels + STEP_COST) for count, pixels in self.later) / (self.pixels + STEP_COST)
-            say_time_left(each * (self.count - self.enough + later), self.of_what)
+            print_time_left(seconds * (self.count - self.needed + later), self.of_what)
 
 
 class FolderForecast:
-    """Says once how much time many pictures will take: `done` is called after each, and told how many are left.
+    """Prints the time left for a folder of pictures, once it is known.
 
-    Where several are made `at_once`, as many come in together, and the last so many tell.
+    `at_once` is the number of pictures that are made at the same time. As many pictures are timed together.
     """
 
     def __init__(self, quiet, at_once=1):
-        self.begun, self.first, self.waiting = time.perf_counter(), True, not quiet
+        self.begun, self.is_first, self.waiting = time.perf_counter(), True, not quiet
         self.at_once, self.count = at_once, 0
 
     def skip(self):
-        """Leave out a picture that failed: it may have taken no time at all."""
+        """Do not count a picture that failed, which may have taken no time."""
         if self.at_once == 1:
             self.begun = time.perf_counter()
 
     def done(self, left):
-        """Say it by the last pictures' time, unless they were the first, and a start-up may be most of that."""
+        """Count a picture; `left` is the number of those that follow.
+
+        The first pictures, which include loading, are timed only if they take long.
+        """
         self.count += 1
         if self.count < self.at_once:
             return
         now = time.perf_counter()
-        seconds, first = (now - self.begun) / self.count, self.first
-        self.begun, self.first, self.count = now, False, 0
-        if self.waiting and left and not (first and seconds < LONG):
+        seconds, is_first = (now - self.begun) / self.count, self.is_first
+        self.begun, self.is_first, self.count = now, False, 0
+        if self.waiting and left and not (is_first and seconds < LONG_SECONDS):
             self.waiting = False
-            say_time_left(seconds * left, f"for {left} more")
+            print_time_left(seconds * left, f"for {left} more")
 
 
-def say_time_left(seconds, of_what):
-    """Print how long something still takes and, where one would go away meanwhile, until when."""
+def print_time_left(seconds, of_what):
+    """Print how long something will take and, from a minute on, when it will end."""
     end = datetime.datetime.now() + datetime.timedelta(seconds=seconds)
     clock = f", until {end:{'%H:%M' if seconds < 12 * 3600 else '%A, %H:%M'}}" if seconds >= 60 else ""
-    tqdm.write(f"time left: about {spoken(seconds)} {of_what}{clock}", file=sys.stderr)
+    tqdm.write(f"time left: about {rounded(seconds)} {of_what}{clock}", file=sys.stderr)
 
 
-def spoken(seconds):
-    """Put a time into words, about as exactly as it can be known."""
+def rounded(seconds):
+    """Return a time as text, rounded as coarsely as an estimate deserves."""
     if seconds < 100:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)

@@ -78,7 +78,7 @@ def test_a_flat_sky_in_strips_shows_no_seam(network, monkeypatch):
     np.testing.assert_allclose(network.stylize(sky, random_style()), whole, atol=1e-2)
 
 
-def test_what_is_alike_everywhere_gets_strokes_from_noise_alone(network, monkeypatch):
+def test_a_uniform_photo_gets_strokes_from_the_noise_alone(network, monkeypatch):
     draw_noise = stylization_network.draw_noise
     sky = np.full((64, 64, 3), 200, "float32")
     assert np.ptp(network.stylize(sky, random_style()), axis=(0, 1)).min() > 1
@@ -94,7 +94,7 @@ def test_a_flat_sky_shows_no_checkerboard():
     assert np.ptp(of_place, axis=(0, 1)).max() < 0.15 * sky.std((0, 1)).min()  # 0.05 to 0.09; a grid was seen at 0.3
 
 
-def test_a_style_gives_each_channel_its_mean_and_deviation():
+def test_normalization_gives_each_channel_its_mean_and_deviation():
     features = np.random.default_rng(0).normal(3, 5, (1, 20, 30, 4)).astype("float32")
     scale, shift = np.float32([1, 2, 3, 4]), np.float32([5, 6, 7, 8])
     styled = np.asarray(stylization_network.InstanceNormalization()(features, scale, shift))
@@ -104,7 +104,7 @@ def test_a_style_gives_each_channel_its_mean_and_deviation():
     np.testing.assert_allclose(flat, np.broadcast_to(shift, flat.shape), atol=1e-4)
 
 
-def test_a_scaled_convolution_is_one_whose_results_are_scaled():
+def test_a_scaled_convolution_equals_a_convolution_with_scaled_output():
     keras.utils.set_random_seed(0)
     features = np.random.default_rng(0).normal(size=(1, 7, 9, 5)).astype("float32")
     layer, scale, shift = stylization_network.ScaledConvolution(6, 3), tf.range(6.0), tf.range(6.0, 12.0)
@@ -127,7 +127,7 @@ def test_each_number_of_a_style_has_the_gradient_of_finite_differences(network):
         tape.watch(style)
         value = strength(style)
     gradient = np.asarray(tape.gradient(value, style))
-    assert (gradient != 0).mean() > 0.95  # a channel that is negative everywhere has none
+    assert (gradient != 0).mean() > 0.95  # the gradient of a channel that is negative everywhere is 0
     begin = 0
     for channels in stylization_network.STYLED_CHANNELS:  # in the direction of the gradient of each normalisation
         part = np.zeros_like(gradient)
@@ -140,7 +140,7 @@ def test_each_number_of_a_style_has_the_gradient_of_finite_differences(network):
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
-def test_in_half_precision_it_paints_the_same(precision, monkeypatch):
+def test_half_precision_gives_nearly_the_same_picture(precision, monkeypatch):
     style = learned_styles.load_style("wave")
     photo = imaging.resize_picture(pixels(ROOT / "images/content/china.jpg"), 96, 64)
     exact = learned_styles.stylize(learned_styles.load_network(style.network), photo, style)
@@ -162,7 +162,7 @@ def test_features_are_continued_by_their_mirror_image():
         )
 
 
-def test_a_training_lowers_the_loss_and_leaves_styles(two):
+def test_a_training_lowers_the_loss_and_writes_styles(two):
     assert {path.name for path in two.iterdir()} == {
         *("network.npz", "meta.json", "sheet.png", "loss.csv", "loss.png", "starry_night", "wave")
     }
@@ -188,7 +188,7 @@ def test_a_style_keeps_the_paintings_statistics(two, vgg):
     )
 
 
-def test_refining_goes_on_from_there_as_the_search_does(two, photo, tmp_path):
+def test_refining_begins_with_the_picture_of_the_network_and_lowers_the_loss(two, photo, tmp_path):
     flags = ("--learned", two / "wave", "--size", 96, "--precision", "float32")
     begun = results(run("style_transfer.py", photo, *flags, "--refine", 1, "--output", tmp_path / "a.png").stdout)
     more = ("--refine", 8, "--plot", "--gif", "--compare", "--output", tmp_path / "b.png")
@@ -206,7 +206,7 @@ def test_refining_goes_on_from_there_as_the_search_does(two, photo, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_painting_learned_by_its_numbers_alone_mixes_with_the_others(two, photo, tmp_path):
+def test_with_keep_network_a_new_style_mixes_with_the_others(two, photo, tmp_path):
     shutil.copytree(two, tmp_path / "styles")
     base, beside = tmp_path / "styles/network.npz", tmp_path / "styles/beside"
     run("train_style.py", OTHER, *QUICK[:-1], "--base", base, "--keep-network", "--steps", 2, "--output", beside)
@@ -218,7 +218,7 @@ def test_a_painting_learned_by_its_numbers_alone_mixes_with_the_others(two, phot
     )
 
 
-def test_styles_of_a_folder_are_no_others_and_replaced_all_together(two, tmp_path):
+def test_a_training_replaces_all_styles_of_its_network_and_no_others(two, tmp_path):
     photos = [np.asarray(Image.open(ROOT / "images/content/china.jpg").resize((96, 64)))]
     options = config.Learn(size=128)
     training = style_training.StyleTraining(tmp_path / "m", [PAINTING, OTHER], photos, None, options)
@@ -237,7 +237,7 @@ def test_styles_of_a_folder_are_no_others_and_replaced_all_together(two, tmp_pat
 
 
 @pytest.mark.slow
-def test_ctrl_c_at_the_end_of_a_training_is_obeyed(two, vgg, tmp_path, monkeypatch):
+def test_ctrl_c_works_during_the_final_comparison(two, vgg, tmp_path, monkeypatch):
     command = ("train_style.py", PAINTING, OTHER, *QUICK, "--steps", 1, "--output", tmp_path / "m")
     with monkeypatch.context() as patch:
         interrupt_after(patch, 2)  # it is asked for twice in a step
@@ -247,14 +247,14 @@ def test_ctrl_c_at_the_end_of_a_training_is_obeyed(two, vgg, tmp_path, monkeypat
     assert learned_styles.load_style(tmp_path / "m/wave").name == "wave"
 
 
-def test_photos_of_kinds_that_only_cameras_write_are_told_of(two, tmp_path):
+def test_raw_photos_of_cameras_are_reported(two, tmp_path):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw/a.heic").touch()
     command = ("train_style.py", PAINTING, *QUICK, "--photos", tmp_path / "raw", "--output", tmp_path / "m")
     assert "a.heic can't be read; save them as JPEG" in run(*command, status=2).stderr
 
 
-def test_what_a_training_begins_with_is_not_replaced(two, tmp_path):
+def test_the_base_of_a_training_is_not_replaced(two, tmp_path):
     shutil.copytree(two, tmp_path / "styles")
     folder = tmp_path / "styles/wave"
     before = (folder / "style.npz").read_bytes()
@@ -263,12 +263,12 @@ def test_what_a_training_begins_with_is_not_replaced(two, tmp_path):
     assert (folder / "style.npz").read_bytes() == before
 
 
-def test_a_training_tells_what_a_search_comes_to(two):
+def test_a_training_reports_the_loss_of_a_search(two):
     losses = json.loads((two / "meta.json").read_text())["losses"]
     assert 0 < losses["search"]["total"] < losses["network"]["total"]
 
 
-def test_a_photo_is_painted_at_once_and_again_the_same(two, photo, tmp_path):
+def test_a_learned_style_paints_a_photo_the_same_each_time(two, photo, tmp_path):
     flags = ("--learned", two / "wave", "--size", 96, "--precision", "float32")
     printed = results(run("style_transfer.py", photo, *flags, "--compare", "--output", tmp_path / "a.png").stdout)
     run("style_transfer.py", photo, *flags, "--output", tmp_path / "b.png")
@@ -324,7 +324,7 @@ def test_a_grey_painting_makes_grey_pictures(two, photo):
     assert np.ptp(picture, axis=2).max() <= 1 < np.ptp(picture[..., 0])
 
 
-def test_a_folder_of_photos_goes_on_and_knows_its_style(two, tmp_path):
+def test_a_folder_is_continued_with_the_same_style_only(two, tmp_path):
     (tmp_path / "photos").mkdir()
     for name in ("china", "flower"):
         Image.open(ROOT / f"images/content/{name}.jpg").resize((96, 64)).save(tmp_path / f"photos/{name}.jpg")
@@ -341,7 +341,7 @@ def test_a_folder_of_photos_goes_on_and_knows_its_style(two, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_interrupted_training_goes_on_exactly(two, tmp_path, monkeypatch):
+def test_an_interrupted_training_is_continued_exactly(two, tmp_path, monkeypatch):
     command = ("train_style.py", PAINTING, OTHER, *QUICK, "--steps", 12, "--output", tmp_path / "m")
     with monkeypatch.context() as patch:
         interrupt_after(patch, 4)
@@ -369,7 +369,7 @@ def test_an_interrupted_training_goes_on_exactly(two, tmp_path, monkeypatch):
     assert learned_styles.load_style(tmp_path / "m/wave").name == "wave"
 
 
-def test_a_training_begins_with_the_network_that_is_named_or_ships_or_with_none(two, tmp_path, monkeypatch):
+def test_a_training_begins_with_the_given_base_or_the_included_one_or_none(two, tmp_path, monkeypatch):
     base, style = two / "network.npz", learned_styles.load_style(two / "wave")
     mean = (style.vector + learned_styles.load_style(two / "starry_night").vector) / 2
     assert train_style.base_of(config.Learn(base=str(base))) == base
@@ -384,7 +384,7 @@ def test_a_training_begins_with_the_network_that_is_named_or_ships_or_with_none(
     assert train_style.base_of(config.Learn()) is None
 
 
-def test_a_step_changes_a_kernel_about_as_much_in_all_directions():
+def test_a_step_of_muon_is_about_as_large_in_all_directions():
     kernel = keras.Variable(np.zeros((3, 3, 4, 16), "float32"))
     muon = style_training.Muon(1.0)
     muon.build([kernel])
@@ -396,7 +396,7 @@ def test_a_step_changes_a_kernel_about_as_much_in_all_directions():
     assert np.sum(change * gradient.reshape(36, 16)) > 0
 
 
-def test_all_kernels_but_that_of_the_colours_go_by_muon(network):
+def test_muon_trains_all_kernels_except_that_of_the_last_layer(network):
     muon = style_training.Muon(1.0)
     muon.build(network.trainable_variables)
     by_muon = {
@@ -407,7 +407,7 @@ def test_all_kernels_but_that_of_the_colours_go_by_muon(network):
     assert by_muon == {x.path for x in network.trainable_variables if x.name == "kernel" and "leave" not in x.path}
 
 
-def test_the_photos_mean_colours_guide_a_training_most_at_first(vgg, tmp_path):
+def test_the_guidance_brings_mean_colours_closer_and_is_strongest_at_first(vgg, tmp_path):
     assert [style_training.guidance_weight(share) for share in (0, 0.25, 0.5, 1)] == [1, 0.5, 0.25, 0.25]
     options = config.Learn(size=128, steps=10)
     photos = [np.asarray(Image.open(ROOT / "images/content/china.jpg").resize((96, 64)))]
@@ -452,12 +452,12 @@ def test_minutes_become_steps_after_some_timed_steps(monkeypatch):
         ((PAINTING, "--resume"), "no training to resume"),
     ],
 )
-def test_what_can_not_be_learned_is_one_line(flags, complaint, tmp_path):
+def test_wrong_training_commands_are_explained_in_one_line(flags, complaint, tmp_path):
     assert complaint in run("train_style.py", *flags, "--output", tmp_path / "m", status=2).stderr
     assert not (tmp_path / "m").exists()
 
 
-def test_one_colour_is_nothing_to_learn(tmp_path):
+def test_a_uniform_painting_is_refused(tmp_path):
     Image.new("RGB", (80, 60), (180, 90, 40)).save(tmp_path / "flat.png")
     assert "of one colour" in run("train_style.py", tmp_path / "flat.png", "--output", tmp_path / "m", status=2).stderr
 
@@ -480,11 +480,11 @@ def test_one_colour_is_nothing_to_learn(tmp_path):
         (("--learned", "a", "--size", 8), "at least 32"),
     ],
 )
-def test_what_learned_styles_can_not_do_is_one_line(flags, complaint, photo, tmp_path):
+def test_wrong_commands_with_learned_styles_are_explained_in_one_line(flags, complaint, photo, tmp_path):
     assert complaint in run("style_transfer.py", photo, *flags, "--output", tmp_path / "a.png", status=2).stderr
 
 
-def test_what_is_no_style_is_left_alone(two, tmp_path):
+def test_folders_without_a_style_are_not_changed(two, tmp_path):
     shutil.copytree(ROOT / "trained/mnist", tmp_path / "mnist")
     command = ("train_style.py", PAINTING, *QUICK, "--steps", 1, "--output")
     for flags in ((), ("--overwrite",), ("--resume",)):
@@ -513,7 +513,7 @@ def test_what_is_no_style_is_left_alone(two, tmp_path):
         ("meta.json", "other", "does not hold a learned style"),
     ],
 )
-def test_a_damaged_style_is_one_line(name, damage, complaint, two, tmp_path):
+def test_a_damaged_style_is_explained_in_one_line(name, damage, complaint, two, tmp_path):
     folder = tmp_path / "wave"
     shutil.copytree(two / "wave", folder)
     shutil.copy(two / "network.npz", folder)
@@ -531,7 +531,7 @@ def test_a_damaged_style_is_one_line(name, damage, complaint, two, tmp_path):
 SHIPPED = sorted(path.parent.name for path in (ROOT / "trained/styles").glob("*/style.npz"))
 
 
-def test_the_styles_that_ship_are_small_told_of_and_paint_each_its_own_way(photo):
+def test_the_included_styles_are_small_documented_and_different(photo):
     styles = ROOT / "trained/styles"
     shipped = [
         styles / "network.npz",
@@ -564,7 +564,7 @@ def test_styles_of_two_networks_are_not_mixed(two, tmp_path):
         learned_styles.mixed([style, other], [1, 1])
 
 
-def test_refining_takes_the_weights_that_the_styles_were_learned_with(two, photo, tmp_path):
+def test_refining_needs_the_weights_that_the_styles_were_learned_with(two, photo, tmp_path):
     shutil.copytree(two, tmp_path / "both")
     meta = json.loads((tmp_path / "both/wave/meta.json").read_text())
     (tmp_path / "both/wave/meta.json").write_text(json.dumps(meta | {"weights": "mine.npz"}))
@@ -576,18 +576,19 @@ def test_refining_takes_the_weights_that_the_styles_were_learned_with(two, photo
     assert "--weights imagenet" in run(*refined, "--weights", "mine.npz", status=2).stderr
 
 
-def test_a_style_of_the_weights_of_former_versions_paints_and_is_not_refined(taught, photo, tmp_path):
+def test_a_style_learned_with_former_weights_works_but_is_not_refined(taught, photo, tmp_path):
     command = ("style_transfer.py", photo, "--learned", taught("hed"), "--size", 64, "--output", tmp_path / "a.png")
     run(*command)
     told = run(*command, "--refine", 1, "--overwrite", status=2).stderr
     assert "learned with the weights hed" in told and "train_style.py can learn it again" in told
 
 
-def test_what_is_learned_searched_for_or_refined_has_a_name_of_its_own():
-    photo, ways = pathlib.Path("china.jpg"), (("--style", OTHER), ("--learned", "wave"), ("--learned", "wave=2"))
-    ways += (("--learned", "wave", "scream", "--refine", 3),)
-    words = [[str(photo), *map(str, way)] for way in ways]
-    options = [style_transfer.options_of(style_transfer.parse_arguments(line)) for line in words]
+def test_results_of_searches_styles_and_refinements_have_different_names():
+    photo = pathlib.Path("china.jpg")
+    flags = [("--style", OTHER), ("--learned", "wave"), ("--learned", "wave=2")]
+    flags += [("--learned", "wave", "scream", "--refine", 3)]
+    commands = [[str(photo), *map(str, words)] for words in flags]
+    options = [style_transfer.options_of(style_transfer.parse_arguments(words)) for words in commands]
     assert [style_transfer.default_name(photo, one) for one in options] == [
         *("china__wave", "china__wave_learned", "china__wave_learned"),
         "china__wave__scream_refined",

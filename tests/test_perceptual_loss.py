@@ -141,6 +141,6 @@ def test_the_weights_mean_the_same_at_every_size_and_for_all_numbers_of_channels
 
 
 @pytest.mark.parametrize(("task", "expected"), [("style", [1] * 5), ("published", [10, 10, 50, 10, 10])])
-def test_layers_have_the_weights_of_their_loss(task, expected):
+def test_default_layer_weights_depend_on_the_loss(task, expected):
     options = config.STYLE_DEFAULTS[task]
     assert [perceptual_loss.default_weight(layer, options) for layer in options.style_layers] == expected

@@ -32,7 +32,7 @@ def style(photo, result, *flags, status=0):
     return run("style_transfer.py", photo, *QUICK, "--output", result, *flags, status=status)
 
 
-def test_the_first_step_is_about_a_grey_level():
+def test_the_first_step_of_lbfgs_is_about_one_grey_level():
     away, evaluated = np.random.default_rng(0).normal(size=(40, 60, 3)).astype("float32"), []
 
     def evaluate(picture):
@@ -43,7 +43,7 @@ def test_the_first_step_is_about_a_grey_level():
     assert 0.5 < np.sqrt(np.mean((evaluated[1] - evaluated[0]) ** 2)) < 2
 
 
-def test_where_there_is_nothing_to_improve_the_photo_stays(photo, tmp_path):
+def test_without_style_and_smoothness_the_photo_stays(photo, tmp_path):
     printed = style(photo, tmp_path / "same.png", *FEW_LAYERS, "--style-weight", 0, "--tv-weight", 0, "--scales", 1)
     expected = imaging.resize_picture(pixels(photo), *pixels(tmp_path / "same.png").shape[1::-1])
     np.testing.assert_allclose(pixels(tmp_path / "same.png"), expected, atol=0.51)
@@ -64,7 +64,7 @@ def test_broken_weights_are_refused(name, content, photo, tmp_path):
 
 
 @pytest.mark.parametrize(("task", "times"), [("style", 2), ("published", 20)])  # of distances, and of their squares
-def test_the_style_loss_falls_and_the_picture_is_no_noise(task, times, tmp_path):
+def test_the_style_loss_falls_and_the_picture_stays_like_the_photo(task, times, tmp_path):
     photo = imaging.resize_picture(pixels(ROOT / "images/content/china.jpg"), 128, 85)
     more = {"size": 128, "quiet": True, "scales": 1, "iterations": (60,)}
     options = dataclasses.replace(config.STYLE_DEFAULTS[task], style=(str(PAINTING),), **more)
@@ -80,7 +80,7 @@ def test_the_style_loss_falls_and_the_picture_is_no_noise(task, times, tmp_path)
     assert neighbours > 0.8 and likeness > 0.3
 
 
-def test_a_photo_becomes_a_painting_and_tells_how(photo, tmp_path):
+def test_a_photo_becomes_a_painting_with_metadata_and_all_extra_files(photo, tmp_path):
     printed = results(style(photo, tmp_path / "a.png", "--compare", "--plot", "--gif", "--save-every", 2).stdout)
     assert printed["picture"] == str(tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as picture:
@@ -176,14 +176,14 @@ def test_scales_go_from_coarse_to_fine(photo, tmp_path):
     assert np.abs(pixels(tmp_path / "1.png") - pixels(tmp_path / "2.png")).mean() > 0.3
 
 
-def test_each_size_has_its_steps_and_the_last_number_is_for_all_larger_ones(photo, tmp_path):
+def test_the_last_number_of_iterations_counts_for_all_larger_sizes(photo, tmp_path):
     flags = (*FEW_LAYERS, "--size", 96, "--scales", 2)
     printed = results(style(photo, tmp_path / "a.png", *flags, "--iterations", 3, 2).stdout)
     assert printed["steps"] == "3 + 2"
     assert optimization.steps_at(4, (9, 5)) == [9, 5, 5, 5] and optimization.steps_at(1, (9, 5)) == [9]
 
 
-def test_scales_at_which_a_narrow_painting_shows_nothing_are_left_out(photo):
+def test_scales_at_which_a_painting_is_too_narrow_are_left_out(photo):
     options = config.Style(size=128, scales=3, style_layers=("block1_conv1",))
     painting = np.zeros((64, 160, 3), "float32")  # 13, 26 and 51 pixels high at the three sizes
     photo = input_pictures.read_photo(photo, options)
@@ -236,7 +236,7 @@ def test_the_photos_colours_can_be_kept(photo, tmp_path):
     assert away["luminance"] < 4
 
 
-def test_after_a_blank_canvas_the_picture_is_blank(photo, tmp_path):
+def test_with_a_uniform_painting_the_picture_is_uniform(photo, tmp_path):
     Image.new("RGB", (80, 60), (180, 90, 40)).save(tmp_path / "blank.png")
     style(photo, tmp_path / "a.png", *FEW_LAYERS, "--style", tmp_path / "blank.png")
     np.testing.assert_allclose(pixels(tmp_path / "a.png"), np.broadcast_to([180, 90, 40], (48, 64, 3)), atol=1)
@@ -279,7 +279,7 @@ def test_the_search_begins_with_the_photo_in_the_paintings_colours(photo):
         np.testing.assert_array_equal(search_of(photo, **options).initial, search.photo)
 
 
-def test_the_terms_count_by_their_weights(photo):
+def test_the_total_is_the_weighted_sum_of_the_terms(photo):
     search = search_of(photo, content_weight=3, style_weight=0.5, tv_weight=7)
     search.margin = 0
     terms, _ = search.model.loss_and_gradient(np.flip(search.content[None], 1), search.targets(64, 48))
@@ -306,7 +306,7 @@ def test_a_texture_has_the_paintings_statistics_and_not_its_picture(tmp_path):
     assert np.abs(np.corrcoef(texture.ravel(), painting.ravel())[0, 1]) < 0.5
 
 
-def test_a_photo_is_made_again_from_a_layer(photo, tmp_path):
+def test_a_photo_is_reconstructed_from_a_layer(photo, tmp_path):
     likeness = []
     for layer in ("block1_conv1", "block5_conv1"):
         result = tmp_path / f"{layer}.png"
@@ -317,7 +317,7 @@ def test_a_photo_is_made_again_from_a_layer(photo, tmp_path):
     assert likeness[0] > 0.95 > likeness[1] > 0.3
 
 
-def test_each_photo_of_a_folder_gives_the_painting_its_own_colours(photo, tmp_path):
+def test_in_a_folder_the_painting_gets_the_colours_of_each_photo(photo, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     Image.open(photo).save(folder / "a.png")
@@ -328,7 +328,7 @@ def test_each_photo_of_a_folder_gives_the_painting_its_own_colours(photo, tmp_pa
     np.testing.assert_array_equal(pixels(tmp_path / "styled" / "b.png"), pixels(tmp_path / "alone.png"))
 
 
-def test_ctrl_c_leaves_the_picture_so_far(photo, tmp_path):
+def test_ctrl_c_keeps_the_picture_so_far(photo, tmp_path):
     result = tmp_path / "a.png"
     command = [
         "style_transfer.py",
@@ -430,7 +430,7 @@ def test_a_photo_or_painting_that_is_too_small_is_refused(width, height, photo, 
     assert "--style-scale" in style(photo, tmp_path / "a.png", "--style-scale", 0.2, status=2).stderr
 
 
-def test_a_panorama_is_told_the_size_that_it_needs(tmp_path):
+def test_the_error_for_a_panorama_names_the_size_that_it_needs(tmp_path):
     panorama = picture_of(tmp_path / "wide.png", 1000, 100)
     assert "--size 320" in style(panorama, tmp_path / "a.png", "--size", 200, status=2).stderr
     style(panorama, tmp_path / "a.png", "--size", 320, "--iterations", 1)
@@ -438,7 +438,7 @@ def test_a_panorama_is_told_the_size_that_it_needs(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff\xe0 broken", b"GIF89a"])
-def test_what_is_no_picture_is_refused(content, photo, tmp_path):
+def test_a_file_that_is_not_a_picture_is_refused(content, photo, tmp_path):
     path = tmp_path / "broken.jpg"
     path.write_bytes(content)
     assert "broken.jpg" in style(path, tmp_path / "a.png", status=2).stderr
@@ -446,7 +446,7 @@ def test_what_is_no_picture_is_refused(content, photo, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "I;16", "1"])
-def test_all_kinds_of_pictures_are_taken(mode, tmp_path):
+def test_all_pixel_formats_are_read(mode, tmp_path):
     picture = Image.open(ROOT / "images/content/coffee.jpg").resize((64, 48))
     path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
     deep = Image.fromarray(np.asarray(picture.convert("L"), "uint16") * 257)
@@ -455,13 +455,13 @@ def test_all_kinds_of_pictures_are_taken(mode, tmp_path):
     assert photo.shape == (48, 64, 3) and photo.dtype == "float32" and 0 <= photo.min() < photo.max() <= 255
 
 
-def test_nothing_is_overwritten_unasked(photo, tmp_path):
+def test_nothing_is_overwritten_without_the_flag(photo, tmp_path):
     style(photo, tmp_path / "a.png", *FEW_LAYERS)
     assert "--overwrite" in style(photo, tmp_path / "a.png", *FEW_LAYERS, status=2).stderr
     style(photo, tmp_path / "a.png", *FEW_LAYERS, "--overwrite")
 
 
-def test_what_it_is_made_of_is_not_replaced(photo, tmp_path):
+def test_the_photo_itself_is_never_replaced(photo, tmp_path):
     copy = tmp_path / "copy.jpg"
     copy.write_bytes(photo.read_bytes())
     assert "--output" in style(copy, copy, "--overwrite", status=2).stderr
@@ -476,16 +476,14 @@ def test_an_output_that_cannot_be_written_is_reported_before_the_network_is_load
     assert f"{tmp_path / 'file'}" in error and "the network" not in error
 
 
-def test_nothing_to_improve_leaves_the_photo(photo, tmp_path):
+def test_with_all_weights_at_zero_the_photo_stays(photo, tmp_path):
     style(photo, tmp_path / "a.png", *FEW_LAYERS, "--content-weight", 0, "--style-weight", 0, "--tv-weight", 0)
     of_photo = imaging.to_pixels(imaging.resize_picture(pixels(photo), 64, 48))
     assert (pixels(tmp_path / "a.png") == of_photo).all()
 
 
 @pytest.mark.parametrize(("precision", "gigabytes"), [("float32", 61), ("mixed_bfloat16", 29)])
-def test_what_takes_more_memory_than_there_is_is_refused_before_the_work(
-    precision, gigabytes, photo, taught, tmp_path, monkeypatch
-):
+def test_a_search_that_needs_too_much_memory_is_refused(precision, gigabytes, photo, taught, tmp_path, monkeypatch):
     monkeypatch.setattr(optimization.hardware, "machine_memory", lambda: 4)
     command = ("style_transfer.py", photo, *QUICK, "--precision", precision, "--size", 5700)
     error = run(*command, "--output", tmp_path / "a.png", status=2).stderr

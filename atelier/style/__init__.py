@@ -1,1 +1,1 @@
-"""Style transfer: by search, and by a network that has learned a style."""
+"""Style transfer: the task (painting), the search and its loss, stylization networks, their training and files."""

@@ -234,7 +234,7 @@ class Stylizer:
 
 
 def stylize(network, photo, style):
-    """Paint a photo, float32 H x W x 3, in a style and in the span of the painting's colors."""
+    """Paint a photo, float32 H x W x 3, in a style and in the span of the painting's colours."""
     before = colors.color_mapping(photo, style.mean, style.covariance)
     span = colors.color_projection(style.covariance)
     after = span, style.mean - style.mean @ span
@@ -245,7 +245,7 @@ def finished(picture, photo, keep_colors=None, strength=1.0):
     """Apply --keep-colors and --strength to a picture, float32 H x W x 3 like the photo: uint8.
 
     `keep_colors` is luminance, which takes the photo's hues, or histogram, which gives the result the mean and the
-    covariance of the photo's colors. `strength` is the share of the picture in the result, the rest is the photo.
+    covariance of the photo's colours. `strength` is the share of the picture in the result, the rest is the photo.
     """
     if keep_colors == "luminance":
         picture = colors.with_colors_of(picture, photo)

@@ -114,7 +114,7 @@ def read_photos(folder, seed):
     return photos, refused
 
 
-def piece(photo, longest, rng):
+def random_piece(photo, longest, rng):
     """Cut a random piece CROP x CROP x 3 out of a photo, which is resized to `longest` pixels before, or more.
 
     Without this, a piece of a large photo would show too little.
@@ -132,7 +132,7 @@ def piece(photo, longest, rng):
 
 
 class StyleTarget:
-    """What the network should learn of a painting, float32 H x W x 3: its style statistics and its colours' moments."""
+    """The style statistics of a painting, float32 H x W x 3, and the mean and the covariance of its colours."""
 
     def __init__(self, painting, loss):
         pixels = painting.reshape(-1, 3).astype("float64")
@@ -161,8 +161,8 @@ class Muon(keras.optimizers.Muon):
 
     def __init__(self, rate):
         # With rms_rate, Keras would take a kernel's first two dimensions for those of a matrix.
-        without = {"rms_rate": None, "weight_decay": None, "adam_weight_decay": None}
-        super().__init__(rate, adam_beta_2=0.99, global_clipnorm=1.0, **without)
+        unused = {"rms_rate": None, "weight_decay": None, "adam_weight_decay": None}
+        super().__init__(rate, adam_beta_2=0.99, global_clipnorm=1.0, **unused)
 
     def _should_use_adamw(self, variable):
         return len(variable.shape) < 4 or variable.shape[-1] < 8
@@ -300,8 +300,8 @@ class StyleTraining:
         rng = np.random.default_rng((self.options.seed, done))
         numbers = rng.integers(len(self.targets), size=BATCH)
         guidance = np.float32(GUIDANCE if self.base else guidance_weight(share))
-        pieces = ((self.draw_piece(rng, self.targets[i]), i) for i in numbers)
-        terms, gradients = zip(*(self.loss_of_piece(*piece, i, guidance) for piece, i in pieces))
+        pieces = (self.draw_piece(rng, self.targets[i]) for i in numbers)
+        terms, gradients = zip(*(self.loss_of_piece(*piece, i, guidance) for piece, i in zip(pieces, numbers)))
         loss = np.mean(terms, 0)
         if not math.isfinite(loss[0]):
             raise InputError("the training diverged; try a lower --learning-rate")
@@ -321,7 +321,7 @@ class StyleTraining:
         """
         photo = self.photos[rng.integers(len(self.photos))]
         matrix, shift = colors.color_mapping(photo[::4, ::4], target.mean, target.covariance)
-        cut = piece(photo, self.options.size * rng.uniform(*SCALES), rng)
+        cut = random_piece(photo, self.options.size * rng.uniform(*SCALES), rng)
         return cut, (cut @ matrix + shift).astype("float32"), stylization_network.draw_noise(CROP, CROP, rng)
 
     def execute(self):

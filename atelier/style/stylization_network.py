@@ -15,7 +15,6 @@ from atelier import hardware  # noqa: F401, it has TensorFlow start quietly
 import collections
 import dataclasses
 import functools
-import itertools
 import operator
 import typing
 
@@ -98,27 +97,28 @@ class StylizationNetwork(keras.Model):
         """Turn a photo of any size into a painting, both float32 H x W x 3. `style` is a vector, 1 x STYLE_DIM.
 
         The noise depends on the photo's size alone, so the result is always the same. `before` and `after` change the
-        colors of the photo and of the picture: a matrix, 3 x 3, and a shift, 3.
+        colours of the photo and of the picture: a matrix, 3 x 3, and a shift, 3.
         """
         height, width = photo.shape[:2]
         rows = height if height * width <= MAX_WHOLE_PIXELS else STRIP_PIXELS // width
-        strips = cut(photo, max(8, -(-rows // 8) * 8), before)
+        rows = max(8, -(-rows // 8) * 8)
+        strips = cut(photo, rows, before)
         noise = draw_noise(*(side + -side % 4 for side in (height, width)), np.random.default_rng(0))
-        pictures = (
-            [self.for_whole(strips[0], noise, style)] if len(strips) == 1 else self.in_strips(strips, noise, style)
-        )
-        return np.concatenate([with_colors(strip.numpy()[0], after) for strip in pictures])[:height, :width]
+        if rows < height:
+            strips = self.in_strips(strips, rows, noise, style)
+        else:
+            strips = [self.for_whole(next(strips), noise, style)]
+        return np.concatenate([with_colors(strip.numpy()[0], after) for strip in strips])[:height, :width]
 
-    def in_strips(self, strips, noise, style):
-        """Process a large photo, a list of strips, layer by layer: yields strips of the picture, 1 x rows x W x 3.
+    def in_strips(self, strips, rows, noise, style):
+        """Process a large photo, an iterator of strips of so many rows, layer by layer: yields strips of the picture.
 
-        The normalizations use the statistics of all strips, so no seam shows. Features are iterators of strips: each
-        strip is freed once the next layer has used it, so that about one layer's features are in memory, and the
-        input of a residual block.
+        The normalizations use the statistics of all strips, so no seam shows. Features are iterators of strips. Each
+        strip is freed once the next layer has used it, so that about one layer's features are in memory, and the input
+        of one residual block.
         """
         convolutions = self.for_strips
-        rows = strips[0].shape[1] // 2
-        noise = [noise[:, top : top + rows] for top in range(0, noise.shape[1], rows)]
+        noise = [noise[:, top : top + rows // 2] for top in range(0, noise.shape[1], rows // 2)]
         x = apply_to_strips(*convolutions["encoder"], strips)
         x = apply_middle(x, noise, style, StripOperations(convolutions))
         return apply_to_strips(*convolutions["decoder"], x, style)
@@ -210,10 +210,14 @@ class WholeOperations:
 class StripOperations:
     """What apply_middle() does with features that are an iterator of strips, 1 x rows x w x C, from top to bottom."""
 
-    apply, duplicate = map, itertools.tee
+    apply = map
 
     def __init__(self, convolutions):
         self.convolutions = convolutions
+
+    def duplicate(self, strips):
+        strips = collections.deque(strips)
+        return iter([*strips]), drained(strips)  # itertools.tee would free no strip before the last one
 
     def convolve(self, block, strips):
         return apply_to_strips(*self.convolutions[block.name], strips)
@@ -221,8 +225,17 @@ class StripOperations:
     def normalize(self, strips, scale, shift):
         strips = collections.deque(strips)
         mean, variance = moments(strips)
-        while strips:
-            yield batch_norm(strips.popleft(), scale, shift, mean, variance, is_training=False)[0]
+
+        def normalized(strip):
+            return batch_norm(strip, scale, shift, mean, variance, is_training=False)[0]
+
+        yield from map(normalized, drained(strips))  # a loop over the strips would keep one for longer
+
+
+def drained(strips):
+    """Yield the strips of a deque, each of which leaves the deque, so that it can be freed."""
+    while strips:
+        yield strips.popleft()
 
 
 def decoder():
@@ -316,7 +329,7 @@ batch_norm = functools.partial(tf.compat.v1.nn.fused_batch_norm, epsilon=EPSILON
 
 
 def cut(photo, rows, colors):
-    """Change a photo's colors, and cut it into strips 1 x `rows` x W x 3. The last one may have fewer rows.
+    """Change a photo's colours, and cut it into strips: yields them, 1 x `rows` x W x 3. The last may have fewer rows.
 
     The photo is continued to multiples of 4, because the network halves its sides twice.
     """
@@ -324,11 +337,12 @@ def cut(photo, rows, colors):
     height, width = photo.shape[:2]
     if height % 4 or width % 4:
         photo = np.pad(photo, ((0, -height % 4), (0, -width % 4), (0, 0)), "symmetric")
-    return [photo[None, top : top + rows] for top in range(0, height, rows)]
+    for top in range(0, height, rows):
+        yield photo[None, top : top + rows]
 
 
 def with_colors(picture, change):
-    """Change the colors of a picture H x W x 3 by a matrix and a shift."""
+    """Change the colours of a picture H x W x 3 by a matrix and a shift."""
     matrix, shift = (np.asarray(x, "float32") for x in change)
     picture = picture @ matrix
     picture += shift
@@ -340,9 +354,10 @@ def apply_to_strips(part, margin, strips, *more):
     strips = iter(strips)
     strip = next(strips)
     above = strip[:, :0]
-    for following in strips:
-        yield part(above, strip, following[:, :margin], *more)
-        above, strip = strip[:, -margin:], following
+    for below in strips:
+        done = part(above, strip, below[:, :margin], *more)
+        above, strip = strip[:, -margin:], below
+        yield done
     yield part(above, strip, strip[:, :0], *more)
 
 
