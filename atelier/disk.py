@@ -13,7 +13,9 @@ import threading
 
 from atelier.errors import InputError, Interrupted
 
-cancelled = threading.Event()  # while it is set, whole_file writes nothing: on a worker whose call was cancelled
+# On a worker: while `cancelled` is set, whole_file raises Interrupted and writes nothing. With the lock REPLACING held
+# while it is set, no file appears after that.
+cancelled, REPLACING = threading.Event(), threading.Lock()
 
 
 @contextlib.contextmanager
@@ -26,12 +28,13 @@ def whole_file(path):
     os.close(handle)
     try:
         yield temporary
-        if cancelled.is_set():
-            raise Interrupted("the call was cancelled")
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~current_umask())
-        os.replace(temporary, path)
+        with REPLACING:
+            if cancelled.is_set():
+                raise Interrupted("the call was cancelled")
+            os.replace(temporary, path)
     except OSError as error:
         error.filename = str(path)  # a full disk doesn't say which file it was about
         raise

@@ -324,7 +324,7 @@ def test_a_call_that_was_cancelled_writes_nothing_more(tmp_path, monkeypatch):
 def write_twice(folder, key):
     """Write a file, be cancelled, and write another."""
     disk.write_json(folder / "first.json", 1)
-    cluster.cancel_call(key)
+    cluster.cancel_calls([key])
     disk.write_json(folder / "second.json", 2)
 
 
