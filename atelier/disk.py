@@ -13,7 +13,9 @@ import threading
 
 from atelier.errors import InputError, Interrupted
 
-cancelled = threading.Event()  # while it is set, whole_file writes nothing: on a worker whose call was cancelled
+# On a worker: while `cancelled` is set, whole_file raises Interrupted and writes nothing. With the lock REPLACING held
+# while it is set, no file appears after that.
+cancelled, REPLACING = threading.Event(), threading.Lock()
 
 
 @contextlib.contextmanager
@@ -29,11 +31,12 @@ def whole_file(path):
     try:
         temporary.touch(exist_ok=False)
         yield str(temporary)
-        if cancelled.is_set():
-            raise Interrupted("the call was cancelled")
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with REPLACING:
+            if cancelled.is_set():
+                raise Interrupted("the call was cancelled")
+            os.replace(temporary, path)
     except OSError as error:
         error.filename = str(path)  # the error of a full disk does not name the file
         raise

@@ -1,4 +1,4 @@
-"""cluster.py, by way of the scripts: a real scheduler with workers, and processes here; and what dies."""
+"""cluster.py by the scripts: with a real scheduler and workers, with local processes, and when some of them die."""
 
 import contextlib
 import functools
@@ -31,8 +31,8 @@ SLOW = (*LEARNED[:2], "--size", 700, *LEARNED[4:])  # half a second each
 
 
 @contextlib.contextmanager
-def a_scheduler(folder):
-    """Yield the address of a new scheduler and its process."""
+def run_scheduler(folder):
+    """Yield the address and the process of a new scheduler."""
     file = folder / "scheduler.json"
     options = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", file]
     with started("scheduler", *options, folder=folder) as process:
@@ -42,7 +42,7 @@ def a_scheduler(folder):
 
 @contextlib.contextmanager
 def started(what, *options, folder):
-    """Start dask's scheduler or a worker from a folder that is not the toolkit's; end it with all that it started."""
+    """Start a scheduler or a worker in a folder that is not the toolkit's, and end it with its children."""
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen([DASK, what, *map(str, options)], cwd=folder, **quiet)
     try:
@@ -60,22 +60,22 @@ def kill_family(process):
     process.wait()
 
 
-def a_worker(address, folder, *options):
+def run_worker(address, folder, *options):
     return started("worker", address, "--nthreads", 1, "--memory-limit", 0, "--no-dashboard", *options, folder=folder)
 
 
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory):
-    """A scheduler with two workers, in terminals of their own: its address, and the workers' processes."""
+    """A scheduler with two workers, each started by itself: its address, and the workers' processes."""
     folder = tmp_path_factory.mktemp("dask")
     with contextlib.ExitStack() as stack:
-        address, _ = stack.enter_context(a_scheduler(folder))
-        yield address, [stack.enter_context(a_worker(address, folder)) for _ in range(2)]
+        address, _ = stack.enter_context(run_scheduler(folder))
+        yield address, [stack.enter_context(run_worker(address, folder)) for _ in range(2)]
 
 
 @pytest.fixture
 def sharing(request, workers):
-    """The flags that share the work out: among processes here, or among the workers of that scheduler."""
+    """The flags for local processes, or for the workers of that scheduler."""
     return ("--workers", request.param) if request.param else ("--scheduler", workers[0])
 
 
@@ -86,7 +86,7 @@ two = pytest.mark.parametrize("sharing", [processes, None], indirect=True, ids=[
 
 @pytest.fixture(scope="module")
 def album(tmp_path_factory):
-    """Six photos, and one that is none."""
+    """Six photos, and a file that is no photo."""
     folder = tmp_path_factory.mktemp("photos") / "album"
     folder.mkdir()
     photo = Image.open(ROOT / "images/content/china.jpg").resize((120, 80))
@@ -99,12 +99,12 @@ def album(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(album, made_once):
-    """What one process makes of them."""
+    """The pictures that one process makes of them."""
     command = functools.partial(run, "style_transfer.py", album, *LEARNED, status=1)
     return made_once("alone", lambda folder: command("--output", folder))
 
 
-# --- The commands ------------------------------------------------------------------------------
+# --- The commands --------------------------------------------------------------------------------
 
 
 @two
@@ -124,7 +124,7 @@ def test_a_folder_of_photos_is_as_by_one_process(sharing, album, alone, tmp_path
     assert "done before: 6" in again.stdout  # the manifest is the same, however the work was shared
 
 
-def test_dreams_are_shared_out(workers, album, tmp_path):
+def test_dreams_run_on_workers(workers, album, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
     for name in "ab":
@@ -151,7 +151,7 @@ def test_classes_of_digits_are_trained_as_by_one_process(sharing, tiny, tmp_path
 
 
 def never_begun(folder, label):
-    """Have a training know nothing of a class any more."""
+    """Remove a class from the folder of a training."""
     for path in folder.glob(f"*_{label}.*"):
         path.unlink()
     meta = meta_of(folder)
@@ -160,7 +160,7 @@ def never_begun(folder, label):
 
 
 def checkpoints(folder):
-    """Return all that each class's checkpoint holds, as bytes."""
+    """Return each class's checkpoint as bytes."""
     found = {}
     for path in sorted(folder.glob("checkpoint_*.npz")):
         with np.load(path) as file:
@@ -179,19 +179,19 @@ def test_dask_is_not_imported_without_the_flags(album, tmp_path):
     assert result.stdout.splitlines()[-1] == "False" and len(rows_of(tmp_path)) == 7
 
 
-# --- What dies ---------------------------------------------------------------------------------
+# --- Workers and schedulers that die -------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_another_worker_goes_on_and_a_scheduler_that_goes_away_is_one_line(album, tmp_path):
+def test_another_worker_continues_and_a_scheduler_that_goes_away_is_one_line(album, tmp_path):
     output = tmp_path / "out"
     command = ["style_transfer.py", *map(str, (album, *SLOW, "--output", output))]
-    with a_scheduler(tmp_path) as (address, scheduler):
-        with a_worker(address, tmp_path):  # the only one, and soon dead
+    with run_scheduler(tmp_path) as (address, scheduler):
+        with run_worker(address, tmp_path):  # the only one, and soon dead
             process = begin([*command, "--scheduler", address])
             wait_for(lambda: list(output.glob("[!.]*.png")))
         before = len(list(output.glob("[!.]*.png")))
-        with a_worker(address, tmp_path):
+        with run_worker(address, tmp_path):
             wait_for(lambda: len(list(output.glob("[!.]*.png"))) > before)
             scheduler.kill()
             assert "went away; what is done is kept" in check(end(process), 1).stderr
@@ -236,7 +236,7 @@ def test_killed_workers_change_nothing(workers, album, alone, tmp_path):
 
 
 def begin(command, folder=ROOT):
-    """Start a command that heeds Ctrl-C, as the leader of a group of processes, as a shell does."""
+    """Start a command as a shell does: it receives Ctrl-C, and leads a group of processes."""
     return subprocess.Popen(
         [sys.executable, *command],
         cwd=folder,
@@ -271,9 +271,9 @@ def test_ctrl_c_stops_what_runs_and_keeps_what_is_done(sharing, album, tmp_path)
     assert len(rows_of(tmp_path)) == 7
 
 
-def test_a_scheduler_without_workers_is_waited_for_and_then_one_line(album, tmp_path, monkeypatch):
+def test_a_scheduler_without_workers_is_one_line_after_a_while(album, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "PATIENCE", 1)
-    with a_scheduler(tmp_path) as (address, _):
+    with run_scheduler(tmp_path) as (address, _):
         command = ("style_transfer.py", album, *LEARNED, "--scheduler", address, "--output", tmp_path / "out")
         assert f"{address} had no worker for 1 s" in run(*command, status=2).stderr
 
@@ -324,14 +324,14 @@ def test_a_call_that_was_cancelled_writes_nothing_more(tmp_path, monkeypatch):
 def write_twice(folder, key):
     """Write a file, be cancelled, and write another."""
     disk.write_json(folder / "first.json", 1)
-    cluster.cancel_call(key)
+    cluster.cancel_calls([key])
     disk.write_json(folder / "second.json", 2)
 
 
-# --- What is wrong -----------------------------------------------------------------------------
+# --- Workers that cannot take part ---------------------------------------------------------------
 
 
-def test_a_worker_says_what_it_lacks(tmp_path, monkeypatch):
+def test_a_worker_reports_what_it_lacks(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)  # a worker changes to the command's folder; the tests come back from there
     ours = cluster.versions()
     fine, wrong = (pickle.dumps(functools.partial(json.loads, text)) for text in ("null", "no JSON"))
@@ -380,7 +380,7 @@ def test_a_photo_that_a_worker_does_not_see_fails_alone(album, tmp_path):
     assert "it does not see the photo" in attempt(gone, source)["reason"]
 
 
-def test_what_can_not_be_shared_is_said(album, pictures, tmp_path):
+def test_what_cannot_run_on_workers(album, pictures, tmp_path):
     one = ("style_transfer.py", album / "a.jpg", *LEARNED)
     assert "share out a folder of photos" in run(*one, "--workers", 2, status=2).stderr
     assert "share out a folder of photos" in run("deepdream.py", album / "a.jpg", "--workers", 2, status=2).stderr
@@ -390,7 +390,7 @@ def test_what_can_not_be_shared_is_said(album, pictures, tmp_path):
     assert "classes of digits" in run("train_rnn.py", pictures, "--workers", 2, status=2).stderr
 
 
-# --- Cores, rows and forecasts -----------------------------------------------------------------
+# --- Cores and the time left ---------------------------------------------------------------------
 
 
 def test_a_worker_has_as_many_threads_as_it_was_given_cores():
@@ -407,7 +407,7 @@ def test_a_worker_has_as_many_threads_as_it_was_given_cores():
     assert hardware.cpu_count() >= 1
 
 
-def test_of_several_at_once_the_second_round_tells_how_long_it_takes(monkeypatch, capsys):
+def test_with_several_workers_the_time_left_is_estimated_from_the_second_round(monkeypatch, capsys):
     clock = iter([0, 10, 14])
     monkeypatch.setattr(progress.time, "perf_counter", lambda: next(clock))
     forecast = progress.FolderForecast(False, at_once=2)

@@ -16,7 +16,7 @@ from conftest import ROOT, pixels, rows_of, run, run_process
 from PIL import Image
 
 import config
-from atelier import errors, imaging, provenance
+from atelier import imaging, provenance
 from atelier.batch import folders, plan, summary
 from atelier.networks import vision
 from atelier.style.painting import release_models
@@ -36,7 +36,7 @@ def quick(vgg_once):
 
 @pytest.fixture
 def holiday(tmp_path):
-    """Photos of several shapes, two of one name, one that is none, and a subfolder."""
+    """Photos of several shapes, two with the same name, a file that is no photo, and a subfolder."""
     folder = tmp_path / "holiday"
     (folder / "more").mkdir(parents=True)
     photo = Image.open(ROOT / "images/content/china.jpg").resize((120, 80))
@@ -64,7 +64,7 @@ def album(tmp_path):
 
 
 def paint(content, output, *flags, style=(PAINTING,), status=0):
-    """Paint photos in two steps each; return what was printed."""
+    """Paint photos with two steps each; return what was printed."""
     return run("style_transfer.py", content, *QUICK, "--style", *style, "--output", output, *flags, status=status)
 
 
@@ -92,7 +92,7 @@ def kill_once(command, there):
 # --- Many photos ---
 
 
-def test_a_folder_is_painted_and_what_fails_is_named(holiday, tmp_path, monkeypatch):
+def test_a_folder_is_painted_and_failed_photos_are_named(holiday, tmp_path, monkeypatch):
     functions, original = [], vision.value_and_gradient
     monkeypatch.setattr(vision, "value_and_gradient", lambda loss: functions.append(original(loss)) or functions[-1])
     output = tmp_path / "styled"
@@ -123,7 +123,7 @@ def test_a_folder_is_painted_and_what_fails_is_named(holiday, tmp_path, monkeypa
     assert float(rows_of(output)["square.png"]["seconds"]) == float(rows["square.png"]["seconds"])
 
 
-def test_a_killed_folder_goes_on(album, tmp_path):
+def test_a_killed_folder_continues(album, tmp_path):
     output = tmp_path / "styled"
     flags = (album, *QUICK, "--iterations", 20, "--style", PAINTING, "--output", output)
     kill_once([ROOT / "style_transfer.py", *flags], lambda: times(output))
@@ -140,7 +140,7 @@ def test_a_killed_folder_goes_on(album, tmp_path):
     assert all(row["status"].startswith("done") for row in rows_of(output).values())
 
 
-def test_an_interrupted_folder_says_what_is_waiting(album, tmp_path, monkeypatch):
+def test_the_summary_of_an_interrupted_folder_lists_waiting_pictures(album, tmp_path, monkeypatch):
     output = tmp_path / "styled"
     with monkeypatch.context() as patched:
         patched.setattr(folders, "attempt", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -168,20 +168,20 @@ def apply(photos, output):
 
 @pytest.fixture
 def three(tmp_path):
-    """Three photos of one name."""
+    """Three photos with the same name."""
     for name in "123":
         (tmp_path / name).mkdir()
         (tmp_path / name / "x.jpg").write_text("photo")
     return [tmp_path / name / "x.jpg" for name in "123"]
 
 
-def test_another_folder_of_the_same_names_is_not_taken_for_done(three, tmp_path):
+def test_photos_of_the_same_name_in_another_folder_are_not_done(three, tmp_path):
     output = tmp_path / "styled"
     assert [apply([photo], output) for photo in (three[0], three[1], three[1])] == [1, 1, 0]
     assert (output / "x.png").read_text() == str(three[0]) and (output / "x-2.png").read_text() == str(three[1])
 
 
-def test_a_new_photo_among_old_ones_takes_no_others_name(three, tmp_path):
+def test_a_new_photo_takes_no_other_result_name(three, tmp_path):
     output = tmp_path / "styled"
     for photos in (three[1:], three):
         apply(photos, output)
@@ -192,14 +192,14 @@ def test_a_new_photo_among_old_ones_takes_no_others_name(three, tmp_path):
     ]
 
 
-def test_a_summary_of_something_else_is_not_replaced(album, tmp_path):
+def test_another_csv_file_is_not_replaced(album, tmp_path):
     (tmp_path / "summary.csv").write_text("month;spent\n1;20\n")
     assert "no summary" in paint(album, tmp_path, status=2).stderr
     assert "month" in (tmp_path / "summary.csv").read_text()
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg"])
-def test_a_full_disk_ends_a_folder(kind, album, tmp_path):
+def test_a_full_disk_ends_the_command(kind, album, tmp_path):
     def limited():
         resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -212,12 +212,12 @@ def test_a_full_disk_ends_a_folder(kind, album, tmp_path):
 
 
 @pytest.mark.parametrize("where", ["same", "inside"])
-def test_the_photos_folder_is_no_place_for_results(where, holiday):
+def test_results_do_not_go_to_the_photos_folder(where, holiday):
     output = holiday if where == "same" else holiday / "styled"
     assert "--output" in paint(holiday, output, "--recursive", status=2).stderr
 
 
-def test_many_pictures_go_to_no_file(album, tmp_path):
+def test_many_pictures_do_not_go_to_a_file(album, tmp_path):
     (tmp_path / "file").write_text("")
     for content, flags in ((album, ()), (album / "a.jpg", ("--each",))):
         for name in ("one.png", "one.jpg", "file"):
@@ -225,7 +225,7 @@ def test_many_pictures_go_to_no_file(album, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["album", "file"]
 
 
-def test_what_a_kill_left_of_a_picture_is_removed(album, tmp_path):
+def test_incomplete_files_of_a_killed_process_are_removed(album, tmp_path):
     output = tmp_path / "styled"
     paint(album, output)
     (output / "b.png").unlink()
@@ -244,13 +244,13 @@ def test_the_summary_says_where_each_picture_is(album, tmp_path):
     assert results == {str((tmp_path / "styled" / f"{name}.png").resolve()) for name in "abc"}
 
 
-def test_an_empty_folder_is_told_of_photos_beneath_it_alone(tmp_path, album):
+def test_recursive_is_suggested_only_if_subfolders_hold_photos(tmp_path, album):
     (tmp_path / "empty").mkdir()
     assert "--recursive" not in paint(tmp_path / "empty", tmp_path / "out", status=2).stderr
     assert "--recursive" in paint(tmp_path, tmp_path / "out", status=2).stderr
 
 
-def test_what_a_tiff_has_wrong_is_one_line(album, tmp_path):
+def test_a_broken_tiff_is_one_line(album, tmp_path):
     photo = Image.open(album / "a.jpg")
     photo.save(album / "odd.tif", compression="tiff_lzw")
     content = bytearray((album / "odd.tif").read_bytes())
@@ -284,75 +284,10 @@ def test_the_summary_of_many_rows_is_written_now_and_then(tmp_path, monkeypatch)
     assert min(waits) > 10 and max(waits) < 12  # so that writing takes about a twentieth of the time
 
 
-# --- Plans ---
-
-MANIFEST = {"script": "style_transfer.py", "weights": None, "size": 64}
-SOURCE = {"photo_bytes": "5", "photo_changed": "2026-05-01T10:00:00"}
-
-
-def plan_of(row=None, exists=True, source=SOURCE, recorded=None, stored=MANIFEST, manifest=MANIFEST, overwrite=False):
-    """Make the plan of a folder of one photo, of which the summary has a row or none; return it and the row."""
-    job = plan.Job(pathlib.Path("/photos/a.jpg"), folders.Variant(None), pathlib.Path("/out/a.png"))
-    rows = {job.key(): job.row("") | row} if row else {}
-    found = plan.Found(exists, source, recorded)
-    made = plan.make_plan([job], [found], rows, stored, manifest, overwrite)
-    assert len(made.jobs) + len(made.done) == 1
-    return made, made.rows[job.key()]
-
-
-def test_a_picture_is_done_if_it_is_there_and_its_photo_is_the_same():
-    for status in ("done", "done before"):
-        made, row = plan_of({"status": status} | SOURCE)
-        assert made.done and not made.changed and row["status"] == status
-
-
-def test_a_picture_that_is_not_there_is_made():
-    for row in (None, {"status": "done"} | SOURCE):
-        made, row = plan_of(row, exists=False)
-        assert made.jobs and not made.changed and (row["status"], row["reason"]) == ("waiting", "not made yet")
-
-
-def test_a_picture_whose_photo_changed_is_made_again():
-    for source in (SOURCE | {"photo_bytes": "6"}, None):
-        made, row = plan_of({"status": "done"} | SOURCE, source=source)
-        assert made.jobs and made.changed == 1 and (row["status"], row["reason"]) == ("waiting", "to be made again")
-
-
-def test_a_picture_that_was_waiting_or_failed_is_made():
-    for status in ("waiting", "failed"):
-        made, row = plan_of({"status": status} | SOURCE)
-        assert made.jobs and made.changed == 0 and row["status"] == "waiting"
-
-
-def test_a_picture_that_the_summary_does_not_know_is_done_or_refused_by_its_own_record():
-    made, row = plan_of(recorded=MANIFEST)
-    assert made.done and not made.unverified and row == row | SOURCE | {"status": "done before"}
-    made, row = plan_of()
-    assert made.done and made.unverified == 1
-    with pytest.raises(errors.InputError, match="a.png was made with other options .--size 72, now 64"):
-        plan_of(recorded=MANIFEST | {"size": 72})
-
-
-def test_with_overwrite_all_is_made_and_other_pictures_of_other_options_wait():
-    other = {"photo": "/photos/b.jpg", "result": "/out/b.png", "status": "done", "reason": ""} | SOURCE
-    job = plan.Job(pathlib.Path("/photos/a.jpg"), folders.Variant(None), pathlib.Path("/out/a.png"))
-    rows = {job.key(): job.row("done") | SOURCE, plan.key_of(other): other}
-    for manifest, status in ((MANIFEST, "done"), (MANIFEST | {"size": 72}, "waiting")):
-        made = plan.make_plan([job], [plan.Found(True, SOURCE)], rows, MANIFEST, manifest, overwrite=True)
-        assert made.jobs == [job] and made.rows[job.key()]["status"] == "waiting"
-        assert made.rows[plan.key_of(other)]["status"] == status
-
-
-def test_what_the_summary_says_of_other_photos_stays():
-    other = {"photo": "/photos/b.jpg", "result": "/out/b.png", "status": "failed", "reason": "no photo"}
-    made = plan.make_plan([], [], {plan.key_of(other): other}, MANIFEST, MANIFEST, overwrite=False)
-    assert made.rows == {plan.key_of(other): other} and not made.jobs
-
-
 # --- The time left ---
 
 
-def test_the_time_left_is_said_once_of_a_picture_and_once_of_a_folder(album, tmp_path):
+def test_the_time_left_is_printed_once_for_a_picture_and_once_for_a_folder(album, tmp_path):
     lines = [line for line in paint(album, tmp_path / "a").stderr.splitlines() if line.startswith("time left: about ")]
     assert len(lines) == 2 and "for this picture" in lines[0] and "for 1 more" in lines[1]
     release_models()
@@ -361,7 +296,7 @@ def test_the_time_left_is_said_once_of_a_picture_and_once_of_a_folder(album, tmp
     assert paint(album, tmp_path / "b", "--quiet").stderr == ""
 
 
-# --- What shaped the pictures ---
+# --- Manifests ---
 
 
 @pytest.mark.parametrize(
@@ -378,7 +313,7 @@ def test_the_time_left_is_said_once_of_a_picture_and_once_of_a_folder(album, tmp
         (("--precision", "auto"), "--precision float32, now auto"),
     ],
 )
-def test_a_folder_that_was_painted_otherwise_is_refused(flags, said, album, painted, tmp_path):
+def test_a_folder_painted_with_other_options_is_refused(flags, said, album, painted, tmp_path):
     output = tmp_path / "styled"
     shutil.copytree(painted, output)
     before = times(output)
@@ -390,7 +325,7 @@ def test_a_folder_that_was_painted_otherwise_is_refused(flags, said, album, pain
 
 @pytest.fixture(scope="module")
 def painted(tmp_path_factory):
-    """A folder that was painted without further flags, of photos that are no more."""
+    """A folder that was painted without further flags, of photos that do not exist any more."""
     photos, output = tmp_path_factory.mktemp("gone"), tmp_path_factory.mktemp("painted") / "styled"
     Image.open(ROOT / "images/content/china.jpg").resize((96, 64)).save(photos / "z.jpg")
     release_models()
@@ -409,7 +344,7 @@ def test_it_is_refused_before_tensorflow_starts(album, painted):
     assert ended.stdout == "2 False\n", ended.stderr
 
 
-def test_other_flags_that_shape_nothing_go_on(album, tmp_path):
+def test_options_that_do_not_change_pictures_continue_a_folder(album, tmp_path):
     output, copy = tmp_path / "styled", tmp_path / "the same under another name.jpg"
     paint(album, output)
     before = times(output)
@@ -419,7 +354,7 @@ def test_other_flags_that_shape_nothing_go_on(album, tmp_path):
     assert times(output) == before
 
 
-def test_overwrite_paints_all_anew_and_by_another_recipe(album, tmp_path):
+def test_overwrite_paints_everything_again_with_other_options(album, tmp_path):
     output = tmp_path / "styled"
     paint(album, output)
     assert paint(album, output, "--size", 72, "--overwrite").stdout.count("picture: ") == 3
@@ -428,7 +363,7 @@ def test_overwrite_paints_all_anew_and_by_another_recipe(album, tmp_path):
     assert "--size 72, now 64" in paint(album, output, status=2).stderr
 
 
-def test_after_a_kill_no_picture_of_the_old_recipe_passes_for_done(album, tmp_path):
+def test_after_a_kill_no_picture_of_the_old_options_counts_as_done(album, tmp_path):
     output = tmp_path / "styled"
     (album / "more").mkdir()
     shutil.copy(album / "a.jpg", album / "more" / "deep.jpg")
@@ -445,8 +380,8 @@ def test_after_a_kill_no_picture_of_the_old_recipe_passes_for_done(album, tmp_pa
     assert set(sides(output).values()) == {72}
 
 
-def test_a_kill_before_the_first_picture_leaves_the_old_ones_as_they_were(album, tmp_path, monkeypatch):
-    """Between what is noted as waiting and the new manifest: the old command goes on, and the new one is refused."""
+def test_a_kill_before_the_first_picture_leaves_the_old_pictures_done(album, tmp_path, monkeypatch):
+    """It is killed after the summary and before the new manifest: the old command continues, the new one is refused."""
     output = tmp_path / "styled"
     paint(album, output)
     with monkeypatch.context() as patched:
@@ -458,7 +393,7 @@ def test_a_kill_before_the_first_picture_leaves_the_old_ones_as_they_were(album,
     assert {row["status"] for row in rows_of(output).values()} == {"done"}
 
 
-def test_a_changed_photo_is_painted_anew(album, tmp_path):
+def test_a_changed_photo_is_painted_again(album, tmp_path):
     output = tmp_path / "styled"
     paint(album, output)
     before = times(output)
@@ -472,7 +407,7 @@ def test_a_changed_photo_is_painted_anew(album, tmp_path):
 
 
 @pytest.mark.parametrize("flags", [((), ("--weights", "imagenet")), (("--weights", "imagenet"), ())])
-def test_imagenets_weights_are_the_same_named_or_not(flags, album, weight_files, tmp_path):
+def test_weights_imagenet_equals_no_weights(flags, album, weight_files, tmp_path):
     output, mine = tmp_path / "styled", ("--weights", weight_files / "vgg.npz")
     paint(album, output, *flags[0])
     (album / "c.jpg").rename(album / "d.jpg")
@@ -483,17 +418,17 @@ def test_imagenets_weights_are_the_same_named_or_not(flags, album, weight_files,
 
 
 @pytest.mark.parametrize("weights", [None, "imagenet"])
-def test_a_folder_of_a_former_version_goes_on_where_its_weights_were_imagenets(weights, album, tmp_path):
+def test_a_folder_of_a_former_version_continues_if_it_used_imagenets_weights(weights, album, tmp_path):
     output = tmp_path / "styled"
     paint(album, output)
-    change_recipe(output, weights=weights)
+    change_manifest(output, weights=weights)
     assert "done before: 3\n" in paint(album, output).stdout
 
 
-def test_a_folder_of_the_weights_of_former_versions_is_refused_in_a_line_that_says_so(album, tmp_path):
+def test_a_folder_painted_with_the_former_weights_is_refused(album, tmp_path):
     output = tmp_path / "styled"
     paint(album, output)
-    change_recipe(output, weights="hed", size=65)
+    change_manifest(output, weights="hed", size=65)
     before = times(output)
     told = paint(album, output, status=2).stderr
     assert "with the weights hed, which are no longer supported" in told and "--size" not in told
@@ -503,7 +438,7 @@ def test_a_folder_of_the_weights_of_former_versions_is_refused_in_a_line_that_sa
 
 
 @pytest.mark.parametrize("flags", ["", " --weights hed"])
-def test_a_picture_that_tells_of_the_weights_of_former_versions_is_not_taken_for_done(flags, album, tmp_path):
+def test_a_picture_that_records_the_former_weights_is_not_done(flags, album, tmp_path):
     output = tmp_path / "styled"
     output.mkdir()
     about = {"command": f"python style_transfer.py album --style {PAINTING}{flags}", "weights": "hed"}
@@ -512,30 +447,30 @@ def test_a_picture_that_tells_of_the_weights_of_former_versions_is_not_taken_for
     paint(album, output, "--overwrite")
 
 
-def change_recipe(folder, **changes):
+def change_manifest(folder, **changes):
     manifest = json.loads((folder / "recipe.json").read_text())
     (folder / "recipe.json").write_text(json.dumps(manifest | changes))
 
 
-def test_a_folder_painted_by_a_former_loss_is_refused(album, tmp_path):
+def test_a_folder_painted_with_a_former_loss_is_refused(album, tmp_path):
     output = tmp_path / "styled"
     paint(album, output)
-    change_recipe(output, style_loss="covariance", pooling="average")
+    change_manifest(output, style_loss="covariance", pooling="average")
     assert "--pooling average, now not given" in paint(album, output, status=2).stderr
 
 
-def test_a_recipe_of_something_else_is_not_replaced(album, tmp_path):
+def test_another_recipe_json_is_not_replaced(album, tmp_path):
     for content in ("{", "[1]", '{"flour": 500}'):
         (tmp_path / "recipe.json").write_text(content)
         assert "no manifest" in paint(album, tmp_path, status=2).stderr
         assert (tmp_path / "recipe.json").read_text() == content
 
 
-# --- Folders from before it was kept ---
+# --- Folders of older versions, without a manifest ---
 
 
 def make_old(output):
-    """Make a folder look as it did before it was kept how its pictures are made."""
+    """Make a folder look like that of a version without manifests."""
     (output / "recipe.json").unlink()
     rows = list(rows_of(output).values())
     for row in rows:
@@ -545,7 +480,7 @@ def make_old(output):
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg"])
-def test_of_an_old_folder_what_the_pictures_tell_decides(kind, album, tmp_path):
+def test_without_a_manifest_the_pictures_own_records_decide(kind, album, tmp_path):
     output, flags = tmp_path / "styled", ("--format", kind)
     (album / "broken.jpg").write_bytes(b"no photo")
     paint(album, output, *flags, status=1)
@@ -563,7 +498,7 @@ def test_of_an_old_folder_what_the_pictures_tell_decides(kind, album, tmp_path):
     assert "--size 64, now 72" in paint(album, output, *flags, "--size", 72, status=2).stderr
 
 
-def test_pictures_that_tell_nothing_are_taken_for_done_with_a_note(album, tmp_path):
+def test_pictures_without_a_record_are_assumed_to_be_done_with_a_note(album, tmp_path):
     output = tmp_path / "styled"
     output.mkdir()
     Image.new("RGB", (9, 9)).save(output / "a.png")
@@ -576,7 +511,7 @@ def test_pictures_that_tell_nothing_are_taken_for_done_with_a_note(album, tmp_pa
     assert "do not record" not in paint(album, output).stderr
 
 
-def test_a_picture_that_another_script_made_is_not_taken_for_done(album, tmp_path):
+def test_a_picture_of_another_script_is_not_done(album, tmp_path):
     output = tmp_path / "styled"
     output.mkdir()
     about = provenance.of_result(0) | {"command": "python deepdream.py album --output styled"}
@@ -587,7 +522,7 @@ def test_a_picture_that_another_script_made_is_not_taken_for_done(album, tmp_pat
 # --- Several paintings ---
 
 
-def test_each_photo_is_painted_after_each_painting(album, tmp_path, monkeypatch):
+def test_each_photo_is_painted_in_the_style_of_each_painting(album, tmp_path, monkeypatch):
     functions, original = [], vision.value_and_gradient
     monkeypatch.setattr(vision, "value_and_gradient", lambda loss: functions.append(original(loss)) or functions[-1])
     output, both = tmp_path / "styled", (PAINTING, OTHER)
@@ -612,7 +547,7 @@ def test_each_photo_is_painted_after_each_painting(album, tmp_path, monkeypatch)
     assert {name for name, when in times(output).items() if when != before[name]} == {f"{x}__third.png" for x in "abc"}
 
 
-def test_paintings_of_one_name_do_not_collide(album, tmp_path):
+def test_paintings_of_the_same_name_get_different_results(album, tmp_path):
     paintings = []
     for folder, painting in (("x", PAINTING), ("y", OTHER)):
         (tmp_path / folder).mkdir()
@@ -625,7 +560,7 @@ def test_paintings_of_one_name_do_not_collide(album, tmp_path):
     assert "done before: 2\n" in paint(album / "a.jpg", output, "--each", style=reversed(paintings)).stdout
 
 
-def test_a_folder_of_paintings_is_a_mixture_or_each_of_them(album, tmp_path):
+def test_a_folder_of_paintings_is_mixed_or_used_one_by_one(album, tmp_path):
     paintings = tmp_path / "paintings"
     paintings.mkdir()
     for painting in (PAINTING, OTHER):
@@ -643,7 +578,7 @@ def test_a_folder_of_paintings_is_a_mixture_or_each_of_them(album, tmp_path):
     assert not list((tmp_path / "more").glob("*.png"))
 
 
-def test_what_each_cannot_be_combined_with_is_said(album, tmp_path):
+def test_what_each_cannot_be_combined_with(album, tmp_path):
     both = ("--each", "--style-weights", 1, 2)
     assert "--style-weights" in paint(album, tmp_path / "out", *both, style=(PAINTING, OTHER), status=2).stderr
     flags = ("--each", "--style", PAINTING, "--output", tmp_path / "a.png")

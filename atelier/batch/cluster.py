@@ -97,10 +97,11 @@ def run_call(worker, session, cancelled, call):
     return pickle.loads(call)()
 
 
-def cancel_call(key):
-    """Stop a call at the next file that it would write. Nobody waits for its result any more."""
-    if cancelled := CANCELLATIONS.get(key):
-        cancelled.set()
+def cancel_calls(keys):
+    """Have those of the calls that this process runs, or will run, write no file any more."""
+    for cancelled in filter(None, map(CANCELLATIONS.get, keys)):
+        with disk.REPLACING:
+            cancelled.set()
 
 
 def clear_caches():
@@ -414,5 +415,7 @@ class DaskSession:
                         yield task.label, WorkersDied("every worker that ran it died, perhaps for lack of memory")
         finally:
             if running and self.client.status == "running":
+                keys = [future.key for future in running]
                 with contextlib.suppress(Exception):
                     self.client.cancel([*running], force=True)
+                    self.client.run(cancel_calls, keys, workers=[*self.workers], on_error="ignore", callback_timeout=5)

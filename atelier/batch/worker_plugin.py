@@ -27,7 +27,7 @@ class ToolkitPlugin(distributed.WorkerPlugin):
     def transition(self, key, start, finish, **_):
         cluster = sys.modules.get("atelier.batch.cluster")
         if finish == "cancelled" and cluster:
-            cluster.cancel_call(key)
+            cluster.cancel_calls([key])
 
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
