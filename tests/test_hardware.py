@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from conftest import ROOT, TINY_PAINTER, pixels, results, run
 
-import deepdream
 import util
 from atelier import hardware
 from atelier.pixel_rnn import datasets, model_files, model_meta, recurrent
@@ -37,8 +36,7 @@ def machine(monkeypatch):
         flags, capabilities, _ = MACHINES[name]
         monkeypatch.setattr(hardware, "processor_flags", lambda: set(flags.split()))
         monkeypatch.setattr(hardware, "gpu_capabilities", lambda: capabilities)
-        for studio in (optimization.make_studio, deepdream.open_studio):
-            studio.cache_clear()
+        optimization.make_studio.cache_clear()
 
     return become
 

@@ -26,7 +26,8 @@ from conftest import (
 )
 from PIL import Image
 
-from atelier.pixel_rnn import digit_training, model_files, painter_training
+from atelier.networks import keras_files
+from atelier.pixel_rnn import digit_training, painter_training
 from atelier.trainings import learning_rate
 from config import PainterRecipe
 
@@ -91,7 +92,7 @@ def curves_of(folder):
 
 def weights_of(folder):
     paths = sorted(folder.glob("model*.keras"))
-    return [weight for path in paths for weight in model_files.load_keras_model(path).get_weights()]
+    return [weight for path in paths for weight in keras_files.load_keras_model(path).get_weights()]
 
 
 def assert_same_training(one, other):
