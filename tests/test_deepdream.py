@@ -556,7 +556,7 @@ def test_a_guide_is_compared_by_its_content(album, tmp_path):
 
 
 def test_frames_of_a_replaced_film_are_not_used_for_the_new_one(album, tmp_path, monkeypatch):
-    """A folder is interrupted in its second film, then with other options in the first one, and continues with these."""
+    """A folder is interrupted in its second film, then with other options in the first, and continues with these."""
     flags, out = ("--format", "gif", *FILM), tmp_path / "out"
     original, calls = zoom_films.move_frame, []
 
