@@ -240,6 +240,6 @@ def test_weights_beside_a_classifier_are_not_classifiers(tmp_path):
 
 def test_the_classifier_that_ships_is_loaded_and_takes_greys():
     model, preprocess, _ = pretrained.load_network(ROOT / "trained/digit_classifier/epoch_32.keras", top=True)
-    with pytest.raises(errors.InputError, match="greys"):
+    with pytest.raises(errors.InputError, match="takes grey levels and no colours"):
         classifiers.input_preprocessing(model, "caffe")
     assert model.output_shape == (None, 10) and float(np.max(preprocess(np.full((1, 32, 32, 3), 255.0)))) == 255

@@ -315,7 +315,7 @@ def test_dreams_of_digits_are_recognised_by_another_classifier(digits, tmp_path)
     for digit in range(0, 10, 2):
         result = tmp_path / f"{digit}.png"
         run("deepdream.py", "noise", "--convnet", CLASSIFIER, "--class", digit, "--size", 32, "--output", result)
-        seen = imaging.luminance(imaging.resize_picture(pixels(result), 8, 8))[..., 0]
+        seen = imaging.resize_picture(pixels(result), 8, 8).mean(2)
         right += int(other.predict(normalized([seen]))[0]) == digit
     assert right >= 4
 
@@ -610,7 +610,7 @@ def test_the_time_left_is_printed_for_a_picture_and_for_a_film(album, tmp_path):
         (("--guide", "nothing.jpg"), "--guide needs a picture, and nothing.jpg is not a file"),
         (("--convnet", "vgg17"), "did you mean vgg1"),
         (("--convnet", "nothing.keras"), "nothing.keras does not exist"),
-        (("--convnet", "tests"), "tests holds no .keras or .h5 file"),
+        (("--convnet", "tests"), ".keras or .h5 file"),
         (("--convnet", CLASSIFIER, "--size", 32, "--weights", "imagenet"), "weights of its own"),
         (("--octaves", 0), "--octaves must be at least 1"),
         (("--octave-scale", 1), "--octave-scale must be from 1.05 to 4"),
