@@ -140,6 +140,13 @@ def test_a_dream_makes_its_layers_stronger_and_records_its_command(photo, tmp_pa
         assert animation.n_frames >= 8 and animation.size == (64, 48)
 
 
+def test_a_dream_from_python_is_that_of_the_command(photo, default_dream, tmp_path):
+    options = config.Dream(size=64, octaves=2, steps=2, precision="float32", quiet=True)
+    row = dreaming.make_picture(str(photo), str(tmp_path / "a.png"), options)
+    assert (pixels(tmp_path / "a.png") == default_dream).all()
+    assert (row["width"], row["height"], row["octaves"]) == (64, 48, 2)
+
+
 def test_the_change_of_a_dream_is_not_speckle(photo, tmp_path):
     dream(photo, tmp_path / "a.png", "--size", 128, "--octaves", 3, "--steps", 8)
     change = pixels(tmp_path / "a.png") - imaging.resize_picture(pixels(photo), 128, 96)

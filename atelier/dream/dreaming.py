@@ -124,10 +124,10 @@ def prepare(options):
 
 
 def make_picture(photo, result, options):
-    """Make the picture or film of one photo in a folder: what an ImageTask calls.
+    """Make the picture or film of one photo, or of noise: what an ImageTask calls for each photo of a folder.
 
     Writes the file `result`, and returns a dict of what the summary says of it: size, seconds, and the strengths before
-    and after. Raises InputError.
+    and after. The network is loaded once as long as the options are equal. Raises InputError.
     """
     return make_result(photo, result, options, shared_session, alone=False)
 
@@ -141,7 +141,7 @@ def make_single_picture(photo, result, options):
 
 
 def make_result(photo, result, options, session_of, alone):
-    started = time.perf_counter()
+    started, photo, result = time.perf_counter(), pathlib.Path(photo), pathlib.Path(result)
     disk.refuse_to_replace(files_of(result, options).values(), (photo, options.guide))
     picture = read_photo(photo, options)
     session = session_of(options)
