@@ -441,12 +441,12 @@ class Learn(Common):
 
 @dataclasses.dataclass(frozen=True)
 class Dream(Photos):
-    """deepdream.py: what to dream of, and how."""
+    """deepdream.py: the subject of the dream, and the ascent."""
 
     output: PathName | None = option(
         None,
-        "the .png or .jpg to write (with --zoom the .mp4, .gif or .webp), or the folder for many (default: generated/, "
-        "named after what went in)",
+        "the .png or .jpg to write (with --zoom the .mp4, .gif or .webp), or the folder for the results of a folder "
+        "(default: generated/, named after the photo and the dream)",
     )
     size: int = like(Photos, "size", 512, least=1, most=10_000)
     format: str | None = option(
@@ -456,13 +456,17 @@ class Dream(Photos):
     )
     layers: tuple[str, ...] = several(
         (),
-        "layers whose activations grow in strength, each with its weight (default: what suits the network)",
+        "layers whose activations are strengthened, each with its weight (default: depends on the network)",
         "LAYER[=WEIGHT]",
     )
-    channels: tuple[int, ...] = several((), "of one layer, only these channels", "CHANNEL")
+    channels: tuple[int, ...] = several((), "only these channels of the layer", "CHANNEL")
     guide: PathName | None = option(None, "strengthen only what the photo shares with this picture", metavar="PICTURE")
-    neuron: bool = option(False, "of these channels, only what is in the middle of the picture")
-    class_: str | None = option(None, "dream of this class: a name of ImageNet's, or a number", metavar="NAME")
+    neuron: bool = option(False, "the activation of --channels in the middle of the picture only")
+    class_: str | None = option(
+        None,
+        "dream of this class: its name in ImageNet or in the classifier's meta.json, or its number",
+        metavar="NAME",
+    )
     convnet: PathName = option(
         "vgg16",
         "a network of keras.applications, or the .keras or .h5 file of a classifier of yours, or a folder of them",
@@ -470,8 +474,8 @@ class Dream(Photos):
     )
     input_range: str | None = option(
         None,
-        "what a classifier of yours takes pixels as; caffe is blue, green and red less their means (default: what the "
-        "network of keras.applications takes that it begins with, and else 0..255)",
+        "input range of a classifier of yours; caffe is blue, green and red minus their means (default: that of the "
+        "network of keras.applications that it begins with, or 0..255)",
         choices=("0..255", "0..1", "-1..1", "caffe"),
     )
     weights: PathName | None = option(
@@ -479,66 +483,72 @@ class Dream(Photos):
         "imagenet, or a file with the network's weights (default: imagenet)",
         metavar="WHICH",
     )
-    list_layers: bool = option(False, "print the network's layers, and how many channels each has, and stop")
+    list_layers: bool = option(False, "print the network's layers and how many channels each has, and exit")
     canvas: str = option(
         "pixels",
-        "what is painted on: pixels, in octaves, or (from nothing, or for a class) waves in the colours of photos",
+        "what the ascent changes: pixels, in octaves, or (from noise, or for a class) the waves of a Fourier image in "
+        "decorrelated colours",
         choices=("waves", "pixels"),
     )
     octaves: int | None = option(
         None,
-        "how many sizes to go through, the last is --size (default: as many as begin with about 190 pixels)",
+        "how many sizes the dream goes through, up to --size (default: starting with about 190 pixels)",
         least=1,
     )
-    octave_scale: float = option(1.4, "how much larger each is than the one before", least=1.05, most=4)
-    steps: int = option(12, "steps of gradient ascent in each octave, or in all", least=1)
-    step_size: float = option(1.5, "how far a step changes pixels on average, of 0 to 255", least=0, most=255)
+    octave_scale: float = option(1.4, "how much larger each octave is than the former one", least=1.05, most=4)
+    steps: int = option(12, "steps of gradient ascent: in each octave, or on waves in total", least=1)
+    step_size: float = option(1.5, "mean change of pixels in a step, in grey levels of 0 to 255", least=0, most=255)
     jitter: int = option(
-        16, "largest shift of the picture under the network, in pixels, anew for each step", least=0, most=512
+        16, "largest random shift of the picture before the network sees it, in pixels, at each step", least=0, most=512
     )
-    smooth: float = option(0.0, "blur of each gradient, in pixels; more makes softer forms", least=0, most=100)
+    smooth: float = option(0.0, "blur of each gradient, in pixels; larger values make softer forms", least=0, most=100)
     blur: float = option(0.0, "blur of the picture after each step, in pixels", least=0, most=100)
     tv_weight: float = option(0.0, "weight of the total variation; more is smoother", least=0)
-    blend: float = option(0.0, "share of the photo that is mixed into the result (0 to 1)", least=0, most=1)
+    blend: float = option(0.0, "share of the photo that is mixed into the result, from 0 to 1", least=0, most=1)
     tile: int | None = option(
         None,
-        "longest side of what the network sees at once, in pixels; less takes less memory (default: 640, and 400 where "
-        "--size is above 2000)",
+        "longest side of the tiles that the network sees, in pixels; smaller tiles take less memory (default: 640, or "
+        "400 if --size is above 2000)",
         least=160,
         most=10_000,
     )
     zoom: int | None = option(
-        None, "make a film of so many frames, each the last one zoomed, and dreamed on", metavar="FRAMES", least=1
+        None,
+        "make a film with this many frames: each is the former one, zoomed and dreamed on",
+        metavar="FRAMES",
+        least=1,
     )
-    zoom_factor: float = option(1.03, "how much larger each frame shows the last one", least=0.5, most=2)
+    zoom_factor: float = option(1.03, "how much larger each frame shows the former one", least=0.5, most=2)
     rotate: float = option(
-        0.0, "degrees by which each frame turns the last one", metavar="DEGREES", least=-180, most=180
+        0.0, "degrees by which each frame rotates the former one", metavar="DEGREES", least=-180, most=180
     )
     shift: tuple[float, ...] = several(
-        (), "pixels by which each frame moves the last one: to the right, and down", ("RIGHT", "DOWN")
+        (), "pixels by which each frame shifts the former one: to the right, and down", ("RIGHT", "DOWN")
     )
-    fps: int = option(24, "frames a second", least=1, most=120)
+    fps: int = option(24, "frames per second", least=1, most=120)
 
 
 @dataclasses.dataclass(frozen=True)
 class Filters(Common):
-    """visualize_filters.py: which filters, and what they are shown."""
+    """visualize_filters.py: the filters, and the pictures that they see."""
 
     output: PathName | None = option(None, "the .png to write (default: generated/, named after the layer)")
-    images: tuple[PathName, ...] = several((), "pictures, or folders of them, that the filters are shown", "PICTURE")
-    filters: int = option(16, "how many filters: those that are excited most", least=1)
-    channels: tuple[int, ...] = several((), "these filters instead", "CHANNEL")
+    images: tuple[PathName, ...] = several(
+        (), "pictures, or folders of them, in which strong activations are searched for", "PICTURE"
+    )
+    filters: int = option(16, "how many filters: those with the strongest activations", least=1)
+    channels: tuple[int, ...] = several((), "show these filters instead", "CHANNEL")
     dreams: int = option(
-        1, "pictures that each filter itself dreams of, each unlike the others; 0 leaves them out", least=0, most=9
+        1, "pictures from noise that excite each filter, each unlike the others; 0 leaves them out", least=0, most=9
     )
     size: int = option(224, "longest side at which the network sees the pictures, in pixels", least=32, most=2000)
     convnet: PathName = option(
-        "vgg16", "vgg16, vgg19, or a .keras file or folder of yours whose layers are one chain", metavar="NETWORK"
+        "vgg16", "vgg16, vgg19, or a .keras file or folder of yours whose layers are a chain", metavar="NETWORK"
     )
     input_range: str | None = like(Dream, "input_range", None)
     weights: PathName | None = like(Dream, "weights", None)
     evolution: PathName | None = option(
-        None, "show instead how filters came about, over the .keras files in this folder", metavar="FOLDER"
+        None, "show instead how filters changed over the .keras files in this folder", metavar="FOLDER"
     )
 
 

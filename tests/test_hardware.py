@@ -13,7 +13,6 @@ import psutil
 import pytest
 from conftest import ROOT, TINY_PAINTER, pixels, results, run
 
-import deepdream
 import util
 from atelier import hardware
 from atelier.pixel_rnn import datasets, model_files, model_meta, recurrent
@@ -40,7 +39,6 @@ def machine(monkeypatch):
         monkeypatch.setattr(hardware, "processor_flags", lambda: set(flags.split()))
         monkeypatch.setattr(hardware, "gpu_capabilities", lambda: capabilities)
         release_models()
-        deepdream.open_studio.cache_clear()
 
     return become
 

@@ -17,6 +17,7 @@ from conftest import (
 )
 from PIL import Image
 
+from atelier.networks import keras_files
 from atelier.pixel_rnn import model_files, model_meta
 from config import PRESETS
 
@@ -100,7 +101,7 @@ def test_a_painters_validation_folder_and_patience(pictures, tmp_path):
     validation = losses_of(tmp_path / "m")[1][:, 3]
     assert len(validation) < 50 and np.argmin(validation) == len(validation) - 2
     best = model_files.load_painter(tmp_path / "m", model_meta.load_meta(tmp_path / "m")).get_weights()
-    last = model_files.load_keras_model(tmp_path / "m" / "model_last.keras").get_weights()
+    last = keras_files.load_keras_model(tmp_path / "m" / "model_last.keras").get_weights()
     assert any((a != b).any() for a, b in zip(best, last))
     longer = (*flags, "--learning-rate", 0.1, "--epochs", 60, "--output", tmp_path / "m", "--resume")
     result = run("train_rnn.py", pictures, *TINY_PAINTER, *longer)

@@ -28,7 +28,8 @@ from PIL import Image
 
 import config
 from atelier.errors import InputError
-from atelier.pixel_rnn import digit_training, model_files, painter_training
+from atelier.networks import keras_files
+from atelier.pixel_rnn import digit_training, painter_training
 from atelier.trainings import FolderState, Holds, find_folder, learning_rate, nothing_to_resume
 
 
@@ -141,7 +142,7 @@ def curves_of(folder):
 
 def weights_of(folder):
     paths = sorted(folder.glob("model*.keras"))
-    return [weight for path in paths for weight in model_files.load_keras_model(path).get_weights()]
+    return [weight for path in paths for weight in keras_files.load_keras_model(path).get_weights()]
 
 
 def assert_same_training(one, other):

@@ -1,4 +1,4 @@
-"""vision.py: features, and functions of pictures of all sizes."""
+"""vision.py: values and gradients of pictures of all sizes."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""visualize_filters.py: receptive fields, the way back through the network, the sheets, and bad input."""
+"""visualize_filters.py and its modules: receptive fields, projections, dreams of filters, sheets, and bad input."""
 
 import keras
 import numpy as np
@@ -9,17 +9,17 @@ from PIL import Image
 import config
 import visualize_filters
 from atelier import hardware, imaging, naming
-from atelier.dream import filter_dreams
+from atelier.dream import filter_dreams, filter_sheets, fourier_images
 from atelier.networks import pretrained, vision
+from atelier.networks.deconvnet import Activation, Deconvnet, peaks
 from atelier.pixel_rnn import datasets
-from visualize_filters import Activation, Deconvnet, ReceptiveField, peaks
 
 layers = keras.layers
 CLASSIFIER = ROOT / "trained/digit_classifier"
 
 
 @pytest.fixture(autouse=True)
-def quick(vgg_once):
+def load_vgg_once(vgg_once):
     pass
 
 
@@ -32,7 +32,7 @@ def photos(tmp_path_factory):
     return folder
 
 
-def look_at(layer, photos, result, *flags, status=0):
+def show(layer, photos, result, *flags, status=0):
     flags = ("--size", 64, "--output", result, *flags)
     return run("visualize_filters.py", layer, "--images", photos, *flags, status=status)
 
@@ -69,28 +69,28 @@ def small_network(padding="same"):
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])
-def test_a_place_sees_its_receptive_field_and_no_more(padding):
+def test_a_place_depends_on_its_receptive_field_and_on_nothing_else(padding):
     network = Deconvnet(small_network(padding), lambda x: x, "two")
     assert network.field.size == 3 + 1 + 4 * 2
     picture = np.random.default_rng(0).uniform(0, 255, (40, 36, 3)).astype("float32")
-    before = network.see(picture)
+    before = network.activations(picture)
     row, column = 9, 7
     top, left = network.field.first_pixel(row), network.field.first_pixel(column)
     outside = np.zeros_like(picture)
     window = np.s_[top : top + network.field.size, left : left + network.field.size]
     outside[window] = picture[window]
-    np.testing.assert_allclose(network.see(outside)[row, column], before[row, column], rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(network.activations(outside)[row, column], before[row, column], rtol=1e-4, atol=1e-3)
     for y, x in ((top, left), (top + network.field.size - 1, left + network.field.size - 1)):
         edge = picture.copy()
         edge[y, x] += 1000
-        assert np.abs(network.see(edge)[row, column] - before[row, column]).max() > 1e-3
+        assert np.abs(network.activations(edge)[row, column] - before[row, column]).max() > 1e-3
 
 
-# --- The way back ---
+# --- Projections ---
 
 
 def convolve(x, kernel, bias):
-    """Convolve H x W x C with zeros beyond the edges, in NumPy, and rectify."""
+    """Convolve H x W x C with zeros beyond the edges, in NumPy, and take the ReLU."""
     size = kernel.shape[0]
     padded = np.pad(x, ((size // 2, size // 2), (size // 2, size // 2), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(0, 1))
@@ -98,7 +98,7 @@ def convolve(x, kernel, bias):
 
 
 def deconvolve(y, kernel):
-    """Rectify H x W x K, and convolve it with the kernel turned round: H x W x C."""
+    """Take the ReLU of H x W x K, and convolve it with the transposed kernel: H x W x C."""
     return convolve_linear(np.maximum(y, 0), kernel[::-1, ::-1].swapaxes(2, 3))
 
 
@@ -118,7 +118,7 @@ def test_projections_are_those_of_an_independent_deconvolutional_network():
     blocks = first.reshape(12, 2, 10, 2, 4).transpose(0, 2, 4, 1, 3).reshape(12, 10, 4, 4)
     switches = blocks.argmax(3)
     second = convolve(blocks.max(3), kernel2, bias2)
-    np.testing.assert_allclose(network.see(picture), second, rtol=1e-4, atol=1e-2)
+    np.testing.assert_allclose(network.activations(picture), second, rtol=1e-4, atol=1e-2)
     row, column, channel = np.unravel_index(second[3:9, 3:7].argmax(), (6, 4, 5))
     row, column = row + 3, column + 3
     top = np.zeros_like(second)
@@ -136,10 +136,10 @@ def test_projections_are_those_of_an_independent_deconvolutional_network():
     np.testing.assert_allclose(
         found, edged[y + size : y + 2 * size, x + size : x + 2 * size], atol=1e-4 * np.abs(expected).max()
     )
-    assert np.abs(found).sum() == pytest.approx(np.abs(expected).sum(), rel=1e-4)  # nothing lies outside
+    assert np.abs(found).sum() == pytest.approx(np.abs(expected).sum(), rel=1e-4)  # nothing is outside
 
 
-def test_peaks_are_the_largest_and_apart():
+def test_peaks_are_the_largest_values_and_a_distance_apart():
     features = np.zeros((6, 6), "float32")
     features[1, 1], features[1, 2], features[4, 4], features[5, 0] = 5, 4, 3, -1
     assert peaks(features, 9, 1) == [(5, 1, 1), (4, 1, 2), (3, 4, 4)]
@@ -147,67 +147,72 @@ def test_peaks_are_the_largest_and_apart():
     assert peaks(features, 1, 2) == [(5, 1, 1)]
 
 
-def test_a_field_beyond_the_edge_is_filled(photos):
+def test_patches_are_filled_beyond_the_edges_of_the_picture():
     network = Deconvnet(*pretrained.load_network("vgg16")[:2], "block3_conv1")
-    picture = np.full((32, 32, 3), 200, "float32")
+    picture = np.random.default_rng(0).uniform(0, 255, (32, 32, 3)).astype("float32")
+    outside = 10  # (24 - 4) / 2 pixels of the field are before the 4 x 4 pixels of the first place
     corner = network.cut(picture, Activation(1.0, 0, 0, 0, 0), 128)
-    assert corner.shape == (24, 24, 3) and corner[0, 0, 0] == 128 and corner[-1, -1, 0] == 200
-    assert isinstance(network.field, ReceptiveField)
+    assert corner.shape == (24, 24, 3)
+    assert (corner[:outside] == 128).all() and (corner[:, :outside] == 128).all()
+    np.testing.assert_array_equal(corner[outside:, outside:], picture[: 24 - outside, : 24 - outside])
 
 
 # --- The sheets ---
 
 
-def test_a_sheet_shows_the_filters_that_were_asked_for(photos, tmp_path):
-    printed = results(look_at("block2_conv1", photos, tmp_path / "a.png", "--channels", 3, 40).stdout)
+def test_a_sheet_shows_the_given_filters(photos, tmp_path):
+    printed = results(show("block2_conv1", photos, tmp_path / "a.png", "--channels", 3, 40).stdout)
     assert printed["sheet"] == str(tmp_path / "a.png") and printed["patches"] == "10 pixels across"
     strengths = list(map(float, printed["filter_3"].removeprefix("activations ").split()))
     assert len(strengths) == 9 and strengths == sorted(strengths, reverse=True) and "filter_40" in printed
     Image.new("RGB", (640, 40)).save(tmp_path / "narrow.png")
     flags = ("--images", photos, tmp_path / "narrow.png", "--filters", 1, "--dreams", 0)
-    assert "narrow.png" in look_at("block5_conv1", photos, tmp_path / "b.png", *flags, status=1).stderr
+    assert "narrow.png" in show("block5_conv1", photos, tmp_path / "b.png", *flags, status=1).stderr
     with Image.open(tmp_path / "a.png") as sheet:
         assert "visualize_filters.py" in sheet.text["command"]
         pixels = np.asarray(sheet, "float32")
-    assert pixels.shape[1] > 2 * 6 * visualize_filters.SIDES[0] and pixels.std() > 10
+    assert pixels.shape[1] > 2 * 6 * filter_sheets.SIDES[0] and pixels.std() > 10
 
 
-def test_a_filters_own_dreams_stand_beside_its_patches(photos, tmp_path):
+def test_dreams_of_a_filter_are_beside_its_patches(photos, tmp_path):
     sheets = {}
     for count in (0, 1, 2):
         flags = ("--channels", 3, "--dreams", count)
-        look_at("block1_conv2", photos, tmp_path / f"{count}.png", *flags)
+        show("block1_conv2", photos, tmp_path / f"{count}.png", *flags)
         sheets[count] = np.asarray(Image.open(tmp_path / f"{count}.png"), "float32")
     none, one, two = (sheet.shape[1] for sheet in sheets.values())
-    assert 3 * visualize_filters.SIDES[0] <= one - none == two - one < 3.2 * visualize_filters.SIDES[0]
-    assert "from 0 to 9" in look_at("block1_conv2", photos, tmp_path / "b.png", "--dreams", 10, status=2).stderr
+    assert 3 * filter_sheets.SIDES[0] <= one - none == two - one < 3.2 * filter_sheets.SIDES[0]
+    assert "from 0 to 9" in show("block1_conv2", photos, tmp_path / "b.png", "--dreams", 10, status=2).stderr
 
 
-def test_a_dream_excites_its_filter_and_others_of_it_are_unlike_the_first():
+def test_dreams_excite_their_filter_and_the_second_is_unlike_the_first():
     model, preprocess, _ = pretrained.load_network("vgg16")
-    studio = filter_dreams.FilterStudio(Deconvnet(model, preprocess, "block2_conv1"), count=2)
-    first, second = studio.dream(5, seed=0)
+    network = Deconvnet(model, preprocess, "block2_conv1")
+    first, second = filter_dreams.FilterDreamer(network, count=2).dream(5, seed=0)
     assert first.shape == (64, 64, 3)
-    look = vision.network_features(model, preprocess, ["block2_conv1"])
-    mean = [np.asarray(look(x[None].astype("float32"))[0]).mean((0, 1, 2)) for x in (first, second)]
-    grey = np.asarray(look(np.full((1, 64, 64, 3), 128, "float32"))[0]).mean((0, 1, 2))
-    for excited in mean:
-        assert excited[5] > 10 * max(grey[5], 0.1) and excited[5] > 2 * np.median(excited)
-    studio.count = 1  # the same seeds, where nothing is said of others
-    alike = filter_dreams.imagined.Imaginer(studio, filter_dreams.STEPS, filter_dreams.imagined.RATES["part"])
-    rng = np.random.default_rng((0, 5, 1))
-    studio.targets = {"channel": np.float32(5), "others": np.zeros((1, 128, 128), "float32")}
-    free = alike.dream(filter_dreams.imagined.beginning(64, rng), rng)
-    together = [np.asarray(studio.look(x[None].astype("float32"))) for x in (first, second, free)]
+    features = vision.network_features(model, preprocess, ["block2_conv1"])
+    mean = [np.asarray(features(x[None].astype("float32"))[0]).mean((0, 1, 2)) for x in (first, second)]
+    grey = np.asarray(features(np.full((1, 64, 64, 3), 128, "float32"))[0]).mean((0, 1, 2))
+    for activations in mean:
+        assert activations[5] > 10 * max(grey[5], 0.1) and activations[5] > 2 * np.median(activations)
+    # The same seed and start as the second, but without the first to be unlike to.
+    objective = filter_dreams.FilterObjective(network, count=1)
+    objective.targets["channel"] = np.float32(5)
+    ascent, rng = fourier_images.FourierAscent(objective, 64), np.random.default_rng((0, 5, 1))
+    free = ascent.ascend(fourier_images.nearly_grey(64, rng), rng, filter_dreams.STEPS, fourier_images.RATES["part"])
+    together = [
+        np.asarray(filter_dreams.coactivations(network.before_relu(x[None].astype("float32"))))
+        for x in (first, second, free)
+    ]
     assert (together[0] * together[1]).sum() < (together[0] * together[2]).sum()
 
 
-def test_the_most_excited_filters_are_chosen(photos, tmp_path):
-    chosen = look_at("block1_conv2", photos, tmp_path / "a.png", "--filters", 3).stdout
+def test_the_filters_with_the_strongest_activations_are_chosen(photos, tmp_path):
+    chosen = show("block1_conv2", photos, tmp_path / "a.png", "--filters", 3).stdout
     network = Deconvnet(*pretrained.load_network("vgg16")[:2], "block1_conv2")
     pictures, _ = visualize_filters.read_pictures(network.model, config.Filters(images=(str(photos),), size=64))
-    strongest = np.max([network.see(picture).max((0, 1)) for picture in pictures], axis=0)
-    # Three: the second and the third are nearly alike, and the same number in bfloat16.
+    strongest = np.max([network.activations(picture).max((0, 1)) for picture in pictures], axis=0)
+    # Three: the second and the third are nearly equal, and the same number in bfloat16.
     best = sorted(f"filter_{channel}" for channel in np.argsort(strongest)[-3:])
     assert sorted(name for name in results(chosen) if name.startswith("filter")) == best
 
@@ -221,7 +226,7 @@ def test_the_evolution_of_filters_over_saved_epochs(tmp_path):
     printed = results(run("visualize_filters.py", *flags).stdout)
     assert printed["epochs"].split() == [path.stem for path in sorted(CLASSIFIER.glob("*.keras"))]
     assert len(printed["filters"].split()) == 3
-    assert Image.open(tmp_path / "a.png").width > 6 * visualize_filters.SIDES[0]
+    assert Image.open(tmp_path / "a.png").width > 6 * filter_sheets.SIDES[0]
 
 
 # --- Bad input ---
@@ -230,41 +235,44 @@ def test_the_evolution_of_filters_over_saved_epochs(tmp_path):
 def test_a_broken_picture_is_named_and_the_others_are_used(photos, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     flags = ("--images", photos, tmp_path / "broken.png", "--filters", 1)
-    assert "broken.png" in look_at("block1_conv1", photos, tmp_path / "a.png", *flags, status=1).stderr
+    assert "broken.png" in show("block1_conv1", photos, tmp_path / "a.png", *flags, status=1).stderr
     assert (tmp_path / "a.png").exists()
     flags = ("--images", tmp_path / "broken.png")
-    assert "broken.png" in look_at("block1_conv1", photos, tmp_path / "b.png", *flags, status=2).stderr
+    assert "broken.png" in show("block1_conv1", photos, tmp_path / "b.png", *flags, status=2).stderr
 
 
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        ((), "--evolution"),
-        (("block1_conv1",), "--images"),
+        ((), "give a layer, or --evolution and a folder"),
+        (("block1_conv1",), "give pictures, or folders of them, with --images"),
         (("block1_conv9", "--images", "images/content"), "did you mean block1_conv"),
-        (("block1_conv1", "--images", "images/content", "--channels", 64), "63"),
-        (("block1_conv1", "--images", "nothing.jpg"), "nothing.jpg"),
-        (("block1_conv1", "--images", "images/content", "--filters", 0), "--filters"),
-        (("block1_conv1", "--images", "images/content", "--size", 0), "--size"),
-        (("block1_conv1", "--images", "images/content", "--output", "a.jpg"), ".png"),
-        (("conv5", "--evolution", CLASSIFIER), "conv3"),
-        (("--evolution", CLASSIFIER, "--weights", "imagenet"), "--weights"),
-        (("--evolution", CLASSIFIER, "--convnet", "vgg16"), "--convnet"),
-        (("--evolution", "images"), "images"),
+        (
+            ("block1_conv1", "--images", "images/content", "--channels", 64),
+            "block1_conv1 has the channels 0 to 63, and no 64",
+        ),
+        (("block1_conv1", "--images", "nothing.jpg"), "nothing.jpg does not exist"),
+        (("block1_conv1", "--images", "images/content", "--filters", 0), "--filters must be at least 1"),
+        (("block1_conv1", "--images", "images/content", "--size", 0), "--size must be from 32 to 2000"),
+        (("block1_conv1", "--images", "images/content", "--output", "a.jpg"), "a.jpg should end in .png"),
+        (("conv5", "--evolution", CLASSIFIER), "digit_classifier has no conv5"),
+        (("--evolution", CLASSIFIER, "--weights", "imagenet"), "--weights cannot be combined with --evolution"),
+        (("--evolution", CLASSIFIER, "--convnet", "vgg16"), "--convnet cannot be combined with --evolution"),
+        (("--evolution", "images"), "images is not a folder of .keras files"),
         (("--evolution", "nothing"), "nothing"),
     ],
 )
-def test_wrong_flags_are_one_line(flags, named, tmp_path):
+def test_wrong_options_are_refused_with_one_line(flags, named, tmp_path):
     output = () if "--output" in flags else ("--output", tmp_path / "a.png")
     assert named in run("visualize_filters.py", *flags, *output, status=2).stderr
 
 
-def test_mixed_precision_sees_nearly_the_same(photos):
+def test_activations_are_nearly_equal_in_mixed_precision(photos):
     seen = []
     for precision in ("float32", "mixed_bfloat16"):
         hardware.use_precision(precision, "convolutions")
-        network = visualize_filters.Deconvnet(*pretrained.load_network("vgg16")[:2], "block2_conv1")
-        seen.append(network.see(imaging.load_image(photos / "china.png")))
+        network = Deconvnet(*pretrained.load_network("vgg16")[:2], "block2_conv1")
+        seen.append(network.activations(imaging.load_image(photos / "china.png")))
     assert 0 < np.abs(seen[0] - seen[1]).mean() < 0.05 * np.abs(seen[0]).mean()
 
 
@@ -279,11 +287,11 @@ def test_a_picture_is_not_replaced_by_its_sheet(photos, tmp_path):
     copy = tmp_path / "copy.png"
     copy.write_bytes((photos / "china.png").read_bytes())
     flags = ("--images", copy, "--overwrite")
-    assert "replace" in look_at("block1_conv1", photos, copy, *flags, status=2).stderr
+    assert "replace" in show("block1_conv1", photos, copy, *flags, status=2).stderr
 
 
-def test_a_network_that_is_no_chain_is_refused(photos, tmp_path):
+def test_a_network_that_is_not_a_chain_is_refused(photos, tmp_path):
     model = keras.applications.MobileNetV2(include_top=False, weights=None)
     model.save_weights(tmp_path / "a.weights.h5")
     flags = ("--convnet", "mobilenet_v2", "--weights", tmp_path / "a.weights.h5")
-    assert "chains" in look_at("block_3_expand", photos, tmp_path / "a.png", *flags, status=2).stderr
+    assert "chains" in show("block_3_expand", photos, tmp_path / "a.png", *flags, status=2).stderr

@@ -1,4 +1,4 @@
-"""winograd.py: minimal filtering computes what Keras does."""
+"""winograd.py: Winograd convolutions and their gradients are equal to Keras's."""
 
 import keras
 import numpy as np
@@ -10,9 +10,9 @@ from atelier.networks import winograd
 
 @pytest.mark.parametrize(
     ("height", "width", "channels", "filters"),
-    [(16, 20, 64, 64), (13, 18, 64, 128), (5, 4, 8, 3), (9, 6, 320, 256)],  # the last by smaller tiles
+    [(16, 20, 64, 64), (13, 18, 64, 128), (5, 4, 8, 3), (9, 6, 320, 256)],  # the last one with smaller tiles
 )
-def test_winograds_convolution_equals_keras_own(height, width, channels, filters):
+def test_a_winograd_convolution_equals_that_of_keras(height, width, channels, filters):
     layer = keras.layers.Conv2D(filters, 3, padding="same", activation="relu", bias_initializer="normal")
     layer.build((None, None, None, channels))
     fast = winograd.FrozenConvolution(layer)

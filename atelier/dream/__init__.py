@@ -1,1 +1,1 @@
-"""DeepDream and feature visualization: pictures that excite a network."""
+"""DeepDream and feature visualization: pictures that excite layers, channels, neurons and classes of a network."""

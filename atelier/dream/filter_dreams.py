@@ -1,74 +1,83 @@
-"""What the filters of a layer dream of: pictures from nothing, each of which excites one filter.
+"""Dreams of filters: pictures from noise, each of which excites one filter of a layer, and which differ in their forms.
 
-Pictures are float32 size x size x 3 in 0..255. Several of one filter are unlike each other.
+Pictures are float32 size x size x 3 in 0..255 (Olah, Mordvintsev & Schubert 2017).
 """
 
-import functools
-
-from atelier import hardware  # noqa: F401, it has TensorFlow start quietly
+from atelier import hardware  # noqa: F401, TensorFlow starts quietly
 
 # isort: split
 import numpy as np
 from keras import ops
+from tqdm import tqdm
 
-from atelier.dream import fourier_images
+from atelier.dream import fourier_images, objectives
 from atelier.networks import vision
 
 STEPS = 64
-SIDES = 64, 160  # pixels of a dream, at least and at most
-UNLIKE = 0.5  # how much of what excites a filter is given up for a picture that is unlike the ones before
+SIDES = 64, 160  # pixels of a picture, at least and at most
+DIVERSITY = 0.5  # the share of a filter's activation that is given up for a picture unlike the former ones
 
 
-class FilterStudio:
-    """A visualize_filters.Deconvnet, and the compiled function of how much a picture excites one of its filters.
+class FilterObjective:
+    """The mean activation of one filter, reduced by the similarity to other pictures of it.
 
-    It is what an Imaginer takes. `count` is how many pictures there are to be of each filter.
+    `network` is a Deconvnet. `targets` has the filter's "channel" and, as "others", `count` co-activations (see there)
+    of pictures that the new one should not be like. See objectives.py for the interface.
     """
 
-    strengths = ("activation",)
+    names, scope = ("activation",), "part"
 
     def __init__(self, network, count):
-        self.network, self.model, self.count, self.targets = network, network.model, count, {}
-        self.size = self.model.input_shape[1] or int(np.clip(1.5 * network.field.size, *SIDES))
-        self.views = functools.partial(fourier_images.random_views, side=self.size, where="part")
-        self.evaluate = vision.value_and_gradient(fourier_images.seen_from_elsewhere(self.loss, self.size, "part"))
-        self.look = vision.for_any_size(lambda picture: together(network.before_relu(picture)))
+        self.network, self.input_channels = network, network.model.input_shape[3]
+        self.no_others = np.zeros((max(1, count), network.width, network.width), "float32")
+        self.targets = {"channel": np.float32(0), "others": self.no_others}
 
-    def waves(self, height, width):
-        return fourier_images.FORMS, None
-
-    def usual(self, strengths):
+    def normalizer(self, strengths):
         return np.ones(1, "float32")
 
-    def loss(self, picture, targets):
-        """Return how much a filter is excited, less how much the picture is like others."""
-        x = self.network.before_relu(picture)
-        activation = fourier_images.excitement(ops.take(x, ops.cast(targets["channel"], "int32"), axis=3))
-        likeness = ops.max(ops.sum(targets["others"] * together(x), axis=(1, 2)))
-        return {
-            "total": activation - UNLIKE * ops.abs(ops.stop_gradient(activation)) * likeness,
-            "activation": activation,
-        }
+    def loss(self, pictures, targets):
+        x = self.network.before_relu(pictures)
+        activation = objectives.mean_activation(ops.take(x, ops.cast(targets["channel"], "int32"), axis=3))
+        similarity = ops.max(ops.sum(targets["others"] * coactivations(x), axis=(1, 2)))
+        reduction = DIVERSITY * ops.abs(ops.stop_gradient(activation)) * similarity
+        return {"total": activation - reduction, "activation": activation}
+
+
+class FilterDreamer:
+    """Dreams of a Deconvnet's filters: `count` pictures of each."""
+
+    def __init__(self, network, count):
+        self.count, self.objective = count, FilterObjective(network, count - 1)
+        self.size = network.model.input_shape[1] or int(np.clip(1.5 * network.field.size, *SIDES))
+        self.ascent = fourier_images.FourierAscent(self.objective, self.size)
+        self.coactivations_of = vision.for_any_size(lambda picture: coactivations(network.before_relu(picture)))
 
     def dream(self, channel, seed, show=lambda: None):
-        """List the pictures that a filter dreams of."""
-        pictures, others = [], np.zeros((max(1, self.count - 1), *[self.width] * 2), "float32")
+        """List the pictures of a filter; `show` is called after each step."""
+        pictures, others = [], self.objective.no_others.copy()
         for number in range(self.count):
             rng = np.random.default_rng((seed, channel, number))
-            self.targets = {"channel": np.float32(channel), "others": others}
-            imaginer = fourier_images.Imaginer(self, STEPS, fourier_images.RATES["part"])
-            pictures.append(imaginer.dream(fourier_images.beginning(self.size, rng), rng, lambda current: show()))
+            self.objective.targets = {"channel": np.float32(channel), "others": others}
+            start = fourier_images.nearly_grey(self.size, rng)
+            rate = fourier_images.RATES["part"]
+            pictures.append(self.ascent.ascend(start, rng, STEPS, rate, show=lambda *_: show()))
             if number < self.count - 1:
-                others[number] = np.asarray(self.look(pictures[-1][None].astype("float32")))
+                others[number] = np.asarray(self.coactivations_of(pictures[-1][None].astype("float32")))
         return pictures
 
-    @functools.cached_property
-    def width(self):
-        return len(self.look(np.zeros((1, self.size, self.size, 3), "float32")))
 
-
-def together(x):
-    """Return which filters are excited together in features 1 x h x w x C, as if rectified: C x C, of length 1."""
+def coactivations(x):
+    """Return which filters are active together in features 1 x h x w x C, after a ReLU: C x C, of unit norm."""
     x = ops.reshape(ops.relu(x), (-1, x.shape[3]))
     products = ops.matmul(ops.transpose(x), x)
     return products / (ops.sqrt(ops.sum(ops.square(products))) + 1e-6)
+
+
+def dreams_of_filters(network, channels, count, seed, quiet=False):
+    """Return `count` pictures of each filter of a Deconvnet: a dict from channel to a list."""
+    if not count:
+        return dict.fromkeys(channels, [])
+    dreamer = FilterDreamer(network, count)
+    total = len(channels) * count * STEPS
+    with tqdm(total=total, unit="step", leave=False, disable=True if quiet else None) as bar:
+        return {channel: dreamer.dream(channel, seed, bar.update) for channel in channels}

@@ -1,1 +1,1 @@
-"""Networks that know photographs: their weights, features and gradients, and layers that run faster on processors."""
+"""Neural networks: pretrained ones and users' classifiers, features and gradients, faster layers, and minimizers."""

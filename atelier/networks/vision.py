@@ -1,12 +1,12 @@
-"""What a network sees in a picture, and which way to change the picture so that it sees more of what one wants.
+"""Features and class logits of pictures, a network's layers by name, and gradients with respect to a picture.
 
-Pictures are float32 1 x H x W x 3 in 0..255, of any size; features float32 1 x h x w x C.
+Pictures are float32 1 x H x W x 3 in 0..255, of any size; features are float32 1 x h x w x C.
 """
 
 import contextlib
 import functools
 
-from atelier import hardware  # has TensorFlow start quietly
+from atelier import hardware  # TensorFlow starts quietly
 
 # isort: split
 import keras
@@ -22,18 +22,18 @@ VGG_MEAN = (103.939, 116.779, 123.68)  # of blue, green and red
 
 
 def feature_extractor(model, layers):
-    """Return f(picture, tensor 1 x H x W x 3 in 0..255) -> [features 1 x h x w x C, float32, of each of VGG's layers].
+    """Return f(picture, tensor 1 x H x W x 3 in 0..255) -> [features, float32 1 x h x w x C, of each layer] for a VGG.
 
-    In float32 on a processor, convolutions are Winograd's.
+    In float32 on a processor it uses Winograd convolutions.
     """
     last = max(model.layers.index(model.get_layer(name)) for name in layers)
-    wanted = model.layers[1 : last + 1]
-    fast = winograd_pays()
-    steps = [(layer.name, FrozenConvolution.of(layer) if fast and is_wide(layer) else layer) for layer in wanted]
+    used = model.layers[1 : last + 1]
+    fast = winograd_is_faster()
+    steps = [(layer.name, FrozenConvolution.of(layer) if fast and is_wide(layer) else layer) for layer in used]
 
     def features(picture):
         found = {}
-        x = ops.flip(picture, axis=3) - VGG_MEAN  # as Keras's preprocess_input, whose gradient is slow
+        x = ops.flip(picture, axis=3) - VGG_MEAN  # the same as Keras's preprocess_input, whose gradient is slow
         for name, step in steps:
             x = step(x)
             found[name] = ops.cast(x, "float32")
@@ -42,57 +42,58 @@ def feature_extractor(model, layers):
     return features
 
 
-def winograd_pays():
-    """Say whether it is faster than the convolutions of TensorFlow: on a processor, in float32."""
+def winograd_is_faster():
+    """Tell whether Winograd convolutions are faster than TensorFlow's: on a processor, in float32."""
     return keras.config.dtype_policy().name == "float32" and not hardware.has_gpu()
 
 
 def is_wide(layer):
-    """Say whether a layer is a convolution with channels enough that transforming them pays."""
+    """Tell whether a layer is a convolution with so many channels that Winograd's transforms cost little beside it."""
     return isinstance(layer, keras.layers.Conv2D) and min(layer.kernel.shape[2:]) >= 64
 
 
 def network_features(model, preprocess, layers, rectified=True):
-    """Return f(pictures, tensor N x H x W x 3 in 0..255) -> [features N x h x w x C, float32, of each of the layers].
+    """Return f(pictures, tensor N x H x W x 3 in 0..255) -> [features, float32 N x h x w x C, of each layer].
 
-    Where they are not `rectified`, they are as before a ReLU, which tells nothing of how to excite what is at rest.
+    Without `rectified` they are the values before a layer's ReLU: the gradient of a ReLU is 0 where a channel is not
+    active, so it does not tell how to activate it.
     """
-    wanted = [layers_of(model)[name] for name in layers]
+    used = [layers_of(model)[name] for name in layers]
 
     def features(pictures):
-        with watching(wanted, rectified) as seen:
+        with recorded_outputs(used, rectified) as outputs:
             model(preprocess(at_input_size(model, pictures)))
-        return [ops.cast(seen[id(layer)], "float32") for layer in wanted]
+        return [ops.cast(outputs[id(layer)], "float32") for layer in used]
 
     return features
 
 
 @contextlib.contextmanager
-def watching(layers, rectified=True):
-    """Yield a dict that comes to hold what each layer gives, by its id, when the model that it is in is called.
+def recorded_outputs(layers, rectified=True):
+    """Yield a dict that receives the output of each layer, under the layer's id, when the model is called.
 
-    So layers of models within models are seen, too, which no model of Keras's own could have as its outputs.
+    It also works for layers of nested models, which Keras does not accept as the outputs of an outer model.
     """
-    seen, layers = {}, [*{id(layer): layer for layer in layers}.values()]
-    own = [(vars(layer).get("call"), getattr(layer, "activation", None)) for layer in layers]
+    outputs, layers = {}, [*{id(layer): layer for layer in layers}.values()]
+    originals = [(vars(layer).get("call"), getattr(layer, "activation", None)) for layer in layers]
 
-    def watch(layer, call):
+    def record(layer, call):
         @functools.wraps(call)
-        def watched(x, *arguments, **more):
-            given = call(x, *arguments, **more)
-            seen[id(layer)] = given if rectified or not isinstance(layer, keras.layers.ReLU) else x
-            return given
+        def recorded(x, *arguments, **options):
+            output = call(x, *arguments, **options)
+            outputs[id(layer)] = output if rectified or not isinstance(layer, keras.layers.ReLU) else x
+            return output
 
-        layer.call = watched
+        layer.call = recorded
 
-    for layer, (_, activation) in zip(layers, own):
-        watch(layer, layer.call)
+    for layer, (_, activation) in zip(layers, originals):
+        record(layer, layer.call)
         if not rectified and activation in (keras.activations.relu, keras.activations.relu6):
             layer.activation = keras.activations.linear
     try:
-        yield seen
+        yield outputs
     finally:
-        for layer, (call, activation) in zip(layers, own):
+        for layer, (call, activation) in zip(layers, originals):
             del layer.call
             if call is not None:
                 layer.call = call
@@ -101,13 +102,16 @@ def watching(layers, rectified=True):
 
 
 def classify(model, preprocess, picture):
-    """Return the logits, N x classes, of pictures, tensor N x H x W x 3 in 0..255; a single one is between two."""
+    """Return the logits, N x classes, of pictures, tensor N x H x W x 3 in 0..255.
+
+    A network with one output tells two classes apart, and their logits are -x and x.
+    """
     logits = ops.cast(model(preprocess(at_input_size(model, picture))), "float32")
     return ops.concatenate([-logits, logits], axis=1) if logits.shape[1] == 1 else logits
 
 
 def at_input_size(model, pictures):
-    """Resize pictures N x H x W x 3 to what a network takes, if it takes one size alone."""
+    """Resize pictures N x H x W x 3 to a network's input size, if it has a fixed one."""
     height, width = model.input_shape[1:3]
     return ops.image.resize(pictures, (height, width), "bilinear", antialias=True) if height and width else pictures
 
@@ -116,9 +120,9 @@ def at_input_size(model, pictures):
 
 
 def layers_of(model):
-    """List all layers of a model and of the models within it: a dict from name to layer.
+    """Return all layers of a model and of its nested models: a dict from name to layer.
 
-    One that is called as another before it has the name of its model, too: base/conv1.
+    A layer whose name an earlier layer has is named after its model, too: base/conv1.
     """
     found = {}
     for layer in model.layers:
@@ -131,28 +135,31 @@ def layers_of(model):
 
 
 def layers_with_places(model):
-    """List the layers whose output still has places in the picture: a dict from name to the number of channels."""
+    """Return the layers whose output has rows and columns: a dict from name to the number of channels."""
     shapes = {name: keras.tree.flatten(layer.output)[0].shape for name, layer in layers_of(model).items()}
     return {name: shape[3] for name, shape in shapes.items() if len(shape) == 4 and shape[1] != 1}
 
 
 def layer_at_stride(model, stride):
-    """Name the last layer whose places lie about `stride` pixels apart, or the last layer that has places at all."""
+    """Name the last layer whose neighbouring places are about `stride` pixels apart, or else the last with places.
+
+    Raises InputError if no layer's output has rows and columns.
+    """
     names = list(layers_with_places(model))
     if not names:
-        raise InputError("the network has no layer with places in the picture")
+        raise InputError("the network has no layer whose output has rows and columns")
     height = model.input_shape[1] or 16 * stride
     layers = [layers_of(model)[name] for name in names]
 
     @functools.partial(tf.function, autograph=False)
-    def look(picture):
-        with watching(layers) as seen:
+    def outputs_of(picture):
+        with recorded_outputs(layers) as outputs:
             model(picture)
-        return [seen[id(layer)] for layer in layers]
+        return [outputs[id(layer)] for layer in layers]
 
-    taken = tf.TensorSpec((1, height, model.input_shape[2] or height, model.input_shape[3]))
-    seen = look.get_concrete_function(taken).structured_outputs
-    near = [name for name, x in zip(names, seen) if 0.7 * height <= x.shape[1] * stride < height + stride]
+    input_spec = tf.TensorSpec((1, height, model.input_shape[2] or height, model.input_shape[3]))
+    outputs = outputs_of.get_concrete_function(input_spec).structured_outputs
+    near = [name for name, x in zip(names, outputs) if 0.7 * height <= x.shape[1] * stride < height + stride]
     return (near or names)[-1]
 
 
@@ -160,21 +167,21 @@ def layer_at_stride(model, stride):
 
 
 def for_any_size(function):
-    """Compile a function of one picture, 1 x H x W x 3, once for pictures of all sizes."""
+    """Compile a function of one picture, 1 x H x W x 3, once for all sizes."""
     return tf.function(function, input_signature=[tf.TensorSpec((1, None, None, 3))], autograph=False)
 
 
 def value_and_gradient(loss):
-    """Compile f(picture, targets) -> (terms, gradient): all there is to know for changing a picture to please `loss`.
+    """Compile f(picture, targets) -> (terms, gradient of terms["total"] with respect to the picture).
 
-    `loss(picture, targets)` returns a dict of scalars, of which "total" is differentiated; `picture` is float32
-    1 x H x W x 3 in 0..255 and the gradient is like it, `targets` any structure of arrays. Pictures and features may
-    come in all sizes: it is traced once (`f.traces` counts), as long as there are as many targets.
+    `loss(picture, targets)` returns `terms`, a dict of scalars. `picture` is float32 1 x H x W x 3 in 0..255, and so
+    is the gradient; `targets` is any structure of arrays. The function is traced once for pictures and features of all
+    sizes, as long as the structure of the targets stays the same; `f.traces` counts the traces.
     """
 
     def evaluate(picture, targets):
         compiled.traces += 1
-        # A float16 gradient of a mean would vanish; one that is as large as that of a sum does not.
+        # In float16 the gradient of a mean would underflow; that of a sum does not.
         scale = ops.cast(ops.prod(ops.shape(picture)), "float32")
         with tf.GradientTape() as tape:
             tape.watch(picture)

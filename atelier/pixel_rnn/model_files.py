@@ -16,6 +16,7 @@ from keras import ops
 import util
 from atelier import disk
 from atelier.errors import InputError
+from atelier.networks import keras_files
 from atelier.pixel_rnn import model_meta
 
 # --- Networks of train_rnn.py ------------------------------------------------------------------
@@ -33,7 +34,7 @@ def load_painter(folder, meta):
     if not path.exists():
         raise InputError(f"{path} is missing; is the first epoch of its training over?")
     model = util.build_painter(**model_meta.painter_options(meta["recipe"], meta["palette"]))
-    set_weights(model, load_keras_model(path).get_weights(), path)
+    set_weights(model, keras_files.load_keras_model(path).get_weights(), path)
     return model
 
 
@@ -67,21 +68,12 @@ def set_weights(model, weights, path):
         raise InputError(f"{path} is not the network that meta.json describes: {error}") from error
 
 
-def load_keras_model(path, custom_objects=None):
-    """Load a .keras file, in which no code is run. Raises InputError."""
-    try:
-        return keras.saving.load_model(path, custom_objects, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises whatever its parsers do
-        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
-        raise InputError(f"{path} can't be loaded: {reason}") from error
-
-
 def load_keras_weights(path, training_config):
     """Read the weights of a network of digits, a list of arrays.
 
     Raises InputError where its size and grey levels are not those of the training configuration, a dict.
     """
-    model = load_keras_model(path)
+    model = keras_files.load_keras_model(path)
     try:
         found = (model.input_shape[1], model.get_layer("logits").units)
     except (ValueError, TypeError, KeyError, AttributeError) as error:

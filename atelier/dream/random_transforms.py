@@ -1,0 +1,116 @@
+"""Random transforms of a picture before the network sees it: scaled, shifted and rotated, for feature visualization.
+
+Pictures are tensors 1 x H x W x 3 in 0..255. What a dream applies to decides which transforms are chosen, its `scope`:
+the "whole" picture (a class), every "part" of it (a layer or a channel), or its "middle" (a neuron).
+"""
+
+from atelier import hardware  # noqa: F401, TensorFlow starts quietly
+
+# isort: split
+import numpy as np
+import tensorflow as tf
+
+MAX_ROTATION = 15  # degrees, in both directions
+# Scales for the whole picture, by the side that the network sees: the largest factor between the picture's shorter side
+# and that side. Networks with small inputs only know objects that fill their input.
+WHOLE_SCALES = {32: 1.2, 160: 2.0}
+SCALES = {"part": (0.85, 1.15), "middle": (0.9, 1.1)}
+MAX_ASPECT = 8  # a narrower strip is not scaled down to be seen whole, which would take much memory
+
+
+def choose_transforms(rng, height, width, side, scope, count=1):
+    """Choose `count` transforms of a picture, of each of which the network sees `side` pixels square.
+
+    Returns a list of dicts of float32 arrays, `count` long: "sizes", the height and width that the picture is scaled
+    to; "centers", the row and column of its centre in the scaled picture; "angles", in radians. With the scope "whole"
+    the picture's shorter side is scaled to 1 to 2 times `side`; with the others its size changes little. With "part"
+    there are as many dicts as the network needs to see the entire picture, side by side.
+    """
+    offsets = [(0, 0)]
+    if scope == "part":
+        rows, columns = (np.arange(n) * side - (n - 1) / 2 * side for n in (-(-height // side), -(-width // side)))
+        offsets = [(down, right) for down in rows for right in columns]
+    if scope == "whole":
+        closest = np.interp(side, [*WHOLE_SCALES], [*WHOLE_SCALES.values()])
+        scales = rng.uniform(1, closest, count) * side / shorter_side(height, width)
+    else:
+        scales = rng.uniform(*SCALES[scope], count)
+    sizes = np.maximum(np.round(scales[:, None] * (height, width)), 2)
+    max_shift = {"whole": np.maximum(sizes - side, 0) / 2 + side / 8, "part": side / 8, "middle": side / 32}[scope]
+    max_shift = side / 4 if len(offsets) > 1 else max_shift  # so that the seams between parts move
+    centers = (sizes - 1) / 2 + rng.uniform(-1, 1, (count, 2)) * max_shift
+    angles = np.radians(rng.uniform(-MAX_ROTATION, MAX_ROTATION, count))
+
+    def rotated(down, right):
+        down, right = (
+            np.cos(angles) * down + np.sin(angles) * right,
+            np.cos(angles) * right - np.sin(angles) * down,
+        )
+        return np.stack([down, right], 1)
+
+    parts = [{"sizes": sizes, "centers": centers + rotated(*offset), "angles": angles} for offset in offsets]
+    return [{name: x.astype("float32") for name, x in part.items()} for part in parts]
+
+
+def shorter_side(height, width):
+    """Return the shorter side of a picture in pixels; for a narrow strip, a part of its longer side."""
+    return max(min(height, width), max(height, width) / MAX_ASPECT)
+
+
+def with_transforms(loss, side, scope, count=1):
+    """Return the loss of a picture under the `count` transforms in targets["transforms"].
+
+    `loss(pictures, targets)` is a loss of pictures `count` x side x side x 3; the returned one is for
+    vision.value_and_gradient.
+    """
+    transform = scale_and_crop if scope == "whole" else crop
+
+    def loss_of_picture(picture, targets):
+        chosen = targets["transforms"]
+        crops = [
+            transform(picture, chosen["sizes"][i], chosen["centers"][i], chosen["angles"][i], side)
+            for i in range(count)
+        ]
+        return loss(tf.stack(crops), targets)
+
+    return loss_of_picture
+
+
+def scale_and_crop(picture, size, center, angle, side):
+    """Scale a picture to `size` with antialiasing, and cut a rotated square out of it: side x side x 3.
+
+    Beyond the picture's edges it is mirrored.
+    """
+    scaled = tf.image.resize(picture, tf.cast(size, "int32"), antialias=True)
+    return crop(scaled, size, center, angle, side)
+
+
+def crop(picture, size, center, angle, side):
+    """Do the same for a picture that is about as large as `size`: without antialiasing, and only where it is cut."""
+    shape = tf.shape(picture)[1:3]
+    scale = size / tf.cast(shape, "float32")
+    steps = tf.range(side, dtype="float32") - (side - 1) / 2
+    down, right = tf.meshgrid(steps, steps, indexing="ij")
+    rows = (center[0] + tf.cos(angle) * down + tf.sin(angle) * right + 0.5) / scale[0] - 0.5
+    columns = (center[1] - tf.sin(angle) * down + tf.cos(angle) * right + 0.5) / scale[1] - 0.5
+    return interpolate(picture[0], mirror(rows, shape[0]), mirror(columns, shape[1]), shape)
+
+
+def mirror(positions, side):
+    """Return positions reflected into 0 .. side - 1, repeatedly if necessary."""
+    last = tf.cast(side, "float32") - 1
+    return last - tf.abs(last - tf.math.floormod(positions, 2 * last))
+
+
+def interpolate(picture, rows, columns, size):
+    """Return a picture's values, H x W x 3, at positions between its pixels, by bilinear interpolation."""
+    top = tf.minimum(tf.cast(rows, "int32"), size[0] - 2)
+    left = tf.minimum(tf.cast(columns, "int32"), size[1] - 2)
+    down, right = (rows - tf.cast(top, "float32"))[..., None], (columns - tf.cast(left, "float32"))[..., None]
+    pixels = tf.reshape(picture, (-1, picture.shape[2]))
+
+    def row(below):
+        first = (top + below) * size[1] + left
+        return tf.gather(pixels, first) * (1 - right) + tf.gather(pixels, first + 1) * right
+
+    return row(0) * (1 - down) + row(1) * down

@@ -1,0 +1,81 @@
+"""Zoom films: each frame is the former one, zoomed, rotated and shifted, and dreamed on.
+
+Frames are float32 H x W x 3 in 0..255. `options` is a config.Dream.
+"""
+
+import math
+import sys
+
+import numpy as np
+from scipy import ndimage
+from tqdm import tqdm
+
+from atelier import disk, errors, films, imaging, leases
+
+
+def make_film(session, picture, result, options, manifest, about, from_noise, alone):
+    """Make a film that starts with a picture, and return the part of its row that only films have.
+
+    Frames are kept in a folder beside the film until it is complete, so that the same command continues after an
+    interruption. `manifest` is what determines them. Frames with another manifest are an error if this film is the only
+    one of its command (`alone`), and are replaced otherwise: a folder's films were compared with the manifest before.
+    """
+    films.check_encoder()
+
+    def say_waiting():
+        if not options.quiet:
+            print(f"note: another process is making {result}; this one waits for it", file=sys.stderr)
+
+    with leases.Lease(result.with_name(f".{result.name}.lock"), say_waiting) as lease:
+        if alone:  # another process may have made it in the meantime
+            disk.refuse_to_overwrite([result], options.overwrite)
+        return make_missing_frames(session, picture, result, options, manifest, about, from_noise, alone, lease)
+
+
+def make_missing_frames(session, picture, result, options, manifest, about, from_noise, alone, lease):
+    """Make the frames that are missing, and then the film. Raises AnotherTraining if the lease is lost."""
+    folder = result.with_name(f"{result.name}_frames")
+    done = films.frames_done(folder, manifest, options.zoom, replace=options.overwrite or not alone)
+    frame = imaging.load_image(films.frame_path(folder, done)) if done else None
+    forecast = session.forecast([(options.zoom - done, 1)], options)
+    try:
+        with tqdm(
+            total=options.zoom, initial=done, unit="frame", leave=False, disable=True if options.quiet else None
+        ) as bar:
+            for number in range(done + 1, options.zoom + 1):
+                if frame is not None:
+                    rng = np.random.default_rng((options.seed, number))
+                    dreamed = session.dreamer.next_frame(move_frame(frame, options), rng)
+                elif from_noise:
+                    dreamed = session.dreamer.first_frame(picture, np.random.default_rng(options.seed))
+                else:
+                    dreamed = picture
+                pixels = imaging.to_pixels(dreamed)
+                lease.check()
+                imaging.save_png(films.frame_path(folder, number), pixels, about)
+                frame = pixels.astype("float32")  # as in the file, so that an interrupted film is continued exactly
+                bar.update()
+                forecast.step(1)
+        lease.check()
+        paths = [films.frame_path(folder, number) for number in range(1, options.zoom + 1)]
+        films.save_film(result, paths, options.fps)
+    except KeyboardInterrupt:
+        if not alone:
+            raise
+        raise errors.Interrupted(f"interrupted; the same command goes on from the frames in {folder}") from None
+    except OSError as error:
+        error.filename = f"{error.filename or result} (the frames so far are in {folder})"
+        raise
+    films.remove_frames(folder)
+    return {"frames": options.zoom} | ({"frames_done_before": done} if done else {})
+
+
+def move_frame(frame, options):
+    """Zoom, rotate and shift a frame about its centre; beyond its edges it is mirrored."""
+    angle = math.radians(options.rotate)
+    matrix = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]) / options.zoom_factor
+    center = (np.array(frame.shape[:2]) - 1) / 2
+    right, down = options.shift or (0, 0)
+    offset = center - matrix @ (center + [down, right])
+    moved = [ndimage.affine_transform(frame[..., i], matrix, offset, order=3, mode="reflect") for i in range(3)]
+    return np.clip(np.stack(moved, axis=2), 0, 255)
