@@ -23,7 +23,8 @@ def report_import_error(kind, error, traceback):
     os._exit(status)
 
 
-if not hasattr(sys, "ps1"):  # an interactive session goes on after Ctrl-C
+program, module = map(os.path.realpath, (sys.argv[0], __file__))
+if os.path.dirname(program) == os.path.dirname(os.path.dirname(module)):  # other programs and notebooks keep their hook
     sys.excepthook = report_import_error  # before the imports below, since they take time
 
 

@@ -64,6 +64,13 @@ def test_the_help_tells_the_defaults_that_other_flags_set():
     assert "default: 12; with noise: 64; with --class: 256; with --zoom: 3" in " ".join(printed.split())
 
 
+def test_another_program_that_uses_the_package_keeps_its_tracebacks(tmp_path):
+    (tmp_path / "program.py").write_text("from atelier import command_line\nimport no_such_package")
+    command, there = [sys.executable, tmp_path / "program.py"], environment(PYTHONPATH=ROOT)
+    result = subprocess.run(command, cwd=ROOT, env=there, capture_output=True, text=True)
+    assert result.returncode == 1 and "Traceback" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("error", "text"),
     [
