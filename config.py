@@ -1,8 +1,8 @@
-"""Every default, range and preset, written once.
+"""All options of the scripts with their defaults, ranges and help texts, and the presets.
 
-A field of a dataclass below is an option: its name makes the flag (`batch_size` -> `--batch-size`), its annotation the
-type, its default the default, its metadata the help and the values it may have. Only the standard library is imported
-here, so that `--help` and a wrong flag are answered at once.
+Each field of a dataclass below is an option. The command line makes a flag from it: the field's name gives the flag's
+name (`batch_size` -> `--batch-size`), its annotation the type, and its metadata the help text and the allowed values.
+This module imports only the standard library, so that `--help` and a wrong flag are answered at once.
 """
 
 import dataclasses
@@ -10,14 +10,14 @@ import math
 import pathlib
 import typing
 
-ROOT = pathlib.Path(__file__).resolve().parent  # of the toolkit: the scripts, atelier/, trained/ and images/
-FORMER_WEIGHTS = "hed"  # of another VGG16, once the fallback for ImageNet's: old pictures, recipes and styles name them
-PathName = typing.NewType("PathName", str)  # the type of an option that is a path, or may be one
+ROOT = pathlib.Path(__file__).resolve().parent  # the folder of the scripts, atelier/, trained/ and images/
+FORMER_WEIGHTS = "hed"  # weights that earlier versions used; old pictures and styles still name them
+PathName = typing.NewType("PathName", str)  # the type of an option that is a path, or can be one
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The finite numbers that an option may be."""
+    """A range of finite numbers that an option allows."""
 
     least: float | None = None
     most: float | None = None
@@ -41,35 +41,35 @@ class Range:
 
 
 def option(default, help, choices=None, metavar=None, **limits):
-    """Describe one option: its default, the sentence for --help and, where they are few, its values.
+    """Return a dataclass field for an option, with its default, help text and, if there are few, its allowed values.
 
-    Of a number, `limits` are what Range takes.
+    `limits` are the arguments of Range, for a number.
     """
     described = {"help": help, "choices": choices, "metavar": metavar, "range": Range(**limits) if limits else None}
     return dataclasses.field(default=default, metadata=described)
 
 
 def like(options, name, default, **limits):
-    """Describe an option as another dataclass does, with another default and, where given, other limits."""
+    """Return a field like the one of this name in `options`, with another default and, if given, other limits."""
     described = dict(options.__dataclass_fields__[name].metadata)
     return dataclasses.field(default=default, metadata=described | ({"range": Range(**limits)} if limits else {}))
 
 
 def several(default, help, metavar):
-    """Describe an option that takes one value or several: a tuple."""
+    """Return a field for an option that takes one or more values: a tuple."""
     return option(default, help, metavar=metavar)
 
 
 @dataclasses.dataclass(frozen=True)
 class Common:
-    """What every script takes."""
+    """The options of every script."""
 
     overwrite: bool = option(False, "replace results that exist already")
     seed: int = option(0, "the same seed gives the same result on the same machine", least=0, most=999_999)
     precision: str = option(
         "auto",
-        "arithmetic of the networks; auto takes bfloat16 where the hardware is faster with it: convolutions and large "
-        "batches of a training; likelihoods and drawing are float32 everywhere",
+        "number format of the networks; auto uses bfloat16 for convolutions and for training in large batches, on "
+        "hardware that is faster with it, and float32 for all else",
         choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
     )
     quiet: bool = option(False, "no progress bars and no notes")
@@ -78,11 +78,11 @@ class Common:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """A next-pixel network and how it is trained; a preset is one of the two kinds below."""
+    """A next-pixel network and its training; a preset is a DigitConfig or a PainterConfig."""
 
     cell: str = option("gru", "recurrent cell", choices=("gru", "lstm"))
     units: int = option(256, "units of a recurrent layer", least=1, most=8192)
-    layers: int = option(1, "recurrent layers, one on top of the other", least=1, most=16)
+    layers: int = option(1, "recurrent layers, stacked", least=1, most=16)
     dropout: float = option(0.0, "share of a recurrent layer's outputs dropped in training", least=0, below=1)
     context: str = option(
         "previous",
@@ -95,25 +95,27 @@ class TrainingConfig:
     learning_rate: float = option(1e-3, "the optimizer's learning rate (its peak, with a schedule)", above=0, most=1)
     schedule: str = option(
         "constant",
-        "learning rate over time: constant, a short rise and then a cosine fall to zero, or (painters) late, a fall to "
-        "a tenth after two thirds of the epochs, or plateau, to a half whenever the loss has not fallen for three; "
-        "where --resume brings more epochs, cosine and late are from there on as in a training of so many, so that the "
-        "rate may rise again, and constant and plateau go on as they were",
+        "learning rate over time: constant; cosine, a short rise and then a cosine fall to zero; (painters) late, a "
+        "tenth of it after two thirds of the epochs; (painters) plateau, half of it after three epochs without a lower "
+        "loss; where --resume adds epochs, cosine and late continue as in a training that had them from the start, so "
+        "that the rate may rise again",
         choices=("constant", "cosine", "late", "plateau"),
     )
 
 
 @dataclasses.dataclass(frozen=True)
-class DigitRecipe(TrainingConfig):
+class DigitConfig(TrainingConfig):
     """One network for each class of a set of small grey pictures."""
 
     size: int = option(10, "pictures are resized to SIZE x SIZE pixels", least=2, most=256)
     levels: int = option(7, "and quantized to this many grey levels (2 to 256)", least=2, most=256)
-    shift: int = option(0, "train on pictures moved by up to this many of their original pixels, too", least=0, most=8)
+    shift: int = option(
+        0, "also train on pictures shifted by up to this many of their original pixels", least=0, most=8
+    )
 
 
 @dataclasses.dataclass(frozen=True)
-class PainterRecipe(TrainingConfig):
+class PainterConfig(TrainingConfig):
     """One network for a folder of pictures, in colours of a palette or in greys."""
 
     cell: str = like(TrainingConfig, "cell", "lstm")
@@ -126,26 +128,26 @@ class PainterRecipe(TrainingConfig):
     learning_rate: float = like(TrainingConfig, "learning_rate", 2e-3)
     schedule: str = like(TrainingConfig, "schedule", "cosine")
     width: int = option(
-        75, "pictures are cropped about their middle and resized to WIDTH x HEIGHT pixels", least=2, most=1024
+        75, "the middle of each picture is cropped and resized to WIDTH x HEIGHT pixels", least=2, most=1024
     )
     height: int = option(75, "see --width", least=2, most=1024)
     colors: int = option(256, "colours of the palette, chosen by K-means (2 to 4096)", least=2, most=4096)
     gray: int | None = option(None, "grey levels instead of colours (2 to 256)", metavar="LEVELS", least=2, most=256)
-    embedding: int = option(32, "numbers by which the network knows a colour", least=1, most=4096)
+    embedding: int = option(32, "size of the vector by which the network represents a colour", least=1, most=4096)
     targets: str = option(
         "all",
-        "learn to predict every pixel of a window, its state carried from window to window, or the last alone",
+        "train on every pixel of a window, with the state carried from window to window, or on the last pixel only",
         choices=("all", "last"),
     )
-    window: int | None = option(None, "pixels the network reads before it learns from them (default: a row)", least=1)
-    stride: int = option(1, "with the targets last: pixels from one window to the next", least=1, most=100_000)
-    optimizer: str = option("adam", "adam or rmsprop", choices=("adam", "rmsprop"))
-    clip: float = option(1.0, "the gradient is scaled down to this norm where it is longer", above=0)
+    window: int | None = option(None, "pixels in a window (default: a row)", least=1)
+    stride: int = option(1, "with --targets last: pixels from one window to the next", least=1, most=100_000)
+    optimizer: str = option("adam", "optimizer of the training", choices=("adam", "rmsprop"))
+    clip: float = option(1.0, "maximum norm of the gradient; a larger one is scaled down", above=0)
 
 
 PRESETS = {
-    "tutorial": DigitRecipe(),
-    "best": DigitRecipe(
+    "tutorial": DigitConfig(),
+    "best": DigitConfig(
         size=14,
         levels=4,
         units=160,
@@ -156,7 +158,7 @@ PRESETS = {
         schedule="cosine",
         shift=1,
     ),
-    "digits": DigitRecipe(
+    "digits": DigitConfig(
         size=8,
         units=96,
         dropout=0.3,
@@ -166,8 +168,8 @@ PRESETS = {
         learning_rate=4e-3,
         schedule="cosine",
     ),
-    "painter": PainterRecipe(),
-    "monet": PainterRecipe(
+    "painter": PainterConfig(),
+    "monet": PainterConfig(
         colors=1000,
         embedding=64,
         context="previous",
@@ -178,7 +180,7 @@ PRESETS = {
         stride=3,
         optimizer="rmsprop",
     ),
-    "sumi-e": PainterRecipe(
+    "sumi-e": PainterConfig(
         width=60,
         height=90,
         gray=256,
@@ -195,106 +197,104 @@ PRESETS = {
 
 @dataclasses.dataclass(frozen=True)
 class Train(Common):
-    """train_rnn.py: which pictures, and the course of the training. The recipe comes from --preset."""
+    """train_rnn.py: the pictures and the folder. The network and its training come from --preset."""
 
     output: PathName | None = option(
         None, "folder for the models (default: trained/SOURCE; of digits with another preset, trained/SOURCE_PRESET)"
     )
-    data: PathName | None = option(None, "an .npz as Keras keeps MNIST, or a folder with the four IDX files")
+    data: PathName | None = option(None, "an .npz like that of Keras's MNIST, or a folder with the four IDX files")
     num_images: int | None = option(None, "use only the first NUM_IMAGES training pictures (of each class)", least=1)
     validation: PathName | None = option(
         None, "a folder of pictures to score after each epoch (painters)", metavar="FOLDER"
     )
     validation_split: float = option(
-        0.0, "share of the pictures (of each class) kept out of training and scored", least=0, below=1
+        0.0, "share of the pictures (of each class) that are not trained on but scored", least=0, below=1
     )
     patience: int | None = option(None, "stop after this many epochs without a better validation score", least=1)
     sample_every: int = option(
-        10, "draw a sheet of pictures after every so many epochs (painters)", metavar="EPOCHS", least=1
+        10, "draw a sheet of pictures after every EPOCHS epochs (painters)", metavar="EPOCHS", least=1
     )
     resume: bool = option(
         False,
-        "go on with a training: after an interruption exactly as without one, and with more --epochs beyond its end "
-        "(or with fewer, down to those that are done)",
+        "continue a training: after an interruption with exactly the same result as without one; a finished training "
+        "with more --epochs",
     )
     workers: int | None = option(
-        None, "share all classes of digits out among so many processes on this machine", least=1, most=256
+        None, "train all classes of digits in this many processes on this machine", least=1, most=256
     )
     scheduler: str | None = option(
-        None, "or among the workers of the Dask cluster whose scheduler this is: tcp://HOST:8786", metavar="ADDRESS"
+        None, "or on the workers of the Dask cluster with this scheduler: tcp://HOST:8786", metavar="ADDRESS"
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Generate(Common):
-    """generate_rnn.py: what to draw."""
+    """The options of generate_rnn.py."""
 
     output: PathName | None = option(
-        None, "the PNG to write (default: generated/MODELS.png, and what was drawn in its name)"
+        None, "the PNG to write (default: generated/MODELS.png, with the digit or the completed picture in its name)"
     )
     grid: int = option(5, "draw GRID x GRID digits; with --all-digits a row of GRID for each class", least=1, most=100)
-    count: int = option(6, "draw so many pictures with a painter", least=1, most=1000)
+    count: int = option(6, "draw this many pictures with a painter", least=1, most=1000)
     temperature: float = option(
-        1.0, "below 1 safer and more alike, above 1 wilder; 0 draws the likeliest pixel", least=0
+        1.0, "below 1 the pictures are more alike, above 1 more varied; 0 takes the likeliest pixel", least=0
     )
     top_k: int | None = option(None, "draw only among the K likeliest colours or greys", least=1)
-    top_p: float | None = option(
-        None, "draw only among the likeliest that have probability P together", above=0, most=1
-    )
+    top_p: float | None = option(None, "draw only among the likeliest whose probabilities add up to P", above=0, most=1)
     start: str = option(
         "nothing",
-        "begin a painter's pictures with nothing, or each with a piece of a picture it was trained on, from starts.png",
+        "begin a painter's pictures with nothing, or each with a piece of a training picture, from starts.png",
         choices=("nothing", "window"),
     )
-    complete: PathName | None = option(None, "a picture of which the first rows are kept", metavar="PICTURE")
-    rows: int | None = option(None, "rows kept of --complete (default: a third of them)", least=1)
+    complete: PathName | None = option(None, "keep the first rows of this picture and draw the rest", metavar="PICTURE")
+    rows: int | None = option(None, "how many rows --complete keeps (default: a third)", least=1)
     gif: bool = option(False, "also write a GIF of the pictures being drawn")
-    evolution: bool = option(False, "draw nothing: a sheet and a GIF of what a painter drew during its training")
+    evolution: bool = option(
+        False, "instead of drawing, make a sheet and a GIF of the samples that a painter drew during its training"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Classify(Common):
-    """classify_mnist.py: what to classify."""
+    """The options of classify_mnist.py."""
 
     output: PathName | None = option(None, "the confusion matrix to write (default: generated/MODELS_confusion.png)")
     data: PathName | None = like(Train, "data", None)
     num_images: int | None = option(None, "classify only the first NUM_IMAGES test pictures (default: all)", least=1)
     priors: str = option(
         "uniform",
-        "how likely each class is before looking: all alike, or as often as in the training set",
+        "prior probability of each class: all equal, or the share of the class in the training set",
         choices=("uniform", "empirical"),
     )
     image: PathName | None = option(
-        None, "classify this one picture, and print which digit it is and how likely each is", metavar="PICTURE"
+        None, "classify this one picture, and print the digit and the probability of each class", metavar="PICTURE"
     )
     csv: PathName | None = option(None, "also write each picture's label, prediction and posterior", metavar="FILE")
 
 
 @dataclasses.dataclass(frozen=True)
 class Photos(Common):
-    """What a script that turns photos into pictures takes: one photo, or a folder of them."""
+    """The options of scripts that make pictures from one photo or a folder of photos."""
 
     output: PathName | None = option(
-        None, "the .png or .jpg to write, or the folder for many (default: generated/, named after what went in)"
+        None, "the .png or .jpg to write, or the folder for many (default: generated/, named after the inputs)"
     )
     size: int = option(512, "longest side of the result in pixels; the proportions stay", least=32, most=10_000)
-    recursive: bool = option(False, "of a folder, take the photos in its subfolders too")
-    format: str = option("png", "kind of file for the results of a folder", choices=("png", "jpg"))
+    recursive: bool = option(False, "also use the photos in the subfolders of a folder")
+    format: str = option("png", "format of the pictures made from a folder", choices=("png", "jpg"))
     weights: PathName | None = option(
         None,
-        "imagenet, or a .h5, .weights.h5 or .npz with the network's convolutions (default: imagenet)",
+        "imagenet, or a .h5, .weights.h5 or .npz file with the network's convolutions (default: imagenet)",
         metavar="WHICH",
     )
-    gif: bool = option(False, "also write a GIF of how the picture came about")
-    workers: int | None = option(
-        None, "share the work on many pictures out among so many processes on this machine", least=1, most=256
-    )
+    gif: bool = option(False, "also write a GIF that shows how the picture develops")
+    workers: int | None = option(None, "make many pictures in this many processes on this machine", least=1, most=256)
     scheduler: str | None = option(
-        None, "or among the workers of the Dask cluster whose scheduler this is: tcp://HOST:8786", metavar="ADDRESS"
+        None, "or on the workers of the Dask cluster with this scheduler: tcp://HOST:8786", metavar="ADDRESS"
     )
 
 
-VGG_LEAST_SIDE = 32  # pixels of a picture; the fifth block of VGG sees two by two places of it
+VGG_LEAST_SIDE = 32  # pixels of a picture: the fifth block of VGG then has 2 x 2 positions
 STYLE_LAYERS = tuple(f"block{block}_conv1" for block in range(1, 6))
 
 
@@ -554,8 +554,8 @@ DREAM_DEFAULTS = {
 }
 
 
-# What to dream of by default: of VGG16 what brings out most animals, of the others what DeepDream's published tutorials
-# have where they name layers.
+# The default layers: for VGG16 those that bring out most animals, for the others those of published tutorials on
+# DeepDream.
 DREAM_LAYERS = {
     "VGG16": ("block4_conv3=1", "block5_conv1=1"),
     "VGG19": ("block5_conv1=1",),

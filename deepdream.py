@@ -175,12 +175,12 @@ def known_class(options):
         return int(options.class_)
     if not names:
         raise errors.InputError(f"meta.json beside {classifier} names no classes; give --class a number")
-    known = {naming.plain(name): i for i, name in enumerate(names)}
-    wanted = naming.plain(options.class_)
+    known = {naming.normalized(name): i for i, name in enumerate(names)}
+    wanted = naming.normalized(options.class_)
     if wanted in known:
         return known[wanted]
     near = [names[known[name]] for name in difflib.get_close_matches(wanted, known, 3)]
-    near += [name for name in names if wanted in naming.plain(name) and name not in near][: 5 - len(near)]
+    near += [name for name in names if wanted in naming.normalized(name) and name not in near][: 5 - len(near)]
     meant = f"; did you mean {', '.join(near)}?" if near else ""
     raise errors.InputError(f"no class is called {options.class_}{meant}")
 

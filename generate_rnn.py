@@ -1,14 +1,14 @@
-"""Draw pictures pixel by pixel with a trained network, or finish one that was begun.
+"""Draw pictures pixel by pixel with a trained network, or complete a picture of yours.
 
     python generate_rnn.py trained/monet --count 6 --temperature 0.8 --gif
     python generate_rnn.py trained/monet --complete painting.jpg --rows 25
     python generate_rnn.py trained/mnist --all-digits --output generated/digits.png
 
-The network gives each pixel's probabilities from the pixels before it, a colour or grey is drawn from them, and
-so on to the last pixel. All pictures of a sheet are drawn at once, in one compiled call.
+The network predicts the probabilities of each pixel from the pixels before it. A colour or grey is drawn from them, and
+then the next pixel is predicted. All pictures of a sheet are drawn at once, in one compiled call.
 """
 
-from atelier import command_line  # first, since it puts Ctrl-C in a line from here on
+from atelier import command_line  # first: from here on, Ctrl-C prints one line
 
 # isort: split
 import math
@@ -52,36 +52,36 @@ def main():
     options = command_line.collect(config.Generate, arguments)
     check(options)
     meta = model_meta.load_meta(arguments.models)
-    paints = "palette" in meta
-    check_kind(arguments, paints)
+    is_painter = "palette" in meta
+    check_kind(arguments, is_painter)
     if options.evolution:
         show_evolution(arguments.models, options)
-    elif paints:
-        paint_pictures(arguments.models, meta, options)
+    elif is_painter:
+        draw_with_painter(arguments.models, meta, options)
     else:
         draw_digits(arguments, meta, options)
 
 
 def check(options):
-    """Raise InputError for options that make no sense together."""
+    """Raise InputError for options that contradict one another."""
     if options.start != "nothing" and options.complete:
-        raise errors.InputError("--start and --complete exclude each other")
+        raise errors.InputError("--start and --complete cannot be combined")
     command_line.require_suffix(options.output, ".png")
 
 
-def check_kind(arguments, paints):
-    """Raise InputError for a flag that is not for this kind of model."""
-    holds, other = ("a painter", "digits") if paints else ("models of digits", "painters")
-    for name in DIGITS_ONLY if paints else PAINTERS_ONLY:
+def check_kind(arguments, is_painter):
+    """Raise InputError for a flag that does not apply to this kind of model."""
+    holds, other = ("a painter", "digits") if is_painter else ("models of digits", "painters")
+    for name in DIGITS_ONLY if is_painter else PAINTERS_ONLY:
         if command_line.was_given(arguments, name):
             flag = name.replace("_", "-")
             raise errors.InputError(f"--{flag} is for {other}, and {arguments.models} holds {holds}")
-    if not paints and arguments.digit is None and not arguments.all_digits:
+    if not is_painter and arguments.digit is None and not arguments.all_digits:
         raise errors.InputError(f"{arguments.models} holds models of digits; add --all-digits or --digit CLASS")
 
 
 def choose_output(options, name, animated):
-    """Return the paths of the picture and of the animation. Raises InputError where one may not be written."""
+    """Return the paths of the picture and the animation. Raises InputError where one must not be overwritten."""
     output = pathlib.Path(options.output or f"generated/{name}.png")
     animation = output.with_suffix(".gif")
     disk.refuse_to_overwrite([output, animation] if animated else [output], options.overwrite)
@@ -95,7 +95,7 @@ def report_device(options):
 
 
 def kept_rows(options, height):
-    """Return how many rows of --complete are kept; without it, none. Raises InputError."""
+    """Return how many rows of --complete are kept; 0 without it. Raises InputError."""
     if not options.complete:
         return 0
     rows = -(-height // 3) if options.rows is None else options.rows
@@ -105,7 +105,7 @@ def kept_rows(options, height):
 
 
 def write(options, output, sheet, weights, animation=None, frames=()):
-    """Write the sheet and, where there are frames, the animation; say where they are."""
+    """Write the sheet and, if a path is given, the animation; print their paths."""
     imaging.save_png(output, sheet, provenance.of_result(options.seed, weights=str(weights)))
     print(f"picture: {output}", flush=True)
     if animation:
@@ -117,7 +117,7 @@ def write(options, output, sheet, weights, animation=None, frames=()):
 
 
 def drawing_frames(pictures, kept, across, columns):
-    """Show the sheet as it is drawn, some pixels of every picture more in each frame."""
+    """Yield the frames of an animation of the drawing: each shows some more pixels of every picture."""
     count, height, width = pictures.shape[:3]
     order = np.arange(height * width).reshape(height, width, *[1] * (pictures.ndim - 3))
     step = max(1, height * width // 100)
@@ -130,39 +130,41 @@ def drawing_frames(pictures, kept, across, columns):
 
 def draw_digits(arguments, meta, options):
     """Draw a sheet of one class, or a row for each class."""
-    recipe = meta["recipe"]
+    training_config = meta["recipe"]
     classes = [arguments.digit] if arguments.digit is not None else [int(label) for label in meta["classes"]]
-    kept = kept_rows(options, recipe["size"]) * recipe["size"]
+    kept = kept_rows(options, training_config["size"]) * training_config["size"]
     name = "all" if arguments.digit is None else arguments.digit
     output, animation = choose_output(options, f"{arguments.models.name}_{name}", options.gif)
     report_device(options)
-    known = started_drawing(options, meta)
+    known = tokens_to_complete(options, meta)
     models = [model_files.load_rnn(arguments.models, label, meta) for label in classes]
     each = options.grid if arguments.digit is None else options.grid**2
-    tokens = draw(models, recipe, each, options, known, kept)
-    pictures = util.from_levels(tokens, recipe["levels"]).reshape(-1, recipe["size"], recipe["size"])
+    tokens = draw(models, training_config, each, options, known, kept)
+    pictures = util.from_levels(tokens, training_config["levels"]).reshape(
+        -1, training_config["size"], training_config["size"]
+    )
     frames = drawing_frames(pictures, kept, 1500, options.grid)
     sheet = imaging.contact_sheet(pictures, options.grid)
     write(options, output, sheet, arguments.models, animation if options.gif else None, frames)
 
 
-def started_drawing(options, meta):
-    """Return the tokens of --complete, uint8 T; blank without it."""
+def tokens_to_complete(options, meta):
+    """Return the tokens of --complete, uint8 T; zeros without it."""
     size, levels = meta["recipe"]["size"], meta["recipe"]["levels"]
     if not options.complete:
         return np.zeros(size * size, "uint8")
     return util.to_sequences(datasets.load_drawing(options.complete, meta)[None], size, levels)[0]
 
 
-def draw(models, recipe, each, options, known, kept):
-    """Draw `each` pictures with each model, after the first `kept` tokens of `known`: int N x T."""
-    paint = recurrent.make_painter(models[0], recipe["context"], top_k=options.top_k, top_p=options.top_p)
+def draw(models, training_config, each, options, known, kept):
+    """Draw `each` pictures with each model: int N x T. The first `kept` tokens are those of `known`."""
+    sample = recurrent.make_sampler(models[0], training_config["context"], top_k=options.top_k, top_p=options.top_p)
     rng = np.random.default_rng(options.seed)
     start = np.tile(known.astype("int32"), (each, 1))
     temperature = np.full(each, options.temperature, "float32")
     uniform = (rng.random(start.shape, dtype="float32") for _ in models)
     drawn = [
-        paint(recurrent.weights_of(model), start, u, np.int32(kept), temperature) for model, u in zip(models, uniform)
+        sample(recurrent.weights_of(model), start, u, np.int32(kept), temperature) for model, u in zip(models, uniform)
     ]
     return np.concatenate([np.asarray(tokens) for tokens in drawn])
 
@@ -170,49 +172,51 @@ def draw(models, recipe, each, options, known, kept):
 # --- Painters ----------------------------------------------------------------------------------
 
 
-def paint_pictures(folder, meta, options):
-    """Draw --count pictures with a painter, or finish one in --count ways."""
-    recipe, palette = meta["recipe"], meta["palette"]
-    height, width = recipe["height"], recipe["width"]
+def draw_with_painter(folder, meta, options):
+    """Draw --count pictures with a painter, or complete one picture in --count ways."""
+    training_config, palette = meta["recipe"], meta["palette"]
+    height, width = training_config["height"], training_config["width"]
     kept = kept_rows(options, height) * width
     name = folder.resolve().name
     if options.complete:
         name += f"_{pathlib.Path(options.complete).stem}"
     output, animation = choose_output(options, name, options.gif)
     report_device(options)
-    known, kept = started_pictures(folder, meta, options, kept)
+    known, kept = initial_tokens(folder, meta, options, kept)
     model = model_files.load_painter(folder, meta)
-    paint = recurrent.make_painter(model, recipe["context"], (height, width), options.top_k, options.top_p)
+    sample = recurrent.make_sampler(model, training_config["context"], (height, width), options.top_k, options.top_p)
     uniform = np.random.default_rng(options.seed).random(known.shape, dtype="float32")
     temperature = np.full(options.count, options.temperature, "float32")
-    tokens = paint(recurrent.weights_of(model), known, uniform, np.int32(kept), temperature)
+    tokens = sample(recurrent.weights_of(model), known, uniform, np.int32(kept), temperature)
     pictures = palettes.from_palette(tokens, palette, height, width)
     columns = math.ceil(options.count**0.5)
     frames = drawing_frames(pictures, kept, 700, columns)
     write(options, output, imaging.contact_sheet(pictures, columns), folder, animation if options.gif else None, frames)
 
 
-def started_pictures(folder, meta, options, kept):
-    """Return the tokens that the pictures begin with, int32 count x T, and how many stand: `kept` of --complete."""
-    recipe, palette = meta["recipe"], meta["palette"]
-    height, width = recipe["height"], recipe["width"]
+def initial_tokens(folder, meta, options, kept):
+    """Return the tokens that the pictures begin with, int32 count x T, and how many of each picture are kept."""
+    training_config, palette = meta["recipe"], meta["palette"]
+    height, width = training_config["height"], training_config["width"]
     known = np.zeros((options.count, height * width), "int32")
     if options.complete:
-        picture = imaging.fit_picture(imaging.open_picture(options.complete), width, height, recipe["gray"] is not None)
+        picture = imaging.fit_picture(
+            imaging.open_picture(options.complete), width, height, training_config["gray"] is not None
+        )
         known[:] = palettes.to_palette(picture[None], palette)
         return known, kept
     if options.start == "window":
         windows = palettes.to_palette(np.asarray(imaging.open_picture(folder / "starts.png"))[None], palette)
-        windows = windows.reshape(-1, recipe["window"])
-        known[:, : recipe["window"]] = np.random.default_rng(options.seed).permutation(windows)[
+        windows = windows.reshape(-1, training_config["window"])
+        known[:, : training_config["window"]] = np.random.default_rng(options.seed).permutation(windows)[
             np.arange(options.count) % len(windows)
         ]
-        return known, recipe["window"]
+        return known, training_config["window"]
     return known, 0
 
 
 def show_evolution(folder, options):
-    """Put the sheets that were drawn during a painter's training into one picture and one animation."""
+    """Combine the sheets that were drawn during a painter's training into one picture and one animation."""
     paths = sorted((folder / "samples").glob("epoch_*.png"))
     if not paths:
         raise errors.InputError(f"{folder / 'samples'} holds no epoch_0001.png and so on; train_rnn.py draws them")

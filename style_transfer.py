@@ -118,7 +118,7 @@ def check(options, task):
     if 0 < options.size < config.VGG_LEAST_SIDE:
         raise errors.InputError(f"--size must be at least {config.VGG_LEAST_SIDE}, or 0 for the photo's own")
     for text in options.learned:
-        naming.weighted(text, "--learned")
+        naming.name_and_weight(text, "--learned")
     if (task, options.init) == ("layer", "style") or ("texture" in task and options.init == "content"):
         raise errors.InputError(
             f"--init {options.init} needs a {'painting' if task == 'layer' else 'photo'}, and none is given"
@@ -148,7 +148,7 @@ def default_name(content, options):
     if options.each:
         return f"{parts[0]}__each"  # one folder for all paintings, also those of later commands
     parts += [pathlib.Path(style).stem for style in options.style]
-    parts += [pathlib.Path(naming.weighted(text)[0]).name for text in options.learned]
+    parts += [pathlib.Path(naming.name_and_weight(text)[0]).name for text in options.learned]
     parts += [options.layer] if options.layer else [] if content else ["texture"]
     # Other names than those of a search with the same painting.
     return "__".join(parts) + ("" if not options.learned else "_refined" if options.refine else "_learned")

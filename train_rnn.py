@@ -1,4 +1,4 @@
-"""Train a network to paint like a folder of pictures, or to draw digits: pixel by pixel.
+"""Train a pixel RNN: a painter on a folder of pictures, or one network for each class of digits.
 
     python train_rnn.py digits --all-digits
     python train_rnn.py images/content --width 40 --height 40 --epochs 20
@@ -8,21 +8,22 @@ A picture is read row by row as a sequence of colours or grey levels, and a recu
 each pixel from those before it: p(picture) is the product of its predictions. generate_rnn.py draws from it, and
 classify_mnist.py compares p(picture) under the models of all classes of digits by Bayes' rule.
 
-Writes into trained/SOURCE, or trained/SOURCE-2 and so on where other models lie there already. Of a folder of
+Writes into trained/SOURCE, or into trained/SOURCE-2 and so on where that folder holds other models. For a folder of
 pictures: model.keras, meta.json with the palette, preview.png (what the network sees), starts.png (64 pieces of the
-training pictures, one in each row, for generate_rnn.py --start window), loss.csv and loss.png, and samples/, drawn as
-the training goes. Of digits: model_<class>.keras for each class, trained side by side, one on each core, and loss.png.
+training pictures, one in each row, for generate_rnn.py --start window), loss.csv and loss.png, and samples/, drawn
+during the training. For digits: model_<class>.keras for each class, trained in parallel, one on each core, and
+loss.png.
 
-Printed are the loss of the last epoch (nats, and bits, say how surprised the network is by a pixel or a picture: less
-is better), how long it took, and the command that draws. A palette's mean Delta E says how far its colours are from
-those of the pictures: below 1 no one sees it, from 10 on everyone does.
+Prints the loss of the last epoch, the duration, and the command that draws. The loss is in nats and bits: how
+surprised the network is by a pixel or a picture; lower is better. A palette's mean Delta E is the distance of its
+colours from those of the pictures: below 1 it is invisible, above 10 it is obvious.
 
-Interrupt it when you like; the same command with --resume goes on. When it is finished, more --epochs with --resume
-train it longer, from checkpoint_*.npz; these files are about three times as large as the models, and without them the
-models still draw. A training that --patience has stopped is finished: more epochs add nothing to it.
+After Ctrl-C, the same command with --resume continues. When a training is finished, more --epochs with --resume train
+it longer, from checkpoint_*.npz. These files are about three times as large as the models; the models draw without
+them. A training that --patience has stopped is finished: more epochs add nothing to it.
 """
 
-from atelier import command_line  # first, since it puts Ctrl-C in a line from here on
+from atelier import command_line  # first: from here on, Ctrl-C prints one line
 
 # isort: split
 import contextlib
@@ -49,17 +50,14 @@ def parse_arguments():
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--digit", type=int, metavar="CLASS", help="train the model of this class of digits")
     which.add_argument("--all-digits", action="store_true", help="train one model for each class of digits")
-    presets = (
-        f"recipe (default: {DIGITS_PRESET} for digits, {SET_PRESET} for other sets, {PAINTER_PRESET} for a folder)"
-    )
-    parser.add_argument("--preset", choices=config.PRESETS, help=presets)
+    presets = f"default: {DIGITS_PRESET} for digits, {SET_PRESET} for other sets, {PAINTER_PRESET} for a folder"
+    parser.add_argument("--preset", choices=config.PRESETS, help=f"network and training options ({presets})")
     command_line.add_options(parser, config.Train)
-    recipe = parser.add_argument_group("recipe", "each of these overrides the preset")
-    command_line.add_options(recipe, config.TrainingConfig, default_help=False)
-    for kind, title in ((config.DigitRecipe, "recipe of digits"), (config.PainterRecipe, "recipe of painters")):
-        command_line.add_options(
-            parser.add_argument_group(title), kind, default_help=False, without=config.TrainingConfig
-        )
+    group = parser.add_argument_group("network and training", "each of these overrides the preset")
+    command_line.add_options(group, config.TrainingConfig, default_help=False)
+    for kind, title in ((config.DigitConfig, "training of digits"), (config.PainterConfig, "training of painters")):
+        group = parser.add_argument_group(title)
+        command_line.add_options(group, kind, default_help=False, without=config.TrainingConfig)
     return parser.parse_args()
 
 
@@ -70,26 +68,26 @@ PAINTERS_ONLY = ("validation", "sample_every")
 
 def main():
     arguments = parse_arguments()
-    paints = is_folder_of_pictures(arguments)
-    default_preset = PAINTER_PRESET if paints else DIGITS_PRESET if arguments.source == "digits" else SET_PRESET
+    is_painter = is_folder_of_pictures(arguments)
+    default_preset = PAINTER_PRESET if is_painter else DIGITS_PRESET if arguments.source == "digits" else SET_PRESET
     preset = arguments.preset or default_preset
-    check_kind(arguments, preset, paints)
-    recipe = command_line.collect(type(config.PRESETS[preset]), arguments, config.PRESETS[preset])
+    check_kind(arguments, preset, is_painter)
+    training_config = command_line.collect(type(config.PRESETS[preset]), arguments, config.PRESETS[preset])
     options = command_line.collect(config.Train, arguments)
     command_line.check_sharing(options, arguments.all_digits, "classes of digits: --all-digits")
-    check(recipe, options)
+    check(training_config, options)
     name = pathlib.Path(arguments.source).resolve().name
-    if paints:
-        recipe = dataclasses.replace(recipe, window=recipe.window or recipe.width)
-        painter_training.train(pathlib.Path(arguments.source), preset, recipe, options, name)
+    if is_painter:
+        training_config = dataclasses.replace(training_config, window=training_config.window or training_config.width)
+        painter_training.train(pathlib.Path(arguments.source), preset, training_config, options, name)
         return
     naming.check_set(arguments.source, options.data)
     suffix = "" if preset == default_preset else f"_{preset}"
-    digit_training.train(arguments.source, arguments.digit, preset, recipe, options, f"{name}{suffix}")
+    digit_training.train(arguments.source, arguments.digit, preset, training_config, options, f"{name}{suffix}")
 
 
 def is_folder_of_pictures(arguments):
-    """Say whether the source is a folder to learn painting from; other sources are sets of digits."""
+    """Say whether the source is a folder of pictures to train a painter on; other sources are sets of digits."""
     return (
         arguments.source not in naming.SETS
         and not getattr(arguments, "data", None)
@@ -97,50 +95,56 @@ def is_folder_of_pictures(arguments):
     )
 
 
-def check_kind(arguments, preset, paints):
-    """Raise InputError for a preset or a flag that is not for this kind of source."""
-    kind, other = (config.PainterRecipe, config.DigitRecipe) if paints else (config.DigitRecipe, config.PainterRecipe)
-    what = "sets of digits" if paints else "folders of pictures"
-    if not paints and arguments.digit is None and not arguments.all_digits:
-        raise errors.InputError(no_folder(pathlib.Path(arguments.source), command_line.was_given(arguments, "data")))
+def check_kind(arguments, preset, is_painter):
+    """Raise InputError for a preset or a flag that does not apply to this kind of source."""
+    kind, other = (
+        (config.PainterConfig, config.DigitConfig) if is_painter else (config.DigitConfig, config.PainterConfig)
+    )
+    other_source = "sets of digits" if is_painter else "folders of pictures"
+    if not is_painter and arguments.digit is None and not arguments.all_digits:
+        raise errors.InputError(
+            no_folder_message(pathlib.Path(arguments.source), command_line.was_given(arguments, "data"))
+        )
     if not isinstance(config.PRESETS[preset], kind):
-        raise errors.InputError(f"the preset {preset} is for {what}, which {arguments.source} is not")
+        raise errors.InputError(f"the preset {preset} is for {other_source}, which {arguments.source} is not")
     fields = {item.name for item in dataclasses.fields(other)} - {item.name for item in dataclasses.fields(kind)}
-    for name in (*fields, *(DIGITS_ONLY if paints else PAINTERS_ONLY)):
+    for name in (*fields, *(DIGITS_ONLY if is_painter else PAINTERS_ONLY)):
         if command_line.was_given(arguments, name):
-            raise errors.InputError(f"--{name.replace('_', '-')} is for {what}, which {arguments.source} is not")
+            raise errors.InputError(
+                f"--{name.replace('_', '-')} is for {other_source}, which {arguments.source} is not"
+            )
 
 
-def no_folder(source, data):
-    """Say that a source is no folder of pictures, and what else may have been meant."""
+def no_folder_message(source, data):
+    """Return the message for a source that is not a folder of pictures, with a suggestion."""
     if data:
-        return "--data is of sets of digits: add --all-digits or --digit CLASS"
-    beside = []
+        return "--data is for sets of digits: add --all-digits or --digit CLASS"
+    siblings = []
     with contextlib.suppress(OSError):
-        beside = [path.name for path in source.parent.iterdir() if path.is_dir()]
+        siblings = [path.name for path in source.parent.iterdir() if path.is_dir()]
     return (
-        f"there is no folder of pictures {source}{naming.meant(source.name, beside)}; for a set of digits, add "
+        f"there is no folder of pictures {source}{naming.suggestion(source.name, siblings)}; for a set of digits, add "
         "--all-digits or --digit CLASS"
     )
 
 
-def check(recipe, options):
-    """Raise InputError for options that make no sense together, before anything is loaded."""
+def check(training_config, options):
+    """Raise InputError for options that contradict one another, before anything is loaded."""
     if options.patience is not None and not (options.validation_split or options.validation):
         raise errors.InputError("--patience needs --validation-split or --validation")
-    if isinstance(recipe, config.PainterRecipe):
-        check_painter(recipe, options)
-    elif recipe.context == "place" or recipe.schedule in ("late", "plateau"):
+    if isinstance(training_config, config.PainterConfig):
+        check_painter(training_config, options)
+    elif training_config.context == "place" or training_config.schedule in ("late", "plateau"):
         raise errors.InputError("--context place and --schedule late and plateau are for folders of pictures")
 
 
-def check_painter(recipe, options):
-    """Raise InputError for options that make no sense to a painter together."""
-    pixels = recipe.width * recipe.height
-    if recipe.window is not None and recipe.window > pixels:
+def check_painter(training_config, options):
+    """Raise InputError for options of a painter that contradict one another."""
+    pixels = training_config.width * training_config.height
+    if training_config.window is not None and training_config.window > pixels:
         raise errors.InputError(f"--window must be from 1 to {pixels}, the pixels of a picture")
     if options.validation and options.validation_split:
-        raise errors.InputError("--validation and --validation-split exclude each other")
+        raise errors.InputError("--validation and --validation-split cannot be combined")
 
 
 if __name__ == "__main__":

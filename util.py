@@ -1,12 +1,12 @@
-"""Quantization, sequences, next-pixel networks, and formulas of published losses: what tutorials of this kind share.
+"""Quantization of pictures, preparation of sequences, builders of LSTM and GRU networks, and losses of VGG features.
 
-Pictures are uint8 N x H x W, or N x H x W x 3 in colours; tokens are integers N x T in 0..levels-1, row by row. The
-losses are of features, float32 1 x h x w x C or h x w x C.
+Pictures are uint8 N x H x W, or N x H x W x 3 in colours. Tokens are integers N x T in 0..levels-1, row by row.
+Features are float32 1 x h x w x C or h x w x C.
 """
 
 import math
 
-from atelier import hardware  # noqa: F401, it has TensorFlow start quietly
+from atelier import hardware  # noqa: F401, it silences TensorFlow's start
 
 # isort: split
 import keras
@@ -21,7 +21,7 @@ from atelier.networks.fused_cells import FastDropout, FusedGRU, FusedLSTM
 
 
 def resize_images(images, size):
-    """Resize uint8 N x H x W to uint8 N x size x size, anti-aliased, as scikit-image does each by itself."""
+    """Resize uint8 N x H x W to uint8 N x size x size with scikit-image, anti-aliased."""
     if images.shape[1:] == (size, size) or len(images) == 0:
         return images.reshape(-1, size, size)
     parts = [images[i : i + 1000] for i in range(0, len(images), 1000)]
@@ -30,13 +30,13 @@ def resize_images(images, size):
 
 
 def to_levels(images, levels):
-    """Quantize uint8 0..255 to tokens 0..levels-1: divided by 256 / (levels - 1) and rounded, as the tutorial does."""
-    span = 256 if levels <= 128 else 255  # with finer levels than that, 256 would leave the highest one unused
+    """Quantize uint8 0..255 to tokens 0..levels-1: divide by 256 / (levels - 1) and round, as the tutorial does."""
+    span = 256 if levels <= 128 else 255  # with more levels, 256 would never give the highest one
     return np.round(images / (span / (levels - 1))).astype("uint8")
 
 
 def from_levels(tokens, levels):
-    """Turn tokens 0..levels-1 back into uint8 greys, the highest level white."""
+    """Convert tokens 0..levels-1 back to uint8 greys; the highest level is white."""
     return np.round(np.asarray(tokens, "float64") * 255 / (levels - 1)).astype("uint8")
 
 
@@ -49,7 +49,7 @@ def to_sequences(images, size, levels):
 
 
 def shifted_copies(images, shift):
-    """Move each uint8 picture by up to `shift` pixels along one axis or the other: V x N x H x W, the first unmoved."""
+    """Shift each uint8 picture by up to `shift` pixels along one axis: V x N x H x W, the first copy unshifted."""
     moves = [(0, 0)] + [(sign * by, 0) for by in range(1, shift + 1) for sign in (1, -1)]
     moves += [(0, dy) for dy, _ in moves[1:]]
     padded = np.pad(images, ((0, 0), (shift, shift), (shift, shift)))
@@ -57,30 +57,30 @@ def shifted_copies(images, shift):
     return np.stack([padded[:, shift + y : shift + y + height, shift + x : shift + x + width] for y, x in moves])
 
 
-# The pixels (row, column) that a context reads, relative to the one being drawn.
-ABOVE = [(0, -1), (0, -2), *((-1, dx) for dx in range(-2, 3)), *((-2, dx) for dx in range(-1, 2))]
+# The pixels (row, column) that the contexts above and place read, relative to the pixel being drawn.
+NEIGHBOURS = [(0, -1), (0, -2), *((-1, dx) for dx in range(-2, 3)), *((-2, dx) for dx in range(-1, 2))]
 
 
 def context_table(height, width, context):
-    """Say which pixels are read before each is drawn.
+    """Return the positions of the earlier pixels that are read before each pixel is drawn.
 
     Returns int32 T x F, T = height * width: entry [t, f] is 1 + the position of an earlier pixel, or 0 for
-    the start symbol. `previous` reads the one pixel before, in row order, as the MNIST tutorial does;
-    `above` and `place` read ten neighbours in two dimensions, and the start symbol beyond the border.
+    the start symbol. `previous` reads the previous pixel, in row order, as the MNIST tutorial does. `above` and `place`
+    read ten neighbours in two dimensions, and the start symbol beyond the border.
     """
     if context == "previous":
         return np.arange(height * width, dtype="int32")[:, None]
-    table = np.zeros((height, width, len(ABOVE)), "int32")
+    table = np.zeros((height, width, len(NEIGHBOURS)), "int32")
     for row in range(height):
         for column in range(width):
-            for f, (dy, dx) in enumerate(ABOVE):
+            for f, (dy, dx) in enumerate(NEIGHBOURS):
                 if row + dy >= 0 and 0 <= column + dx < width:
                     table[row, column, f] = 1 + (row + dy) * width + column + dx
     return table.reshape(height * width, -1)
 
 
 def read_context(history, positions, levels):
-    """Look pixels up in `history` (N x 1+T, 0 for the start or 1 + token) and make them one-hot.
+    """Read pixels of `history` (N x 1+T, 0 for the start or 1 + token) as one-hot vectors.
 
     `positions` is T x F, or F for a single pixel. Returns N x T x (F * levels), or N x (F * levels); the
     start symbol is an all-zero vector.
@@ -90,13 +90,13 @@ def read_context(history, positions, levels):
 
 
 class Windows:
-    """Cut windows out of pictures as they are needed: nothing is kept but the tokens, two bytes a pixel.
+    """Batches of windows of pictures, cut when they are needed: only the tokens are kept, two bytes a pixel.
 
-    `tokens` is uint16 N x T, T = height * width, row by row. With the targets `all` windows follow one another, in
-    at most `batch_size` streams side by side, and the network's state is carried along each; every pixel is a target
-    once an epoch. A stream goes on from picture to picture, and may begin within one unless all are to be `whole`.
-    With `last` each window stands alone, before a pixel that is its only target, every `stride` pixels.
-    A batch depends on the seed, the epoch and the step alone, so that a training can go on from any step.
+    `tokens` is uint16 N x T, T = height * width, row by row. With the targets `all`, windows follow one another in at
+    most `batch_size` parallel streams. The network's state is carried along each stream, and every pixel is a target
+    once an epoch. A stream continues from picture to picture. It may begin within a picture, unless `whole` is true.
+    With the targets `last`, each window is independent: it ends before a pixel that is its only target, every `stride`
+    pixels. A batch depends only on the seed, the epoch and the step, so that a training can be resumed at any step.
     """
 
     def __init__(self, tokens, width, height, context, window, stride, batch_size, targets, whole=False):
@@ -105,17 +105,17 @@ class Windows:
         self.history[:, 1:] = tokens + np.uint16(1)
         self.table = context_table(height, width, context)
         self.width, self.window, self.stride, self.context, self.targets = width, window, stride, context, targets
-        self.each = -(-length // (window if targets == "all" else stride))  # windows of a picture
+        self.each = -(-length // (window if targets == "all" else stride))  # windows in each picture
         self.total = count * self.each
         self.batch_size = min(batch_size, count if targets == "all" else self.total)
         self.steps = -(-self.total // self.batch_size)
         if targets == "all" and whole:
             self.steps = -(-count // self.batch_size) * self.each
         elif targets == "all" and self.batch_size > 1 and self.steps % self.each == 0:
-            self.steps += 1  # or all streams would be in the same row of their pictures at each step
+            self.steps += 1  # or at each step all streams would be in the same row of their pictures
 
     def batch(self, seed, epoch, step):
-        """Return (inputs without states, targets N x W, weight N x W, first N): where first, a state starts at zero."""
+        """Return (inputs without states, targets N x W, weight N x W, first N); where `first`, the state is zero."""
         rng = np.random.default_rng([seed, epoch])
         rows = np.arange(self.batch_size)
         if self.targets == "all":
@@ -128,7 +128,7 @@ class Windows:
         else:
             index = rows + step * self.batch_size
             real = index < self.total
-            chosen = (rng.integers(self.total) + index * coprime(rng, self.total)) % self.total
+            chosen = (rng.integers(self.total) + index * random_coprime(rng, self.total)) % self.total
             pictures = chosen // self.each
             pixels = (chosen % self.each * self.stride)[:, None] + np.arange(1 - self.window, 1)
             first = np.ones(self.batch_size, bool)
@@ -142,21 +142,21 @@ class Windows:
         """Return the inputs and targets for these pixels (int N x W) of these pictures (int N)."""
         within = np.clip(pixels, 0, len(self.table) - 1)
         neighbours = self.history[pictures[:, None, None], self.table[within]].astype("int32")
-        neighbours[pixels < 0] = 0  # before the picture there is nothing
-        inputs = {"neighbours": neighbours} | place_of(within, self.width, self.context)
+        neighbours[pixels < 0] = 0  # before the picture is the start symbol
+        inputs = {"neighbours": neighbours} | position_inputs(within, self.width, self.context)
         return inputs, np.maximum(self.history[pictures[:, None], within + 1].astype("int32") - 1, 0)
 
 
-def coprime(rng, count):
-    """Draw a number that has no divisor in common with `count`: its multiples visit all of 0..count-1 in disorder."""
+def random_coprime(rng, count):
+    """Draw a number coprime to `count`: its multiples modulo `count` visit all of 0..count-1."""
     while True:
         number = int(rng.integers(max(1, count // 3), count + 1))
         if math.gcd(number, count) == 1:
             return number
 
 
-def place_of(pixels, width, context):
-    """Return the inputs that say where in the picture these pixels lie, for a context that reads them."""
+def position_inputs(pixels, width, context):
+    """Return the row and column inputs of pixels, for the context that reads them; else no inputs."""
     return {"row": pixels // width, "column": pixels % width} if context == "place" else {}
 
 
@@ -166,9 +166,9 @@ def place_of(pixels, width, context):
 def build_rnn(size, levels, cell="gru", units=256, layers=1, dropout=0.0, context="previous", fused=False, **options):
     """Build a next-pixel network: int tokens N x T -> float32 logits N x T x levels, T = size * size.
 
-    The logits of pixel t depend on pixels before t alone (the input is shifted right by one inside, with an
-    all-zero vector as the start). `cell` is gru or lstm, `layers` of them with `units` each; `options` go to
-    the Keras layer, `fused` to recurrent_layer.
+    The logits of pixel t depend only on pixels before t: the network shifts its input right by one, with an all-zero
+    vector as the start. `cell` is gru or lstm, in `layers` layers of `units`. `options` go to the Keras layer, `fused`
+    to recurrent_layer.
     """
     table = context_table(size, size, context)
     tokens = keras.Input((size * size,), dtype="int32", name="tokens")
@@ -184,12 +184,12 @@ def build_rnn(size, levels, cell="gru", units=256, layers=1, dropout=0.0, contex
 def build_painter(
     colors, width, height, window, cell, units, layers, dropout, embedding, context, targets="all", fused=False
 ):
-    """Build a next-pixel network that reads a window of a picture at a time, its state carried from window to window.
+    """Build a next-pixel network that reads one window of a picture at a time; its state is an input and an output.
 
     Inputs, by name: `neighbours` int N x window x F (0 for the start or 1 + token, see context_table); with the
-    context `place` also `row` and `column`, int N x window; and the state of each layer, N x units (two for an
-    lstm). Outputs: float32 logits N x window x colors, for the last pixel alone where `targets` is last, and the
-    new states. Each neighbour is looked up in one embedding of the palette.
+    context `place` also `row` and `column`, int N x window; and the state of each layer, N x units (two for an lstm).
+    Outputs: float32 logits N x window x colors (of the last pixel only where `targets` is last), and the new states.
+    All neighbours are looked up in the same embedding of the palette.
     """
     count = context_table(height, width, context).shape[1]
     inputs = {"neighbours": keras.Input((window, count), dtype="int32", name="neighbours")}
@@ -215,18 +215,18 @@ def build_painter(
     return keras.Model(inputs, [logits, *outputs], name="painter")
 
 
-PLACE_UNITS = 32  # width of the embedding of a row's, and of a column's number
+PLACE_UNITS = 32  # width of the embeddings of the row and of the column
 
 
-def show_colors(model, palette, seed):
-    """Set a new painter's first weights so that colours which look alike begin alike, going in and coming out.
+def initialize_colors(model, palette, seed):
+    """Initialize a painter's embedding and output weights so that similar colours have similar weights.
 
-    They are random Fourier features of CIELAB (Rahimi and Recht 2007); training goes on from there.
+    The weights are random Fourier features of CIELAB (Rahimi and Recht 2007).
     """
     rng = np.random.default_rng(seed)
 
     def features(width):
-        lengths = rng.normal(size=(3, width)) / 30  # colours 30 Delta E apart have little in common
+        lengths = rng.normal(size=(3, width)) / 30  # colours 30 Delta E apart have different features
         return np.cos(rgb2lab(palette) @ lengths + rng.uniform(0, 2 * np.pi, width))
 
     embedding, head = model.get_layer("colors").embeddings, model.get_layer("logits").kernel
@@ -235,12 +235,12 @@ def show_colors(model, palette, seed):
 
 
 def recurrent_layer(cell, fused):
-    """Return the Keras layer of a cell; `fused` takes the one that trains faster and has the same weights."""
+    """Return the Keras layer of a cell, or if `fused` the layer that trains faster on a CPU, with the same weights."""
     plain, fast = {"gru": (keras.layers.GRU, FusedGRU), "lstm": (keras.layers.LSTM, FusedLSTM)}[cell]
     return fast if fused else plain
 
 
-# --- Losses of style ---------------------------------------------------------------------------
+# --- Losses of VGG features --------------------------------------------------------------------
 
 
 def feature_reconstruction_loss(base, output):
@@ -249,12 +249,12 @@ def feature_reconstruction_loss(base, output):
 
 
 def gram_matrix(x):
-    """Features H x W x C times themselves transposed, summed over the places: C x C."""
+    """Return the Gram matrix of features H x W x C, summed over positions: C x C."""
     x = ops.reshape(x, (-1, x.shape[-1]))
 
     @ops.custom_gradient
     def product(x):
-        # Both factors have the same gradient, which is computed once.
+        # Both factors have the same gradient; it is computed once.
         return ops.matmul(ops.transpose(x), x), lambda g: ops.matmul(x, g + ops.transpose(g))
 
     return product(x)
@@ -269,7 +269,7 @@ def style_reconstruction_loss(base, output):
 def total_variation_loss(x):
     """Sum of the squared differences to the lower and to the right neighbour; pictures 1 x H x W x C."""
     shape = ops.subtract(ops.shape(x), (0, 1, 1, 0))
-    # Slices by index mean the same, and their gradients take seven times as long.
+    # Python slices give the same values; their gradients take seven times as long.
     here, lower, right = (ops.slice(x, start, shape) for start in ((0, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0)))
     return ops.sum(ops.square(lower - here)) + ops.sum(ops.square(right - here))
 
@@ -280,7 +280,7 @@ def relative_difference(base, output):
 
 
 def relative_distance(base, output):
-    """Square root of relative_difference: its pull does not fade as the two come close."""
+    """Square root of relative_difference: its gradient does not vanish as the two become equal."""
     return ops.sqrt(relative_difference(base, output) + 1e-8)
 
 

@@ -1,1 +1,1 @@
-"""The modules behind the scripts: what all of them share is here, and each subject has a package of its own."""
+"""The modules behind the scripts: shared modules here, and a package for each subject."""

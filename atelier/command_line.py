@@ -1,23 +1,30 @@
-"""The command line's manners: flags made of config.py's dataclasses, errors in one line, exit statuses, Ctrl-C.
+"""The command line of all scripts: flags made from config.py's dataclasses, one-line errors, exit statuses, Ctrl-C.
 
-In go a dataclass and the words of a command, out comes the dataclass with what was given. A script imports this module
-first, ends in `run(main)`, and takes what starts TensorFlow by `lazy_import`.
+A script imports this module first, so that Ctrl-C during its other imports is reported in one line. It loads slow
+modules, such as those that start TensorFlow, with `lazy_import`, and it ends with `run(main)`.
 """
 
 import os
 import sys
 
+NOT_INSTALLED = "the package {} is not installed; pip install -r requirements.txt"
 
-def end_interrupted(kind, error, traceback):
-    """Put Ctrl-C in a line and an exit status also where it comes before a script has reached `run`."""
-    if not issubclass(kind, KeyboardInterrupt):
+
+def report_import_error(kind, error, traceback):
+    """Report Ctrl-C or a missing package in one line, and exit, where a script has not called `run` yet."""
+    if issubclass(kind, KeyboardInterrupt):
+        message, status = "interrupted", 130
+    elif issubclass(kind, ModuleNotFoundError):
+        message, status = NOT_INSTALLED.format(error.name), 2
+    else:
         sys.__excepthook__(kind, error, traceback)
         return
-    print("error: interrupted", file=sys.stderr, flush=True)
-    os._exit(130)
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    os._exit(status)
 
 
-sys.excepthook = end_interrupted  # before the imports below: they take their time, too
+if not hasattr(sys, "ps1"):  # an interactive session goes on after Ctrl-C
+    sys.excepthook = report_import_error  # before the imports below, since they take time
 
 
 import _thread
@@ -25,7 +32,6 @@ import argparse
 import collections
 import dataclasses
 import functools
-import importlib.util
 import itertools
 import math
 import pathlib
@@ -34,30 +40,32 @@ import signal
 import threading
 import typing
 
+import lazy_loader
+
 from atelier import naming
 from atelier.errors import InputError, Interrupted, describe
 from config import FORMER_WEIGHTS, PathName
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that explains a script with its docstring and puts an error into one line."""
+    """An argument parser whose help is a script's docstring, and whose errors are one line each."""
 
     def __init__(self, description):
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
         self.register("type", pathlib.Path, lambda text: pathlib.Path(expanded(text)))
-        self._negative_number_matcher = re.compile(r"-[\d.]")  # of what is no flag: -1..1 is a range
+        self._negative_number_matcher = re.compile(r"-[\d.]")  # what looks like this is not a flag, e.g. -1..1
 
     def parse_args(self, args=None, namespace=None):
-        """Parse the command line; where a flag or a word has no place in it, ask what was meant."""
+        """Parse the command line. An unknown flag or an extra word is an error that suggests what may be meant."""
         known = self._option_string_actions
         words = [*itertools.takewhile(lambda word: word != "--", sys.argv[1:] if args is None else args)]
         flags = [flag for flag in (word.split("=")[0] for word in words) if re.fullmatch(r"--?[A-Za-z][\w-]*", flag)]
         for flag, times in collections.Counter(flags).items():
             if flag not in known:
-                self.error(f"there is no {flag}{naming.meant(flag, list(known))}")
+                self.error(f"there is no {flag}{naming.suggestion(flag, list(known))}")
             if times > 1 and "--quiet" not in words:
-                print(f"note: {flag} stands {times} times; the last one counts", file=sys.stderr)
+                print(f"note: {flag} is given {times} times; the last one is used", file=sys.stderr)
         arguments, stray = self.parse_known_args(args, namespace)
         if stray:
             takes = [
@@ -71,27 +79,28 @@ class Parser(argparse.ArgumentParser):
         if action.choices is not None and value not in action.choices:
             known = list(action.choices)
             flag = "/".join(action.option_strings)
-            self.error(f"{flag} has no {value}{naming.meant(value, known)}; it has {', '.join(known)}")
+            self.error(f"{flag} has no {value}{naming.suggestion(value, known)}; it has {', '.join(known)}")
 
     def error(self, message):
         fail(f"{message} (--help lists the flags)", 2)
 
 
 def expanded(path):
-    """Return a path with ~ or ~user at its beginning written out: the shell leaves it after = and in quotes."""
+    """Return a path with a leading ~ or ~user replaced: the shell does not replace it after = or in quotes."""
     return os.path.expanduser(path)
 
 
 def require_suffix(path, *suffixes):
-    """Raise InputError unless the file to be written ends in one of these: its content will be of that kind."""
+    """Raise InputError unless the name of a file to be written ends in one of these suffixes. None is allowed."""
     if path is not None and not str(path).lower().endswith(suffixes):
         raise InputError(f"{path} should end in {' or '.join(suffixes)}")
 
 
 def add_options(parser, options, default_help=True, without=None, variants=None):
-    """Add a flag for each field of the dataclass `options` that `without` lacks; one not given leaves no attribute.
+    """Add a flag for each field of the dataclass `options`, except for those that the dataclass `without` has too.
 
-    `variants` maps a flag to the options that are the defaults when it is given.
+    A flag that is not given leaves no attribute on the parsed arguments. `variants` maps a flag to the options that
+    hold the defaults when that flag is given; the help text names them.
     """
     known = {item.name for item in dataclasses.fields(without)} if without else ()
     for item in dataclasses.fields(options):
@@ -113,31 +122,34 @@ def add_options(parser, options, default_help=True, without=None, variants=None)
 
 
 def described_defaults(item, variants):
-    """Return what the help text says of a field's default, and of those that other flags bring with them."""
+    """Return the part of the help text that tells a field's default, and the defaults that other flags set."""
     others = {flag: getattr(options, item.name) for flag, options in variants.items()}
     others = {f"with {flag}": value for flag, value in others.items() if value != item.default}
-    silent = item.default is None or item.default is False or item.default == ()
-    values = {} if silent else {"default": item.default}
-    said = [
+    hidden = item.default is None or item.default is False or item.default == ()
+    values = {} if hidden else {"default": item.default}
+    parts = [
         f"{when}: {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
         for when, value in (values | others).items()
         if value != ()
     ]
-    return f" ({'; '.join(said)})" if said else ""
+    return f" ({'; '.join(parts)})" if parts else ""
 
 
 def flag_of(name):
-    """Return the flag of an option: --class of class_, since Python keeps that word to itself."""
+    """Return the flag of an option. The option class_ has the flag --class, since `class` is a Python keyword."""
     return "--" + name.rstrip("_").replace("_", "-")
 
 
 def collect(options, arguments, base=None):
-    """Make an `options` dataclass of the flags that were given, over `base` or the defaults. Raises InputError."""
+    """Return an `options` dataclass with the flags that were given; the rest is from `base` or the defaults.
+
+    Raises InputError for a value outside its range.
+    """
     names = {item.name for item in dataclasses.fields(options)}
     given = {name: value for name, value in vars(arguments).items() if name in names}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     if given.get("weights") == FORMER_WEIGHTS:
-        raise InputError(f"--weights {FORMER_WEIGHTS} is gone; leave it out: pictures now come from ImageNet's own")
+        raise InputError(f"--weights {FORMER_WEIGHTS} is gone; leave it out to use ImageNet's own weights")
     made = dataclasses.replace(base or options(), **given)
     for item in dataclasses.fields(made):
         value, allowed = getattr(made, item.name), item.metadata["range"]
@@ -149,53 +161,47 @@ def collect(options, arguments, base=None):
 
 
 def check_sharing(options, shared, what):
-    """Raise InputError where --workers or --scheduler is given, and there are not several things to be done."""
+    """Raise InputError where both --workers and --scheduler are given, or one of them and the work is not `shared`.
+
+    `what` names the work that can be shared, for the message.
+    """
     if options.workers is not None and options.scheduler is not None:
-        raise InputError("--workers are processes here, and --scheduler has workers of its own: not both")
+        raise InputError("--workers and --scheduler are two ways to share work: give one of them, not both")
     if not shared and (options.workers, options.scheduler) != (None, None):
-        raise InputError(f"--workers and --scheduler share out {what}")
+        raise InputError(f"--workers and --scheduler can only share out {what}")
 
 
 def was_given(arguments, name):
-    """Say whether a flag was given: 0 is a value, and an absent or false one is none."""
+    """Return whether a flag was given. A value of 0 counts as given."""
     value = getattr(arguments, name, None)
     return value is not None and value is not False
 
 
 def lazy_import(name):
-    """Import a module when it is first used: TensorFlow takes seconds, and a wrong flag should not wait for it."""
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.find_spec(name)
-    if spec is None:
-        fail(NOT_INSTALLED.format(name), 2)
-    spec.loader = importlib.util.LazyLoader(spec.loader)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-NOT_INSTALLED = "the package {} is not installed; pip install -r requirements.txt"
+    """Return a module that is imported when it is first used: TensorFlow takes seconds, and --help should not wait."""
+    try:
+        return lazy_loader.load(name, error_on_import=True, suppress_warning=True)
+    except ModuleNotFoundError:
+        return fail(NOT_INSTALLED.format(name.partition(".")[0]), 2)
 
 
 def run(main):
-    """Run a script's `main` and exit: 0 done, 1 partly done, 2 the command was wrong, 130 interrupted."""
+    """Run a script's `main` and exit with 0 (done), 1 (partly done), 2 (the command is wrong) or 130 (interrupted)."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a file's name may be in no encoding at all
-    pressed = []
+            stream.reconfigure(errors="backslashreplace")  # a file name may have bytes that are not text
+    interrupts = []
 
-    def heed(*_):
-        pressed.append("Ctrl-C")
+    def interrupt(*_):
+        interrupts.append("Ctrl-C")
         raise KeyboardInterrupt
 
     try:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, heed)
-        sys.unraisablehook = press_again
-        status, message = outcome(main, pressed)
-        # From here on all is done or told: Ctrl-C while Python ends would only hide that.
+            signal.signal(signal.SIGINT, interrupt)
+        sys.unraisablehook = repeat_interrupt
+        status, message = outcome(main, interrupts)
+        # The work is done or its error is known: Ctrl-C while Python exits must not change the status.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -205,21 +211,21 @@ def run(main):
     sys.exit(status)
 
 
-def press_again(dropped):
-    """Press Ctrl-C once more where it came while Python cleared something away, which drops every error."""
-    if issubclass(dropped.exc_type, KeyboardInterrupt):
-        press = _thread.interrupt_main
-        if hasattr(signal, "pthread_kill"):  # it also wakes what sleeps or waits; Windows lacks it
-            press = functools.partial(signal.pthread_kill, threading.main_thread().ident, signal.SIGINT)
-        threading.Timer(0.05, press).start()
+def repeat_interrupt(unraisable):
+    """Send SIGINT again if Python dropped a KeyboardInterrupt, as it does with all errors raised in a destructor."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        send = _thread.interrupt_main
+        if hasattr(signal, "pthread_kill"):  # it also ends a sleep or a wait; Windows lacks it
+            send = functools.partial(signal.pthread_kill, threading.main_thread().ident, signal.SIGINT)
+        threading.Timer(0.05, send).start()
     else:
-        sys.__unraisablehook__(dropped)
+        sys.__unraisablehook__(unraisable)
 
 
-def outcome(main, pressed):
-    """Run `main`; return the exit status, and the line that says what went wrong, or None.
+def outcome(main, interrupts):
+    """Run `main`; return the exit status, and the one-line error message or None.
 
-    Raises KeyboardInterrupt where Ctrl-C was `pressed`, also where C++ or an import has made another error of it.
+    Raises KeyboardInterrupt where `interrupts` is not empty, even if C++ code or an import raised another error for it.
     """
     try:
         main()
@@ -229,20 +235,20 @@ def outcome(main, pressed):
     except (InputError, OSError, MemoryError) as error:
         if "--debug" in sys.argv:
             raise
-        if pressed and not isinstance(error, Interrupted):
+        if interrupts and not isinstance(error, Interrupted):
             error = Interrupted(f"interrupted; {describe(error)}")
         return getattr(error, "status", 2), describe(error)
     except ModuleNotFoundError as error:
         return 2, NOT_INSTALLED.format(error.name)
     except Exception as error:
-        if pressed:
+        if interrupts:
             raise KeyboardInterrupt from error
         if "--debug" in sys.argv:
             raise
-        return 2, f"{type(error).__name__}: {describe(error)[:300]} (--debug shows where)"
+        return 2, f"{type(error).__name__}: {describe(error)[:300]} (--debug shows the traceback)"
 
 
 def fail(message, status):
-    """Print an error in a line and exit."""
+    """Print an error message and exit."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(status)

@@ -1,59 +1,62 @@
-"""Files: written whole or not at all, never in the place of what is still needed; and standard error, which is one."""
+"""Write files whole or not at all, check before the work that they can be written, and silence standard error."""
 
 import contextlib
 import fnmatch
-import functools
 import json
 import os
 import pathlib
 import re
+import secrets
 import sys
 import tempfile
 import threading
 
-from atelier.errors import InputError
+from atelier.errors import InputError, Interrupted
+
+# On a worker: while `cancelled` is set, whole_file raises Interrupted and writes nothing. With the lock REPLACING held
+# while it is set, no file appears after that.
+cancelled, REPLACING = threading.Event(), threading.Lock()
 
 
 @contextlib.contextmanager
 def whole_file(path):
-    """Yield a temporary path beside `path`, renamed to it at the end: a file appears whole or not at all."""
+    """Yield a temporary path in the folder of `path`, and rename it to `path` at the end.
+
+    So the file is written whole or not at all. On an error the temporary file is removed.
+    """
     path = pathlib.Path(path)
     refuse_tilde(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
+    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
     try:
-        yield temporary
+        temporary.touch(exist_ok=False)
+        yield str(temporary)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~current_umask())
-        os.replace(temporary, path)
+        with REPLACING:
+            if cancelled.is_set():
+                raise Interrupted("the call was cancelled")
+            os.replace(temporary, path)
     except OSError as error:
-        error.filename = str(path)  # a full disk doesn't say which file it was about
+        error.filename = str(path)  # the error of a full disk does not name the file
         raise
     finally:
-        pathlib.Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder, names, before):
-    """Remove what whole_file left in a folder where its process was killed, of files that match one of `names`.
+    """Remove temporary files that whole_file left in a folder because its process was killed.
 
-    Only what was last written `before`, in seconds since the epoch: another process may be writing there now.
+    `names` are patterns of the files that were to be written. Only temporary files last written before the time
+    `before`, in seconds since the epoch, are removed: another process may be writing newer ones.
     """
-    theirs = re.compile("|".join(map(fnmatch.translate, names)))
+    patterns = re.compile("|".join(map(fnmatch.translate, names)))
     for parent in {pathlib.Path(folder, name).parent for name in names}:
         for path in parent.glob(f".*-{'?' * 8}*"):
             written = path.with_name(path.stem[1:-9] + path.suffix).relative_to(folder)
             with contextlib.suppress(FileNotFoundError):
-                if theirs.match(str(written)) and path.stat().st_mtime < before:
+                if patterns.match(str(written)) and path.stat().st_mtime < before:
                     path.unlink()
-
-
-@functools.cache
-def current_umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_json(path, value):
@@ -66,24 +69,28 @@ def read_json(path):
 
 
 def as_json(value):
-    """Return a value as it would be read back: tuples as lists, for one."""
+    """Return a value as it is after it was written as JSON and read again, for example with lists for tuples."""
     return json.loads(json.dumps(value))
 
 
 def refuse_tilde(path):
-    """Raise InputError where a file or folder would be called ~: sooner or later someone removes it with rm -r."""
+    """Raise InputError for a path with a file or folder named ~: `rm -r ~` would remove the home folder instead."""
     parts = pathlib.Path(path).parts
     if "~" in parts or "".join(parts[:1]).startswith("~"):
-        raise InputError(f"the ~ in {path} stands for no folder here; write out which one is meant")
+        raise InputError(f"the ~ in {path} does not stand for a folder here; write out which one is meant")
 
 
 def files_beside(result, **endings):
-    """Name the files that come with a result: a dict from kind to path; a false ending was not asked for."""
+    """Return the paths of files that belong to a result: a dict from kind to path.
+
+    `endings` maps each kind to what replaces the result's suffix, or to a false value for a file that is not wanted.
+    """
+    result = pathlib.Path(result)
     return {kind: result.with_name(result.stem + ending) for kind, ending in endings.items() if ending}
 
 
 def refuse_to_overwrite(paths, overwrite):
-    """Raise InputError where one of `paths` can't be written: it exists and `overwrite` is false, or has a stray ~."""
+    """Raise InputError if one of `paths` exists and `overwrite` is false, or if one contains a ~."""
     for path in paths:
         refuse_tilde(path)
         if pathlib.Path(path).exists() and not overwrite:
@@ -91,14 +98,14 @@ def refuse_to_overwrite(paths, overwrite):
 
 
 def refuse_to_replace(results, sources):
-    """Raise InputError where one of the files to be written is one of those that are read."""
+    """Raise InputError if one of `results`, files to be written, is also one of `sources`, files that are read."""
     for result in filter(os.path.exists, results):
         if any(os.path.samefile(result, source) for source in sources if source and os.path.exists(source)):
-            raise InputError(f"{result} would replace what it is made of; give another --output")
+            raise InputError(f"{result} would replace a file that it is made from; give another --output")
 
 
 def check_writable(path):
-    """Raise OSError where the file `path` could not be written, before there is something to lose."""
+    """Raise OSError or InputError now, before the work, if the file `path` cannot be written."""
     if pathlib.Path(path).is_dir():
         raise InputError(f"{path} is a folder")
     path = pathlib.Path(path)
@@ -110,12 +117,12 @@ def check_writable(path):
 
 @contextlib.contextmanager
 def silenced_stderr():
-    """Drop what C and C++ code writes to standard error, where it can't be told not to.
+    """Discard what C and C++ code writes to standard error, for code that has no setting for this.
 
-    It is dropped for the whole process, so one thread at a time may have it so.
+    It affects the whole process, so only one thread at a time can be in this context.
     """
     sys.stderr.flush()
-    with SILENCE:
+    with STDERR_LOCK:
         kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
         try:
             os.dup2(nowhere, 2)
@@ -126,4 +133,4 @@ def silenced_stderr():
             os.close(nowhere)
 
 
-SILENCE = threading.Lock()
+STDERR_LOCK = threading.Lock()

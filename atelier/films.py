@@ -1,6 +1,6 @@
-"""Films and animations: .mp4, .gif and .webp files, and the frames that are kept beside a film until it is whole.
+"""Films and animations: writes .mp4, .gif and .webp files, and manages the frames of a film that is not finished.
 
-Frames are uint8 H x W x 3, in memory or as PNGs in a folder of their own.
+Frames are uint8 H x W x 3, in memory or as PNG files in a folder beside the film.
 """
 
 import contextlib
@@ -15,9 +15,9 @@ from PIL import Image, ImageSequence
 from atelier.disk import read_json, whole_file, write_json
 from atelier.errors import InputError
 from atelier.imaging import fit, resize_picture, to_pixels
-from atelier.manifests import MANIFEST, differences
+from atelier.manifests import MANIFEST, changed_options
 
-# Each kind of film by what ffmpeg writes it with. All go frame by frame: a GIF, too, with a palette for each.
+# ffmpeg's options for each format. Frames are written one at a time, so each frame of a GIF has its own palette.
 PALETTES = "[0:v]split[seen][shown];[seen]palettegen=stats_mode=single[palette];[shown][palette]paletteuse=new=1"
 KINDS = {
     ".mp4": {"quality": 8, "macro_block_size": 2},
@@ -27,40 +27,40 @@ KINDS = {
 
 
 def save_gif(path, frames, seconds):
-    """Write uint8 H x W (x 3) frames as a looping GIF of about `seconds`, with a pause on the last frame."""
+    """Write frames, uint8 H x W (x 3), as a looping GIF of about `seconds` that pauses on the last frame."""
     pictures = [Image.fromarray(frame) for frame in frames]
     durations = [max(20, round(1000 * seconds / len(pictures)))] * (len(pictures) - 1) + [1500]
     with whole_file(path) as temporary:
         pictures[0].save(temporary, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
 
 
-GIF_SIDE = 400  # pixels; a GIF of larger frames is many megabytes
+GIF_SIDE = 400  # pixels; with larger frames, a GIF takes many megabytes
 
 
 def small(frame):
-    """Resize a frame, uint8 H x W x 3, to be no larger than a GIF's."""
+    """Shrink a frame, uint8 H x W x 3, to at most GIF_SIDE pixels a side."""
     height, width = frame.shape[:2]
     return to_pixels(resize_picture(frame, *fit(width, height, min(GIF_SIDE, max(width, height)))))
 
 
 def same_size(frames):
-    """Resize frames, uint8 H x W x 3, to the shape of the last one."""
+    """Resize all frames, uint8 H x W x 3, to the size of the last one."""
     height, width = frames[-1].shape[:2]
     return [to_pixels(resize_picture(frame, width, height)) for frame in frames]
 
 
 def check_encoder():
-    """Raise InputError where no film can be written, before there are frames to lose."""
+    """Raise InputError if there is no ffmpeg. Call this before frames are computed."""
     try:
         imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError as error:
-        raise InputError("there is no ffmpeg here, which films need; IMAGEIO_FFMPEG_EXE may name one") from error
+        raise InputError("films need ffmpeg, and none was found; set IMAGEIO_FFMPEG_EXE to its path") from error
 
 
 def save_film(path, frames, fps):
-    """Write the pictures in the files `frames`, all of one size, as an .mp4, .gif or .webp of `fps` frames a second.
+    """Write an .mp4, .gif or .webp of `fps` frames a second from the picture files `frames`, all of one size.
 
-    H.264 has even sides, as players want them. Raises OSError where it can't be written whole.
+    An .mp4 (H.264) is cropped to even sides, which players need. Raises OSError if the film is incomplete.
     """
     suffix, reason = pathlib.Path(path).suffix.lower(), None
     with whole_file(path) as temporary:
@@ -69,12 +69,12 @@ def save_film(path, frames, fps):
             whole = frames_of(temporary, suffix, fps) > len(frames) - 0.9
         except (OSError, RuntimeError) as error:
             whole, reason = False, error
-        if not whole:  # ffmpeg does not always complain, and what it says is not handed on
-            raise OSError(errno.EIO, "the film can't be written whole (is the disk full?)") from reason
+        if not whole:  # ffmpeg does not always report an error, and imageio-ffmpeg does not pass its message on
+            raise OSError(errno.EIO, "the film can't be written completely (is the disk full?)") from reason
 
 
 def encode(path, frames, fps, macro_block_size, **kind):
-    """Have ffmpeg write the pictures in the files `frames` as one of KINDS."""
+    """Have ffmpeg write the picture files `frames` as a film, with the options of one of KINDS."""
     height, width = (side // macro_block_size * macro_block_size for side in read_frame(frames[0]).shape[:2])
     more = {"fps": fps, "macro_block_size": macro_block_size, "ffmpeg_log_level": "quiet", **kind}
     with contextlib.closing(imageio_ffmpeg.write_frames(path, (width, height), **more)) as film:
@@ -84,7 +84,11 @@ def encode(path, frames, fps, macro_block_size, **kind):
 
 
 def frames_of(path, suffix, fps):
-    """Return how many frames a film lasts. Of such that are alike GIFs and WebPs keep one: a still, if all are."""
+    """Return how many frames a film lasts.
+
+    GIF and WebP files merge equal frames that follow each other. If all frames are equal, the file is a still picture,
+    and the result is infinity.
+    """
     if suffix == ".mp4":
         return imageio_ffmpeg.count_frames_and_secs(path)[0]
     with Image.open(path) as film:
@@ -95,26 +99,27 @@ def frames_of(path, suffix, fps):
 
 
 def read_frame(path):
-    """Read a picture's pixels as they are: uint8 H x W x 3."""
+    """Read a picture file as uint8 H x W x 3, without any change of colours or orientation."""
     with Image.open(path) as picture:
         return np.asarray(picture.convert("RGB"))
 
 
-# --- Frames beside a film ----------------------------------------------------------------------
+# --- Frames of a film that is not finished -----------------------------------------------------
 
 
 def frame_path(folder, number):
-    """Name a frame, from 1 on."""
+    """Return the path of a frame; numbers start at 1."""
     return folder / f"{number:05}.png"
 
 
 def frames_done(folder, manifest, most, replace):
-    """Count the frames that an interrupted film of the same manifest left, at most `most`.
+    """Count the frames that an interrupted film with the same manifest left in `folder`, at most `most`.
 
-    Those of another manifest are removed where they may be replaced. Raises InputError where they may not.
+    Frames with another manifest are removed if `replace`, and InputError is raised otherwise. Writes the manifest if
+    there are no frames yet.
     """
     path = folder / MANIFEST
-    if path.exists() and not differences(read_json(path), manifest):
+    if path.exists() and not changed_options(read_json(path), manifest):
         done = 0
         while done < most and frame_path(folder, done + 1).exists():
             done += 1
@@ -122,17 +127,17 @@ def frames_done(folder, manifest, most, replace):
     if path.exists() and replace:
         remove_frames(folder)
     elif path.exists():
-        differing = "; ".join(differences(read_json(path), manifest))
-        raise InputError(f"{folder} holds frames of another film ({differing}); give another --output, or --overwrite")
+        changes = "; ".join(changed_options(read_json(path), manifest))
+        raise InputError(f"{folder} holds frames of another film ({changes}); give another --output, or --overwrite")
     if folder.exists() and any(path.name[0] != "." for path in folder.iterdir()):
-        raise InputError(f"{folder} is where frames would be kept, and is not empty; give another --output")
+        raise InputError(f"frames would be stored in {folder}, which is not empty; give another --output")
     write_json(path, manifest)
     return 0
 
 
 def remove_frames(folder):
     """Remove the frames of a film, and their folder if nothing else is in it."""
-    # What begins with a dot was being written when the process was killed.
+    # Names that begin with a dot are incomplete files of a process that was killed.
     for pattern in (
         "[0-9][0-9][0-9][0-9][0-9].png",
         ".[0-9][0-9][0-9][0-9][0-9]-*.png",

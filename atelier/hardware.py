@@ -1,12 +1,11 @@
-"""The machine: its processor, GPUs and memory, and the arithmetic that suits each kind of work on it.
+"""The machine: its processor, GPUs, cores and memory, and the precision that suits each kind of work on it.
 
-In goes what work is to be done ("convolutions", "training", ...), out come Keras's dtype policy and a line for people
-to read. Importing this module starts TensorFlow, quietly.
+`use_precision` takes the kind of work ("convolutions", "training", ...) and sets Keras's dtype policy. Importing this
+module starts TensorFlow without its messages.
 """
 
 import contextlib
 import ctypes
-import math
 import os
 import pathlib
 import sys
@@ -15,10 +14,10 @@ from atelier.disk import silenced_stderr
 
 
 def keep_freed_memory():
-    """Have glibc keep freed memory instead of returning it to the system after each training step.
+    """Make glibc keep freed memory instead of returning it to the system after each training step.
 
-    A step's intermediate values are as large as the last step's; to map and clear them anew took a third
-    of the time. Other C libraries are left as they are.
+    Each step needs as much memory as the step before. Mapping and clearing it again took a third of the time. Other C
+    libraries are not changed.
     """
     m_mmap_max, m_arena_max, m_trim_threshold = -4, -8, -1
     with contextlib.suppress(OSError, AttributeError):
@@ -29,63 +28,66 @@ def keep_freed_memory():
 
 
 def return_freed_memory():
-    """Have glibc return freed memory after all: in its gaps, what another photo needs would find no room."""
+    """Make glibc return freed memory now: its gaps may be too small for what the next photo needs."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 keep_freed_memory()
-os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever the user has Keras take elsewhere: no other is tried
+os.environ["KERAS_BACKEND"] = "tensorflow"  # the only backend that is tested, whatever the user's Keras settings say
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-with silenced_stderr():  # TensorFlow greets before it can be told not to
+with silenced_stderr():  # TensorFlow writes messages before its log level can be set
     import keras
     import tensorflow as tf
-tf.get_logger().setLevel("ERROR")  # it warns where one function is compiled for several networks
+tf.get_logger().setLevel("ERROR")  # it warns when one function is compiled for several networks
+
+import joblib
+import psutil
 
 # --- Precision ---------------------------------------------------------------------------------
 
-# Where --precision auto takes bfloat16, by the kind of work; everywhere else it takes float32.
+# The hardware on which --precision auto uses bfloat16, for each kind of work. On all other hardware it uses float32.
 BFLOAT16 = {
     "convolutions": ("recent GPU", "AMX", "AVX512-BF16"),
-    "training": ("recent GPU", "AMX"),  # of recurrent networks: AVX512-BF16 makes it 1.2 to 2 times slower
-    "training in small batches": ("recent GPU",),  # whose conversions cost AMX more than its products save
-    "likelihoods": (),  # so that a figure is the same on every machine
-    "drawing": (),  # so that a seed's picture is, nearly
+    "training": ("recent GPU", "AMX"),  # of recurrent networks, which AVX512-BF16 makes 1.2 to 2 times slower
+    "training in small batches": ("recent GPU",),  # with AMX, converting numbers takes longer than bfloat16 saves
+    "likelihoods": (),  # so that likelihoods are the same on every machine
+    "drawing": (),  # so that a seed gives nearly the same picture on every machine
 }
 
-LARGE_BATCH = 128  # from which on AMX repays a recurrent network's conversions
+LARGE_BATCH = 128  # the least batch size with which AMX makes the training of a recurrent network faster
 
 
 def use_precision(precision, work, batch_size=LARGE_BATCH):
-    """Set the arithmetic of all networks built from now on; return "device, precision" for people to read.
+    """Set the precision of all networks that are built from now on; return a text such as "CPU, 2 cores, float32".
 
-    `precision` is auto or a dtype policy of Keras, which is obeyed; `work` is a key of BFLOAT16, and `batch_size` that
-    of a training.
+    `precision` is "auto" or the name of a Keras dtype policy, `work` is a key of BFLOAT16, and `batch_size` matters
+    only for training.
     """
     let_gpu_memory_grow()
     if work == "training" and batch_size < LARGE_BATCH:
         work = "training in small batches"
     if precision == "auto":
-        precision = "mixed_bfloat16" if hardware() in BFLOAT16[work] else "float32"
+        precision = "mixed_bfloat16" if device_kind() in BFLOAT16[work] else "float32"
     keras.config.set_dtype_policy(precision)
     gpus = len(gpu_capabilities())
     return f"{f'{gpus} GPU' if gpus else f'CPU, {cpu_count()} cores'}, {precision}"
 
 
-def hardware():
-    """Say what the work is done by: "recent GPU", "older GPU", "AMX", "AVX512-BF16" or "processor"."""
+def device_kind():
+    """Return which hardware does the work: "recent GPU", "older GPU", "AMX", "AVX512-BF16" or "processor"."""
     capabilities, flags = gpu_capabilities(), processor_flags()
     if capabilities:
         return "recent GPU" if min(capabilities) >= AMPERE else "older GPU"
     return "AMX" if "amx_bf16" in flags else "AVX512-BF16" if "avx512_bf16" in flags else "processor"
 
 
-AMPERE = (8, 0)  # the compute capability from which on GPUs multiply bfloat16 natively
+AMPERE = (8, 0)  # the least compute capability of GPUs that multiply bfloat16 natively
 CPUINFO = pathlib.Path("/proc/cpuinfo")
 
 
 def processor_flags():
-    """Return what /proc/cpuinfo calls the processor's flags, a set of words; empty where there is no such file."""
+    """Return the processor's flags from /proc/cpuinfo, a set of words; it is empty where that file is missing."""
     with contextlib.suppress(OSError):
         for line in CPUINFO.read_text().splitlines():
             name, _, flags = line.partition(":")
@@ -95,7 +97,7 @@ def processor_flags():
 
 
 def gpu_capabilities():
-    """List the compute capability of each GPU that is visible, (8, 0) for one; (0, 0) where it has none."""
+    """Return the compute capability of each visible GPU, for example [(8, 0)]; (0, 0) where it is unknown."""
     details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
     return [detail.get("compute_capability", (0, 0)) for detail in details]
 
@@ -105,9 +107,9 @@ def has_gpu():
 
 
 def let_gpu_memory_grow():
-    """Have TensorFlow take a GPU's memory as it needs it, where it would take all of it at once."""
+    """Make TensorFlow take a GPU's memory as it needs it, instead of all of it at the start."""
     for gpu in tf.config.list_physical_devices("GPU"):
-        with contextlib.suppress(RuntimeError):  # it is in use already
+        with contextlib.suppress(RuntimeError):  # the GPU is in use already
             tf.config.experimental.set_memory_growth(gpu, True)
 
 
@@ -115,23 +117,22 @@ def let_gpu_memory_grow():
 
 
 def cpu_count():
-    """Return how many cores TensorFlow may use."""
-    granted = tf.config.threading.get_intra_op_parallelism_threads()
-    return granted or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    """Return how many cores the work may use: those set by `use_cores`, or those of this process and its container."""
+    return tf.config.threading.get_intra_op_parallelism_threads() or joblib.cpu_count()
 
 
 def use_cores(count):
-    """Have TensorFlow use so many cores, where it has not begun yet: then it keeps those that it has."""
+    """Make TensorFlow use this many cores. It has no effect once TensorFlow has begun to compute."""
     with contextlib.suppress(RuntimeError):
         tf.config.threading.set_intra_op_parallelism_threads(count)
         tf.config.threading.set_inter_op_parallelism_threads(count)
 
 
 def reserve_memory(gigabytes):
-    """Have TensorFlow's pool of memory grow to this size at once, where it would grow by pieces with gaps in each.
+    """Make TensorFlow's memory pool grow to this size at once, since growing step by step leaves gaps between pieces.
 
-    Until it is used, that takes a thirty-second of it. It is done on Linux, and never with more than half of the
-    machine's memory: what can't be had makes TensorFlow wait for ten seconds.
+    Until the memory is used, it takes a thirty-second of that size. This is done on Linux without a GPU, and never with
+    more than half of the memory: TensorFlow waits ten seconds for memory that it cannot have.
     """
     if sys.platform.startswith("linux") and not has_gpu():
         gigabytes = min(gigabytes, machine_memory() / 2)
@@ -140,8 +141,16 @@ def reserve_memory(gigabytes):
 
 
 def machine_memory():
-    """Return the memory of the machine in gigabytes; of one that does not tell, infinity."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    except (AttributeError, OSError, ValueError):
-        return math.inf
+    """Return the machine's memory in gigabytes, or its container's limit where that is less."""
+    limits = [psutil.virtual_memory().total]
+    for path in CONTAINER_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # there is no such file, or it says "max"
+            limits.append(int(path.read_text()))
+    return min(limits) / 2**30
+
+
+# Where Linux tells a container's memory limit in bytes: control groups, version 2 and version 1.
+CONTAINER_LIMITS = (
+    pathlib.Path("/sys/fs/cgroup/memory.max"),
+    pathlib.Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)

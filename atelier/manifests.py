@@ -1,6 +1,6 @@
-"""What shaped pictures: kept beside them as recipe.json, compared with a later command, and put into words.
+"""The options that produced a folder's pictures: stored with them as recipe.json, compared with a later command's.
 
-A manifest is a dict, as JSON has it, from the names of options to their values; files count by what is in them.
+A manifest is a JSON dict from option names to values. A file is represented by its name and a checksum of its content.
 """
 
 import dataclasses
@@ -14,90 +14,94 @@ from config import FORMER_WEIGHTS
 
 MANIFEST = "recipe.json"
 
-# Options that say where pictures lie, which photos are taken, and what else is told or written.
-FREE = {"output", "overwrite", "quiet", "debug", "recursive", "gif", "workers", "scheduler"}
+# Options that do not change a picture: where it is written, which photos are taken, and what else is shown or written.
+IGNORED = {"output", "overwrite", "quiet", "debug", "recursive", "gif", "workers", "scheduler"}
 
 
-def manifest_of(script, options, free=(), files=None):
-    """Return what shapes a picture, as JSON has it: the script, and each option that is not `free`.
+def manifest_of(script, options, ignored=(), files=None):
+    """Return the manifest of a command: the script, and each of its options that is not `ignored`.
 
-    `files` lists, for each option that names files, which: they count by what is in them, as does a file of weights.
-    The precision counts as it was given: what auto comes to depends on the machine, and several may share a folder.
+    `files` is a dict from the options that name files to lists of those files, which are compared by their content. A
+    file of weights is compared by its content, too. The precision is stored as given: what auto selects depends on the
+    machine, and several machines may share a folder.
     """
     if options.weights not in (None, "imagenet"):
         files = {**(files or {}), "weights": [options.weights]}
     manifest = {"script": script}
-    manifest |= {name: value for name, value in dataclasses.asdict(options).items() if name not in FREE.union(free)}
-    return as_json(manifest | {name: [fingerprint(path) for path in paths] for name, paths in (files or {}).items()})
+    ignored = IGNORED.union(ignored)
+    manifest |= {name: value for name, value in dataclasses.asdict(options).items() if name not in ignored}
+    return as_json(manifest | {name: [file_checksum(path) for path in paths] for name, paths in (files or {}).items()})
 
 
-def fingerprint(path):
-    """Return by what a file is known again: its name, for people, and a checksum."""
+def file_checksum(path):
+    """Return a file's name and a checksum of its content, a dict."""
     with open(path, "rb") as file:
         return {"name": pathlib.Path(path).name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()[:16]}
 
 
-def refuse_differences(path, record, manifest):
-    if record and (said := differences(record, manifest)):
-        more = f", and {len(said) - 4} more" if len(said) > 4 else ""
+def refuse_other_manifest(path, stored, manifest):
+    """Raise InputError if `path` was made with other options; `stored` is its manifest, or None if it is not known."""
+    if stored and (changes := changed_options(stored, manifest)):
+        more = f", and {len(changes) - 4} more" if len(changes) > 4 else ""
         raise InputError(
-            f"{path} was made otherwise ({'; '.join(said[:4])}{more}); "
-            "give another --output, or --overwrite to make all anew"
+            f"{path} was made with other options ({'; '.join(changes[:4])}{more}); "
+            "give another --output, or --overwrite to make everything again"
         )
 
 
-def differences(record, manifest):
-    """Say in what a manifest differs from the one that was kept: a list of texts."""
-    if record["script"] != manifest["script"]:
-        return [f"by {record['script']}, now {manifest['script']}"]
-    if record["weights"] == FORMER_WEIGHTS:
+def changed_options(stored, manifest):
+    """Return a list of texts, one for each option whose value differs from that in the stored manifest."""
+    if stored["script"] != manifest["script"]:
+        return [f"by {stored['script']}, now {manifest['script']}"]
+    if stored["weights"] == FORMER_WEIGHTS:
         return [f"with the weights {FORMER_WEIGHTS}, which are no longer supported, now with ImageNet's own"]
-    said = []
-    for name in dict.fromkeys([*record, *manifest]):
-        before, now = record.get(name), manifest.get(name)
-        if name == "weights":  # left out, they are ImageNet's
+    changes = []
+    for name in dict.fromkeys([*stored, *manifest]):
+        before, now = stored.get(name), manifest.get(name)
+        if name == "weights":  # not given means ImageNet's
             before, now = before or "imagenet", now or "imagenet"
         if contents(before) != contents(now):
-            told = f"{flag_of(name)} {spelled(before)}, now {spelled(now)}"
-            said.append(told if spelled(before) != spelled(now) else f"{flag_of(name)} {spelled(now)} has changed")
-    return said
+            shown = f"{flag_of(name)} {format_value(before)}, now {format_value(now)}"
+            same_words = format_value(before) == format_value(now)
+            changes.append(f"{flag_of(name)} {format_value(now)} has changed" if same_words else shown)
+    return changes
 
 
 def contents(value):
-    """Return what counts of an option's value: of files what is in them, and of what was not given, nothing."""
+    """Return what is compared of an option's value: the checksums of files, and None if it was not given."""
     if value is None or value is False or value == []:
         return None
     return [item["sha256"] if isinstance(item, dict) else item for item in value] if isinstance(value, list) else value
 
 
-def spelled(value):
-    """Put an option's value into words."""
+def format_value(value):
+    """Return an option's value as text for a message."""
     if value is True or contents(value) is None:
         return "given" if value else "not given"
     items = value if isinstance(value, list) else [value]
     return " ".join(item["name"] if isinstance(item, dict) else str(item) for item in items)
 
 
-# What manifests did not tell before there was a choice.
-UNTOLD = {
+# Options that older manifests lack, with the values that they had then.
+FORMER_VALUES = {
     "style_transfer.py": {"strength": 1.0, "refine": 0},
     "deepdream.py": {"canvas": "pixels"},
 }
 
 
 def read_manifest(folder):
-    """Read what shaped the pictures in a folder, or None where it was not kept. Raises InputError."""
+    """Read the manifest in a folder, or return None if there is none. Raises InputError."""
     path = folder / MANIFEST
     if not path.exists():
         return None
     try:
         manifest = read_json(path)
         return (
-            UNTOLD.get(manifest["script"], {})
+            FORMER_VALUES.get(manifest["script"], {})
             | manifest
             | {"script": str(manifest["script"]), "weights": manifest["weights"]}
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path} is no manifest of such a folder ({describe(error)}); give another --output"
+            f"{path} is no manifest of a folder of pictures ({describe(error)}); give another --output"
         ) from error

@@ -1,6 +1,6 @@
-"""Names that users type, of networks, layers and data sets: checked, and what was meant where they are nearly right.
+"""Check the names that users type, of networks, layers and data sets, and suggest the likeliest name for a wrong one.
 
-In go words of a command, out come names as Keras has them, or an InputError. Nothing here starts TensorFlow.
+Names are returned in Keras's spelling. A wrong name raises InputError. This module does not import TensorFlow.
 """
 
 import difflib
@@ -11,22 +11,22 @@ import re
 from atelier.errors import InputError
 
 
-def meant(name, known):
-    """Ask in brackets for the likeliest of the `known` names, or say nothing where none is like this one."""
+def suggestion(name, known):
+    """Return " (did you mean X?)" with the `known` name that is most like this one, or "" if none is like it."""
     near = [longer for longer in known if name and longer.startswith(name)]
     near = near or difflib.get_close_matches(name, known, 1, cutoff=0.6)
     return f" (did you mean {near[0]}?)" if near else ""
 
 
 def check_names(names, known, what):
-    """Raise InputError, with the likeliest intended, where one of `names` is not among `known`."""
+    """Raise InputError if one of `names` is not among `known`. The message suggests the likeliest known name."""
     for name in names:
         if name not in known:
-            raise InputError(f"{what} has no {name}{meant(name, known)}; it has {', '.join(known)}")
+            raise InputError(f"{what} has no {name}{suggestion(name, known)}; it has {', '.join(known)}")
 
 
-def weighted(text, flag=None):
-    """Return the name and the weight of NAME=WEIGHT, or of NAME alone, which weighs 1. Raises InputError."""
+def name_and_weight(text, flag=None):
+    """Split NAME=WEIGHT into its name and its weight, 1 if there is none. Raises InputError that names the flag."""
     name, sign, weight = text.rpartition("=")
     if not sign or pathlib.Path(text).exists():
         return text, 1.0
@@ -35,23 +35,23 @@ def weighted(text, flag=None):
     except ValueError:
         number = math.nan
     if not 0 < number < math.inf:
-        raise InputError(f"{flag} takes NAME=WEIGHT, a number above 0, and {text} has none")
+        raise InputError(f"{flag} takes NAME=WEIGHT with a weight above 0, and {text} has none")
     return name, number
 
 
-def plain(name):
-    """Return a name without regard to case, spaces, hyphens and underscores."""
+def normalized(name):
+    """Return a name in lower case, without spaces, hyphens and underscores, to compare it with others."""
     return name.lower().replace("_", "").replace("-", "").replace(" ", "")
 
 
-def in_order(name):
-    """Return what to sort a name by, so that block10 comes after block9."""
+def natural_key(name):
+    """Return a key that sorts names by the numbers in them: block10 comes after block9."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 # --- Networks and their layers -----------------------------------------------------------------
 
-# The networks of keras.applications, by the module that each one's preprocessing is in.
+# The networks of keras.applications, and the module that has each network's preprocessing.
 NETWORKS = {
     name: module
     for module, names in {
@@ -76,19 +76,19 @@ NETWORKS = {
 
 
 def network_name(convnet):
-    """Return a network's name as Keras spells it, from one without regard to case and underscores."""
-    spelled = {plain(name): name for name in NETWORKS}
-    check_names([plain(convnet)], list(spelled), "keras.applications")
-    return spelled[plain(convnet)]
+    """Return a network's name in Keras's spelling; `convnet` may differ in case, hyphens and underscores."""
+    spelled = {normalized(name): name for name in NETWORKS}
+    check_names([normalized(convnet)], list(spelled), "keras.applications")
+    return spelled[normalized(convnet)]
 
 
 def own_classifier(convnet):
-    """Return the .keras or .h5 file of a classifier of the user's own, or None for a network of keras.applications.
+    """Return the .keras or .h5 file of the user's own classifier, or None for a network of keras.applications.
 
-    Of a folder of saved epochs it is the last one. Raises InputError where it is neither.
+    A folder of saved epochs stands for its last epoch. Raises InputError if `convnet` is none of these.
     """
     path = pathlib.Path(convnet)
-    if plain(str(convnet)) in map(plain, NETWORKS):
+    if normalized(str(convnet)) in map(normalized, NETWORKS):
         return None
     if path.is_dir():
         if not (epochs := saved_epochs(path)):
@@ -106,48 +106,48 @@ MODEL_FILES = (".keras", ".h5", ".hdf5")
 
 
 def saved_epochs(folder):
-    """List the files of models in a folder, in the order of the numbers in their names."""
+    """List the model files in a folder, in the order of the numbers in their names."""
     paths = [path for path in pathlib.Path(folder).iterdir() if path.suffix in MODEL_FILES]
     paths = [path for path in paths if not path.name.endswith(".weights.h5")]
-    return sorted(paths, key=lambda path: in_order(path.name))
+    return sorted(paths, key=lambda path: natural_key(path.name))
 
 
-CONVOLUTIONS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}  # in each of the five blocks
+CONVOLUTIONS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}  # how many each of the five blocks has
 
 
 def layer_names(convnet):
-    """List the names of a VGG's layers from the first convolution on, as Keras has them."""
+    """List Keras's names of the layers of VGG16 or VGG19, from the first convolution on."""
     blocks = enumerate(CONVOLUTIONS[convnet], 1)
     return [f"block{b}_{kind}" for b, count in blocks for kind in [*(f"conv{i + 1}" for i in range(count)), "pool"]]
 
 
 def check_layers(layers, convnet):
-    """Raise InputError where a VGG lacks one of the layers; of other networks that is known once they are loaded."""
-    if (name := plain(str(convnet))) in CONVOLUTIONS:
+    """Raise InputError if VGG16 or VGG19 lacks one of the layers. Other networks are checked once they are loaded."""
+    if (name := normalized(str(convnet))) in CONVOLUTIONS:
         check_names(layers, layer_names(name), convnet)
 
 
 def parse_layers(layers):
-    """Read ("block4_conv3=1.0", "block5_conv1") as a dict from layer to weight. Raises InputError."""
+    """Return the weight of each layer in ("block4_conv3=1.0", "block5_conv1"), a dict. Raises InputError."""
     weights = {}
     for text in layers:
         name, _, weight = text.partition("=")
         try:
             weights[name] = float(weight or 1)
         except ValueError:
-            raise InputError(f"--layers takes LAYER=WEIGHT, and {text} has no number") from None
+            raise InputError(f"--layers takes LAYER=WEIGHT, and the weight in {text} is not a number") from None
         if not (math.isfinite(weights[name]) and weights[name]):
-            raise InputError(f"--layers {text}: a weight must be a number, and not 0")
+            raise InputError(f"--layers {text}: a weight must be a finite number other than 0")
     return weights
 
 
 # --- Data sets ---------------------------------------------------------------------------------
 
-SETS = ("digits", "mnist", "fashion_mnist")  # of pictures, that need no files of the user's
+SETS = ("digits", "mnist", "fashion_mnist")  # they need no files from the user
 
 
 def check_set(source, data):
-    """Raise InputError where a set of pictures is neither one of SETS nor to be found in the files `data`."""
+    """Raise InputError if a set of pictures is not one of SETS and no files `data` are given, or they do not exist."""
     if data is None and source not in SETS:
         raise InputError(f"{source} is not {', '.join(SETS[:-1])} or {SETS[-1]}; give its files with --data")
     if data is not None and not pathlib.Path(data).exists():

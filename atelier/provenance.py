@@ -1,4 +1,4 @@
-"""What a result tells of how it was made: the command, the seed, the versions and the weights."""
+"""What a result's file records of how it was made: the command, the seed, the versions and the weights."""
 
 import json
 import platform
@@ -11,7 +11,7 @@ from atelier import hardware
 
 
 def versions():
-    """Return the versions that a result depends on, as a dict."""
+    """Return the versions of Python and the packages that a result depends on, as a dict."""
     return {
         "python": platform.python_version(),
         "keras": hardware.keras.version(),
@@ -21,9 +21,9 @@ def versions():
 
 
 def of_result(seed, **more):
-    """Return what a PNG's text chunks should tell of how it was made, as a dict of strings."""
+    """Return the texts to write into a picture's file, a dict of strings: how it was made, and `more`."""
     command = shlex.join(["python", *sys.argv])
     about = {"Software": "keras-atelier", "command": command, "seed": seed, "versions": versions(), **more}
-    told = {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
-    # File names need not be Unicode, and text chunks must.
-    return {key: value.encode(errors="backslashreplace").decode() for key, value in told.items()}
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
+    # Text chunks must be Unicode, and file names in the command may not be.
+    return {key: text.encode(errors="backslashreplace").decode() for key, text in texts.items()}

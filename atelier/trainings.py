@@ -1,7 +1,8 @@
-"""What all trainings share: the folder they take, their progress and its checkpoints, the learning rate, Ctrl-C."""
+"""Code shared by trainings: which folder they use, checkpoints, learning rates, Ctrl-C, and the printed results."""
 
 import contextlib
 import dataclasses
+import enum
 import itertools
 import math
 import pathlib
@@ -16,126 +17,169 @@ import zlib
 import numpy as np
 
 from atelier import disk
-from atelier.errors import AnotherTraining, Finished, InputError, SameTraining
+from atelier.errors import InputError
 
 # --- The folder --------------------------------------------------------------------------------
 
 
-def find_folder(begin, options, name):
-    """Begin, or resume, a training in --output or else in the first of trained/name, name-2, ... that can take it.
+class Holds(enum.Enum):
+    """What a folder holds, compared with the training that a command asks for."""
 
-    `begin` takes a folder, returns the training and raises InputError where it can't be begun there. One that is
-    finished is returned, for --resume, where no other folder holds one that is not.
+    NO_TRAINING = enum.auto()
+    SOMETHING_ELSE = enum.auto()  # models of another kind, damaged files, or files that a training would replace
+    OTHER_TRAINING = enum.auto()  # with other options or other data
+    UNFINISHED = enum.auto()  # this training, or one that differs only in its epochs
+    FINISHED = enum.auto()  # the same, finished, with its checkpoint
+    FINISHED_WITHOUT_CHECKPOINT = enum.auto()
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderState:
+    """What a folder holds, and why the command cannot use it, where that is so."""
+
+    holds: Holds
+    refusal: str = ""  # the error message; empty where the command can begin or resume the training there
+    message: str = ""  # of a finished training: its epochs, and whether more can be added
+
+    @property
+    def is_finished(self):
+        return self.holds in (Holds.FINISHED, Holds.FINISHED_WITHOUT_CHECKPOINT)
+
+    def check(self):
+        """Raise InputError where the command cannot use the folder."""
+        if self.refusal:
+            raise InputError(self.refusal)
+
+
+def find_folder(open_training, options, name):
+    """Choose the folder of a training: --output, or the first of trained/name, name-2, ... that the command can use.
+
+    `open_training` takes a folder and returns a training. The training's method `examine` returns a FolderState and
+    changes no file. Returns the training in the chosen folder, and the state of that folder. Raises InputError where
+    the command can use no folder.
     """
-    if options.output or options.overwrite:
-        folder = pathlib.Path(options.output or f"trained/{name}")
+    given = options.output or (options.overwrite and f"trained/{name}")
+    numbered = (f"trained/{name}" + f"-{number}" * (number > 1) for number in itertools.count(1))
+    trainings, states = [], []
+    for folder in map(pathlib.Path, [given] if given else numbered):
         disk.refuse_tilde(folder)
-        return begin(folder)
-    finished = refusal = None
-    for number in itertools.count(1):
-        folder = pathlib.Path(f"trained/{name}" + f"-{number}" * (number > 1))
-        try:
-            training = begin(folder)
-        except SameTraining:
-            raise
-        except InputError as error:
-            if not folder.exists():
-                refusal = refusal or error
-                break
-            if refusal is None or not isinstance(error, AnotherTraining):
-                refusal = error
-            continue
-        if not training.finished:
-            if isinstance(refusal, Finished):
-                note(f"{refusal}; this one goes into {folder}", options)
-            return training
-        finished = finished or training
-    if finished:
-        return finished
-    raise refusal
+        trainings.append(open_training(folder))
+        states.append(examine(trainings[-1]))
+        if not folder.exists() or is_last(states[-1], options.resume):
+            break
+    chosen = choose_to_resume(states) if options.resume else len(states) - 1
+    states[chosen].check()
+    passed = [state.refusal for state in states if state.is_finished]
+    if passed and not options.resume:
+        note(f"{passed[-1]}; this one goes into {trainings[chosen].folder}", options)
+    return trainings[chosen], states[chosen]
 
 
-def differences(about, earlier, but_epochs=False):
-    """Put into words what an earlier training's meta.json says of its options and data that is not so in this one's."""
+def examine(training):
+    """Return the state of a training's folder; files that cannot be read are SOMETHING_ELSE."""
+    try:
+        return training.examine()
+    except InputError as error:
+        return FolderState(Holds.SOMETHING_ELSE, refusal=str(error))
+
+
+def is_last(state, resume):
+    """Say whether the command uses this folder, or is refused because of it, without a look at the next folder."""
+    if resume:
+        return state.holds is Holds.UNFINISHED and not state.refusal
+    return state.holds in (Holds.NO_TRAINING, Holds.UNFINISHED, Holds.FINISHED)
+
+
+def choose_to_resume(states):
+    """Return the index of the folder that --resume continues: an unfinished training before a finished one.
+
+    `states` are those of the numbered folders; the last one does not exist yet. Where no folder can be used, return the
+    index of the one to name in the error: the last one that does not hold another training, or else the first.
+    """
+    usable = [i for i, state in enumerate(states) if not state.refusal]
+    unfinished = [i for i in usable if states[i].holds is Holds.UNFINISHED]
+    existing = range(max(1, len(states) - 1))
+    nameable = [i for i in existing if states[i].holds is not Holds.OTHER_TRAINING]
+    return [*unfinished, *usable, *reversed(nameable), *existing][0]
+
+
+def changed_options(about, earlier, but_epochs=False):
+    """List, in one line, the options and data of an earlier training's meta.json that differ from this training's."""
     if but_epochs:
         earlier = earlier | {"recipe": earlier["recipe"] | {"epochs": about["recipe"]["epochs"]}}
     changed = [key for key in about if key not in ("versions", "classes") and earlier.get(key) != about[key]]
-    return "; ".join(difference(key, earlier.get(key), about[key]) for key in changed)
+    return "; ".join(changed_option(key, earlier.get(key), about[key]) for key in changed)
 
 
-def difference(key, before, now):
-    """Put into words how one entry of meta.json differs."""
+def changed_option(key, before, now):
+    """Describe how one entry of meta.json differs."""
     if isinstance(before, dict) and isinstance(now, dict):
         return ", ".join(f"{name} {before.get(name)}, not {now[name]}" for name in now if before.get(name) != now[name])
     return f"{key} {before}, not {now}"
 
 
-def check_same(folder, about, earlier):
-    """Raise InputError where there is nothing to resume, or another training; the epochs may differ."""
-    if earlier is None:
-        raise InputError(f"{folder} holds no training to resume")
-    changes = differences(about, earlier, but_epochs=True)
-    if changes:
-        raise other_training(folder, changes)
-
-
 def is_same_or_longer(about, earlier):
     """Say whether a training is the earlier one, or differs only in that it has more epochs."""
     more = about["recipe"]["epochs"] >= earlier["recipe"]["epochs"]
-    return more and not differences(about, earlier, but_epochs=True)
+    return more and not changed_options(about, earlier, but_epochs=True)
 
 
-def check_epochs(folder, done, epochs):
-    """Raise InputError where a training has come further than it is now meant to."""
-    if epochs < done:
-        raise InputError(
-            f"the training in {folder} has come to epoch {done}, and --epochs {epochs} is fewer; give at least {done}"
-        )
+def nothing_to_resume(folder, of=""):
+    return FolderState(Holds.NO_TRAINING, f"{folder} holds no training{of} to resume")
 
 
 def other_training(folder, changes):
-    """Make the InputError which says that the folder's training is another one, and how it differs."""
-    told = f"{folder} holds another training ({changes}); give the same options, or another --output"
-    return AnotherTraining(told)
+    """Return the state of a folder that holds a training with other options or data, listed by changed_options."""
+    refusal = f"{folder} holds another training ({changes}); give the same options, or another --output"
+    return FolderState(Holds.OTHER_TRAINING, refusal)
 
 
 def unfinished(folder):
-    """Make the InputError which says that the folder's training can go on."""
-    return SameTraining(f"{folder} holds this training, unfinished; --resume goes on, --overwrite starts anew")
+    """Return the state, without --resume, of a folder that holds this training, unfinished."""
+    refusal = f"{folder} holds this training, unfinished; --resume goes on, --overwrite starts anew"
+    return FolderState(Holds.UNFINISHED, refusal)
 
 
-def no_checkpoint(folder):
-    """Make the InputError which says that a finished training can't go on."""
-    return InputError(
+def too_few_epochs(folder, done, epochs):
+    """Return the state of a folder whose training has had more epochs than the command asks for."""
+    refusal = f"the training in {folder} has reached epoch {done}; --epochs {epochs} is fewer, give at least {done}"
+    return FolderState(Holds.UNFINISHED, refusal)
+
+
+def without_checkpoint(folder):
+    """Return the state of a folder whose finished training cannot have more epochs."""
+    refusal = (
         f"the training in {folder} is finished and its checkpoint was not kept (those that ship have none), so it "
         "can't go on; without --resume it is trained anew"
     )
+    return FolderState(Holds.FINISHED_WITHOUT_CHECKPOINT, refusal)
 
 
-def finished_line(folder, epochs, stopped, kept, options):
-    """Say that a training is finished, after how many epochs, and what can be done where its checkpoint was `kept`."""
+def finished(folder, epochs, stopped, kept, options):
+    """Return the state of a folder that holds this training, finished.
+
+    `epochs` lists those of its networks, `stopped` says whether --patience ended it, `kept` whether it has its
+    checkpoint. Only --resume can use the folder.
+    """
     longer = "more --epochs with --resume train it longer" if kept else "it can't go on: its checkpoint was not kept"
-    told = described_epochs(epochs, stopped, options)
-    return f"{folder} holds this training, finished (epochs: {told})" + ("" if stopped else f"; {longer}")
+    told = describe_epochs(epochs, stopped, options)
+    message = f"{folder} holds this training, finished (epochs: {told})" + ("" if stopped else f"; {longer}")
+    refusal = "" if options.resume else f"{message}; --overwrite starts it anew"
+    return FolderState(Holds.FINISHED if kept else Holds.FINISHED_WITHOUT_CHECKPOINT, refusal, message)
 
 
-def already_finished(line, kept):
-    """Make the InputError which says that a training is finished, in this line, and its checkpoint `kept` or not."""
-    return (SameTraining if kept else Finished)(f"{line}; --overwrite starts it anew")
-
-
-# --- Progress ----------------------------------------------------------------------------------
+# --- Checkpoints -------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass
-class Progress:
-    """How far a training has come: all there is to know to go on exactly."""
+class TrainingProgress:
+    """How far a training has come: all that is needed to continue it exactly."""
 
     variables: list  # of the network and of its optimizer
     losses: list  # one for each epoch: nats a picture of digits, nats a pixel of a painter
     validation_losses: list
     best: list = ()  # the variables after the best epoch, where a validation score stops the training of a class
-    # A painter also goes on from the middle of an epoch:
+    # A painter also continues from the middle of an epoch:
     step: int = 0
     nats: float = 0.0
     pixels: float = 0.0
@@ -161,7 +205,7 @@ class Progress:
             raise InputError(f"{path} is damaged") from error
 
     def is_over(self, epochs, patience):
-        """Say whether all epochs are done, or there is no use in more."""
+        """Say whether all epochs are done, or `patience` has ended the training."""
         return len(self.losses) >= epochs or self.stopped_early(patience)
 
     def stopped_early(self, patience):
@@ -176,28 +220,29 @@ def variables_of(trainer):
     return [*trainer.trainable_variables, *trainer.non_trainable_variables, *trainer.optimizer.variables]
 
 
-def put_variables(trainer, values):
-    """Give a compiled network and its optimizer the values that variables_of lists, arrays."""
+def assign_variables(trainer, values):
+    """Assign arrays to the variables of a compiled network and of its optimizer, in the order of variables_of."""
     for variable, value in zip(variables_of(trainer), values, strict=True):
         variable.assign(value)
 
 
-def learning_rate(recipe, step, steps, losses=()):
-    """The rate of one of `steps` optimizer steps, after epochs of these losses.
+def learning_rate(training_config, step, steps, losses=()):
+    """Return the learning rate of the optimizer step number `step` of `steps`; `losses` are those of past epochs.
 
-    constant; up over the first tenth and down along a cosine; late, a tenth of it in the last third; plateau, half
-    of it for each time that three epochs in a row brought no better loss.
+    constant; cosine, which rises over the first tenth of the steps and falls to zero; late, a tenth of the rate in the
+    last third; plateau, half the rate after each three epochs in a row without a better loss.
     """
-    if recipe.schedule == "late":
-        return recipe.learning_rate * (0.1 if 3 * step >= 2 * steps else 1)
-    if recipe.schedule == "plateau":
-        return recipe.learning_rate * 0.5 ** plateaus(losses)
-    if recipe.schedule == "constant":
-        return recipe.learning_rate
+    rate = training_config.learning_rate
+    if training_config.schedule == "late":
+        return rate * (0.1 if 3 * step >= 2 * steps else 1)
+    if training_config.schedule == "plateau":
+        return rate * 0.5 ** plateaus(losses)
+    if training_config.schedule == "constant":
+        return rate
     rise = max(1, steps // 10)
     if step < rise:
-        return recipe.learning_rate * (step + 1) / rise
-    return recipe.learning_rate * (1 + np.cos(np.pi * (step - rise) / (steps - rise))) / 2
+        return rate * (step + 1) / rise
+    return rate * (1 + np.cos(np.pi * (step - rise) / (steps - rise))) / 2
 
 
 def plateaus(losses, patience=3):
@@ -212,16 +257,16 @@ def plateaus(losses, patience=3):
 
 
 @contextlib.contextmanager
-def heeded_interrupt():
-    """Let Ctrl-C set the event that is yielded, so that a step is finished first; a second one interrupts at once."""
+def deferred_interrupt():
+    """Have Ctrl-C set the event that is yielded, so that a step can end first; a second Ctrl-C interrupts at once."""
     stop = threading.Event()
 
-    def heed(*_):
+    def defer(*_):
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
 
-    earlier = signal.signal(signal.SIGINT, heed)
+    earlier = signal.signal(signal.SIGINT, defer)
     try:
         yield stop
     finally:
@@ -237,43 +282,42 @@ def note(text, options):
         print(f"note: {text}", file=sys.stderr)
 
 
-def print_figures(figures):
-    """Print what came of a training, a dict from name to text."""
-    for key, value in figures.items():
+def print_results(results):
+    """Print the results of a training, a dict from name to text."""
+    for key, value in results.items():
         print(f"{key}: {value}")
 
 
-def print_drawing(folder, *flags):
-    """Print the command that draws from what was trained."""
+def print_draw_command(folder, *flags):
+    """Print the command that draws with the trained networks."""
     folder = f"./{folder}" if str(folder).startswith("-") else str(folder)
     print(f"draw: {command_of('generate_rnn.py', folder, *flags)}")
 
 
 def command_of(script, *arguments):
-    """Return the command that calls another script of the toolkit from here, as the shell takes it."""
+    """Return the shell command that calls another script of the toolkit from the current folder."""
     python = "python" if shutil.which("python") == sys.executable else sys.executable
     return shlex.join([python, str(pathlib.Path(sys.argv[0]).with_name(script)), *arguments])
 
 
-def print_longer(possible):
-    """Say how to train longer, where that is possible."""
+def print_how_to_train_longer(possible):
     if possible:
         print("longer: the same command with --resume and more --epochs")
 
 
-def described_epochs(epochs, stopped, options):
-    """Say how many epochs the networks of a training had, and whether they were stopped early."""
+def describe_epochs(epochs, stopped, options):
+    """Return in words how many epochs the networks of a training had, and whether --patience stopped one."""
     told = f"{min(epochs)}" if min(epochs) == max(epochs) else f"{min(epochs)} to {max(epochs)}"
     return told + f", stopped by --patience {options.patience}" * stopped
 
 
 def nats_and_bits(nats):
-    """Put a loss, in nats a pixel, into words."""
+    """Format a loss, in nats a pixel."""
     return f"{nats:.3f} nats a pixel ({nats / math.log(2):.3f} bits)"
 
 
-def in_words(seconds):
-    """Put seconds into words."""
+def format_duration(seconds):
+    """Format a duration: 3 h 5 min, 5 min 20 s, 20 s."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

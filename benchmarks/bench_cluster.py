@@ -1,15 +1,14 @@
-"""Time clusters: what sharing a folder out gains on one machine, what each task costs, and what dying workers do.
+"""Time clusters: the gain of several processes on one machine, the cost of an empty task, the effect of dying workers.
 
     make bench
     .venv/bin/python benchmarks/bench_cluster.py --only empty --repeats 1
 
-One process with all cores stands beside as many worker processes as there are cores, on the same folder: how many
-seconds there are from one picture to the next, once each process has made its first ones. Tasks that do nothing go the
-way of all others, to 32 workers that are threads of one other process; the command's memory is its own. Where workers
-are killed at random, what comes out is compared with what came out before.
+- shared: one process with all cores, beside one worker process for each core, on the same folder. The figure is the
+  seconds from one picture to the next, after each process has made its first ones.
+- empty: tasks that do nothing, on 32 workers that are threads of one other process. The memory is the command's.
+- killed: workers are killed at random, and the results must equal those of an undisturbed run.
 """
 
-import argparse
 import csv
 import hashlib
 import json
@@ -36,7 +35,7 @@ KILLED, EVERY = 60, 20  # photos, and seconds from one kill to the next
 
 
 def compare_shared(arguments):
-    """The same folder by one process with all cores, and by a process for each core."""
+    """Compare one process with all cores and one process for each core, on the same folder."""
     for what, part in (("a learned style", "learned"), ("the search, 8 steps a size", "search")):
         alone, shared = take_turns([f"{part}_alone", f"{part}_shared"], arguments)
         name = f"a photo of {PHOTOS} at {SIZE} pixels, {what}: {os.cpu_count()} workers beside one process"
@@ -66,7 +65,7 @@ def compare_killed(arguments):
 
 
 def folder_of_photos(folder, count):
-    """Fill a folder with photos: those that ship, mirrored and turned."""
+    """Fill a folder with photos: those that ship with the toolkit, mirrored and rotated."""
     from PIL import Image, ImageOps
 
     folder.mkdir()
@@ -79,9 +78,9 @@ def folder_of_photos(folder, count):
 
 
 def paint(*flags, workers=None):
-    """Paint a folder as its user does; return the seconds a photo, and all processes' memory at its peak, in GB.
+    """Paint a folder by the command; return the seconds a photo, and the peak memory of all its processes in GB.
 
-    The seconds are those from one picture to the next, once each process has made its first ones.
+    The seconds are those from one picture to the next, after each process has made its first ones.
     """
     with tempfile.TemporaryDirectory() as folder:
         photos = folder_of_photos(pathlib.Path(folder, "photos"), PHOTOS)
@@ -118,7 +117,7 @@ def paint_searched(workers):
     return paint("--style", PAINTING, "--iterations", 8, workers=workers)
 
 
-# Each worker watches over the process that it is, which is one and the same here: rarely, then.
+# All workers share one process here, so each monitors it rarely.
 CLUSTER = f"""
 import dask, distributed
 dask.config.set({{"distributed.worker.profile.enabled": False, "distributed.admin.system-monitor.interval": "10s"}})
@@ -134,11 +133,11 @@ def do_nothing(photo, result, options):
     return {}
 
 
-def open_nothing(options):
-    return argparse.Namespace(source=None)
+def prepare_nothing(options):
+    pass
 
 
-def recipe_of_nothing(options):
+def manifest_of_nothing(options):
     return {"script": SCRIPT, "weights": None}
 
 
@@ -146,7 +145,9 @@ SCRIPT = pathlib.Path(__file__).name
 
 
 def empty(data):
-    """Give tasks that do nothing to workers that are threads; return the seconds, and the command's peak in GB."""
+    """Run empty tasks on workers that are threads; return the seconds, and the command's peak memory in GB."""
+    import bench_cluster as tasks  # workers import it by this name
+
     import config
     from atelier.batch import folders
 
@@ -164,7 +165,7 @@ def empty(data):
         for number in range(EMPTY):
             (photos / f"{number}.jpg").touch()
         options = config.Style(scheduler=process.stdout.readline().strip(), quiet=True)
-        task = folders.ImageTask(SCRIPT, do_nothing, open_nothing, recipe_of_nothing, None)
+        task = folders.ImageTask(SCRIPT, tasks.do_nothing, tasks.prepare_nothing, tasks.manifest_of_nothing, None)
         started = time.perf_counter()
         with open(os.devnull, "w") as nowhere:
             sys.stdout, shown = nowhere, sys.stdout
@@ -180,7 +181,7 @@ def empty(data):
 
 
 def with_three_workers(command, kill):
-    """Run a command on a scheduler and three workers, one of which is killed now and then and started anew, or none.
+    """Run a command on a scheduler and three workers; if `kill`, kill one now and then, and start it again.
 
     Returns the seconds, and how many were killed.
     """
@@ -221,7 +222,7 @@ def paint_with_three(kill):
     with tempfile.TemporaryDirectory() as folder:
         photos, output = folder_of_photos(pathlib.Path(folder, "photos"), KILLED), pathlib.Path(folder, "out")
         flags = ["--style", PAINTING, "--size", 128, "--iterations", 15, "--overwrite"]
-        # By one name for both, since pictures tell the command that made them.
+        # The same command in both runs, since pictures record it.
         command = [sys.executable, "style_transfer.py", photos, *flags, "--output", output]
         seconds, kills = with_three_workers(command, kill)
         with open(output / "summary.csv") as file:
@@ -232,7 +233,7 @@ def paint_with_three(kill):
 
 
 def pixels_of(folder):
-    """Return a checksum of each picture's pixels: beside them it tells the command, and so the scheduler's port."""
+    """Return a checksum of each picture's pixels. The file also records the command, with the scheduler's port."""
     from PIL import Image
 
     return {path.name: hashlib.sha256(Image.open(path).tobytes()).hexdigest() for path in sorted(folder.glob("*.png"))}
@@ -247,7 +248,7 @@ def train_with_three(kill):
 
 
 def weights_of(folder):
-    """Return a checksum of all that each class's checkpoint holds: the network, the optimizer and the losses."""
+    """Return a checksum of each class's checkpoint: the network, the optimizer and the losses."""
     import numpy as np
 
     checksums = {}
@@ -271,4 +272,4 @@ PARTS = {
 COMPARISONS = {"shared": compare_shared, "empty": compare_empty, "killed": compare_killed}
 
 if __name__ == "__main__":
-    main(__file__, __doc__, COMPARISONS, PARTS, "of no use here")
+    main(__file__, __doc__, COMPARISONS, PARTS, "not used here")

@@ -1,4 +1,4 @@
-"""Time the digit scripts beside their peers, in one run on one machine.
+"""Time training, drawing and classification of digits beside their peers, in one run on one machine.
 
     make bench                                          # MNIST from Keras's cache or download
     make bench DATA=path/to/mnist                       # or from an .npz or a folder of IDX files
@@ -11,7 +11,8 @@ as people write them, in float32:
 
 - the tutorial's way: model.fit of a Keras GRU(256), batch 32, Adam, one digit after another; drawing with a
   predict for each pixel on the growing picture; classifying with ten predict calls;
-- torch.nn.GRU: the same network and batch in PyTorch's usual training loop.
+- torch.nn.GRU: the same network and batch in PyTorch's usual training loop;
+- keras.layers.GRU: our trainer with this layer instead of that in fused_cells.py.
 """
 
 import os
@@ -37,6 +38,12 @@ def compare_throughput(arguments):
     for precision, ours in zip(precisions, measured, strict=True):
         yield row(f"training, batch {BATCH}, beside torch.nn.GRU", precision, ours, torch, "images/s")
         yield row(f"training, batch {BATCH}, beside Keras fit", precision, ours, fit, "images/s")
+
+
+def compare_layers(arguments):
+    fused, own = take_turns(["train_fused_layers", "train_keras_layers"], arguments)
+    what = f"training, batch {BATCH}: fused_cells.py, beside Keras's own layers"
+    yield row(what, "float32", fused, own, "images/s")
 
 
 def compare_time_to_accuracy(arguments):
@@ -70,10 +77,10 @@ def train_ours(data, precision):
     images_of_each, seconds = 160, {}
     for epochs in (1, 7):
         with tempfile.TemporaryDirectory() as folder:
-            recipe = ["--preset", "tutorial", "--num-images", str(images_of_each), "--epochs", str(epochs)]
-            recipe += ["--precision", precision]
+            flags = ["--preset", "tutorial", "--num-images", str(images_of_each), "--epochs", str(epochs)]
+            flags += ["--precision", precision]
             source = ["mnist", "--all-digits", "--output", folder, *(["--data", data] if data else [])]
-            seconds[epochs], _ = timed(["train_rnn.py", *source, *recipe])
+            seconds[epochs], _ = timed(["train_rnn.py", *source, *flags])
     return 6 * 10 * images_of_each / (seconds[7] - seconds[1])
 
 
@@ -108,6 +115,32 @@ def train_keras(data):
     started = time.perf_counter()
     model.fit(shifted(sequences), sequences, batch_size=BATCH, epochs=3, verbose=0)
     return 3 * len(sequences) / (time.perf_counter() - started)
+
+
+def train_fused_layers(data, fused=True):
+    """Training steps of one trainer of the preset tutorial, as digit_training.py builds it on a CPU."""
+    import util
+    from atelier.hardware import keras
+    from atelier.pixel_rnn import datasets
+
+    tokens = util.to_sequences(datasets.load_dataset("mnist", data)[0][: 50 * BATCH], 10, LEVELS).astype("int32")
+    model = util.build_rnn(10, LEVELS, "gru", UNITS, fused=fused)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, jit_compile=fused)  # Keras compiles its own GRU without XLA
+
+    def epoch():
+        for i in range(0, len(tokens), BATCH):
+            model.train_on_batch(tokens[i : i + BATCH], tokens[i : i + BATCH])
+
+    epoch()
+    started = time.perf_counter()
+    for _ in range(3):
+        epoch()
+    return 3 * len(tokens) / (time.perf_counter() - started)
+
+
+def train_keras_layers(data):
+    return train_fused_layers(data, fused=False)
 
 
 def train_torch(data):
@@ -161,13 +194,13 @@ def draw_ours(data):
     from atelier.pixel_rnn import model_files, model_meta, recurrent
 
     model = model_files.load_rnn("trained/mnist", 3, model_meta.load_meta("trained/mnist"))
-    paint = recurrent.make_painter(model, "previous")
+    sample = recurrent.make_sampler(model, "previous")
     rng = np.random.default_rng(0)
     known = np.zeros((25, LENGTH), "int32")
 
     def draw():
         uniform = rng.random(known.shape, dtype="float32")
-        return np.asarray(paint(recurrent.weights_of(model), known, uniform, np.int32(0), np.ones(25, "float32")))
+        return np.asarray(sample(recurrent.weights_of(model), known, uniform, np.int32(0), np.ones(25, "float32")))
 
     draw()
     started = time.perf_counter()
@@ -232,6 +265,7 @@ def classify_memory(data):
 
 COMPARISONS = {
     "throughput": compare_throughput,
+    "layers": compare_layers,
     "accuracy": compare_time_to_accuracy,
     "drawing": compare_drawing,
     "classifying": compare_classifying,
@@ -239,7 +273,7 @@ COMPARISONS = {
 PARTS = {
     function.__name__: function
     for function in (
-        *(train_ours, train_keras, train_torch, train_to_accuracy),
+        *(train_ours, train_fused_layers, train_keras_layers, train_keras, train_torch, train_to_accuracy),
         *(draw_ours, draw_tutorial, classify_ours, classify_keras, classify_memory),
     )
 }

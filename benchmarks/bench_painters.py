@@ -1,4 +1,4 @@
-"""Time painters beside their peers, in one run on one machine.
+"""Time training and drawing of painters beside their peers, in one run on one machine.
 
     make bench PICTURES=path/to/folder
     .venv/bin/python benchmarks/bench_painters.py --data path/to/folder --only drawing --repeats 5
@@ -10,6 +10,7 @@ bfloat16, in rows of their own; the rest is float32. The peers are written as pe
 
 - torch.nn.LSTM: the preset monet's network and batch in PyTorch's usual training loop, its colours looked up in an
   embedding as ours are, or one-hot as the published painter has them;
+- keras.layers.LSTM and Dropout: our training step with these layers instead of those in fused_cells.py;
 - the published way to draw: `predict` on the one-hot window before each pixel of each picture.
 """
 
@@ -69,6 +70,11 @@ def compare_training(arguments):
         yield "share of what a large float32 product reaches", precision, f"{share:.0%}", "", "", ""
 
 
+def compare_layers(arguments):
+    fused, own = take_turns(["train_fused_layers", "train_keras_layers"], arguments)
+    yield row("training the preset monet: fused_cells.py, beside Keras's own layers", "float32", fused, own, "tokens/s")
+
+
 def operations_per_token():
     """Count the multiplications and additions of the products for one token, forward and twice that backward."""
     products = [EMBEDDING * 4 * UNITS, UNITS * 4 * UNITS, (LAYERS - 1) * 2 * UNITS * 4 * UNITS, UNITS * COLORS]
@@ -116,8 +122,8 @@ def tokens_of(data):
     return palettes.to_palette(images, palettes.fit_palette(images, COLORS, seed=0))
 
 
-def train_ours(data, precision):
-    """The compiled step that train_rnn.py takes; beside it, this machine's speed on a large product."""
+def train_ours(data, precision, fused=True):
+    """Time the compiled training step of train_rnn.py, and this machine's speed on a large product."""
     import numpy as np
 
     import util
@@ -128,10 +134,10 @@ def train_ours(data, precision):
     hardware.use_precision(precision, "training")
     tokens = tokens_of(data)
     settings = ("lstm", UNITS, LAYERS, 0.2, EMBEDDING, "previous")
-    model = util.build_painter(COLORS, SIDE, SIDE, WINDOW, *settings, fused=True)
+    model = util.build_painter(COLORS, SIDE, SIDE, WINDOW, *settings, fused=fused)
     model.optimizer = keras.optimizers.RMSprop(global_clipnorm=1.0)
     model.optimizer.build(model.trainable_variables)
-    learn = recurrent.make_learner(model, model.optimizer)
+    train_step = recurrent.make_training_step(model, model.optimizer)
     windows = util.Windows(tokens, SIDE, SIDE, "previous", WINDOW, 1, BATCH, "all")
     names = [name for name in model.input if name.startswith("state_")]
     states = [np.zeros((BATCH, UNITS), "float32")] * len(names)
@@ -139,7 +145,7 @@ def train_ours(data, precision):
     def step(i):
         nonlocal states
         inputs, targets, weight, _ = windows.batch(0, 0, i)
-        loss, states = learn(inputs | dict(zip(names, states)), targets, weight)
+        loss, states = train_step(inputs | dict(zip(names, states)), targets, weight)
         return float(loss)
 
     rate = throughput(step)
@@ -149,6 +155,14 @@ def train_ours(data, precision):
     for _ in range(5):
         square @ square
     return rate, 5 * 2 * 3000**3 / (time.perf_counter() - started)
+
+
+def train_fused_layers(data):
+    return train_ours(data, "float32")[0]
+
+
+def train_keras_layers(data):
+    return train_ours(data, "float32", fused=False)[0]
 
 
 def train_torch(data, one_hot=False):
@@ -203,13 +217,15 @@ def draw_ours(data):
 
     settings = ("lstm", UNITS, LAYERS, 0.2, EMBEDDING, "previous")
     model = util.build_painter(COLORS, SIDE, SIDE, WINDOW, *settings)
-    paint = recurrent.make_painter(model, "previous", (SIDE, SIDE))
+    sample = recurrent.make_sampler(model, "previous", (SIDE, SIDE))
     rng = np.random.default_rng(0)
     known = np.zeros((PICTURES, SIDE * SIDE), "int32")
 
     def draw():
         uniform = rng.random(known.shape, dtype="float32")
-        return np.asarray(paint(recurrent.weights_of(model), known, uniform, np.int32(0), np.ones(PICTURES, "float32")))
+        return np.asarray(
+            sample(recurrent.weights_of(model), known, uniform, np.int32(0), np.ones(PICTURES, "float32"))
+        )
 
     draw()
     started = time.perf_counter()
@@ -261,8 +277,8 @@ def train(folder, *flags, stop_after=None):
         usual = ("--output", output, "--precision", "float32", "--quiet")
         command = [sys.executable, "train_rnn.py", folder, *usual, *map(str, flags)]
         started = time.perf_counter()
-        heed = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, preexec_fn=heed)
+        allow_ctrl_c = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, preexec_fn=allow_ctrl_c)
         if stop_after:
             while not (pathlib.Path(output) / "meta.json").exists():
                 time.sleep(1)
@@ -308,6 +324,7 @@ def memory_large(data):
 
 COMPARISONS = {
     "training": compare_training,
+    "layers": compare_layers,
     "drawing": compare_drawing,
     "growth": compare_growth,
     "memory": compare_memory,
@@ -315,7 +332,8 @@ COMPARISONS = {
 PARTS = {
     function.__name__: function
     for function in (
-        *(train_ours, train_torch, train_torch_one_hot, draw_ours, draw_published),
+        *(train_ours, train_fused_layers, train_keras_layers, train_torch, train_torch_one_hot),
+        *(draw_ours, draw_published),
         *(epoch_of_50, epoch_of_500, memory_small, memory_large),
     )
 }

@@ -1,4 +1,4 @@
-"""What the benchmarks share: parts measured in processes of their own, taking turns, and the table they fill."""
+"""What the benchmarks share: each part is measured in its own process, in turn with its peer, and fills a table row."""
 
 import argparse
 import contextlib
@@ -16,10 +16,10 @@ sys.path.insert(0, str(ROOT))
 
 
 def main(script, description, comparisons, parts, data_help):
-    """Run a benchmark's command line: the table of all comparisons, or (hidden, for measure) a single part."""
+    """Run a benchmark's command line: print the table of all comparisons, or run one part for `measure`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help=data_help)
-    parser.add_argument("--only", choices=comparisons, help="one comparison alone")
+    parser.add_argument("--only", choices=comparisons, help="run only this comparison")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each comparison (default: 3)")
     parser.add_argument("--part", choices=[*parts, native_precisions.__name__], help=argparse.SUPPRESS)
     parser.add_argument("--precision", help=argparse.SUPPRESS)
@@ -39,7 +39,7 @@ def main(script, description, comparisons, parts, data_help):
 
 
 def processor():
-    """Name the machine that the figures are of."""
+    """Return the name of the processor, with its number of cores and the flags that matter for speed."""
     names = [platform.processor() or platform.machine()]
     with contextlib.suppress(OSError):
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
@@ -50,14 +50,14 @@ def processor():
 
 
 def native_precisions(data=None):
-    """List the precisions whose products are native here, bfloat16 on a GPU or a recent processor: a row for each."""
+    """List the precisions that this hardware multiplies natively: float32, and bfloat16 on recent hardware."""
     from atelier import hardware
 
-    return ["float32"] + ["mixed_bfloat16"] * (hardware.hardware() in hardware.BFLOAT16["convolutions"])
+    return ["float32"] + ["mixed_bfloat16"] * (hardware.device_kind() in hardware.BFLOAT16["convolutions"])
 
 
 def measure(part, arguments, precision=None):
-    """Run one part, in a precision if it takes one, in a process of its own and return what it measured."""
+    """Run one part in its own process, in a precision if it takes one, and return what it measured."""
     command = [
         sys.executable,
         arguments.script,
@@ -71,9 +71,9 @@ def measure(part, arguments, precision=None):
 
 
 def row(what, precision, ours, peer, unit, more_is_better=True):
-    """Return a row of the table: both medians, and the median and the spread of the ratio, turn by turn.
+    """Return a row of the table: the medians of both, and the median and range of the ratios of all turns.
 
-    `precision` is that of ours; the peer's is float32 unless `what` says otherwise.
+    `precision` is ours. The peer's is float32 unless `what` says otherwise.
     """
     ratios = [a / b if more_is_better else b / a for a, b in zip(ours, peer, strict=True)]
     a, b = statistics.median(ours), statistics.median(peer)
@@ -82,21 +82,21 @@ def row(what, precision, ours, peer, unit, more_is_better=True):
 
 
 def take_turns(parts, arguments):
-    """Measure each of `parts`, a name or (name, precision), in turn, several times; return each one's results."""
+    """Measure all `parts`, each a name or (name, precision), in turn and several times; return each part's results."""
     calls = [(part,) if isinstance(part, str) else part for part in parts]
     turns = ([measure(part, arguments, *precision) for part, *precision in calls] for _ in range(arguments.repeats))
     return zip(*turns, strict=True)
 
 
 def timed(command):
-    """Run a script of ours as its user does; return the seconds it took and its standard output."""
+    """Run one of our scripts as a user does; return the seconds it took and its standard output."""
     started = time.perf_counter()
     output = subprocess.run([sys.executable, *command, "--quiet"], cwd=ROOT, check=True, capture_output=True, text=True)
     return time.perf_counter() - started, output.stdout
 
 
 def peak(script, *command):
-    """Run a script of ours; return its peak in GB."""
+    """Run one of our scripts; return its peak memory in GB."""
     process = subprocess.Popen([sys.executable, script, *map(str, command), "--quiet"], cwd=ROOT)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
@@ -105,7 +105,7 @@ def peak(script, *command):
 
 
 def torch_vgg(last):
-    """Return VGG16 up to a layer as people write it in PyTorch, with the weights that ours has: (names, Sequential)."""
+    """Return VGG16 up to the layer `last`, in plain PyTorch with our weights: (layer names, Sequential)."""
     import torch
 
     from atelier.networks import pretrained

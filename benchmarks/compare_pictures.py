@@ -213,7 +213,7 @@ def result_of(photo, painting, name, flags, size, output):
     from atelier.style import learned_styles
 
     options = options_of(photo, painting.resolve(), flags, size)
-    styles = [learned_styles.load_style(naming.weighted(text)[0]).checksum for text in options.learned]
+    styles = [learned_styles.load_style(naming.name_and_weight(text)[0]).checksum for text in options.learned]
     made_of = zlib.crc32(repr([str(photo.resolve()), options, *styles]).encode())
     return output / f"{name}_{size}" / f"{photo.stem}__{painting.stem}_{made_of:08x}.png"
 

@@ -1,4 +1,4 @@
-"""Real data for the tests, tiny models trained by the real command, and the command line itself."""
+"""Fixtures and helpers of the tests: real data, tiny trained models, and how scripts are run."""
 
 import contextlib
 import csv
@@ -27,12 +27,13 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 sys.path.insert(0, str(ROOT))
 if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
-    # Two processes that both take all cores hinder one another: each has its share, and so has what it starts.
+    # Processes that all use all cores slow one another down: each process, and its children, get a share of the cores.
     worker, workers = int(os.environ["PYTEST_XDIST_WORKER"][2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[worker % len(cores) :: workers])
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the scripts that look at pictures have it
-if "TF_XLA_FLAGS" not in os.environ:  # what one process has compiled serves all: many train the same tiny network
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as in the scripts that compute VGG features
+os.environ["KERAS_BACKEND"] = "jax"  # hardware.py has to replace it, see test_hardware.py
+if "TF_XLA_FLAGS" not in os.environ:  # all processes share what one has compiled: many train the same tiny network
     compiled = tempfile.TemporaryDirectory()
     flags = f"--tf_xla_persistent_cache_directory={compiled.name} --tf_xla_disable_strict_signature_checks=true"
     os.environ["TF_XLA_FLAGS"] = flags
@@ -56,13 +57,13 @@ SLOWEST = (
 
 
 def pytest_collection_modifyitems(items):
-    """Begin with the files that take longest, so that all cores are busy to the end."""
+    """Begin with the slowest files, so that all cores are busy to the end."""
     order = {f"test_{name}": place for place, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 def run(script, *arguments, status=0):
-    """Run a script's command line in this process, which saves TensorFlow's start: same output, same exit status."""
+    """Run a script's command in this process, which need not import TensorFlow anew: same output, same exit status."""
     module = importlib.import_module(script.removesuffix(".py"))
     output, errors = io.StringIO(), io.StringIO()
     command = [script, *map(str, arguments)]
@@ -71,7 +72,7 @@ def run(script, *arguments, status=0):
         unittest.mock.patch.object(sys, "argv", command),
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(errors),
-        heeding_ctrl_c(),
+        restored_ctrl_c(),
     ):
         try:
             command_line.run(module.main)
@@ -81,8 +82,8 @@ def run(script, *arguments, status=0):
 
 
 @contextlib.contextmanager
-def heeding_ctrl_c():
-    """Keep Ctrl-C at work in the tests' own process: a script ignores it once it is done."""
+def restored_ctrl_c():
+    """Restore the handler of Ctrl-C in the tests' own process: a script ignores Ctrl-C at its end."""
     handler, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook
     try:
         yield
@@ -92,14 +93,14 @@ def heeding_ctrl_c():
 
 
 def run_process(script, *arguments, status=0, **options):
-    """Run a script as its user does, in a process of its own."""
+    """Run a script in a process of its own, as a user does."""
     command = [sys.executable, str(ROOT / script), *map(str, arguments)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, **options)
     return check(result, status)
 
 
 def check(result, status):
-    """Check the exit status and, where the command failed, that it said so in one line."""
+    """Check the exit status and, where the command failed, that it printed one line of error."""
     assert result.returncode == status, result.stderr + result.stdout
     assert "Traceback" not in result.stderr
     if status in (1, 2):
@@ -143,9 +144,9 @@ def exact():
 
 @pytest.fixture(scope="session")
 def shared():
-    """Real MNIST and the tutorial's models, where they are at hand."""
+    """Real MNIST and the tutorial's models, where they lie beside the project."""
     if not SHARED.is_dir():
-        pytest.skip("the shared data set is not beside the project")
+        pytest.skip("the shared data are not beside the project")
     return SHARED
 
 
@@ -160,7 +161,7 @@ TINY = ("--units", 16, "--epochs", 6, "--num-images", 80, "--batch-size", 8)
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory):
-    """f(name, make) -> a folder that make(folder) has filled: once, however many processes share the tests."""
+    """f(name, make) -> a folder that make(folder) has filled, only once for all processes that share the tests."""
     own = tmp_path_factory.getbasetemp()
     root = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
@@ -179,9 +180,9 @@ def made_once(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny(made_once):
-    """Models of all ten classes of digits, trained for six epochs by the real command."""
+    """Models of all ten classes of digits, trained for six epochs by the command."""
     command = ("train_rnn.py", "digits", "--all-digits", *TINY, "--output")
-    return made_once("tiny", lambda folder: run_process(*command, folder))
+    return made_once("tiny", lambda folder: run(*command, folder))
 
 
 @pytest.fixture
@@ -222,9 +223,9 @@ def cut_tiles(folder):
 
 @pytest.fixture(scope="session")
 def painter(pictures, made_once):
-    """A painter trained on them for four epochs by the real command."""
+    """A painter, trained on these pictures for four epochs by the command."""
     command = ("train_rnn.py", pictures, *TINY_PAINTER, "--output")
-    return made_once("painter", lambda folder: run_process(*command, folder))
+    return made_once("painter", lambda folder: run(*command, folder))
 
 
 @pytest.fixture(scope="session")
@@ -239,7 +240,7 @@ def environment(**changes):
     return os.environ | {key: str(value) for key, value in changes.items()}
 
 
-NOTHING_KEPT = environment(TF_XLA_FLAGS="")  # of what was compiled: where files may not be large
+NO_COMPILATION_CACHE = environment(TF_XLA_FLAGS="")  # for tests that limit the size of files
 
 
 @pytest.fixture
@@ -270,7 +271,7 @@ def small_rnn(**options):
     hardware.keras.utils.set_random_seed(3)
     settings = {"size": 4, "levels": 3, "units": 8} | options
     model = util.build_rnn(**settings)
-    rng = np.random.default_rng(3)  # biases start at zero otherwise, and some probabilities would be alike
+    rng = np.random.default_rng(3)  # biases are initially zero, and some probabilities would be equal
     model.set_weights([weight + rng.normal(0, 0.1, weight.shape) for weight in model.get_weights()])
     return model, settings
 
@@ -293,8 +294,8 @@ def meta_of(folder):
     return json.loads((folder / "meta.json").read_text())
 
 
-def forget_the_end(folder, label):
-    """Leave a finished class as a kill after its last checkpoint does."""
+def mark_unfinished(folder, label):
+    """Make a finished class look like one that was killed after its last checkpoint."""
     meta = meta_of(folder)
     meta["classes"][str(label)] = {}
     (folder / "meta.json").write_text(json.dumps(meta))
@@ -303,15 +304,15 @@ def forget_the_end(folder, label):
 def wait_for(condition, seconds=120):
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not come"
+        assert time.monotonic() < deadline, "timeout"
         time.sleep(0.02)
 
 
 @pytest.fixture(scope="session")
-def whole(made_once):
-    """The arguments of a longer training, and its folder."""
+def long_training(made_once):
+    """The arguments of a longer training of a digit, and its folder."""
     arguments = ["digits", "--digit", "3", *map(str, TINY), "--epochs", "24", "--dropout", "0.2"]
-    return arguments, made_once("whole", lambda folder: run("train_rnn.py", *arguments, "--output", folder))
+    return arguments, made_once("long_training", lambda folder: run("train_rnn.py", *arguments, "--output", folder))
 
 
 def interrupt_of(process):
@@ -325,16 +326,18 @@ def losses_of(folder):
 
 
 @pytest.fixture(scope="session")
-def unbroken(pictures, made_once):
-    """The arguments of a longer training, and its folder."""
+def long_painter_training(pictures, made_once):
+    """The arguments of a longer training of a painter, and its folder."""
     arguments = [str(pictures), *map(str, TINY_PAINTER), "--epochs", "12", "--batch-size", "4", "--sample-every", "12"]
-    return arguments, made_once("unbroken", lambda folder: run("train_rnn.py", *arguments, "--output", folder))
+    return arguments, made_once(
+        "long_painter_training", lambda folder: run("train_rnn.py", *arguments, "--output", folder)
+    )
 
 
 def interrupt_after(monkeypatch, steps):
-    """Have the training find Ctrl-C pressed after so many steps."""
+    """Make the training of a painter find Ctrl-C pressed after this many steps."""
 
-    class Pressed:
+    class Stop:
         def __init__(self):
             self.asked = 0
 
@@ -343,10 +346,10 @@ def interrupt_after(monkeypatch, steps):
             return self.asked > steps
 
     @contextlib.contextmanager
-    def pressed():
-        yield Pressed()
+    def interrupt():
+        yield Stop()
 
-    monkeypatch.setattr(trainings, "heeded_interrupt", pressed)
+    monkeypatch.setattr(trainings, "deferred_interrupt", interrupt)
 
 
 @pytest.fixture(scope="session")

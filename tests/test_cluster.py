@@ -1,16 +1,18 @@
-"""cluster.py, by way of the scripts: a real scheduler with workers, and processes here; and what dies."""
+"""cluster.py by the scripts: with a real scheduler and workers, with local processes, and when some of them die."""
 
-import concurrent.futures
 import contextlib
 import functools
 import json
+import os
 import pathlib
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+import types
 
 import numpy as np
 import psutil
@@ -20,8 +22,8 @@ from PIL import Image
 
 import config
 import style_transfer
-from atelier import errors, hardware, progress
-from atelier.batch import cluster, folders
+from atelier import disk, errors, hardware, progress
+from atelier.batch import cluster, folders, plan
 
 DASK = pathlib.Path(sys.executable).with_name("dask")
 LEARNED = ("--learned", "wave", "--size", 64, "--precision", "float32")
@@ -29,8 +31,8 @@ SLOW = (*LEARNED[:2], "--size", 700, *LEARNED[4:])  # half a second each
 
 
 @contextlib.contextmanager
-def a_scheduler(folder):
-    """Yield the address of a new scheduler and its process."""
+def run_scheduler(folder):
+    """Yield the address and the process of a new scheduler."""
     file = folder / "scheduler.json"
     options = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", file]
     with started("scheduler", *options, folder=folder) as process:
@@ -40,7 +42,7 @@ def a_scheduler(folder):
 
 @contextlib.contextmanager
 def started(what, *options, folder):
-    """Start dask's scheduler or a worker from a folder that is not the toolkit's; end it with all that it started."""
+    """Start a scheduler or a worker in a folder that is not the toolkit's, and end it with its children."""
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen([DASK, what, *map(str, options)], cwd=folder, **quiet)
     try:
@@ -58,22 +60,22 @@ def kill_family(process):
     process.wait()
 
 
-def a_worker(address, folder, *options):
+def run_worker(address, folder, *options):
     return started("worker", address, "--nthreads", 1, "--memory-limit", 0, "--no-dashboard", *options, folder=folder)
 
 
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory):
-    """A scheduler with two workers, in terminals of their own: its address, and the workers' processes."""
+    """A scheduler with two workers, each started by itself: its address, and the workers' processes."""
     folder = tmp_path_factory.mktemp("dask")
     with contextlib.ExitStack() as stack:
-        address, _ = stack.enter_context(a_scheduler(folder))
-        yield address, [stack.enter_context(a_worker(address, folder)) for _ in range(2)]
+        address, _ = stack.enter_context(run_scheduler(folder))
+        yield address, [stack.enter_context(run_worker(address, folder)) for _ in range(2)]
 
 
 @pytest.fixture
 def sharing(request, workers):
-    """The flags that share the work out: among processes here, or among the workers of that scheduler."""
+    """The flags for local processes, or for the workers of that scheduler."""
     return ("--workers", request.param) if request.param else ("--scheduler", workers[0])
 
 
@@ -84,7 +86,7 @@ two = pytest.mark.parametrize("sharing", [processes, None], indirect=True, ids=[
 
 @pytest.fixture(scope="module")
 def album(tmp_path_factory):
-    """Six photos, and one that is none."""
+    """Six photos, and a file that is no photo."""
     folder = tmp_path_factory.mktemp("photos") / "album"
     folder.mkdir()
     photo = Image.open(ROOT / "images/content/china.jpg").resize((120, 80))
@@ -97,12 +99,12 @@ def album(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(album, made_once):
-    """What one process makes of them."""
+    """The pictures that one process makes of them."""
     command = functools.partial(run, "style_transfer.py", album, *LEARNED, status=1)
     return made_once("alone", lambda folder: command("--output", folder))
 
 
-# --- The commands ------------------------------------------------------------------------------
+# --- The commands --------------------------------------------------------------------------------
 
 
 @two
@@ -122,7 +124,7 @@ def test_a_folder_of_photos_is_as_by_one_process(sharing, album, alone, tmp_path
     assert "done before: 6" in again.stdout  # the manifest is the same, however the work was shared
 
 
-def test_dreams_are_shared_out(workers, album, tmp_path):
+def test_dreams_run_on_workers(workers, album, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
     for name in "ab":
@@ -149,7 +151,7 @@ def test_classes_of_digits_are_trained_as_by_one_process(sharing, tiny, tmp_path
 
 
 def never_begun(folder, label):
-    """Have a training know nothing of a class any more."""
+    """Remove a class from the folder of a training."""
     for path in folder.glob(f"*_{label}.*"):
         path.unlink()
     meta = meta_of(folder)
@@ -158,7 +160,7 @@ def never_begun(folder, label):
 
 
 def checkpoints(folder):
-    """Return all that each class's checkpoint holds, as bytes."""
+    """Return each class's checkpoint as bytes."""
     found = {}
     for path in sorted(folder.glob("checkpoint_*.npz")):
         with np.load(path) as file:
@@ -177,19 +179,19 @@ def test_dask_is_not_imported_without_the_flags(album, tmp_path):
     assert result.stdout.splitlines()[-1] == "False" and len(rows_of(tmp_path)) == 7
 
 
-# --- What dies ---------------------------------------------------------------------------------
+# --- Workers and schedulers that die -------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_another_worker_goes_on_and_a_scheduler_that_goes_away_is_one_line(album, tmp_path):
+def test_another_worker_continues_and_a_scheduler_that_goes_away_is_one_line(album, tmp_path):
     output = tmp_path / "out"
     command = ["style_transfer.py", *map(str, (album, *SLOW, "--output", output))]
-    with a_scheduler(tmp_path) as (address, scheduler):
-        with a_worker(address, tmp_path):  # the only one, and soon dead
+    with run_scheduler(tmp_path) as (address, scheduler):
+        with run_worker(address, tmp_path):  # the only one, and soon dead
             process = begin([*command, "--scheduler", address])
             wait_for(lambda: list(output.glob("[!.]*.png")))
         before = len(list(output.glob("[!.]*.png")))
-        with a_worker(address, tmp_path):
+        with run_worker(address, tmp_path):
             wait_for(lambda: len(list(output.glob("[!.]*.png"))) > before)
             scheduler.kill()
             assert "went away; what is done is kept" in check(end(process), 1).stderr
@@ -234,7 +236,7 @@ def test_killed_workers_change_nothing(workers, album, alone, tmp_path):
 
 
 def begin(command, folder=ROOT):
-    """Start a command that heeds Ctrl-C, as the leader of a group of processes, as a shell does."""
+    """Start a command as a shell does: it receives Ctrl-C, and leads a group of processes."""
     return subprocess.Popen(
         [sys.executable, *command],
         cwd=folder,
@@ -269,9 +271,9 @@ def test_ctrl_c_stops_what_runs_and_keeps_what_is_done(sharing, album, tmp_path)
     assert len(rows_of(tmp_path)) == 7
 
 
-def test_a_scheduler_without_workers_is_waited_for_and_then_one_line(album, tmp_path, monkeypatch):
+def test_a_scheduler_without_workers_is_one_line_after_a_while(album, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "PATIENCE", 1)
-    with a_scheduler(tmp_path) as (address, _):
+    with run_scheduler(tmp_path) as (address, _):
         command = ("style_transfer.py", album, *LEARNED, "--scheduler", address, "--output", tmp_path / "out")
         assert f"{address} had no worker for 1 s" in run(*command, status=2).stderr
 
@@ -290,91 +292,95 @@ def test_tls_without_certificates_is_one_line(album, tmp_path):
     assert "needs certificates" in run("style_transfer.py", album, *LEARNED, *flags, status=2).stderr
 
 
-def test_what_kills_every_worker_ends_as_lost():
-    class Killed:
-        def exception(self):
-            return cluster.distributed.KilledWorker("a photo", "a worker", 3)
-
-    class Wrong:
-        def exception(self):
-            return errors.InputError("the disk is full")
-
-    assert "every worker that had it at hand died" in str(cluster.lost(Killed()))
-    with pytest.raises(errors.InputError, match="disk"):
-        cluster.lost(Wrong())
-
-
-# --- What is wrong -----------------------------------------------------------------------------
+@pytest.mark.slow
+def test_a_call_that_kills_its_workers_is_given_up_and_others_are_done(monkeypatch):
+    monkeypatch.setitem(cluster.SETTINGS, "distributed.scheduler.allowed-failures", 0)
+    monkeypatch.setattr(cluster, "MAX_DEATHS", 2)
+    calls = [("fatal", functools.partial(os._exit, 1)), ("harmless", functools.partial(len, "abc"))]
+    check = functools.partial({}.get, "nothing")
+    with cluster.open_session(config.Style(workers=1, quiet=True), check) as session:
+        results = dict(session.results(calls))
+        assert isinstance(results["fatal"], cluster.WorkersDied) and results["harmless"] == 3
+        with pytest.raises(ValueError, match="invalid literal"):
+            session.result(functools.partial(int, "x"))
 
 
-def test_a_worker_says_what_it_lacks(tmp_path, monkeypatch):
-    monkeypatch.chdir(ROOT)  # a worker goes to the command's folder; the tests come back from there
+def test_a_call_that_was_cancelled_writes_nothing_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(disk, "cancelled", disk.cancelled)  # restored afterwards
+    cancelled = threading.Event()
+    call = functools.partial(write_twice, tmp_path, "a call")
+    monkeypatch.setitem(cluster.CANCELLATIONS, "a call", cancelled)
+    worker = types.SimpleNamespace(state=types.SimpleNamespace(nthreads=1))
+    with pytest.raises(errors.Interrupted):
+        cluster.run_call(worker, "a session", cancelled, pickle.dumps(call))
+    assert [path.name for path in tmp_path.iterdir()] == ["first.json"]
+    with pytest.raises(errors.Interrupted):  # it was cancelled before its turn came
+        cluster.run_call(worker, "a session", cancelled, pickle.dumps(call))
+    call = functools.partial(disk.write_json, tmp_path / "next.json", 1)
+    cluster.run_call(worker, "a session", threading.Event(), pickle.dumps(call))
+    assert (tmp_path / "next.json").exists()
+
+
+def write_twice(folder, key):
+    """Write a file, be cancelled, and write another."""
+    disk.write_json(folder / "first.json", 1)
+    cluster.cancel_calls([key])
+    disk.write_json(folder / "second.json", 2)
+
+
+# --- Workers that cannot take part ---------------------------------------------------------------
+
+
+def test_a_worker_reports_what_it_lacks(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)  # a worker changes to the command's folder; the tests come back from there
     ours = cluster.versions()
-    fine = cluster.Call("time", "sleep", (0,))
-    assert cluster.find_refusal(1, str(tmp_path), ours, fine) is None
-    assert "does not see /nowhere" in cluster.find_refusal(1, "/nowhere", ours, fine)
+    fine, wrong = (pickle.dumps(functools.partial(json.loads, text)) for text in ("null", "no JSON"))
+    assert cluster.find_refusal(str(tmp_path), ours, fine) is None
+    assert "does not see /nowhere" in cluster.find_refusal("/nowhere", ours, fine)
     older = ours | {"this toolkit": "1234abcd", "keras": "3.0.1"}
-    said = cluster.find_refusal(1, str(tmp_path), older, fine)
-    assert f"it has this toolkit {ours['this toolkit']}, not 1234abcd and keras {ours['keras']}, not 3.0.1" in said
-    wrong = cluster.Call("json", "loads", ("no JSON",))
-    assert "Expecting value" in cluster.find_refusal(1, str(tmp_path), ours, wrong)
+    refusal = cluster.find_refusal(str(tmp_path), older, fine)
+    assert f"it has this toolkit {ours['this toolkit']}, not 1234abcd and keras {ours['keras']}, not 3.0.1" in refusal
+    assert "Expecting value" in cluster.find_refusal(str(tmp_path), ours, wrong)
 
 
-def test_a_worker_that_sees_other_files_is_told(album, tmp_path):
+def test_a_command_whose_workers_all_refuse_ends_with_the_reason(workers, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    check = functools.partial(str.format, "it does not see {}", "the photo")
+    options = config.Style(scheduler=workers[0])
+    session = cluster.open_session(options, check)
+    with pytest.raises(errors.InputError, match="no worker of tcp.* can take part: it does not see the photo"), session:
+        pass
+    assert capsys.readouterr().err.count("does not take part: it does not see the photo") == 2
+
+
+def test_a_worker_that_sees_other_files_is_refused(album, tmp_path):
     painting, other = (str(ROOT / f"images/style/{name}.jpg") for name in ("glands", "gravel"))
     options, others = (config.Style(style=(path,)) for path in (painting, other))
-    manifest, sign = style_transfer.manifest_of(options), tmp_path / "sign"
-    sign.touch()
-    job, lost = (folders.Job(album / f"{name}.jpg", folders.Variant(options), tmp_path / "a.png") for name in "az")
-    missing = functools.partial(folders.what_is_missing, "style_transfer", "manifest_of")
-    seen = job.made_of()
-    assert missing(options, manifest, {painting: manifest["style"][0]["sha256"]}, sign, job, seen) is None
+    manifest, marker = style_transfer.manifest_of(options), tmp_path / "marker"
+    marker.touch()
+    job, lost = (plan.Job(album / f"{name}.jpg", folders.Variant(options), tmp_path / "a.png") for name in "az")
+    missing = functools.partial(folders.find_missing, style_transfer.manifest_of)
+    source = folders.source_of(job)
+    assert missing(options, manifest, {painting: manifest["style"][0]["sha256"]}, marker, job, source) is None
     assert f"does not see {tmp_path / 'no'}, or another" in missing(
-        options, manifest, {}, tmp_path / "no/no", job, seen
+        options, manifest, {}, tmp_path / "no/no", job, source
     )
-    assert f"does not see the photo: {album / 'z.jpg'}" in missing(options, manifest, {}, sign, lost, seen)
-    assert "another photo of this name" in missing(options, manifest, {}, sign, job, seen | {"photo_bytes": "1"})
-    assert "other files (--style glands.jpg, now gravel.jpg)" in missing(others, manifest, {}, sign, job, seen)
-    assert f"other files ({other})" in missing(options, manifest, {other: "1234"}, sign, job, seen)
+    assert f"does not see the photo: {album / 'z.jpg'}" in missing(options, manifest, {}, marker, lost, source)
+    assert "another photo of this name" in missing(options, manifest, {}, marker, job, source | {"photo_bytes": "1"})
+    assert "other files (--style glands.jpg, now gravel.jpg)" in missing(others, manifest, {}, marker, job, source)
+    assert f"other files ({other})" in missing(options, manifest, {other: "1234"}, marker, job, source)
 
 
 def test_a_photo_that_a_worker_does_not_see_fails_alone(album, tmp_path):
-    attempt = functools.partial(folders.attempt_there, "style_transfer", "paint")
-    job = folders.Job(album / "a.jpg", folders.Variant(config.Style()), tmp_path / "a.png")
-    seen = job.made_of()
-    assert "it sees another photo of this name" in attempt(job, seen | {"photo_bytes": "1"})["reason"]
-    gone = folders.Job(album / "z.jpg", job.variant, tmp_path / "z.png")
-    assert "it does not see the photo" in attempt(gone, seen)["reason"]
+    attempt = functools.partial(folders.attempt_on_worker, style_transfer.paint)
+    job = plan.Job(album / "a.jpg", folders.Variant(config.Style()), tmp_path / "a.png")
+    source = folders.source_of(job)
+    assert "it sees another photo of this name" in attempt(job, source | {"photo_bytes": "1"})["reason"]
+    gone = plan.Job(album / "z.jpg", job.variant, tmp_path / "z.png")
+    assert "it does not see the photo" in attempt(gone, source)["reason"]
 
 
-def test_an_interrupt_that_python_drops_comes_again(monkeypatch):
-    """While something is cleared away, an error is only told to a hook."""
-    monkeypatch.setattr(sys, "unraisablehook", cluster.press_again)
-    cleared = []
-
-    class Clearing:
-        def __del__(self):
-            cleared.append(1)
-            cluster.interrupt("a/1")
-            for _ in range(1000):
-                pass
-
-    def work():
-        cluster.RUNNING["a/1"] = threading.get_ident()
-        try:
-            Clearing()
-            for _ in range(1000):
-                time.sleep(0.01)
-        except KeyboardInterrupt:
-            return "interrupted"
-        finally:
-            cluster.RUNNING.pop("a/1")
-
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        assert pool.submit(work).result(timeout=20) == "interrupted" and cleared
-
-
-def test_what_can_not_be_shared_is_said(album, pictures, tmp_path):
+def test_what_cannot_run_on_workers(album, pictures, tmp_path):
     one = ("style_transfer.py", album / "a.jpg", *LEARNED)
     assert "share out a folder of photos" in run(*one, "--workers", 2, status=2).stderr
     assert "share out a folder of photos" in run("deepdream.py", album / "a.jpg", "--workers", 2, status=2).stderr
@@ -384,7 +390,7 @@ def test_what_can_not_be_shared_is_said(album, pictures, tmp_path):
     assert "classes of digits" in run("train_rnn.py", pictures, "--workers", 2, status=2).stderr
 
 
-# --- Cores, rows and forecasts -----------------------------------------------------------------
+# --- Cores and the time left ---------------------------------------------------------------------
 
 
 def test_a_worker_has_as_many_threads_as_it_was_given_cores():
@@ -401,21 +407,7 @@ def test_a_worker_has_as_many_threads_as_it_was_given_cores():
     assert hardware.cpu_count() >= 1
 
 
-def test_of_many_rows_the_summary_is_written_now_and_then_and_at_the_end(tmp_path, monkeypatch):
-    written = []
-    monkeypatch.setattr(folders, "write_summary", lambda path, rows: (written.append(len(rows)), time.sleep(0.02)))
-
-    class Hands:
-        def work(self, jobs):
-            for job in jobs:
-                yield job, {"status": "done"}
-
-    jobs = [folders.Job(pathlib.Path(f"{i}.jpg"), folders.Variant(None), tmp_path / f"{i}.png") for i in range(500)]
-    assert len(list(folders.apply_to_photos(Hands(), jobs, tmp_path / "summary.csv", {}))) == 500
-    assert written[0] == 1 and written[-1] == 500 and len(written) < 50
-
-
-def test_of_several_at_once_the_second_round_tells_how_long_it_takes(monkeypatch, capsys):
+def test_with_several_workers_the_time_left_is_estimated_from_the_second_round(monkeypatch, capsys):
     clock = iter([0, 10, 14])
     monkeypatch.setattr(progress.time, "perf_counter", lambda: next(clock))
     forecast = progress.FolderForecast(False, at_once=2)

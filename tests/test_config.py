@@ -1,4 +1,4 @@
-"""config.py: the defaults, their ranges and the presets."""
+"""config.py: defaults, ranges and presets."""
 
 import argparse
 import dataclasses
@@ -26,12 +26,12 @@ def test_every_field_is_a_flag_with_its_type_and_default():
 
 def test_flags_override_a_preset_and_leave_the_rest():
     parser = argparse.ArgumentParser()
-    command_line.add_options(parser, config.DigitRecipe)
-    recipe = command_line.collect(config.DigitRecipe, parser.parse_args(["--epochs", "3"]), config.PRESETS["best"])
+    command_line.add_options(parser, config.DigitConfig)
+    recipe = command_line.collect(config.DigitConfig, parser.parse_args(["--epochs", "3"]), config.PRESETS["best"])
     assert recipe.epochs == 3 and recipe.size == config.PRESETS["best"].size
 
 
-def test_the_tutorial_preset_is_the_published_recipe():
+def test_the_tutorial_preset_has_the_published_settings():
     recipe = config.PRESETS["tutorial"]
     assert (recipe.size, recipe.levels, recipe.cell, recipe.units, recipe.layers) == (10, 7, "gru", 256, 1)
     assert (recipe.epochs, recipe.batch_size, recipe.learning_rate, recipe.schedule) == (12, 32, 1e-3, "constant")
@@ -46,20 +46,20 @@ WORDS = {
     "layers",
     "learned",
     "scheduler",
-}  # names of layers, classes and styles, and an address
+}  # options that take the names of layers, classes or styles, or an address
 
 
 @pytest.mark.parametrize(
     "options", [config.Train, config.Generate, config.Classify, config.Style, config.Dream, config.Filters]
 )
-def test_an_option_that_is_no_choice_and_no_layer_is_a_path(options):
+def test_an_option_with_free_text_is_a_path_or_one_of_these_words(options):
     for item in dataclasses.fields(options):
         kinds = {item.type, *typing.get_args(item.type)}
         if str in kinds and not item.metadata["choices"]:
             assert item.name in WORDS
 
 
-def test_a_range_says_which_numbers_it_allows():
+def test_a_range_tells_which_numbers_it_allows():
     assert str(config.Range(least=1, most=8)) == "from 1 to 8" and str(config.Range(least=1)) == "at least 1"
     share = config.Range(least=0, below=1)
     assert str(share) == "at least 0 and below 1" and 0 in share and 0.999 in share and 1 not in share
@@ -70,7 +70,7 @@ def test_a_range_says_which_numbers_it_allows():
 
 
 @pytest.mark.parametrize("options", ALL)
-def test_every_number_has_a_range_that_its_default_is_in(options):
+def test_every_number_has_a_range_that_contains_its_default(options):
     for item in dataclasses.fields(options):
         kinds = {item.type, *typing.get_args(item.type)}
         if kinds & {int, float} and typing.get_origin(item.type) is not tuple:
@@ -83,7 +83,7 @@ def test_every_number_has_a_range_that_its_default_is_in(options):
 
 
 @pytest.mark.parametrize("options", ALL)
-def test_what_is_not_asked_for_is_not_done(options):
+def test_no_switch_is_on_by_default(options):
     for item in dataclasses.fields(options):
         assert item.default is not True, item.name
 
@@ -97,20 +97,20 @@ def test_the_models_that_ship_were_trained_with_their_preset(folder, preset):
     assert recipe == expected | {"window": recipe["window"]} if preset == "painter" else recipe == expected
 
 
-STATED = r"^\| `--([\w-]+) .*\(default: ([\d. ]+)[,)]"  # in a table of flags
+DOCUMENTED = r"^\| `--([\w-]+) .*\(default: ([\d. ]+)[,)]"  # in a table of flags in the docs
 
 
-def test_the_docs_tell_the_defaults():
-    told = 0
+def test_the_docs_have_the_right_defaults():
+    found = 0
     for page, options in (("styles", config.Style()), ("dreams", config.Dream())):
-        for flag, default in re.findall(STATED, (ROOT / f"docs/{page}.md").read_text(), re.MULTILINE):
+        for flag, default in re.findall(DOCUMENTED, (ROOT / f"docs/{page}.md").read_text(), re.MULTILINE):
             value = getattr(options, flag.replace("-", "_"))
             assert [*map(float, default.split())] == [*(value if isinstance(value, tuple) else (value,))], flag
-            told += 1
-    assert told >= 7
+            found += 1
+    assert found >= 7
 
 
-def test_what_all_scripts_take_has_the_defaults_that_pictures_were_made_with():
+def test_the_defaults_of_all_scripts_options_stay_the_same():
     usual = {"overwrite": False, "seed": 0, "precision": "auto", "quiet": False, "debug": False}
     for options in ALL:
         assert usual.items() <= dataclasses.asdict(options()).items()

@@ -1,4 +1,4 @@
-"""datasets.py: digits of the user's own."""
+"""datasets.py: a picture of one digit."""
 
 import numpy as np
 from PIL import Image
@@ -6,7 +6,7 @@ from PIL import Image
 from atelier.pixel_rnn import datasets
 
 
-def test_a_digit_is_laid_out_as_mnist_is(tmp_path):
+def test_a_digit_gets_the_layout_of_mnist(tmp_path):
     page = np.full((200, 300), 240, "uint8")
     page[50:150, 220:240] = 10  # a dark 1 near the right edge of a bright page
     Image.fromarray(page).save(tmp_path / "one.png")

@@ -18,7 +18,7 @@ from PIL import Image
 
 import config
 import deepdream
-from atelier import disk, errors, films, imaging
+from atelier import colors, disk, errors, films, imaging
 from atelier.dream import pixel_dreams
 from atelier.pixel_rnn import model_files
 
@@ -265,7 +265,7 @@ def test_dreams_of_digits_are_read_by_another_classifier(digits, tmp_path):
     for digit in range(0, 10, 2):
         result = tmp_path / f"{digit}.png"
         run("deepdream.py", "noise", "--convnet", CLASSIFIER, "--class", digit, "--size", 32, "--output", result)
-        seen = imaging.luminance(imaging.resize_picture(pixels(result), 8, 8))[..., 0]
+        seen = colors.luminance(imaging.resize_picture(pixels(result), 8, 8))[..., 0]
         right += int(judge.predict(evened([seen]))[0]) == digit
     assert right >= 4
 

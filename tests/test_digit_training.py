@@ -1,4 +1,4 @@
-"""digit_training.py: networks of digits, through the real command line."""
+"""digit_training.py, through the command train_rnn.py."""
 
 import functools
 import io
@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import tqdm
 from conftest import (
-    NOTHING_KEPT,
+    NO_COMPILATION_CACHE,
     ONE,
     ROOT,
     TINY,
-    forget_the_end,
+    mark_unfinished,
     meta_of,
     run,
     run_process,
@@ -24,8 +24,10 @@ from conftest import (
 )
 from PIL import Image
 
+from atelier.pixel_rnn import datasets
 
-def test_a_training_leaves_models_a_record_and_a_curve(tiny):
+
+def test_a_training_writes_models_meta_json_checkpoints_and_a_loss_curve(tiny):
     names = {path.name for path in tiny.iterdir()}
     each = {name for digit in range(10) for name in (f"model_{digit}.keras", f"checkpoint_{digit}.npz")}
     assert names == {"meta.json", "loss.png", *each}
@@ -38,7 +40,7 @@ def test_a_training_leaves_models_a_record_and_a_curve(tiny):
     assert "train_rnn.py digits" in picture.text["command"]
 
 
-def test_no_optimizer_state_ships(tiny):
+def test_models_are_saved_without_the_optimizer(tiny):
     import zipfile
 
     import h5py
@@ -57,11 +59,11 @@ def test_the_same_seed_trains_the_same_model_and_another_seed_another(tiny, tmp_
 
 
 @pytest.mark.parametrize(("signal_sent", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
-def test_a_training_that_was_stopped_goes_on_exactly(whole, tmp_path, signal_sent, status):
-    arguments, unbroken = whole
+def test_a_stopped_training_is_resumed_exactly(long_training, tmp_path, signal_sent, status):
+    arguments, uninterrupted = long_training
     folder = tmp_path / "stopped"
     command = [sys.executable, str(ROOT / "train_rnn.py"), *arguments, "--output", str(folder)]
-    # Where the tests themselves run in the background, Ctrl-C would be ignored in what they start.
+    # If the tests run in the background, Ctrl-C is ignored in the processes that they start.
     heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     wait_for((folder / "checkpoint_3.npz").exists)
@@ -75,7 +77,7 @@ def test_a_training_that_was_stopped_goes_on_exactly(whole, tmp_path, signal_sen
     run("train_rnn.py", *arguments, "--output", folder, status=2)  # neither --resume nor --overwrite
     run("train_rnn.py", *arguments, "--output", folder, "--units", 8, "--resume", status=2)
     run("train_rnn.py", *arguments, "--output", folder, "--resume")
-    assert meta_of(folder)["classes"] == meta_of(unbroken)["classes"]
+    assert meta_of(folder)["classes"] == meta_of(uninterrupted)["classes"]
 
 
 def test_validation_and_early_stopping_keep_the_best_epoch(tmp_path):
@@ -91,7 +93,7 @@ def test_validation_and_early_stopping_keep_the_best_epoch(tmp_path):
     assert meta_of(folder)["classes"]["3"] == entry
 
 
-def test_classes_can_be_added_and_are_not_overwritten_unasked(tmp_path):
+def test_classes_can_be_added_and_are_not_overwritten_without_the_flag(tmp_path):
     folder = tmp_path / "few"
     for digit in (1, 7):
         run("train_rnn.py", "digits", "--digit", digit, *TINY, "--output", folder)
@@ -116,33 +118,34 @@ def test_classes_can_be_added_and_are_not_overwritten_unasked(tmp_path):
         ("--levels", 2),
     ],
 )
-def test_each_option_of_the_recipe_changes_the_training(tiny, tmp_path, flags):
+def test_each_training_option_changes_the_training(tiny, tmp_path, flags):
     run("train_rnn.py", *ONE, *flags, "--output", tmp_path / "other")
     losses = meta_of(tmp_path / "other")["classes"]["3"]["loss"]
     assert losses != meta_of(tiny)["classes"]["3"]["loss"] and losses[1] < losses[0]
 
 
-def test_data_from_files_is_trained_on_like_the_bundled(digits, tiny, tmp_path):
-    write_idx_folder(tmp_path / "idx", *digits)
+def test_the_same_data_from_files_gives_the_same_training(digits, tiny, tmp_path):
+    folder = write_idx_folder(tmp_path / "idx", *digits)
     np.savez(tmp_path / "set.npz", **dict(zip(("x_train", "y_train", "x_test", "y_test"), digits, strict=True)))
-    for data in ("idx", "set.npz"):
-        run("train_rnn.py", *ONE, "--preset", "digits", "--data", tmp_path / data, "--output", tmp_path / f"m_{data}")
-        assert meta_of(tmp_path / f"m_{data}")["classes"]["3"] == meta_of(tiny)["classes"]["3"]
+    for given, read in zip(digits, datasets.load_dataset("digits", folder), strict=True):
+        np.testing.assert_array_equal(given, read)
+    flags = ("--preset", "digits", "--data", tmp_path / "set.npz", "--output", tmp_path / "m")
+    run("train_rnn.py", *ONE, *flags)
+    assert meta_of(tmp_path / "m")["classes"]["3"] == meta_of(tiny)["classes"]["3"]
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path):
-    run("train_rnn.py", *ONE, "--output", tmp_path / "m")
-    forget_the_end(tmp_path / "m", 3)
-    (tmp_path / "m" / "checkpoint_3.npz").write_bytes(b"PK half a file")
-    result = run("train_rnn.py", *ONE, "--output", tmp_path / "m", "--resume", status=2)
+def test_a_damaged_checkpoint_is_named(broken):
+    mark_unfinished(broken, 3)
+    (broken / "checkpoint_3.npz").write_bytes(b"PK half a file")
+    result = run("train_rnn.py", *ONE, "--output", broken, "--resume", status=2)
     assert "checkpoint_3.npz is damaged" in result.stderr
 
 
-def test_a_full_disk_is_one_line_and_no_half_file(tmp_path):
+def test_a_full_disk_is_one_line_and_leaves_no_partial_file(tmp_path):
     limit = 12_000  # bytes a file: less than a model, more than meta.json
     set_limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # noqa: E731
     result = run_process(
-        "train_rnn.py", *ONE, "--output", tmp_path / "m", status=2, preexec_fn=set_limit, env=NOTHING_KEPT
+        "train_rnn.py", *ONE, "--output", tmp_path / "m", status=2, preexec_fn=set_limit, env=NO_COMPILATION_CACHE
     )
     assert "file too large" in result.stderr
     assert {path.name for path in (tmp_path / "m").iterdir()} == {"meta.json"}

@@ -17,7 +17,7 @@ from PIL import Image
 
 import config
 from atelier import imaging, provenance
-from atelier.batch import folders
+from atelier.batch import folders, plan, summary
 from atelier.networks import vision
 from atelier.style.painting import release_models
 
@@ -36,7 +36,7 @@ def quick(vgg_once):
 
 @pytest.fixture
 def holiday(tmp_path):
-    """Photos of several shapes, two of one name, one that is none, and a subfolder."""
+    """Photos of several shapes, two with the same name, a file that is no photo, and a subfolder."""
     folder = tmp_path / "holiday"
     (folder / "more").mkdir(parents=True)
     photo = Image.open(ROOT / "images/content/china.jpg").resize((120, 80))
@@ -64,7 +64,7 @@ def album(tmp_path):
 
 
 def paint(content, output, *flags, style=(PAINTING,), status=0):
-    """Paint photos in two steps each; return what was printed."""
+    """Paint photos with two steps each; return what was printed."""
     return run("style_transfer.py", content, *QUICK, "--style", *style, "--output", output, *flags, status=status)
 
 
@@ -92,7 +92,7 @@ def kill_once(command, there):
 # --- Many photos ---
 
 
-def test_a_folder_is_painted_and_what_fails_is_named(holiday, tmp_path, monkeypatch):
+def test_a_folder_is_painted_and_failed_photos_are_named(holiday, tmp_path, monkeypatch):
     functions, original = [], vision.value_and_gradient
     monkeypatch.setattr(vision, "value_and_gradient", lambda loss: functions.append(original(loss)) or functions[-1])
     output = tmp_path / "styled"
@@ -123,7 +123,7 @@ def test_a_folder_is_painted_and_what_fails_is_named(holiday, tmp_path, monkeypa
     assert float(rows_of(output)["square.png"]["seconds"]) == float(rows["square.png"]["seconds"])
 
 
-def test_a_killed_folder_goes_on(album, tmp_path):
+def test_a_killed_folder_continues(album, tmp_path):
     output = tmp_path / "styled"
     flags = (album, *QUICK, "--iterations", 20, "--style", PAINTING, "--output", output)
     kill_once([ROOT / "style_transfer.py", *flags], lambda: times(output))
@@ -140,7 +140,7 @@ def test_a_killed_folder_goes_on(album, tmp_path):
     assert all(row["status"].startswith("done") for row in rows_of(output).values())
 
 
-def test_an_interrupted_folder_says_what_is_waiting(album, tmp_path, monkeypatch):
+def test_the_summary_of_an_interrupted_folder_lists_waiting_pictures(album, tmp_path, monkeypatch):
     output = tmp_path / "styled"
     with monkeypatch.context() as patched:
         patched.setattr(folders, "attempt", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -152,37 +152,36 @@ def test_an_interrupted_folder_says_what_is_waiting(album, tmp_path, monkeypatch
     assert {(row["status"], row["reason"]) for row in rows_of(output).values()} == {("done", "")}
 
 
-def apply(photos, output, rows=None):
-    """Have the name of each photo written into its result; return the rows."""
+def copy_name(photo, result, options):
+    result.write_text(str(photo))
+    return {}
 
-    def task(photo, result, options):
-        result.write_text(str(photo))
-        return {}
 
-    output.mkdir(exist_ok=True)
-    rows = folders.read_summary(output / "summary.csv")
-    jobs = folders.name_results(photos, [folders.Variant(config.Style())], output, ".png", rows)
-    todo = [job for job in jobs if not folders.is_done(job, rows, {"script": ""}, None)]
-    hands = folders.Alone(folders.ImageTask("", task, None, None, None), None)
-    return [row for _, row in folders.apply_to_photos(hands, todo, output / "summary.csv", rows)]
+def apply(photos, output):
+    """Have the name of each photo written into its result; return how many were made."""
+    options = config.Style(quiet=True)
+    task = folders.ImageTask("", copy_name, lambda options: None, lambda options: {"script": "", "weights": None}, None)
+    made = len(list(output.glob("[!.]*.png")))
+    folders.apply_to_folder(task, photos, output, ".png", [folders.Variant(options)], options)
+    return len(list(output.glob("[!.]*.png"))) - made
 
 
 @pytest.fixture
 def three(tmp_path):
-    """Three photos of one name."""
+    """Three photos with the same name."""
     for name in "123":
         (tmp_path / name).mkdir()
         (tmp_path / name / "x.jpg").write_text("photo")
     return [tmp_path / name / "x.jpg" for name in "123"]
 
 
-def test_another_folder_of_the_same_names_is_not_taken_for_done(three, tmp_path):
+def test_photos_of_the_same_name_in_another_folder_are_not_done(three, tmp_path):
     output = tmp_path / "styled"
-    assert [len(apply([photo], output)) for photo in (three[0], three[1], three[1])] == [1, 1, 0]
+    assert [apply([photo], output) for photo in (three[0], three[1], three[1])] == [1, 1, 0]
     assert (output / "x.png").read_text() == str(three[0]) and (output / "x-2.png").read_text() == str(three[1])
 
 
-def test_a_new_photo_among_old_ones_takes_no_others_name(three, tmp_path):
+def test_a_new_photo_takes_no_other_result_name(three, tmp_path):
     output = tmp_path / "styled"
     for photos in (three[1:], three):
         apply(photos, output)
@@ -193,14 +192,14 @@ def test_a_new_photo_among_old_ones_takes_no_others_name(three, tmp_path):
     ]
 
 
-def test_a_summary_of_something_else_is_not_replaced(album, tmp_path):
+def test_another_csv_file_is_not_replaced(album, tmp_path):
     (tmp_path / "summary.csv").write_text("month;spent\n1;20\n")
     assert "no summary" in paint(album, tmp_path, status=2).stderr
     assert "month" in (tmp_path / "summary.csv").read_text()
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg"])
-def test_a_full_disk_ends_a_folder(kind, album, tmp_path):
+def test_a_full_disk_ends_the_command(kind, album, tmp_path):
     def limited():
         resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -213,12 +212,12 @@ def test_a_full_disk_ends_a_folder(kind, album, tmp_path):
 
 
 @pytest.mark.parametrize("where", ["same", "inside"])
-def test_the_photos_folder_is_no_place_for_results(where, holiday):
+def test_results_do_not_go_to_the_photos_folder(where, holiday):
     output = holiday if where == "same" else holiday / "styled"
     assert "--output" in paint(holiday, output, "--recursive", status=2).stderr
 
 
-def test_many_pictures_go_to_no_file(album, tmp_path):
+def test_many_pictures_do_not_go_to_a_file(album, tmp_path):
     (tmp_path / "file").write_text("")
     for content, flags in ((album, ()), (album / "a.jpg", ("--each",))):
         for name in ("one.png", "one.jpg", "file"):
@@ -226,7 +225,7 @@ def test_many_pictures_go_to_no_file(album, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["album", "file"]
 
 
-def test_what_a_kill_left_of_a_picture_is_removed(album, tmp_path):
+def test_incomplete_files_of_a_killed_process_are_removed(album, tmp_path):
     output = tmp_path / "styled"
     paint(album, output)
     (output / "b.png").unlink()
@@ -245,13 +244,13 @@ def test_the_summary_says_where_each_picture_is(album, tmp_path):
     assert results == {str((tmp_path / "styled" / f"{name}.png").resolve()) for name in "abc"}
 
 
-def test_an_empty_folder_is_told_of_photos_beneath_it_alone(tmp_path, album):
+def test_recursive_is_suggested_only_if_subfolders_hold_photos(tmp_path, album):
     (tmp_path / "empty").mkdir()
     assert "--recursive" not in paint(tmp_path / "empty", tmp_path / "out", status=2).stderr
     assert "--recursive" in paint(tmp_path, tmp_path / "out", status=2).stderr
 
 
-def test_what_a_tiff_has_wrong_is_one_line(album, tmp_path):
+def test_a_broken_tiff_is_one_line(album, tmp_path):
     photo = Image.open(album / "a.jpg")
     photo.save(album / "odd.tif", compression="tiff_lzw")
     content = bytearray((album / "odd.tif").read_bytes())
@@ -264,10 +263,31 @@ def test_what_a_tiff_has_wrong_is_one_line(album, tmp_path):
     assert len(lines) == 2 and "odd.tif: can't be read" in lines[0] and lines[1].startswith("error: 1 of 1 photos")
 
 
+def test_the_summary_of_many_rows_is_written_now_and_then(tmp_path, monkeypatch):
+    """A job takes a second and writing half a second, by a clock that only they move."""
+    clock, written = [0.0], []
+
+    def write(path, rows):
+        clock[0] += 0.5
+        written.append((clock[0], len(rows)))
+
+    def jobs():
+        for i in range(500):
+            clock[0] += 1
+            yield plan.Job(tmp_path / f"{i}.jpg", folders.Variant(None), tmp_path / f"{i}.png"), {"status": "done"}
+
+    monkeypatch.setattr(folders.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(folders, "write_summary", write)
+    assert len(list(folders.with_summary(jobs(), tmp_path / "summary.csv", {}))) == 500
+    assert written[0][1] == 1 and written[-1][1] == 500  # the first row at once, and all rows at the end
+    waits = [after - before for (before, _), (after, _) in zip(written, written[1:-1])]
+    assert min(waits) > 10 and max(waits) < 12  # so that writing takes about a twentieth of the time
+
+
 # --- The time left ---
 
 
-def test_the_time_left_is_said_once_of_a_picture_and_once_of_a_folder(album, tmp_path):
+def test_the_time_left_is_printed_once_for_a_picture_and_once_for_a_folder(album, tmp_path):
     lines = [line for line in paint(album, tmp_path / "a").stderr.splitlines() if line.startswith("time left: about ")]
     assert len(lines) == 2 and "for this picture" in lines[0] and "for 1 more" in lines[1]
     release_models()
@@ -276,7 +296,7 @@ def test_the_time_left_is_said_once_of_a_picture_and_once_of_a_folder(album, tmp
     assert paint(album, tmp_path / "b", "--quiet").stderr == ""
 
 
-# --- What shaped the pictures ---
+# --- Manifests ---
 
 
 @pytest.mark.parametrize(
@@ -293,7 +313,7 @@ def test_the_time_left_is_said_once_of_a_picture_and_once_of_a_folder(album, tmp
         (("--precision", "auto"), "--precision float32, now auto"),
     ],
 )
-def test_a_folder_that_was_painted_otherwise_is_refused(flags, said, album, painted, tmp_path):
+def test_a_folder_painted_with_other_options_is_refused(flags, said, album, painted, tmp_path):
     output = tmp_path / "styled"
     shutil.copytree(painted, output)
     before = times(output)
@@ -305,7 +325,7 @@ def test_a_folder_that_was_painted_otherwise_is_refused(flags, said, album, pain
 
 @pytest.fixture(scope="module")
 def painted(tmp_path_factory):
-    """A folder that was painted without further flags, of photos that are no more."""
+    """A folder that was painted without further flags, of photos that do not exist any more."""
     photos, output = tmp_path_factory.mktemp("gone"), tmp_path_factory.mktemp("painted") / "styled"
     Image.open(ROOT / "images/content/china.jpg").resize((96, 64)).save(photos / "z.jpg")
     release_models()
@@ -324,7 +344,7 @@ def test_it_is_refused_before_tensorflow_starts(album, painted):
     assert ended.stdout == "2 False\n", ended.stderr
 
 
-def test_other_flags_that_shape_nothing_go_on(album, tmp_path):
+def test_options_that_do_not_change_pictures_continue_a_folder(album, tmp_path):
     output, copy = tmp_path / "styled", tmp_path / "the same under another name.jpg"
     paint(album, output)
     before = times(output)
@@ -334,7 +354,7 @@ def test_other_flags_that_shape_nothing_go_on(album, tmp_path):
     assert times(output) == before
 
 
-def test_overwrite_paints_all_anew_and_by_another_recipe(album, tmp_path):
+def test_overwrite_paints_everything_again_with_other_options(album, tmp_path):
     output = tmp_path / "styled"
     paint(album, output)
     assert paint(album, output, "--size", 72, "--overwrite").stdout.count("picture: ") == 3
@@ -343,7 +363,7 @@ def test_overwrite_paints_all_anew_and_by_another_recipe(album, tmp_path):
     assert "--size 72, now 64" in paint(album, output, status=2).stderr
 
 
-def test_after_a_kill_no_picture_of_the_old_recipe_passes_for_done(album, tmp_path):
+def test_after_a_kill_no_picture_of_the_old_options_counts_as_done(album, tmp_path):
     output = tmp_path / "styled"
     (album / "more").mkdir()
     shutil.copy(album / "a.jpg", album / "more" / "deep.jpg")
@@ -360,8 +380,8 @@ def test_after_a_kill_no_picture_of_the_old_recipe_passes_for_done(album, tmp_pa
     assert set(sides(output).values()) == {72}
 
 
-def test_a_kill_before_the_first_picture_leaves_the_old_ones_as_they_were(album, tmp_path, monkeypatch):
-    """Between what is noted as waiting and the new manifest: the old command goes on, and the new one is refused."""
+def test_a_kill_before_the_first_picture_leaves_the_old_pictures_done(album, tmp_path, monkeypatch):
+    """It is killed after the summary and before the new manifest: the old command continues, the new one is refused."""
     output = tmp_path / "styled"
     paint(album, output)
     with monkeypatch.context() as patched:
@@ -373,7 +393,7 @@ def test_a_kill_before_the_first_picture_leaves_the_old_ones_as_they_were(album,
     assert {row["status"] for row in rows_of(output).values()} == {"done"}
 
 
-def test_a_changed_photo_is_painted_anew(album, tmp_path):
+def test_a_changed_photo_is_painted_again(album, tmp_path):
     output = tmp_path / "styled"
     paint(album, output)
     before = times(output)
@@ -387,7 +407,7 @@ def test_a_changed_photo_is_painted_anew(album, tmp_path):
 
 
 @pytest.mark.parametrize("flags", [((), ("--weights", "imagenet")), (("--weights", "imagenet"), ())])
-def test_imagenets_weights_are_the_same_named_or_not(flags, album, weight_files, tmp_path):
+def test_weights_imagenet_equals_no_weights(flags, album, weight_files, tmp_path):
     output, mine = tmp_path / "styled", ("--weights", weight_files / "vgg.npz")
     paint(album, output, *flags[0])
     (album / "c.jpg").rename(album / "d.jpg")
@@ -398,17 +418,17 @@ def test_imagenets_weights_are_the_same_named_or_not(flags, album, weight_files,
 
 
 @pytest.mark.parametrize("weights", [None, "imagenet"])
-def test_a_folder_of_a_former_version_goes_on_where_its_weights_were_imagenets(weights, album, tmp_path):
+def test_a_folder_of_a_former_version_continues_if_it_used_imagenets_weights(weights, album, tmp_path):
     output = tmp_path / "styled"
     paint(album, output)
-    change_recipe(output, weights=weights)
+    change_manifest(output, weights=weights)
     assert "done before: 3\n" in paint(album, output).stdout
 
 
-def test_a_folder_of_the_weights_of_former_versions_is_refused_in_a_line_that_says_so(album, tmp_path):
+def test_a_folder_painted_with_the_former_weights_is_refused(album, tmp_path):
     output = tmp_path / "styled"
     paint(album, output)
-    change_recipe(output, weights="hed", size=65)
+    change_manifest(output, weights="hed", size=65)
     before = times(output)
     told = paint(album, output, status=2).stderr
     assert "with the weights hed, which are no longer supported" in told and "--size" not in told
@@ -418,7 +438,7 @@ def test_a_folder_of_the_weights_of_former_versions_is_refused_in_a_line_that_sa
 
 
 @pytest.mark.parametrize("flags", ["", " --weights hed"])
-def test_a_picture_that_tells_of_the_weights_of_former_versions_is_not_taken_for_done(flags, album, tmp_path):
+def test_a_picture_that_records_the_former_weights_is_not_done(flags, album, tmp_path):
     output = tmp_path / "styled"
     output.mkdir()
     about = {"command": f"python style_transfer.py album --style {PAINTING}{flags}", "weights": "hed"}
@@ -427,40 +447,40 @@ def test_a_picture_that_tells_of_the_weights_of_former_versions_is_not_taken_for
     paint(album, output, "--overwrite")
 
 
-def change_recipe(folder, **changes):
+def change_manifest(folder, **changes):
     manifest = json.loads((folder / "recipe.json").read_text())
     (folder / "recipe.json").write_text(json.dumps(manifest | changes))
 
 
-def test_a_folder_painted_by_a_former_loss_is_refused(album, tmp_path):
+def test_a_folder_painted_with_a_former_loss_is_refused(album, tmp_path):
     output = tmp_path / "styled"
     paint(album, output)
-    change_recipe(output, style_loss="covariance", pooling="average")
+    change_manifest(output, style_loss="covariance", pooling="average")
     assert "--pooling average, now not given" in paint(album, output, status=2).stderr
 
 
-def test_a_recipe_of_something_else_is_not_replaced(album, tmp_path):
+def test_another_recipe_json_is_not_replaced(album, tmp_path):
     for content in ("{", "[1]", '{"flour": 500}'):
         (tmp_path / "recipe.json").write_text(content)
         assert "no manifest" in paint(album, tmp_path, status=2).stderr
         assert (tmp_path / "recipe.json").read_text() == content
 
 
-# --- Folders from before it was kept ---
+# --- Folders of older versions, without a manifest ---
 
 
 def make_old(output):
-    """Make a folder look as it did before it was kept how its pictures are made."""
+    """Make a folder look like that of a version without manifests."""
     (output / "recipe.json").unlink()
     rows = list(rows_of(output).values())
     for row in rows:
         row["status"] = row.pop("reason") or row["status"]
         del row["photo_bytes"], row["photo_changed"]
-    folders.write_summary(output / "summary.csv", rows)
+    summary.write_summary(output / "summary.csv", rows)
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg"])
-def test_of_an_old_folder_what_the_pictures_tell_decides(kind, album, tmp_path):
+def test_without_a_manifest_the_pictures_own_records_decide(kind, album, tmp_path):
     output, flags = tmp_path / "styled", ("--format", kind)
     (album / "broken.jpg").write_bytes(b"no photo")
     paint(album, output, *flags, status=1)
@@ -472,24 +492,26 @@ def test_of_an_old_folder_what_the_pictures_tell_decides(kind, album, tmp_path):
     assert not (output / "recipe.json").exists() and times(output) == before
     (album / "broken.jpg").unlink()
     again = paint(album, output, *flags)
-    assert "done before: 3\n" in again.stdout and "tell nothing" not in again.stderr
+    assert "done before: 3\n" in again.stdout and "do not record" not in again.stderr
     assert times(output) == before
     assert rows_of(output)["a.jpg"]["photo_bytes"] and rows_of(output)["broken.jpg"]["status"] == "failed"
     assert "--size 64, now 72" in paint(album, output, *flags, "--size", 72, status=2).stderr
 
 
-def test_pictures_that_tell_nothing_are_taken_for_done_with_a_note(album, tmp_path):
+def test_pictures_without_a_record_are_assumed_to_be_done_with_a_note(album, tmp_path):
     output = tmp_path / "styled"
     output.mkdir()
     Image.new("RGB", (9, 9)).save(output / "a.png")
     first = paint(album, output)
-    assert "tell nothing of how they were made: 1, taken for done" in first.stderr and "done before: 1" in first.stdout
+    assert (
+        "do not record how they were made: 1, assumed to be done" in first.stderr and "done before: 1" in first.stdout
+    )
     assert Image.open(output / "a.png").size == (9, 9)
     assert rows_of(output)["a.jpg"]["status"] == "done before"
-    assert "tell nothing" not in paint(album, output).stderr
+    assert "do not record" not in paint(album, output).stderr
 
 
-def test_a_picture_that_another_script_made_is_not_taken_for_done(album, tmp_path):
+def test_a_picture_of_another_script_is_not_done(album, tmp_path):
     output = tmp_path / "styled"
     output.mkdir()
     about = provenance.of_result(0) | {"command": "python deepdream.py album --output styled"}
@@ -500,7 +522,7 @@ def test_a_picture_that_another_script_made_is_not_taken_for_done(album, tmp_pat
 # --- Several paintings ---
 
 
-def test_each_photo_is_painted_after_each_painting(album, tmp_path, monkeypatch):
+def test_each_photo_is_painted_in_the_style_of_each_painting(album, tmp_path, monkeypatch):
     functions, original = [], vision.value_and_gradient
     monkeypatch.setattr(vision, "value_and_gradient", lambda loss: functions.append(original(loss)) or functions[-1])
     output, both = tmp_path / "styled", (PAINTING, OTHER)
@@ -508,7 +530,7 @@ def test_each_photo_is_painted_after_each_painting(album, tmp_path, monkeypatch)
     assert [function.traces for function in functions] == [1]
     names = [f"{photo}__{painting}.png" for photo in "abc" for painting in ("glands", "gravel")]
     assert printed.stdout.splitlines()[:6] == [f"picture: {output / name}" for name in names]
-    rows = folders.read_summary(output / "summary.csv").values()
+    rows = summary.read_summary(output / "summary.csv").values()
     assert [(pathlib.Path(row["photo"]).name, row["painting"], row["status"]) for row in rows] == [
         (f"{photo}.jpg", str(painting), "done") for photo in "abc" for painting in both
     ]
@@ -525,7 +547,7 @@ def test_each_photo_is_painted_after_each_painting(album, tmp_path, monkeypatch)
     assert {name for name, when in times(output).items() if when != before[name]} == {f"{x}__third.png" for x in "abc"}
 
 
-def test_paintings_of_one_name_do_not_collide(album, tmp_path):
+def test_paintings_of_the_same_name_get_different_results(album, tmp_path):
     paintings = []
     for folder, painting in (("x", PAINTING), ("y", OTHER)):
         (tmp_path / folder).mkdir()
@@ -538,7 +560,7 @@ def test_paintings_of_one_name_do_not_collide(album, tmp_path):
     assert "done before: 2\n" in paint(album / "a.jpg", output, "--each", style=reversed(paintings)).stdout
 
 
-def test_a_folder_of_paintings_is_a_mixture_or_each_of_them(album, tmp_path):
+def test_a_folder_of_paintings_is_mixed_or_used_one_by_one(album, tmp_path):
     paintings = tmp_path / "paintings"
     paintings.mkdir()
     for painting in (PAINTING, OTHER):
@@ -556,7 +578,7 @@ def test_a_folder_of_paintings_is_a_mixture_or_each_of_them(album, tmp_path):
     assert not list((tmp_path / "more").glob("*.png"))
 
 
-def test_what_each_cannot_be_combined_with_is_said(album, tmp_path):
+def test_what_each_cannot_be_combined_with(album, tmp_path):
     both = ("--each", "--style-weights", 1, 2)
     assert "--style-weights" in paint(album, tmp_path / "out", *both, style=(PAINTING, OTHER), status=2).stderr
     flags = ("--each", "--style", PAINTING, "--output", tmp_path / "a.png")

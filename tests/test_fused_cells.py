@@ -1,4 +1,4 @@
-"""fused_cells.py: the quick cells compute what Keras's do."""
+"""fused_cells.py: the layers have the outputs and gradients of Keras's own."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""generate_rnn.py through the real command line: sheets, completion, animation, and bad input."""
+"""generate_rnn.py: sheets, completed pictures, animations, and wrong flags."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def cells(path, columns):
     return np.array([sheet[1 + 9 * r : 9 + 9 * r, 1 + 9 * c : 9 + 9 * c] for r in range(rows) for c in range(columns)])
 
 
-def test_a_grid_tells_how_it_was_made_and_one_seed_draws_it_again(tiny, tmp_path):
+def test_a_sheet_records_its_command_and_the_same_seed_draws_it_again(tiny, tmp_path):
     for name, seed, how in (("a", 5, run_process), ("b", 5, run), ("c", 6, run)):
         flags = ("--digit", 3, "--grid", 4, "--seed", seed, "--output", tmp_path / f"{name}.png")
         result = how("generate_rnn.py", tiny, *flags)
@@ -45,21 +45,9 @@ def test_all_digits_have_a_row_each_and_the_gif_ends_on_the_sheet(tiny, tmp_path
     assert np.abs(last - np.asarray(Image.open(tmp_path / "all.png"), int)).max() <= 2
 
 
-def test_completion_keeps_the_rows_it_was_given(tiny, picture, digits, tmp_path):
-    run(
-        "generate_rnn.py",
-        tiny,
-        "--digit",
-        0,
-        "--complete",
-        picture,
-        "--rows",
-        5,
-        "--grid",
-        4,
-        "--output",
-        tmp_path / "c.png",
-    )
+def test_completion_keeps_the_given_rows(tiny, picture, digits, tmp_path):
+    flags = ("--digit", 0, "--complete", picture, "--rows", 5, "--grid", 4, "--output", tmp_path / "c.png")
+    run("generate_rnn.py", tiny, *flags)
     drawn = cells(tmp_path / "c.png", 4)
     given = util.from_levels(util.to_levels(digits[2][0], 7), 7)
     for one in drawn:
@@ -67,14 +55,14 @@ def test_completion_keeps_the_rows_it_was_given(tiny, picture, digits, tmp_path)
     assert len(np.unique(drawn[:, 5:], axis=0)) > 4
 
 
-def test_temperature_zero_draws_one_picture_only(tiny, tmp_path):
+def test_at_temperature_zero_all_pictures_are_the_same(tiny, tmp_path):
     run("generate_rnn.py", tiny, "--digit", 1, "--temperature", 0, "--grid", 3, "--output", tmp_path / "zero.png")
     assert len(np.unique(cells(tmp_path / "zero.png", 3), axis=0)) == 1
     run("generate_rnn.py", tiny, "--digit", 1, "--top-k", 1, "--grid", 3, "--output", tmp_path / "top.png")
     assert (tmp_path / "zero.png").read_bytes()[-100:] == (tmp_path / "top.png").read_bytes()[-100:]
 
 
-def test_a_result_is_not_overwritten_unasked(tiny, tmp_path):
+def test_a_result_is_not_overwritten_without_the_flag(tiny, tmp_path):
     (tmp_path / "mine.png").write_text("precious")
     flags = (tiny, "--digit", 3, "--output", tmp_path / "mine.png")
     assert "--overwrite" in run("generate_rnn.py", *flags, status=2).stderr
@@ -101,7 +89,7 @@ def test_bad_flags_are_one_line(tiny, tmp_path, flags, complaint):
 
 
 @pytest.mark.parametrize("rows", [0, 8, 9])
-def test_rows_that_leave_nothing_or_all_to_be_drawn_are_refused(rows, tiny, picture):
+def test_too_few_or_too_many_rows_are_refused(rows, tiny, picture):
     flags = ("--digit", 3, "--complete", picture, "--rows", rows, "--output", picture)
     assert "--rows must be " in run("generate_rnn.py", tiny, *flags, status=2).stderr
 
@@ -109,12 +97,12 @@ def test_rows_that_leave_nothing_or_all_to_be_drawn_are_refused(rows, tiny, pict
 # --- Painters ---
 
 
-def paint(painter, output, *flags, status=0):
+def draw_with_painter(painter, output, *flags, status=0):
     result = run("generate_rnn.py", painter, *flags, "--output", output, status=status)
-    return result if status else painted(output)
+    return result if status else cells_of_painter(output)
 
 
-def painted(path, columns=3):
+def cells_of_painter(path, columns=3):
     """Cut a sheet of pictures of 16 x 12 pixels, in three columns, each pixel enlarged 8 times."""
     sheet = np.asarray(Image.open(path))[::8, ::8]
     rows, wide = sheet.shape[0] // 13, sheet.shape[1] // 17
@@ -122,34 +110,34 @@ def painted(path, columns=3):
     return np.array([sheet[1 + 13 * r :, 1 + 17 * c :][:12, :16] for r in range(rows) for c in range(columns)])
 
 
-def test_a_painter_draws_in_its_palette_and_one_seed_draws_it_again(painter, tmp_path):
-    pictures = paint(painter, tmp_path / "a.png", "--gif")
+def test_a_painter_draws_in_its_palette_and_the_same_seed_draws_it_again(painter, tmp_path):
+    pictures = draw_with_painter(painter, tmp_path / "a.png", "--gif")
     assert pictures.shape == (6, 12, 16, 3) and len(np.unique(pictures, axis=0)) == 6
     palette = {tuple(color) for color in model_meta.load_meta(painter)["palette"].tolist()}
     assert {tuple(color) for color in pictures.reshape(-1, 3).tolist()} <= palette
-    np.testing.assert_array_equal(pictures, paint(painter, tmp_path / "b.png", "--seed", 0))
-    assert (pictures != paint(painter, tmp_path / "c.png", "--seed", 1)).any()
+    np.testing.assert_array_equal(pictures, draw_with_painter(painter, tmp_path / "b.png", "--seed", 0))
+    assert (pictures != draw_with_painter(painter, tmp_path / "c.png", "--seed", 1)).any()
     with Image.open(tmp_path / "a.gif") as animation:
         assert animation.n_frames > 50
 
 
-def test_temperature_top_k_and_top_p_make_a_painter_bolder(painter, tmp_path):
+def test_low_temperature_top_k_and_top_p_reduce_the_number_of_colours(painter, tmp_path):
     def colors_of(*flags):
         name = "_".join(map(str, flags)) or "plain"
-        return len(np.unique(paint(painter, tmp_path / f"{name}.png", *flags).reshape(-1, 3), axis=0))
+        return len(np.unique(draw_with_painter(painter, tmp_path / f"{name}.png", *flags).reshape(-1, 3), axis=0))
 
     plain = colors_of()
     for flags in (("--temperature", 0.2), ("--top-k", 2), ("--top-p", 0.2)):
         assert colors_of(*flags) < plain
-    certain = paint(painter, tmp_path / "certain.png", "--temperature", 0)
+    certain = draw_with_painter(painter, tmp_path / "certain.png", "--temperature", 0)
     assert len(np.unique(certain, axis=0)) == 1
-    np.testing.assert_array_equal(certain, paint(painter, tmp_path / "k1.png", "--top-k", 1))
-    np.testing.assert_array_equal(certain, paint(painter, tmp_path / "p0.png", "--top-p", 1e-6))
+    np.testing.assert_array_equal(certain, draw_with_painter(painter, tmp_path / "k1.png", "--top-k", 1))
+    np.testing.assert_array_equal(certain, draw_with_painter(painter, tmp_path / "p0.png", "--top-p", 1e-6))
 
 
-def test_a_painting_is_finished_below_the_rows_that_are_kept(painter, pictures, tmp_path):
+def test_a_painter_completes_a_picture_below_the_kept_rows(painter, pictures, tmp_path):
     begun = pictures / "tile_05.png"
-    finished = paint(painter, tmp_path / "f.png", "--complete", begun, "--rows", 7)
+    finished = draw_with_painter(painter, tmp_path / "f.png", "--complete", begun, "--rows", 7)
     small = imaging.fit_picture(imaging.open_picture(begun), 16, 12, gray=False)
     palette = model_meta.load_meta(painter)["palette"]
     quantized = palettes.from_palette(palettes.to_palette(small[None], palette), palette, 12, 16)[0]
@@ -158,9 +146,11 @@ def test_a_painting_is_finished_below_the_rows_that_are_kept(painter, pictures, 
     assert len(np.unique(finished[:, 7:], axis=0)) == 6
 
 
-def test_a_painting_can_start_with_a_window_of_the_training_pictures(painter, tmp_path):
+def test_a_drawing_can_start_with_a_window_of_the_training_pictures(painter, tmp_path):
     windows = np.asarray(Image.open(painter / "starts.png")).tolist()
-    assert all(row.tolist() in windows for row in paint(painter, tmp_path / "s.png", "--start", "window")[:, 0])
+    assert all(
+        row.tolist() in windows for row in draw_with_painter(painter, tmp_path / "s.png", "--start", "window")[:, 0]
+    )
 
 
 def test_the_evolution_shows_every_saved_epoch(painter, tmp_path):
@@ -170,7 +160,7 @@ def test_the_evolution_shows_every_saved_epoch(painter, tmp_path):
     assert Image.open(tmp_path / "e.gif").n_frames == 3
 
 
-def test_the_shipped_painter_never_sticks_to_one_colour(tmp_path):
+def test_no_picture_of_the_shipped_painter_is_mostly_one_colour(tmp_path):
     run("generate_rnn.py", "trained/monet", "--count", 6, "--output", tmp_path / "m.png")
     sheet = np.asarray(Image.open(tmp_path / "m.png"))
     cell = (sheet.shape[1] - 1) // 3
@@ -188,11 +178,11 @@ def test_the_shipped_painter_never_sticks_to_one_colour(tmp_path):
         (("--count", 0), "--count must be"),
         (("--top-p", 0), "--top-p must be"),
         (("--complete", "nowhere.png"), "nowhere.png can't be read"),
-        (("--start", "window", "--complete", "x.png"), "exclude each other"),
+        (("--start", "window", "--complete", "x.png"), "cannot be combined"),
     ],
 )
 def test_wrong_flags_for_a_painter_are_refused(painter, tmp_path, flags, complaint):
-    assert complaint in paint(painter, tmp_path / "x.png", *flags, status=2).stderr
+    assert complaint in draw_with_painter(painter, tmp_path / "x.png", *flags, status=2).stderr
 
 
 def damage_model(folder):
@@ -220,5 +210,5 @@ def test_a_damaged_painter_is_one_line(painter, tmp_path, damage):
     import shutil
 
     folder = shutil.copytree(painter, tmp_path / "damaged")
-    assert damage(folder) in paint(folder, tmp_path / "x.png", status=2).stderr
+    assert damage(folder) in draw_with_painter(folder, tmp_path / "x.png", status=2).stderr
     assert not (tmp_path / "x.png").exists()

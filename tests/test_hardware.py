@@ -1,13 +1,15 @@
-"""hardware.py: the arithmetic on each kind of machine, every branch for GPUs run on a processor, and memory."""
+"""hardware.py: the precision on each kind of machine, the code for GPUs on a processor, cores and memory."""
 
 import json
 import os
 import platform
 import subprocess
 import sys
+import unittest.mock
 
 import keras
 import numpy as np
+import psutil
 import pytest
 from conftest import ROOT, TINY_PAINTER, pixels, results, run
 
@@ -19,7 +21,7 @@ from atelier.style.painting import release_models
 
 PAINTING = ROOT / "images/style/glands.jpg"
 
-# Of each kind of machine: the flags of its processor, the capabilities of its GPUs, and the work done in bfloat16.
+# For each kind of machine: its processor's flags, its GPUs' capabilities, and the work that it does in bfloat16.
 MACHINES = {
     "processor": ("fpu sse2 avx avx2 fma", [], ()),
     "AVX512-BF16": ("avx2 avx512f avx512_bf16", [], ("convolutions",)),
@@ -31,7 +33,7 @@ MACHINES = {
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Replace what the hardware says of itself by one of MACHINES."""
+    """f(name): make hardware.py find one of MACHINES."""
 
     def become(name):
         flags, capabilities, _ = MACHINES[name]
@@ -43,14 +45,14 @@ def machine(monkeypatch):
     return become
 
 
-# --- The decision ---
+# --- The choice of precision ---
 
 
 @pytest.mark.parametrize("name", MACHINES)
 @pytest.mark.parametrize("work", hardware.BFLOAT16)
-def test_auto_takes_bfloat16_where_the_work_gains_from_it(name, work, machine):
+def test_auto_uses_bfloat16_for_the_work_that_it_makes_faster(name, work, machine):
     machine(name)
-    assert hardware.hardware() == name
+    assert hardware.device_kind() == name
     expected = "mixed_bfloat16" if work in MACHINES[name][2] else "float32"
     told = hardware.use_precision("auto", work)
     assert keras.config.dtype_policy().name == expected and told.endswith(f", {expected}")
@@ -59,7 +61,7 @@ def test_auto_takes_bfloat16_where_the_work_gains_from_it(name, work, machine):
 
 
 @pytest.mark.parametrize(("batch_size", "expected"), [(127, "float32"), (128, "mixed_bfloat16")])
-def test_small_batches_are_not_worth_amx_conversions(batch_size, expected, machine):
+def test_amx_uses_bfloat16_only_for_large_batches(batch_size, expected, machine):
     machine("AMX")
     assert hardware.use_precision("auto", "training", batch_size).endswith(expected)
 
@@ -67,7 +69,7 @@ def test_small_batches_are_not_worth_amx_conversions(batch_size, expected, machi
 @pytest.mark.parametrize("name", MACHINES)
 @pytest.mark.parametrize("work", hardware.BFLOAT16)
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
-def test_an_explicit_precision_is_obeyed_everywhere(name, work, precision, machine):
+def test_an_explicit_precision_is_used_on_every_machine(name, work, precision, machine):
     machine(name)
     hardware.use_precision(precision, work, batch_size=1)
     assert keras.config.dtype_policy().name == precision
@@ -79,21 +81,21 @@ def test_an_explicit_precision_is_obeyed_everywhere(name, work, precision, machi
         (None, set()),
         ("", set()),
         ("processor\t: 0\nflags\t\t: fpu avx512_bf16\nbugs\t\t: amx_bf16\n\nprocessor\t: 1\n", {"fpu", "avx512_bf16"}),
-        ("processor\t: 0\nFeatures\t: fp asimd bf16\n", set()),  # of another kind of processor
+        ("processor\t: 0\nFeatures\t: fp asimd bf16\n", set()),  # an ARM processor
     ],
 )
-def test_a_processors_flags_are_read_where_linux_tells_them(text, flags, tmp_path, monkeypatch):
+def test_a_processors_flags_are_read_from_linux(text, flags, tmp_path, monkeypatch):
     monkeypatch.setattr(hardware, "CPUINFO", tmp_path / "cpuinfo")
     if text is not None:
         hardware.CPUINFO.write_text(text)
     assert hardware.processor_flags() == flags
 
 
-# --- The scripts where auto takes bfloat16 ---
+# --- Scripts on machines where auto uses bfloat16 ---
 
 
 def both_ways(work, machine, usual="processor", other="AVX512-BF16"):
-    """Return what `work()` comes to on one machine and on another."""
+    """Return the results of `work(name)` on two machines."""
     found = []
     for name in (usual, other):
         machine(name)
@@ -101,8 +103,8 @@ def both_ways(work, machine, usual="processor", other="AVX512-BF16"):
     return found
 
 
-# A bfloat16 number has 8 bits: an activation is off by up to 0.4 %. A search of a few steps goes nearly the same way,
-# and ends a grey level or two from where it ends in float32.
+# A bfloat16 number has 8 bits, so an activation is wrong by up to 0.4 %. The result of a search of a few steps differs
+# by a grey level or two from that in float32.
 NEAR = 4  # grey levels, on average over a picture
 
 
@@ -135,26 +137,27 @@ def test_filters_in_bfloat16_are_nearly_the_same(machine, photo, tmp_path, vgg_o
         told = run("visualize_filters.py", "block2_conv1", *flags, "--output", tmp_path / f"{name}.png")
         return float(results(told.stdout)["filter_3"].split()[1])
 
-    # The strongest alone: where another of two neighbours wins by rounding, what is apart from it changes with it.
+    # Only the strongest: rounding can swap two neighbours, and then the places that must be apart from them change.
     a, b = both_ways(look, machine)
-    assert a != b == pytest.approx(a, rel=0.03)  # a sum of hundreds of products, each up to 0.8 % off
+    assert a != b == pytest.approx(a, rel=0.03)  # a sum of hundreds of products, each wrong by up to 0.8 %
 
 
-@pytest.mark.parametrize("name", ["AVX512-BF16", "AMX", "recent GPU"])
-def test_figures_and_drawings_are_the_same_on_every_machine(name, machine, tiny, tmp_path):
+def test_figures_and_drawings_are_the_same_on_every_machine(machine, tiny, tmp_path):
     def work(name):
+        machine(name)
         scored = run("classify_mnist.py", tiny, "--num-images", 50, "--output", tmp_path / f"{name}.png")
         drawn = tmp_path / f"{name}_drawn.png"
         run("generate_rnn.py", tiny, "--digit", 3, "--grid", 2, "--output", drawn)
         figures = {key: results(scored.stdout)[key] for key in ("accuracy", "log_likelihood", "bits_per_pixel")}
         return figures, pixels(drawn).tolist()
 
-    usual, other = both_ways(work, machine, other=name)
-    assert usual == other
+    expected = work("processor")
+    for name in ("AVX512-BF16", "AMX", "recent GPU"):
+        assert work(name) == expected, name
 
 
 def test_the_published_figure_is_the_same_on_every_machine(machine, shared, tmp_path):
-    """A part of the README's 0.97680, in which bfloat16 got other digits wrong."""
+    """These are some of the digits behind the README's 0.97680. bfloat16 got others wrong."""
 
     def classify(name):
         flags = ("--data", shared / "mnist", "--num-images", 300, "--output", tmp_path / f"{name}.png")
@@ -164,7 +167,7 @@ def test_the_published_figure_is_the_same_on_every_machine(machine, shared, tmp_
     assert len(set(both_ways(classify, machine))) == 1
 
 
-def test_a_training_with_amx_takes_bfloat16_in_large_batches(machine, tmp_path):
+def test_a_training_with_amx_uses_bfloat16_in_large_batches(machine, tmp_path):
     machine("AMX")
     flags = ("--digit", 0, "--units", 8, "--epochs", 1, "--num-images", 128)
     for batch_size, precision in ((128, "mixed_bfloat16"), (64, "float32")):
@@ -173,8 +176,8 @@ def test_a_training_with_amx_takes_bfloat16_in_large_batches(machine, tmp_path):
         assert json.loads((folder / "meta.json").read_text())["precision"] == precision
 
 
-def test_validation_is_scored_in_float32_whatever_the_training_is_in(tmp_path):
-    """The same weights have the same likelihood, to the last digit, in the training and in a float32 network."""
+def test_validation_is_scored_in_float32_even_if_the_training_is_not(tmp_path):
+    """The training and a float32 network compute the same likelihood from the same weights."""
     flags = ("--digit", 0, "--units", 16, "--epochs", 1, "--num-images", 60, "--validation-split", 0.5)
     run("train_rnn.py", "digits", *flags, "--precision", "mixed_bfloat16", "--output", tmp_path / "low")
     hardware.use_precision("float32", "likelihoods")
@@ -201,16 +204,16 @@ def test_a_network_in_bfloat16_scores_nearly_as_in_float32():
 
 
 # --- The branches for GPUs, on a processor ---
-# What only a real GPU shows is left out: its name, its memory growing, cuDNN's kernels.
+# Only a real GPU can test its name, the growth of its memory, and cuDNN's kernels.
 
 
-# Keras's own cell adds in another order than ours, which two epochs hardly enlarge; bfloat16 is up to 0.4 % off, and
-# the losses with it.
+# Keras's own cell adds in another order than ours, and two epochs hardly enlarge the difference. bfloat16 is wrong by
+# up to 0.4 %, and so are the losses.
 AGREE = {"float32": 1e-3, "auto": 0.03}
 
 
 @pytest.mark.slow
-def test_digits_train_draw_and_score_where_there_is_a_gpu(machine, tmp_path):
+def test_digits_can_be_trained_drawn_and_scored_with_a_gpu(machine, tmp_path):
     def work(name, precision):
         machine(name)
         folder = tmp_path / f"{name}_{precision}"
@@ -232,7 +235,7 @@ def test_digits_train_draw_and_score_where_there_is_a_gpu(machine, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_painter_trains_and_paints_where_there_is_a_gpu(machine, pictures, tmp_path):
+def test_a_painter_can_be_trained_and_draw_with_a_gpu(machine, pictures, tmp_path):
     def work(name, precision):
         machine(name)
         folder = tmp_path / f"{name}_{precision}"
@@ -249,7 +252,7 @@ def test_a_painter_trains_and_paints_where_there_is_a_gpu(machine, pictures, tmp
 
 
 @pytest.mark.slow
-def test_a_photo_is_painted_and_dreamed_on_where_there_is_a_gpu(machine, photo, tmp_path, vgg_once):
+def test_a_photo_can_be_painted_and_dreamed_on_with_a_gpu(machine, photo, tmp_path, vgg_once):
     def work(name):
         painted, dreamed = tmp_path / f"{name}_painted.png", tmp_path / f"{name}_dreamed.png"
         usual = ("--size", 64, "--precision", "float32")
@@ -258,11 +261,11 @@ def test_a_photo_is_painted_and_dreamed_on_where_there_is_a_gpu(machine, photo, 
         return [pixels(painted), pixels(dreamed)]
 
     for a, b in zip(*both_ways(work, machine, other="recent GPU"), strict=True):
-        # TensorFlow's own convolutions add in another order than Winograd's: a grey level here and there.
+        # TensorFlow's own convolutions add in another order than Winograd's: some pixels differ by a grey level.
         assert np.abs(a - b).mean() < 0.5
 
 
-def test_a_gpu_takes_bfloat16_for_photos_and_says_so(machine, photo, tmp_path, vgg_once):
+def test_a_gpu_uses_bfloat16_for_photos_and_reports_it(machine, photo, tmp_path, vgg_once):
     machine("recent GPU")
     flags = ("--style", PAINTING, "--size", 64, "--iterations", 2)
     told = run("style_transfer.py", photo, *flags, "--output", tmp_path / "a.png").stderr
@@ -272,41 +275,80 @@ def test_a_gpu_takes_bfloat16_for_photos_and_says_so(machine, photo, tmp_path, v
 # --- The backend ---
 
 
-def test_keras_works_with_tensorflow_whatever_the_user_has_it_take_elsewhere():
-    code = "from atelier import hardware; print(hardware.keras.backend.backend())"
-    elsewhere = os.environ | {"KERAS_BACKEND": "jax"}
-    printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=elsewhere, capture_output=True, text=True)
-    assert (printed.returncode, printed.stdout) == (0, "tensorflow\n")
+def test_keras_uses_tensorflow_whatever_backend_the_user_has_set():
+    """conftest.py sets another backend before it imports hardware.py."""
+    assert keras.backend.backend() == os.environ["KERAS_BACKEND"] == "tensorflow"
 
 
-# --- Memory ---
+# --- Cores and memory ---
 
 
-RESERVE = """
-import os, pathlib, tensorflow as tf
+@pytest.mark.parametrize(
+    ("limits", "gigabytes"),
+    [
+        (("6442450944\n", None), 6),  # version 2 of control groups
+        ((None, "3221225472\n"), 3),  # version 1
+        (("max\n", None), None),
+        ((None, "9223372036854771712\n"), None),  # how version 1 writes that there is no limit
+        ((None, None), None),
+    ],
+)
+def test_a_containers_memory_limit_is_used(limits, gigabytes, tmp_path, monkeypatch):
+    paths = [tmp_path / "memory.max", tmp_path / "memory.limit_in_bytes"]
+    for path, text in zip(paths, limits, strict=True):
+        if text is not None:
+            path.write_text(text)
+    monkeypatch.setattr(hardware, "CONTAINER_LIMITS", paths)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: unittest.mock.Mock(total=64 * 2**30))
+    assert hardware.machine_memory() == (gigabytes or 64)
+
+
+def test_a_containers_cpu_quota_is_used(monkeypatch):
+    monkeypatch.setattr("joblib.cpu_count", lambda: 3)  # it reads the quota
+    assert hardware.cpu_count() == 3
+
+
+FRESH = """
+import json, os, pathlib, tensorflow as tf
 from atelier import hardware
 
-def used():  # gigabytes of addresses, and of memory
-    pages = pathlib.Path("/proc/self/statm").read_text().split()[:2]
+def used():  # gigabytes of address space, and of memory
+    statm = pathlib.Path("/proc/self/statm")
+    pages = statm.read_text().split()[:2] if statm.exists() else ()
     return [int(n) * os.sysconf("SC_PAGE_SIZE") / 2**30 for n in pages]
 
+hardware.use_cores(1)
+cores = [hardware.cpu_count(), tf.config.threading.get_inter_op_parallelism_threads()]
 tf.zeros(1)
-print(used())
+hardware.use_cores(3)
+cores.append(hardware.cpu_count())
+memory = [used()]
 hardware.reserve_memory(2)
-print(used())
+memory.append(used())
 kept = tf.raw_ops.Empty(shape=(2**20, 256), dtype="float32", init=False)
-print(used())
+memory.append(used())
 hardware.reserve_memory(10**6)  # a petabyte
+print(json.dumps([cores, memory]))
 """
 
 
-@pytest.mark.skipif((sys.platform, platform.machine()) != ("linux", "x86_64"), reason="TensorFlow has no such pool")
-def test_reserved_memory_serves_later_and_takes_little_before():
+@pytest.fixture(scope="module")
+def fresh():
+    """Run FRESH: the numbers of cores, and the memory before and after a reservation, of a new process."""
     environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": "1"}
-    printed = subprocess.run(
-        [sys.executable, "-c", RESERVE], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    )
-    before, reserved, used = map(json.loads, printed.stdout.splitlines())
+    command = [sys.executable, "-c", FRESH]
+    printed = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    return json.loads(printed.stdout)
+
+
+def test_a_process_uses_as_many_cores_as_it_is_given_before_it_computes(fresh):
+    cores, _ = fresh
+    assert cores == [1, 1, 1]
+
+
+@pytest.mark.skipif((sys.platform, platform.machine()) != ("linux", "x86_64"), reason="TensorFlow has no such pool")
+def test_reserved_memory_is_used_later_and_takes_little_before(fresh):
+    before, reserved, used = fresh[1]
     assert reserved[0] > before[0] + 1.9
     assert reserved[1] < before[1] + 0.15
     assert used[0] < reserved[0] + 0.2

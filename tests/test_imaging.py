@@ -1,8 +1,7 @@
-"""imaging.py: pictures are read as they look."""
+"""imaging.py: pictures are read as they look, and sheets of them are made."""
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from PIL import Image
 
 from atelier import imaging
@@ -31,7 +30,7 @@ def test_a_picture_is_read_upright_and_without_transparency(tmp_path):
     pixels = np.zeros((20, 40, 3), "uint8")
     pixels[:, :20] = 255
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned a quarter clockwise
+    exif[0x0112] = 6  # turn a quarter clockwise to view
     Image.fromarray(pixels).save(path, exif=exif, quality=95)
     upright = imaging.load_image(path)
     assert upright.shape == (40, 20, 3)
@@ -41,7 +40,7 @@ def test_a_picture_is_read_upright_and_without_transparency(tmp_path):
 
 
 @pytest.mark.parametrize("tags", [{0x010F: "Camera & Sons"}, {0x9003: "2026:05:01 09:59:59"}, {}])
-def test_of_a_photo_its_camera_and_its_date_are_kept_each_by_itself(tags, tmp_path):
+def test_a_photos_camera_and_date_are_kept_even_if_one_is_missing(tags, tmp_path):
     exif = Image.Exif()
     for tag, value in tags.items():
         (exif.get_ifd(0x8769) if tag == 0x9003 else exif)[tag] = value
@@ -56,13 +55,12 @@ def test_of_a_photo_its_camera_and_its_date_are_kept_each_by_itself(tags, tmp_pa
     assert {**found, **found.get_ifd(0x8769)}.items() >= tags.items() and 0x0112 not in found
 
 
-def test_a_recolored_picture_has_the_mean_and_covariance_that_it_is_given():
-    photo = imaging.load_image(ROOT / "images/content/coffee.jpg")
-    same = imaging.recolored(photo, photo.mean((0, 1)), np.cov(photo.reshape(-1, 3).T))
-    np.testing.assert_allclose(same, photo, atol=2)
-    mean, covariance = [120, 100, 140], np.array([[900, 200, 0], [200, 600, -100], [0, -100, 400]])
-    changed = imaging.recolored(photo, mean, covariance)
-    np.testing.assert_allclose(changed.mean((0, 1)), mean, atol=0.5)
-    np.testing.assert_allclose(np.cov(changed.reshape(-1, 3).T), covariance, atol=20)
-    grey = imaging.recolored(photo, [128] * 3, np.full((3, 3), 100.0))
-    assert np.ptp(grey, axis=2).max() < 0.01 < np.ptp(grey)
+def test_a_contact_sheet_has_the_pictures_row_by_row_between_grey_lines():
+    pictures = np.stack([np.full((2, 3, 3), value, "uint8") for value in (10, 20, 30)])
+    sheet = imaging.contact_sheet(pictures, columns=2, gap=1, across=18)
+    assert sheet.shape == (7 * 2, 9 * 2, 3) and sheet.dtype == "uint8"  # each pixel is enlarged twice
+    small = sheet[::2, ::2, 0].copy()
+    assert (small[1:3, 1:4] == 10).all() and (small[1:3, 5:8] == 20).all() and (small[4:6, 1:4] == 30).all()
+    small[1:3, 1:4] = small[1:3, 5:8] = small[4:6, 1:4] = 64
+    assert (small == 64).all()
+    assert (imaging.contact_sheet(pictures[..., 0], columns=2, gap=1, across=18) == sheet[..., 0]).all()

@@ -1,4 +1,4 @@
-"""command_line.py: Ctrl-C, at any moment."""
+"""command_line.py: what Ctrl-C does while a script imports, works and exits."""
 
 import functools
 import re
@@ -11,42 +11,44 @@ import pytest
 from conftest import ROOT, check, results
 
 
-def interrupted(command, stream, sign, after=0.0, **options):
-    """Run a command, and press Ctrl-C so many seconds after a line of its stdout or stderr that matches `sign`."""
-    # Where the tests themselves run in the background, Ctrl-C would be ignored in what they start.
-    heed = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+def interrupted(command, stream, pattern, after=0.0, **options):
+    """Run a command, and send SIGINT `after` seconds after a line of its stdout or stderr that matches `pattern`."""
+    # If the tests run in the background, the processes that they start ignore SIGINT without this.
+    reset = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(command, cwd=ROOT, text=True, preexec_fn=heed, **pipes, **options)
-    seen = []
+    process = subprocess.Popen(command, cwd=ROOT, text=True, preexec_fn=reset, **pipes, **options)
+    lines = []
     for line in getattr(process, stream):
-        seen.append(line)
-        if re.search(sign, line):
+        lines.append(line)
+        if re.search(pattern, line):
             break
+    else:
+        pytest.fail(f"{pattern} is not in: {''.join(lines)}")
     time.sleep(after)
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=120)
-    seen = "".join(seen)
-    output, errors = (seen + output, errors) if stream == "stdout" else (output, seen + errors)
+    read = "".join(lines)
+    output, errors = (read + output, errors) if stream == "stdout" else (output, read + errors)
     return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
 @pytest.mark.parametrize(
     ("module", "after"),
-    # Half a second after NumPy comes TensorFlow, whose imports are silenced.
-    [("argparse", 0), ("config", 0), ("numpy", 0), ("numpy", 0.5), ("palettes", 0)],
+    # Half a second after NumPy, TensorFlow is imported with standard error silenced.
+    [("argparse", 0), ("config", 0), ("numpy", 0), ("numpy", 0.5), ("atelier.pixel_rnn.palettes", 0)],
 )
 def test_ctrl_c_during_the_imports_is_one_line(module, after, tmp_path):
     command = [sys.executable, "-X", "importtime", "classify_mnist.py", "trained/digits"]
     command += ["--output", str(tmp_path / "c.png")]
     result = interrupted(command, "stderr", rf"\| +{re.escape(module)}$", after)
-    # TensorFlow greets after all where its import, which is silenced, is cut short.
+    # TensorFlow writes its messages if its silenced import is interrupted.
     others = ("import time:", "WARNING: All log messages", "I0000 ")
-    said = [line for line in result.stderr.splitlines() if not line.startswith(others)]
-    assert (result.returncode, said, result.stdout) == (130, ["error: interrupted"], "")
+    reported = [line for line in result.stderr.splitlines() if not line.startswith(others)]
+    assert (result.returncode, reported, result.stdout) == (130, ["error: interrupted"], "")
 
 
 @pytest.mark.parametrize("after", [0, 0.2])
-def test_ctrl_c_at_the_end_hides_nothing_of_what_is_done(after, tmp_path):
+def test_ctrl_c_at_the_end_leaves_the_results(after, tmp_path):
     command = [sys.executable, "-u", "classify_mnist.py", "trained/digits", "--num-images", "20"]
     command += ["--output", str(tmp_path / "c.png")]
     result = interrupted(command, "stdout", "confusion_matrix", after)
@@ -55,7 +57,7 @@ def test_ctrl_c_at_the_end_hides_nothing_of_what_is_done(after, tmp_path):
     assert result.stderr.count("error: interrupted") == (result.returncode == 130)
 
 
-ENDING = """
+EXITING = """
 import atexit, os, sys, threading, time
 from atelier import command_line, errors
 class Last:
@@ -71,13 +73,13 @@ def main():
     {last}
 command_line.run(main)
 """
-CLEARED = """
+DESTRUCTOR = """
 import time
 from atelier import command_line
 
 class Large:
     def __del__(self):
-        print("clearing away", flush=True)
+        print("in the destructor", flush=True)
         time.sleep(1)
 def main():
     large = Large()
@@ -90,12 +92,12 @@ command_line.run(main)
     ("last", "status", "errors"),
     [("pass", 0, ""), ("del large; time.sleep(30); print('done')", 130, "error: interrupted\n")],
 )
-def test_ctrl_c_is_not_lost_where_python_clears_something_away(last, status, errors):
-    result = interrupted([sys.executable, "-c", CLEARED.format(last=last)], "stdout", "clearing", 0.2)
-    assert (result.returncode, result.stdout, result.stderr) == (status, "clearing away\n", errors)
+def test_ctrl_c_in_a_destructor_is_not_lost(last, status, errors):
+    result = interrupted([sys.executable, "-c", DESTRUCTOR.format(last=last)], "stdout", "in the destructor", 0.2)
+    assert (result.returncode, result.stdout, result.stderr) == (status, "in the destructor\n", errors)
 
 
-SWALLOWED = """
+REPLACED = """
 import time
 from atelier import command_line, errors
 
@@ -117,14 +119,14 @@ command_line.run(main)
         ("errors.Interrupted('interrupted; go on')", "error: interrupted; go on"),
     ],
 )
-def test_ctrl_c_stays_one_where_something_makes_another_error_of_it(error, line):
-    result = interrupted([sys.executable, "-c", SWALLOWED.format(error=error)], "stdout", "at work", 0.2)
+def test_ctrl_c_is_reported_even_if_another_error_replaces_it(error, line):
+    result = interrupted([sys.executable, "-c", REPLACED.format(error=error)], "stdout", "at work", 0.2)
     assert (result.returncode, result.stderr.splitlines()) == (130, [line])
 
 
 @pytest.mark.parametrize("moment", ["a thread", "at exit", "at the last moment"])
 @pytest.mark.parametrize(("last", "status"), [("pass", 0), ("raise errors.PartlyDone('one failed')", 1)])
-def test_ctrl_c_while_python_ends_changes_no_status(moment, last, status):
-    result = interrupted([sys.executable, "-c", ENDING.format(last=last)], "stdout", moment, 0.3)
+def test_ctrl_c_while_python_exits_does_not_change_the_status(moment, last, status):
+    result = interrupted([sys.executable, "-c", EXITING.format(last=last)], "stdout", moment, 0.3)
     assert "done" in result.stdout
     check(result, status)

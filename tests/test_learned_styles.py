@@ -15,7 +15,7 @@ from PIL import Image
 import config
 import style_transfer
 import train_style
-from atelier import errors, imaging
+from atelier import colors, errors, imaging
 from atelier.style import input_pictures, learned_styles, perceptual_loss, style_training, stylization_network
 
 PAINTING = ROOT / "images/style/starry_night.jpg"
@@ -299,7 +299,7 @@ def test_each_option_changes_the_picture(two, photo, tmp_path):
     assert 0 < more_wave < alike
     np.testing.assert_allclose(found[4], (found[0] + of_photo) / 2, atol=1.5)
     # Pixel by pixel: a network that has hardly been taught may come near the photo's mean by chance.
-    chroma = [x - imaging.luminance(x) for x in (*found, of_photo)]
+    chroma = [x - colors.luminance(x) for x in (*found, of_photo)]
     away = [np.abs(one - chroma[-1]).mean() for one in chroma]
     assert away[5] < 0.2 * away[0] and away[6] < 0.9 * away[0]  # hues are the photo's own, or their mixture is
 

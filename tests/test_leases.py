@@ -1,66 +1,138 @@
-"""leases.py: of two processes one has what is claimed, and what a dead one had is taken over."""
+"""leases.py: one process at a time holds a lease, and the lease of a dead process is taken over once."""
 
 import concurrent.futures
 import functools
 import os
+import re
 import subprocess
 import sys
 import time
 
 import pytest
+from conftest import ROOT
 
 from atelier import errors, leases
 
 
-def claimed(path, marks, name):
-    """Lease a training, note when it was had and let go, and hold it for a while."""
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(leases, "POLL", 0.02)
+
+
+def hold(path, events, name):
+    """Hold a lease for a while, and note when it was acquired and released."""
     with leases.Lease(path):
-        marks.append(name)
+        events.append(name)
         time.sleep(0.3)
-        marks.append(name)
+        events.append(name)
     return name
 
 
-def test_of_two_only_one_trains(tmp_path, monkeypatch):
-    monkeypatch.setattr(leases.Lease, "LOOK", 0.02)
-    marks, path = [], tmp_path / "checkpoint_3.lock"
+def test_one_holds_the_lease_at_a_time(tmp_path):
+    events, path = [], tmp_path / "checkpoint_3.lock"
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
-        assert sorted(pool.map(functools.partial(claimed, path, marks), "abc")) == ["a", "b", "c"]
-    assert marks[::2] == marks[1::2]  # each let go before the next began
+        assert sorted(pool.map(functools.partial(hold, path, events), "abc")) == ["a", "b", "c"]
+    assert events[::2] == events[1::2]  # each released it before the next acquired it
     assert not path.exists()
 
 
-def test_the_claim_of_a_process_that_died_here_is_taken_over_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(leases.Lease, "LOOK", 0.02)
-    path = tmp_path / "checkpoint_3.lock"
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    path.write_text(f"{leases.this_machine()} {gone.pid} 1234abcd")
-    began = time.monotonic()
-    with leases.Lease(path) as lease:
-        assert time.monotonic() - began < 5 and lease.holder() == lease.owner
-    assert not path.exists()
+# What another process does: it says when it holds the lease, and appends its number to a file, before and after a wait.
+HOLD = """
+import sys, time
+from atelier import leases
+leases.POLL = 0.01
+path, log, number, seconds = *sys.argv[1:4], float(sys.argv[4])
+print("ready", flush=True)
+sys.stdin.readline()
+with leases.Lease(path):
+    print("acquired", flush=True)
+    with open(log, "a") as file:
+        file.write(number + "\\n")
+    time.sleep(seconds)
+    with open(log, "a") as file:
+        file.write(number + "\\n")
+"""
 
 
-def test_another_machine_is_dead_once_its_heart_is_still(tmp_path, monkeypatch):
-    monkeypatch.setattr(leases.Lease, "LOOK", 0.02)
-    monkeypatch.setattr(leases.Lease, "DEAD", 0.5)
-    path = tmp_path / "checkpoint_3.lock"
-    path.write_text("elsewhere 1 1234abcd")
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(claimed, path, [], "a")
-        for _ in range(10):  # it beats for longer than a dead one is given
-            time.sleep(0.1)
-            os.utime(path)
-        assert not waiting.done() and path.read_text() == "elsewhere 1 1234abcd"
-        assert waiting.result(timeout=10) == "a"
+def start_holder(path, log, number=0, seconds=100):
+    """Start a process that acquires a lease once it is told to go."""
+    command = [sys.executable, "-c", HOLD, *map(str, (path, log, number, seconds))]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout.readline() == "ready\n"
+    return process
 
 
-def test_one_that_was_taken_for_dead_stops_at_its_next_checkpoint(tmp_path):
-    path = tmp_path / "checkpoint_3.lock"
-    with leases.Lease(path) as lease:
+def go(process):
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def leave_lease(path):
+    """Have a process die that holds a lease."""
+    owner = start_holder(path, os.devnull)
+    go(owner)
+    assert owner.stdout.readline() == "acquired\n"
+    owner.kill()
+    owner.wait()
+    assert path.exists()
+
+
+def test_the_lease_of_a_dead_process_is_taken_over_without_waiting(tmp_path):
+    path, waits = tmp_path / "checkpoint_3.lock", []
+    leave_lease(path)
+    with leases.Lease(path, lambda: waits.append(1)) as lease:
         lease.check()
-        path.write_text("elsewhere 1 1234abcd")
-        with pytest.raises(errors.AnotherTraining, match="taken for dead"):
+    assert not waits and not path.exists()
+
+
+def test_of_several_processes_one_at_a_time_takes_over(tmp_path):
+    path, log = tmp_path / "checkpoint_3.lock", tmp_path / "log"
+    for _ in range(3):
+        leave_lease(path)
+        log.unlink(missing_ok=True)
+        processes = [start_holder(path, log, number, 0.1) for number in range(4)]
+        for process in processes:
+            go(process)
+        assert [process.wait(timeout=60) for process in processes] == [0] * 4
+        numbers = log.read_text().split()
+        assert sorted(numbers[::2]) == list("0123") and numbers[::2] == numbers[1::2]
+        for process in processes:
+            process.stdin.close()
+            process.stdout.close()
+
+
+def test_the_owner_on_another_machine_is_dead_once_its_heartbeat_stops(tmp_path, monkeypatch):
+    path, waits = tmp_path / "checkpoint_3.lock", []
+    leave_lease(path)
+    content = re.sub("(?m)^host=.*$", "host=elsewhere", path.read_text())
+    path.write_text(content.replace("duration=60.0", "duration=1.0"))
+    monkeypatch.setattr(leases, "DURATION", 1.0)
+    monkeypatch.setattr(leases, "HEARTBEAT", 0.2)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        lease = leases.Lease(path, lambda: waits.append(1))
+        waiting = pool.submit(lease.acquire)
+        for _ in range(10):  # it beats for longer than the lease lasts
+            time.sleep(0.2)
+            path.touch()
+        assert not waiting.done() and waits == [1] and "host=elsewhere" in path.read_text()
+        waiting.result(timeout=10)
+    lease.check()
+    lease.release()
+
+
+def test_an_owner_that_seemed_dead_stops_at_its_next_checkpoint(tmp_path):
+    path, other = tmp_path / "checkpoint_3.lock", leases.Lease(tmp_path / "other.lock")
+    with leases.Lease(path) as lease, other:
+        lease.check()
+        other.path.rename(path)
+        content = path.read_text()
+        with pytest.raises(errors.LeaseLost, match="seemed to be dead"):
             lease.check()
-    assert path.read_text() == "elsewhere 1 1234abcd"  # it is not ours to remove
+    assert path.read_text() == content  # a lease removes no other owner's file
+
+
+def test_an_owner_whose_file_was_removed_stops_at_its_next_checkpoint(tmp_path):
+    with leases.Lease(tmp_path / "checkpoint_3.lock") as lease:
+        lease.path.unlink()
+        with pytest.raises(errors.LeaseLost, match="seemed to be dead"):
+            lease.check()

@@ -1,4 +1,4 @@
-"""model_files.py: what is loaded is what was saved, and nothing else."""
+"""model_files.py: models that are saved and loaded, and .h5 files of the tutorial."""
 
 import json
 import zipfile
@@ -13,7 +13,7 @@ from atelier.errors import InputError
 from atelier.pixel_rnn import datasets, model_files, model_meta, recurrent
 
 
-def test_a_shipped_model_is_stock_keras(tmp_path):
+def test_a_saved_model_needs_nothing_but_keras(tmp_path):
     model, _ = small_rnn(context="above")
     model_files.save_model(tmp_path / "model_0.keras", model)
     with zipfile.ZipFile(tmp_path / "model_0.keras") as archive:
@@ -23,8 +23,8 @@ def test_a_shipped_model_is_stock_keras(tmp_path):
     np.testing.assert_array_equal(loaded(tokens), model(tokens))
 
 
-def test_the_tutorials_models_load_and_know_their_digits(shared):
-    """Models saved in 2019 by the tutorial's own code; numpy does their arithmetic here, on its own."""
+def test_the_tutorials_models_have_the_right_likelihoods(shared):
+    """Models saved in 2019 by the tutorial's own code; the expected likelihoods are computed with NumPy."""
     import h5py
 
     _, _, images, labels = datasets.load_dataset("mnist", shared / "mnist")

@@ -1,8 +1,8 @@
-"""palettes.py: colours by number."""
+"""palettes.py: palettes, and pictures as tokens."""
 
 import numpy as np
+from skimage.color import rgb2lab
 
-import util
 from atelier.pixel_rnn import palettes
 
 
@@ -13,11 +13,11 @@ def test_the_palette_is_close_in_cielab_and_sorted(digits):
     for colors in (4, 32, 256):
         palette = palettes.fit_palette(pictures, colors, seed=0)
         assert len(palette) == len(np.unique(palette, axis=0)) <= colors
-        assert (np.diff(util.rgb2lab(palette)[:, 0]) >= 0).all()
+        assert (np.diff(rgb2lab(palette)[:, 0]) >= 0).all()
         tokens = palettes.to_palette(pictures, palette)
         errors.append(palettes.color_error(pictures, palettes.from_palette(tokens, palette, 20, 20)))
     assert errors[0] > 1.5 * errors[1] > 2 * errors[2] > 0
-    distance = np.linalg.norm(util.rgb2lab(pictures).reshape(-1, 1, 3) - util.rgb2lab(palette), axis=-1)
+    distance = np.linalg.norm(rgb2lab(pictures).reshape(-1, 1, 3) - rgb2lab(palette), axis=-1)
     np.testing.assert_array_equal(tokens.ravel(), distance.argmin(1))
 
 

@@ -1,4 +1,4 @@
-"""recurrent.py: learning, likelihoods and drawing."""
+"""recurrent.py: training steps, likelihoods and sampling."""
 
 import keras
 import numpy as np
@@ -22,7 +22,7 @@ def zero_states(model, count, units=7):
 
 @pytest.mark.parametrize("context", ["previous", "above", "place"])
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_windows_with_carried_state_score_what_drawing_assumes(cell, context):
+def test_windows_with_carried_state_have_the_likelihood_that_sampling_uses(cell, context):
     model = tiny_painter(cell=cell, context=context, fused=True)
     tokens, windows = cut(count=3, context=context, whole=True)
     evaluate, states, nats = recurrent.make_evaluator(model), zero_states(model, 3), 0.0
@@ -30,7 +30,7 @@ def test_windows_with_carried_state_score_what_drawing_assumes(cell, context):
         inputs, targets, weight, _ = windows.batch(0, 0, step)
         loss, carried = evaluate(inputs | states, targets, weight)
         states, nats = dict(zip(states, carried)), nats + float(loss) * weight.sum()
-    step = recurrent.make_step(model, context, (4, 6))
+    step = recurrent.make_prediction_step(model, context, (4, 6))
     history = np.pad(tokens.astype("int32") + 1, ((0, 0), (1, 0)))
     drawn, state = 0.0, recurrent.initial_states(model, 3)
     for t in range(24):
@@ -39,20 +39,20 @@ def test_windows_with_carried_state_score_what_drawing_assumes(cell, context):
     assert nats == pytest.approx(drawn, rel=1e-5)
 
 
-def test_a_learning_step_lowers_the_loss_and_clips():
+def test_training_steps_lower_the_loss():
     model = tiny_painter(fused=True)
     optimizer = keras.optimizers.RMSprop(0.01, global_clipnorm=1.0)
     optimizer.build(model.trainable_variables)
-    learn = recurrent.make_learner(model, optimizer)
+    train_step = recurrent.make_training_step(model, optimizer)
     _, windows = cut(count=3)
     inputs, targets, weight, _ = windows.batch(0, 0, 0)
-    losses = [float(learn(inputs | zero_states(model, 3), targets, weight)[0]) for _ in range(20)]
+    losses = [float(train_step(inputs | zero_states(model, 3), targets, weight)[0]) for _ in range(20)]
     assert losses[0] == pytest.approx(np.log(50), rel=0.05) and losses[-1] < 0.8 * losses[0]
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 @pytest.mark.parametrize("context", ["previous", "above"])
-def test_scoring_step_by_step_equals_the_whole_network(cell, context):
+def test_the_likelihood_step_by_step_equals_that_of_the_whole_network(cell, context):
     model, _ = small_rnn(cell=cell, context=context, layers=2)
     tokens = random_tokens(7, 4, 3)
     whole = -np.sum(keras.losses.sparse_categorical_crossentropy(tokens, model(tokens), from_logits=True), 1)
@@ -73,19 +73,23 @@ def test_a_long_pictures_likelihood_does_not_underflow():
     assert np.isfinite(scores).all() and (scores < -2000).all()
 
 
-def paint(model, count, seed=0, known=None, kept=0, **options):
-    length = model.inputs[0].shape[1]
-    uniform = np.random.default_rng(seed).random((count, length), dtype="float32")
-    known = np.zeros((count, length), "int32") if known is None else known.astype("int32")
-    temperatures = np.full(count, options.pop("temperature", 1.0), "float32")
-    painter = recurrent.make_painter(model, "previous", **options)
-    return np.asarray(painter(recurrent.weights_of(model), known, uniform, np.int32(kept), temperatures))
+def sampler(model, **options):
+    """Return f(count) -> int tokens N x T, drawn from the model; compiled once."""
+    sample, length = recurrent.make_sampler(model, "previous", **options), model.inputs[0].shape[1]
+
+    def draw(count, seed=0, known=None, kept=0, temperature=1.0):
+        uniform = np.random.default_rng(seed).random((count, length), dtype="float32")
+        known = np.zeros((count, length), "int32") if known is None else known.astype("int32")
+        temperatures = np.full(count, temperature, "float32")
+        return np.asarray(sample(recurrent.weights_of(model), known, uniform, np.int32(kept), temperatures))
+
+    return draw
 
 
 def test_pictures_are_drawn_as_often_as_their_probability_says():
     model, _ = small_rnn(size=2, levels=3)
     model.set_weights([3 * weight for weight in model.get_weights()])
-    drawn = paint(model, 20_000)
+    drawn = sampler(model)(20_000)
     everything = np.stack(np.meshgrid(*[np.arange(3)] * 4), -1).reshape(-1, 4).astype("uint8")
     expected = np.exp(recurrent.log_likelihoods(recurrent.make_scorer(model, "previous"), model, everything))
     counts = np.array([(drawn == one).all(1).sum() for one in everything])
@@ -96,30 +100,30 @@ def test_pictures_are_drawn_as_often_as_their_probability_says():
 
 def test_temperature_zero_takes_the_likeliest_pixel_and_top_k_1_the_same():
     model, _ = small_rnn()
-    greedy = paint(model, 3, temperature=0)
+    greedy = sampler(model)(3, temperature=0)
     assert (greedy == greedy[0]).all()
     np.testing.assert_array_equal(np.asarray(model(greedy)).argmax(-1), greedy)
-    np.testing.assert_array_equal(paint(model, 3, top_k=1), greedy)
+    np.testing.assert_array_equal(sampler(model, top_k=1)(3), greedy)
 
 
 def test_a_low_temperature_draws_likelier_pictures():
     model, _ = small_rnn()
     model.set_weights([3 * weight for weight in model.get_weights()])
-    score = recurrent.make_scorer(model, "previous")
-    means = [recurrent.log_likelihoods(score, model, paint(model, 500, temperature=t)).mean() for t in (0.3, 1.0, 3.0)]
+    score, draw = recurrent.make_scorer(model, "previous"), sampler(model)
+    means = [recurrent.log_likelihoods(score, model, draw(500, temperature=t)).mean() for t in (0.3, 1.0, 3.0)]
     assert means[0] > means[1] + 1 > means[2] + 2
 
 
 def test_known_pixels_are_kept_and_the_rest_depends_on_them():
-    model, _ = small_rnn()
+    draw = sampler(small_rnn()[0])
     known = random_tokens(50, 4, 3)
-    drawn = paint(model, 50, known=known, kept=8)
+    drawn = draw(50, known=known, kept=8)
     np.testing.assert_array_equal(drawn[:, :8], known[:, :8])
     assert (drawn[:, 8:] != known[:, 8:]).any()
-    np.testing.assert_array_equal(paint(model, 50, known=known, kept=16), known)
+    np.testing.assert_array_equal(draw(50, known=known, kept=16), known)
 
 
-def test_one_seed_one_picture():
-    model, _ = small_rnn()
-    np.testing.assert_array_equal(paint(model, 4, seed=1), paint(model, 4, seed=1))
-    assert (paint(model, 4, seed=1) != paint(model, 4, seed=2)).any()
+def test_the_same_seed_draws_the_same_pictures():
+    draw = sampler(small_rnn()[0])
+    np.testing.assert_array_equal(draw(4, seed=1), draw(4, seed=1))
+    assert (draw(4, seed=1) != draw(4, seed=2)).any()

@@ -14,7 +14,7 @@ from conftest import ROOT, pixels, results, rows_of, run
 from PIL import Image
 
 import config
-from atelier import imaging
+from atelier import colors, imaging
 from atelier.networks import minimizers, pretrained, vision
 from atelier.style import input_pictures, optimization, painting
 
@@ -76,7 +76,7 @@ def test_the_style_loss_falls_and_the_picture_stays_like_the_photo(task, times, 
     assert at_sixty["style"] < float(first["style"]) / times
     picture = search.finished().astype("float32")
     neighbours = np.corrcoef(picture[:, :-1].ravel(), picture[:, 1:].ravel())[0, 1]
-    likeness = np.corrcoef(imaging.luminance(picture).ravel(), imaging.luminance(photo).ravel())[0, 1]
+    likeness = np.corrcoef(colors.luminance(picture).ravel(), colors.luminance(photo).ravel())[0, 1]
     assert neighbours > 0.8 and likeness > 0.3
 
 
@@ -151,8 +151,8 @@ def test_a_larger_weight_makes_its_term_smaller(flag, weight, term, photo, plain
 @pytest.mark.parametrize(("init", "like"), [("style", PAINTING), (PHOTOS[0], PHOTOS[0])])
 def test_the_picture_is_more_like_what_the_search_begins_with(init, like, photo, plain, tmp_path):
     picture, _ = pixels_and_results(photo, tmp_path / "a.png", "--init", init)
-    like = imaging.luminance(imaging.resize_picture(imaging.load_image(like), 64, 48)).ravel()
-    with_init, without = (np.corrcoef(imaging.luminance(x).ravel(), like)[0, 1] for x in (picture, plain[0]))
+    like = colors.luminance(imaging.resize_picture(imaging.load_image(like), 64, 48)).ravel()
+    with_init, without = (np.corrcoef(colors.luminance(x).ravel(), like)[0, 1] for x in (picture, plain[0]))
     assert with_init > without + 0.1
 
 
@@ -227,7 +227,7 @@ def test_the_photos_colours_can_be_kept(photo, tmp_path):
     for how in ("luminance", "histogram"):
         style(photo, tmp_path / f"{how}.png", *flags, "--keep-colors", how)
         chroma = [
-            (x - imaging.luminance(x)).mean((0, 1))
+            (x - colors.luminance(x)).mean((0, 1))
             for x in (pixels(tmp_path / f"{how}.png"), of_photo, pixels(tmp_path / "free.png"))
         ]
         away[how] = np.abs(chroma[0] - chroma[1]).max()
@@ -245,7 +245,7 @@ def test_with_a_uniform_painting_the_picture_is_uniform(photo, tmp_path):
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
 @pytest.mark.parametrize("tint", [(1, 1, 1), (1, 0.8, 0.5)])
 def test_a_drawing_in_one_colour_makes_a_picture_in_that_colour(optimizer, tint, photo, tmp_path):
-    drawing = imaging.luminance(pixels(PAINTING)) * np.float32(tint)
+    drawing = colors.luminance(pixels(PAINTING)) * np.float32(tint)
     Image.fromarray(imaging.to_pixels(drawing)).save(tmp_path / "drawing.png")
     flags = (*FEW_LAYERS, "--style", tmp_path / "drawing.png", "--optimizer", optimizer, "--iterations", 8)
     style(photo, tmp_path / "a.png", *flags)

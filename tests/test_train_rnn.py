@@ -1,4 +1,4 @@
-"""train_rnn.py through the real command line: what it writes, resuming, and bad input."""
+"""train_rnn.py: wrong flags and damaged data."""
 
 import numpy as np
 import pytest
@@ -19,16 +19,16 @@ from conftest import ONE, TINY_PAINTER, environment, run, run_process, write_idx
         (("--all-digits",), "--all-digits is for sets of digits"),
         (("--resume",), "no training to resume"),
         (("--digit", 0), "--digit is for sets of digits"),
-        (("--validation", ".", "--validation-split", 0), "must not lie in one another"),
+        (("--validation", ".", "--validation-split", 0), "must not contain one another"),
     ],
 )
-def test_flags_that_make_no_sense_for_a_painter_are_refused(pictures, tmp_path, flags, complaint):
+def test_wrong_flags_for_a_painter_are_refused(pictures, tmp_path, flags, complaint):
     flags = [pictures if flag == "." else flag for flag in flags]
     result = run("train_rnn.py", pictures, *TINY_PAINTER, *flags, "--output", tmp_path / "out", status=2)
     assert complaint in result.stderr and not (tmp_path / "out").exists()
 
 
-def test_what_is_no_folder_of_pictures_is_one_line(tmp_path):
+def test_a_source_without_pictures_is_one_line(tmp_path):
     assert "holds no picture" in run("train_rnn.py", tmp_path, "--output", tmp_path / "m", status=2).stderr
     (tmp_path / "bad.png").write_text("no")
     assert "bad.png is not a picture" in run("train_rnn.py", tmp_path, "--output", tmp_path / "m", status=2).stderr
@@ -37,7 +37,7 @@ def test_what_is_no_folder_of_pictures_is_one_line(tmp_path):
     assert not (tmp_path / "m").exists()
 
 
-def damage_nothing_like_it(folder):
+def damage_absent(folder):
     return folder / "absent", "does not exist"
 
 
@@ -85,7 +85,7 @@ def damage_missing(folder):
 
 
 @pytest.mark.parametrize("damage", [value for name, value in sorted(globals().items()) if name.startswith("damage_")])
-def test_bad_data_is_one_line_and_leaves_nothing(digits, tmp_path, damage):
+def test_damaged_data_are_one_line_and_nothing_is_written(digits, tmp_path, damage):
     data, complaint = damage(write_idx_folder(tmp_path / "data", *digits))
     result = run("train_rnn.py", *ONE, "--data", data, "--output", tmp_path / "out", status=2)
     assert complaint in result.stderr
@@ -103,7 +103,7 @@ def test_bad_data_is_one_line_and_leaves_nothing(digits, tmp_path, damage):
         ("--resume",),
     ],
 )
-def test_numbers_that_make_no_sense_are_refused(tmp_path, flags):
+def test_numbers_out_of_range_are_refused(tmp_path, flags):
     run("train_rnn.py", *ONE, *flags, "--output", tmp_path / "out", status=2)
     assert not (tmp_path / "out").exists()
 

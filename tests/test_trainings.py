@@ -1,4 +1,4 @@
-"""trainings.py: what trainings of digits and of painters have in common."""
+"""trainings.py: the folder of a training, resuming it, its checkpoints and its printed results."""
 
 import os
 import pathlib
@@ -16,9 +16,9 @@ from conftest import (
     ROOT,
     TINY,
     TINY_PAINTER,
-    forget_the_end,
     interrupt_after,
     losses_of,
+    mark_unfinished,
     meta_of,
     results,
     run,
@@ -26,9 +26,10 @@ from conftest import (
 )
 from PIL import Image
 
+import config
+from atelier.errors import InputError
 from atelier.pixel_rnn import digit_training, model_files, painter_training
-from atelier.trainings import learning_rate
-from config import PainterRecipe
+from atelier.trainings import FolderState, Holds, find_folder, learning_rate, nothing_to_resume
 
 
 @pytest.mark.slow
@@ -40,28 +41,77 @@ def test_without_output_a_new_training_takes_a_folder_of_its_own(tmp_path, monke
     finished = "trained/digits holds this training, finished (epochs: 1)"
     for flags in ((), ("--epochs", 2)):
         assert finished in run(*command, *flags, status=2).stderr
-    (trained / "digits" / "checkpoint_1.npz").unlink()  # as none ships
+    (trained / "digits" / "checkpoint_1.npz").unlink()  # the models that ship have none
     result = run(*command)
     assert "models: trained/digits-2\n" in result.stdout
     assert finished in result.stderr and "this one goes into trained/digits-2" in result.stderr
     result = run(*command, "--levels", 3)
     assert "models: trained/digits-3\n" in result.stdout and "holds" not in result.stderr
 
-    forget_the_end(trained / "digits-2", 1)
-    for expected in ("digits-2", "digits"):  # what is not finished goes on first
+    mark_unfinished(trained / "digits-2", 1)
+    for expected in ("digits-2", "digits"):  # an unfinished training is resumed first
         assert f"models: trained/{expected}\n" in run(*command, "--resume").stdout
     assert "models: trained/digits-2\n" in run(*command, "--epochs", 3, "--resume").stdout
     fewer = run(*command, "--epochs", 2, "--resume", status=2)
-    assert "trained/digits-2 has come to epoch 3" in fewer.stderr
+    assert "trained/digits-2 has reached epoch 3" in fewer.stderr
     assert "models: trained/digits\n" in run("train_rnn.py", "digits", "--digit", 2, *few).stdout
     assert set(meta_of(trained / "digits")["classes"]) == {"1", "2"}
     run("train_rnn.py", "digits", "--digit", 3, *few, "--resume", status=2)
 
 
+NEW = FolderState(Holds.NO_TRAINING)
+OTHER, ELSE, UNFINISHED, FINISHED, NO_CHECKPOINT = (
+    FolderState(holds, f"refused: {holds.name}")
+    for holds in (
+        *(Holds.OTHER_TRAINING, Holds.SOMETHING_ELSE, Holds.UNFINISHED),
+        *(Holds.FINISHED, Holds.FINISHED_WITHOUT_CHECKPOINT),
+    )
+)
+TO_RESUME, DONE = FolderState(Holds.UNFINISHED), FolderState(Holds.FINISHED)
+
+
+@pytest.mark.parametrize(
+    ("resume", "states", "expected"),
+    [
+        (False, [], "trained/x"),
+        (False, [OTHER, ELSE], "trained/x-3"),
+        (False, [OTHER, NEW, NEW], "trained/x-2"),
+        (False, [NO_CHECKPOINT], "trained/x-2"),
+        (False, [OTHER, UNFINISHED], "refused: UNFINISHED"),
+        (False, [FINISHED, NEW], "refused: FINISHED"),
+        (True, [OTHER, DONE, TO_RESUME], "trained/x-3"),
+        (True, [UNFINISHED, DONE, OTHER], "trained/x-2"),
+        (True, [OTHER, UNFINISHED, ELSE, OTHER], "refused: SOMETHING_ELSE"),
+        (True, [OTHER, OTHER], "refused: OTHER_TRAINING"),
+        (True, [], "trained/x holds no training to resume"),
+    ],
+)
+def test_the_folder_is_chosen_by_what_the_folders_hold(resume, states, expected, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    known = {pathlib.Path("trained/x" + f"-{i}" * (i > 1)): state for i, state in enumerate(states, 1)}
+    for folder in known:
+        folder.mkdir(parents=True)
+
+    class Training:
+        def __init__(self, folder):
+            self.folder = folder
+
+        def examine(self):
+            return known.get(self.folder) or (nothing_to_resume(self.folder) if resume else NEW)
+
+    if expected.startswith("trained/x") and "holds" not in expected:
+        training, state = find_folder(Training, config.Train(resume=resume), "x")
+        assert training.folder == pathlib.Path(expected) and not state.refusal
+    else:
+        with pytest.raises(InputError, match=f"^{expected}$"):
+            find_folder(Training, config.Train(resume=resume), "x")
+    assert ("this one goes into trained/x-2" in capsys.readouterr().err) == (states == [NO_CHECKPOINT])
+
+
 def test_learning_rates_fall_as_their_schedules_say():
-    late = PainterRecipe(schedule="late", learning_rate=1.0)
+    late = config.PainterConfig(schedule="late", learning_rate=1.0)
     assert [learning_rate(late, step, 9) for step in (0, 5, 6, 8)] == [1, 1, 0.1, 0.1]
-    plateau = PainterRecipe(schedule="plateau", learning_rate=1.0)
+    plateau = config.PainterConfig(schedule="plateau", learning_rate=1.0)
     rates = [learning_rate(plateau, 0, 9, losses) for losses in ([], [3, 2, 2, 2], [3, 2, 2, 2, 2], [3, 2, *[2] * 6])]
     assert rates == [1, 1, 0.5, 0.25]
 
@@ -77,12 +127,12 @@ def done(request, tmp_path):
 
 
 def epochs_of(folder):
-    """Return how many epochs lie behind a training, as its checkpoints say."""
+    """Return how many epochs a training has done, by its checkpoints."""
     return max(len(np.load(path)["losses"]) for path in folder.glob("checkpoint_*.npz"))
 
 
 def curves_of(folder):
-    """Return the losses of a training's epochs, as it has written them."""
+    """Return the losses of a training's epochs, from the files that it has written."""
     meta = meta_of(folder)
     if "classes" not in meta:
         return losses_of(folder)[1].tolist()
@@ -101,8 +151,8 @@ def assert_same_training(one, other):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["whole", "unbroken"])
-def test_a_finished_training_goes_on_and_a_kill_changes_nothing(kind, request, tmp_path):
+@pytest.mark.parametrize("kind", ["long_training", "long_painter_training"])
+def test_a_finished_training_is_trained_longer_and_a_kill_changes_nothing(kind, request, tmp_path):
     arguments, folder = request.getfixturevalue(kind)
     epochs = epochs_of(folder)
     once, killed = (pathlib.Path(shutil.copytree(folder, tmp_path / name)) for name in ("once", "killed"))
@@ -110,7 +160,7 @@ def test_a_finished_training_goes_on_and_a_kill_changes_nothing(kind, request, t
     longer = [*arguments, "--epochs", str(more)]
     run("train_rnn.py", *longer, "--output", once, "--resume")
     assert len(curves_of(once)) == more and curves_of(once)[:epochs] == curves_of(folder)
-    if kind == "unbroken":
+    if kind == "long_painter_training":
         samples = {path.name for path in (once / "samples").iterdir()}
         assert samples == {f"epoch_{epoch:04}.png" for epoch in (1, epochs, more)}
 
@@ -121,7 +171,7 @@ def test_a_finished_training_goes_on_and_a_kill_changes_nothing(kind, request, t
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL and epochs_of(killed) < more
     assert "unfinished" in run("train_rnn.py", *longer, "--output", killed, status=2).stderr
-    assert "has come to epoch" in run("train_rnn.py", *arguments, "--output", killed, "--resume", status=2).stderr
+    assert "has reached epoch" in run("train_rnn.py", *arguments, "--output", killed, "--resume", status=2).stderr
     assert "since it went on" in run("train_rnn.py", *longer, "--output", killed, "--resume").stdout
     assert_same_training(once, killed)
 
@@ -142,21 +192,21 @@ def test_an_unfinished_training_may_be_made_longer_or_shorter(pictures, tmp_path
     with monkeypatch.context() as patch:
         interrupt_after(patch, 17)
         run(*arguments, status=130)
-    epochs = epochs_of(tmp_path / "m") + 1  # one is under way
+    epochs = epochs_of(tmp_path / "m") + 1  # one has begun
     shorter = run(*arguments, "--epochs", epochs - 1, "--resume", status=2).stderr
-    assert f"has come to epoch {epochs}, and --epochs {epochs - 1} is fewer" in shorter
+    assert f"has reached epoch {epochs}; --epochs {epochs - 1} is fewer" in shorter
     for more in (0, 6):
         run(*arguments, "--epochs", epochs + more, "--resume")
         assert len(losses_of(tmp_path / "m")[1]) == epochs + more
 
     few = ("train_rnn.py", *ONE, "--output", tmp_path / "digits")
     run(*few)
-    forget_the_end(tmp_path / "digits", 3)
+    mark_unfinished(tmp_path / "digits", 3)
     run(*few, "--epochs", 8, "--resume")
     assert meta_of(tmp_path / "digits")["classes"]["3"]["epochs"] == 8
 
 
-def test_a_finished_training_says_so_and_how_to_go_on(done):
+def test_a_finished_training_prints_that_and_how_to_train_longer(done):
     arguments, folder = done
     before = weights_of(folder)
     epochs = epochs_of(folder)
@@ -168,7 +218,7 @@ def test_a_finished_training_says_so_and_how_to_go_on(done):
         result = run("train_rnn.py", *arguments, *flags, "--output", folder, status=2)
         assert f"error: {line}; --overwrite starts it anew\n" in result.stderr
     fewer = (*arguments, "--epochs", epochs - 1, "--output", folder)
-    assert f"has come to epoch {epochs}" in run("train_rnn.py", *fewer, "--resume", status=2).stderr
+    assert f"has reached epoch {epochs}" in run("train_rnn.py", *fewer, "--resume", status=2).stderr
     assert f"another training (epochs {epochs}, not" in run("train_rnn.py", *fewer, status=2).stderr
     other = (*arguments, "--epochs", epochs + 1, "--units", 9, "--output", folder, "--resume")
     assert "another training (units " in run("train_rnn.py", *other, status=2).stderr
@@ -176,7 +226,7 @@ def test_a_finished_training_says_so_and_how_to_go_on(done):
         np.testing.assert_array_equal(a, b)
 
 
-def test_without_its_checkpoint_a_finished_training_stays_as_it_is(done):
+def test_without_its_checkpoint_a_finished_training_is_not_changed(done):
     arguments, folder = done
     for path in folder.glob("checkpoint_*.npz"):
         path.unlink()
@@ -187,7 +237,7 @@ def test_without_its_checkpoint_a_finished_training_stays_as_it_is(done):
     assert before == {path: path.read_bytes() for path in folder.rglob("*.*")}
 
 
-def test_a_training_ends_with_its_losses_its_duration_and_the_command_that_draws(done, tmp_path):
+def test_a_training_prints_its_losses_its_duration_and_the_command_that_draws(done, tmp_path):
     arguments, folder = done
     more = epochs_of(folder) + 1
     printed = results(run("train_rnn.py", *arguments, "--epochs", more, "--output", folder, "--resume").stdout)
@@ -218,17 +268,16 @@ for path in sys.argv[1:]:
 """
 
 
-def test_what_a_killed_write_has_left_is_gone_at_the_end(done):
-
+def test_the_temporary_files_of_a_killed_write_are_removed_at_the_end(done):
     arguments, folder = done
     painter = "classes" not in meta_of(folder)
-    names = painter_training.FILES_OF_A_PAINTER if painter else digit_training.FILES_OF_DIGITS
+    names = painter_training.FILES if painter else digit_training.FILES
     paths = [folder / name.replace("*", "3").replace("[ab]", "a") for name in names]
     subprocess.run([sys.executable, "-c", KILLED_WRITE, *map(str, paths)], cwd=ROOT, check=True)
     (folder / ".mine").touch()
     left = [path for path in folder.rglob(".*") if path.name != ".mine"]
     assert len(left) == len(names) > 3
     another_process = left.pop()
-    os.utime(another_process, (time.time() + 1000,) * 2)  # is writing it right now
+    os.utime(another_process, (time.time() + 1000,) * 2)  # is writing it now
     run("train_rnn.py", *arguments, "--output", folder, "--resume")
     assert set(folder.rglob(".*")) == {folder / ".mine", another_process}

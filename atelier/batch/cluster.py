@@ -1,17 +1,16 @@
-"""Other processes and machines: calls of our functions, done by a Dask cluster's workers. Nothing else knows of Dask.
+"""Runs calls on the workers of a Dask cluster: processes on this machine, or machines that share a folder.
 
-In go calls, out come their results as they are done. A call travels as the names of a module and a function, and its
-arguments; the toolkit, the folder in which the command runs and all files lie where every worker sees them.
+A call is a function of an importable module with its arguments (functools.partial), and its result is a small picklable
+value. The toolkit, the folder where the command runs and all files lie at the same paths on every machine. No other
+module but worker_plugin.py uses Dask.
 """
 
-import asyncio
+import collections
 import concurrent.futures
 import contextlib
-import ctypes
 import dataclasses
 import functools
 import hashlib
-import importlib
 import importlib.metadata
 import itertools
 import logging
@@ -19,324 +18,180 @@ import multiprocessing.resource_tracker
 import os
 import pathlib
 import pickle
-import queue
 import signal
 import sys
 import threading
 import time
 import types
+import typing
 import warnings
 
 import dask.system
 import distributed
 
 import config
+from atelier import disk
+from atelier.batch.worker_plugin import RESOURCE, ToolkitPlugin
 from atelier.command_line import lazy_import
-from atelier.errors import InputError, PartlyDone, describe
+from atelier.errors import InputError, Interrupted, PartlyDone, describe
 
 hardware = lazy_import("atelier.hardware")
 
 TOOLKIT = config.ROOT
 
 
-@dataclasses.dataclass(frozen=True)
-class Call:
-    """A function of one of our modules, by name, and its arguments, which can be pickled."""
-
-    module: str
-    function: str
-    arguments: tuple = ()
-
-    def __call__(self):
-        return getattr(importlib.import_module(self.module), self.function)(*self.arguments)
-
-
-class Lost(Exception):
-    """A call that has taken worker after worker with it: the result that it has instead of one."""
+class WorkersDied(Exception):
+    """Several workers died one after another while they ran the same call. It is returned as that call's result."""
 
 
 def versions():
-    """Return what must be alike on all machines, a dict of strings: our own files, and what pictures depend on."""
-    return {"this toolkit": OWN_VERSION} | {name: installed(name) for name in ("keras", "tensorflow")}
+    """Return what must be equal on all machines, a dict of strings: the toolkit's files, Keras and TensorFlow."""
+    return {"this toolkit": TOOLKIT_CHECKSUM} | {name: installed_version(name) for name in ("keras", "tensorflow")}
 
 
-def installed(package):
+def installed_version(package):
     try:
         return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # it may go by another name, tensorflow-cpu
-        return "of no known version"
+    except importlib.metadata.PackageNotFoundError:  # it may be installed under another name, such as tensorflow-cpu
+        return "of unknown version"
 
 
-def checksum_of_toolkit():
+def toolkit_checksum():
     digest = hashlib.sha256()
     for path in sorted([*TOOLKIT.glob("*.py"), *TOOLKIT.glob("atelier/**/*.py")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:8]
 
 
-OWN_VERSION = checksum_of_toolkit()  # at once: what a worker has imported stays, whatever becomes of the files
+TOOLKIT_CHECKSUM = toolkit_checksum()  # at import: a worker goes on with the modules that it has imported
 
 
-# --- The worker's side -------------------------------------------------------------------------
+# --- On a worker -------------------------------------------------------------------------------
 
-# One call at a time, however many Dask would give it: a painting takes all of a worker's cores, and gigabytes. And all
-# in one thread, since Keras keeps its precision for each thread by itself.
+# Calls run one at a time, since each uses all of a worker's cores and gigabytes of memory. They run in the same thread,
+# since Keras stores its precision per thread.
 THREAD = concurrent.futures.ThreadPoolExecutor(1)
+CANCELLATIONS = {}  # from Dask's key to an Event, for each call that runs or waits in this process
+CURRENT = types.SimpleNamespace(worker=None, session=None)  # of the call that this process runs, or ran last
 
 
-def make_membership(command, terms, toolkit=str(TOOLKIT)):
-    """Make the plugin by which a worker, now or later, takes part in a command's work once it sees what that needs.
-
-    Its class travels as code, since the worker must first be told where the toolkit lies: it knows of no module.
-    """
-
-    class Membership(distributed.WorkerPlugin):
-        name = command
-        refusal = None  # why the worker takes no part, where it doesn't
-
-        async def setup(self, worker):
-            import asyncio
-
-            self.joining = asyncio.create_task(self.join(worker))  # other commands' work goes on meanwhile
-
-        async def join(self, worker):
-            import sys
-
-            if toolkit not in sys.path:
-                sys.path.insert(0, toolkit)
-            try:
-                from atelier.batch import cluster
-
-                self.refusal = await cluster.join(worker, command, terms)
-            except Exception as error:
-                self.refusal = f"it can't use the toolkit in {toolkit} ({error})"
-
-        def transition(self, key, start, finish, **_):
-            if finish == "cancelled" and str(key).startswith(command):
-                from atelier.batch import cluster
-
-                cluster.interrupt(key)
-
-        def teardown(self, worker):
-            from atelier.batch import cluster
-
-            cluster.interrupt_all(command)
-
-    return Membership()
+def run_in_turn(session, call):
+    """Run a pickled call of a session in THREAD, after those that came before it; return its result."""
+    worker = distributed.get_worker()
+    key = worker.get_current_task()
+    cancelled = CANCELLATIONS[key] = threading.Event()
+    try:
+        return THREAD.submit(run_call, worker, session, cancelled, call).result()
+    finally:
+        del CANCELLATIONS[key]
 
 
-def make_question(command):
-    """Make a function that asks a worker why it takes no part: None where it does, or is still looking."""
-
-    def refusal(dask_worker):
-        plugin = dask_worker.plugins.get(command)
-        return plugin and plugin.refusal
-
-    return refusal
-
-
-def make_broom(prefix):
-    """Make a function that removes from a scheduler what commands left there that have died."""
-
-    def sweep(dask_scheduler):
-        names = [name for name in dask_scheduler.worker_plugins if name.startswith(prefix)]
-        names = [name for name in names if name[len(prefix) :] not in dask_scheduler.clients]
-        for name in names:
-            del dask_scheduler.worker_plugins[name]
-
-    return sweep
+def run_call(worker, session, cancelled, call):
+    if cancelled.is_set():
+        raise Interrupted("the call was cancelled")
+    disk.cancelled = cancelled
+    hardware.use_cores(worker.state.nthreads)
+    if CURRENT.session not in (None, session):
+        clear_caches()
+    CURRENT.worker, CURRENT.session = worker, session
+    return pickle.loads(call)()
 
 
-def make_runner():
-    """Make the function that does a call; the scheduler sees it, too, and need not know of our modules.
-
-    What the call comes to goes the way of news, which costs the scheduler least: as a task's result it would stay with
-    the worker, be asked for, and be lost with the worker.
-    """
-
-    def run(order, key):
-        import pickle
-
-        import distributed
-
-        from atelier.batch import cluster
-
-        result = cluster.THREAD.submit(cluster.work, order, key).result()
-        distributed.get_worker().log_event(key.rpartition("/")[0], (key, pickle.dumps(result)))
-
-    return run
+def cancel_calls(keys):
+    """Have those of the calls that this process runs, or will run, write no file any more."""
+    for cancelled in filter(None, map(CANCELLATIONS.get, keys)):
+        with disk.REPLACING:
+            cancelled.set()
 
 
-async def join(worker, command, terms):
-    """Have a worker take part, by a resource that calls ask for; return why it can't, or None."""
-    loop = asyncio.get_running_loop()
-    refusal = await loop.run_in_executor(None, find_refusal, worker.state.nthreads, *pickle.loads(terms))
-    if not refusal:
-        sys.unraisablehook = press_again
-        WORKERS[:] = [worker]
-        await worker.set_resources(**{command: 1})
-    return refusal
+def clear_caches():
+    """Clear the toolkit's caches: they use relative paths as keys, which mean other files to another command."""
+    for name, module in [*sys.modules.items()]:
+        path = pathlib.Path(getattr(module, "__file__", None) or "/")
+        if name.partition(".")[0] == "atelier" or path.parent == TOOLKIT:
+            for value in [*vars(module).values()]:
+                if hasattr(value, "cache_clear"):
+                    value.cache_clear()
 
 
-def find_refusal(cores, folder, theirs, inspection):
-    """Say why this worker can't take part: it does not see what it should, or is another version; or return None."""
+def run_in_folder(folder, arguments, call):
+    """Run a call in the command's folder, and with its command line, which pictures record."""
+    os.chdir(folder)
+    sys.argv = arguments
+    return call()
+
+
+def find_refusal(folder, theirs, check):
+    """Return why this worker cannot take part, or None; `theirs` are the command's versions, `check` a pickled call."""
     ours = versions()
-    different = [f"{name} {ours[name]}, not {theirs[name]}" for name in theirs if ours[name] != theirs[name]]
+    different = [f"{name} {ours[name]}, not {theirs[name]}" for name in ours if ours[name] != theirs[name]]
     if different:
-        return f"it has {' and '.join(different)}; bring it up to date and start it anew"
+        return f"it has {' and '.join(different)}; update and restart it"
     if not os.path.isdir(folder):
         return f"it does not see {folder}, where the command runs"
     try:
-        with LOOKING:
-            hardware.use_cores(cores)
-            with GUARD:
-                if not RUNNING:  # another command's work may rely on its own folder; then only whole paths are seen
-                    os.chdir(folder)
-            return inspection()
+        os.chdir(folder)
+        return pickle.loads(check)()
     except Exception as error:
         return describe(error)
 
 
-WORKERS = []  # that of this process
-RUNNING = {}  # the key of the call that is being done, and its thread
-CANCELLED = set()  # keys of calls for which nobody waits any more, and which were not begun yet
-SERVED = []  # the command whose call was done last
-GUARD = threading.Lock()
-LOOKING = threading.Lock()  # one after the other, since modules are loaded meanwhile
+def report_progress(amount):
+    """Tell the command, from within a call, how much work has been done since the last report."""
+    CURRENT.worker.log_event(CURRENT.session, amount)
 
 
-def work(order, key):
-    """Do a call as the command would, in its folder. Raises CancelledError where it was interrupted."""
-    command = key.rpartition("/")[0]
-    try:
-        with GUARD:
-            if key in CANCELLED:
-                raise concurrent.futures.CancelledError
-            RUNNING[key] = threading.get_ident()
-            folder, sys.argv, call = pickle.loads(order)  # pictures tell the command that made them
-            os.chdir(folder)
-        forget_others(command)
-        return call()
-    except KeyboardInterrupt:
-        raise concurrent.futures.CancelledError from None
-    finally:
-        with GUARD:
-            RUNNING.pop(key, None)
-        with contextlib.suppress(KeyboardInterrupt):  # one of the last moment comes here, and not in what follows
-            for _ in range(1000):
-                pass
+# --- In the command ----------------------------------------------------------------------------
 
+PATIENCE = 60  # seconds without a worker after which a command gives up; ten times as many while workers are checked
+LOOK = 2  # seconds from one look at the cluster's workers to the next
+POLL = 0.01  # seconds from one look at the results to the next
+CONNECT = 10  # seconds in which a scheduler must answer
+IN_FLIGHT = 2  # calls per worker that the scheduler knows: one that runs, and one that waits
+MAX_DEATHS = 3  # times that the workers of a call may die before it is given up
 
-def forget_others(command):
-    """Clear what is remembered by the names of files, where another command's work comes: its files may be others."""
-    if SERVED and SERVED[-1] != command:
-        ours = [vars(module) for module in [*sys.modules.values()] if type(module) is types.ModuleType]
-        for names in ours:
-            path = pathlib.Path(names.get("__file__") or "/")
-            if path.parent == TOOLKIT or path.is_relative_to(TOOLKIT / "atelier"):
-                for value in [*names.values()]:
-                    if hasattr(value, "cache_clear"):
-                        value.cache_clear()
-    SERVED[:] = [command]
-
-
-def tell(number):
-    """Tell the command, from within a call, how much of the work is done."""
-    for key in RUNNING:
-        WORKERS[-1].log_event(key.rpartition("/")[0], (None, number))
-
-
-def interrupt(key):
-    """Have a call end as if Ctrl-C were pressed, or not begin: nobody waits for it any more."""
-    with GUARD:
-        thread = RUNNING.get(key)
-        if thread is None:
-            CANCELLED.add(key)
-        else:
-            RUNNING[key] = None  # once is enough
-            press(thread)
-
-
-def press(thread):
-    """Have a KeyboardInterrupt come in a thread, as if Ctrl-C were pressed there."""
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(KeyboardInterrupt))
-
-
-def press_again(dropped):
-    """Interrupt a call once more where that came while Python cleared something away, which drops every error."""
-
-    def again(thread):
-        with GUARD:
-            if RUNNING:
-                press(thread)
-
-    if issubclass(dropped.exc_type, KeyboardInterrupt):
-        threading.Timer(0.05, again, [threading.get_ident()]).start()
-    else:
-        sys.__unraisablehook__(dropped)
-
-
-def interrupt_all(command):
-    """Have all calls of a command end that are being done."""
-    for key in [key for key in RUNNING if key.startswith(command)]:
-        interrupt(key)
-
-
-# --- The command's side ------------------------------------------------------------------------
-
-PATIENCE = 60  # seconds without a worker, after which a command gives up
-LOOK = 2  # seconds after which it looks which workers there are
-ANSWER = 20  # seconds within which a scheduler or a worker answers, where it does
-GATHERING = 0.003, 0.1  # seconds for each worker, and at most, in which news are gathered before they are heeded
-CONNECT = 10  # seconds for which a scheduler is sought
-PREFIX = "keras-atelier-"
-IN_FLIGHT = 2  # calls for each worker: one that it does, and one that waits there
-KILLED = 2  # times that Dask may give a call up, each after the death of several workers that had it at hand
-
-# What suits calls of seconds to minutes, and workers whose memory is TensorFlow's, in Dask's own cluster of processes.
-# For a cluster that is there, docs/cluster.md names those that matter.
+# Dask's settings for --workers. docs/cluster.md names those that matter for a cluster of one's own.
 SETTINGS = {
-    # Workers die for reasons of their own, and take a call that only waited along; what kills them all ends as Lost.
+    # A worker may die for reasons of its own, and Dask also blames the call that waited there.
     "distributed.scheduler.allowed-failures": 5,
-    # Loading a network may hold Python's lock for a while, and no heartbeat comes; a process that dies is noticed at
-    # once by its connection.
+    # Loading a network may hold Python's lock for longer than a heartbeat. A process that dies is noticed at once,
+    # since its connection closes.
     "distributed.scheduler.worker-ttl": "10 minutes",
-    # A hundred looks a second into the thread that paints would only hold it up.
+    # The profiler would interrupt the call's thread a hundred times a second.
     "distributed.worker.profile.enabled": False,
 }
 
 
 @contextlib.contextmanager
-def open_session(options, inspection):
-    """Yield the DaskSession of --scheduler, or of --workers processes here, whose workers see what a command needs.
+def open_session(options, check):
+    """Yield the DaskSession of --scheduler, or of --workers processes on this machine.
 
-    `inspection` is a call that each worker does first: it returns, in a line, what it lacks, or None. Raises InputError
-    where no scheduler answers, or no worker comes.
+    Each worker runs the call `check` first, which returns what the worker lacks, a text, or None. Raises InputError if
+    no scheduler answers, or no worker can take part.
     """
     warnings.filterwarnings("ignore", category=distributed.versions.VersionMismatchWarning)
     for name in ["distributed", *logging.root.manager.loggerDict]:
         if name.partition(".")[0] in ("distributed", "asyncio"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters of it, we say in a line
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # the session's messages say what the user needs
     with contextlib.ExitStack() as stack:
-        where = options.scheduler
-        if where is None:
-            where = stack.enter_context(open_processes(options.workers))
-        client = stack.enter_context(connect(where))
-        session = DaskSession(client, inspection, options.scheduler or "the processes here", options.quiet)
-        stack.callback(session.dismiss)
-        session.gather()
+        address = options.scheduler
+        if address is None:
+            address = stack.enter_context(open_processes(options.workers))
+        client = stack.enter_context(connect(address))
+        session = DaskSession(client, check, options.scheduler or "the processes on this machine", options.quiet)
+        session.wait_for_worker()
         yield session
 
 
 @contextlib.contextmanager
 def open_processes(count):
-    """Yield the address of a scheduler with so many worker processes on this machine, which share its cores."""
+    """Yield the address of a scheduler with `count` worker processes on this machine, which share its cores."""
     with dask.config.set(SETTINGS):
-        with passing_over_ctrl_c():
+        with blocked_interrupts():
             processes = distributed.LocalCluster(
                 n_workers=count,
                 threads_per_worker=max(1, dask.system.CPU_COUNT // count),
-                memory_limit=0,  # the nanny would kill a worker for memory that the machine has
+                memory_limit=0,  # Dask would kill workers at its own limit
                 host="127.0.0.1",
                 dashboard_address="127.0.0.1:0",
                 silence_logs=logging.CRITICAL,
@@ -348,15 +203,15 @@ def open_processes(count):
 
 
 @contextlib.contextmanager
-def passing_over_ctrl_c():
-    """Have the threads and processes that are started now, and those that they start, pass over Ctrl-C.
+def blocked_interrupts():
+    """Start threads and processes that ignore Ctrl-C. This process receives it at the end of the block.
 
-    A terminal sends it to all of them, and it is for the command to end them. It is heeded here at the end.
+    A terminal sends Ctrl-C to all processes of a command, and the command itself ends its workers.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    # What watches over semaphores would complain of those that a killed process leaves; it must not begin herein.
+    # The resource tracker would warn about semaphores of killed processes. It must start before signals are blocked.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
     multiprocessing.resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -368,9 +223,9 @@ def passing_over_ctrl_c():
 
 @contextlib.contextmanager
 def connect(address):
-    """Yield a client of the scheduler at an address. Raises InputError where none answers."""
+    """Yield a client of the scheduler at an address. Raises InputError if none answers."""
     if address.startswith("tls:") and not distributed.security.Security().get_connection_args("client")["ssl_context"]:
-        raise InputError(f"{address} needs certificates, which Dask's configuration names under distributed.comm.tls")
+        raise InputError(f"{address} needs certificates; Dask's configuration names them under distributed.comm.tls")
     try:
         client = distributed.Client(address, timeout=CONNECT, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
@@ -382,201 +237,185 @@ def connect(address):
             client.close(timeout=5)
 
 
+@dataclasses.dataclass
+class Task:
+    """A call with its label, how often its workers died, and the workers that may run it now."""
+
+    label: typing.Any
+    call: typing.Callable
+    deaths: int = 0
+    workers: frozenset = frozenset()
+
+
 class DaskSession:
-    """The workers of a cluster that take part in a command's work."""
+    """A command's connection to a cluster: it has workers checked, and runs calls on those that pass.
 
-    def __init__(self, client, inspection, where, quiet):
-        self.client, self.where, self.quiet = client, where, quiet
-        self.command = PREFIX + client.id  # the name of the plugin, of the resource that its workers have, of events
-        self.order = os.getcwd(), sys.argv
-        self.terms = pickle.dumps((os.getcwd(), versions(), inspection))
-        self.runner, self.question = make_runner(), make_question(self.command)
-        self.members, self.refusals = set(), {}
-        self.came_to, self.heard = {}, None  # each call's result, pickled; who hears what calls tell meanwhile
-        self.done = self.number = 0
-        self.began = self.looked = self.manned = time.monotonic()
-        self.replaced = False
+    `workers` are the addresses of these workers.
+    """
 
-    def timed(self, coroutine, *arguments, seconds=ANSWER, **more):
-        """Call a coroutine of the client's. Raises InputError where the scheduler is gone, TimeoutError."""
-        try:
-            return self.client.sync(coroutine, *arguments, callback_timeout=seconds, **more)
-        except TimeoutError:
-            raise
-        except (OSError, distributed.client.ClosedClientError) as error:
-            raise self.gone() from error
+    def __init__(self, client, check, place, quiet):
+        self.client, self.place, self.quiet = client, place, quiet
+        self.name = f"keras-atelier-{client.id}"  # also the topic of progress events
+        self.check = functools.partial(find_refusal, os.getcwd(), versions(), pickle.dumps(check))
+        self.completed = distributed.as_completed(loop=client.loop, with_results=True, raise_errors=False)
+        self.checks, self.refusals = {}, {}  # from address to the future of the worker's check, and to its refusal
+        self.workers = set()
+        self.done = 0
+        self.started = self.looked = self.last_seen = time.monotonic()
 
-    def gather(self):
-        """Let the workers join, and wait for the first. Raises InputError where none can, and PartlyDone later."""
-        with contextlib.suppress(Exception):  # another version of Dask may have other names there
-            self.client.run_on_scheduler(make_broom(PREFIX))
-        self.client.subscribe_topic(self.command, lambda event: self.hear(*event[1]))
-        with contextlib.suppress(TimeoutError):  # of a worker that does not answer: the scheduler has it by then
-            self.timed(
-                self.client._register_worker_plugin, make_membership(self.command, self.terms), self.command, True
-            )
-        while not self.members:
-            self.look_around()
-            if not self.members:
-                time.sleep(0.2)
-        self.say(f"cluster: {self.where}, workers: {len(self.members)}")
+    def wait_for_worker(self):
+        """Have the workers checked, and wait for the first that passes. Raises InputError if there is none."""
+        with contextlib.suppress(OSError):  # one of the workers does not answer
+            self.client.register_plugin(ToolkitPlugin(TOOLKIT))
+        self.look_at_workers()
+        while not self.workers:
+            time.sleep(POLL)
+            self.next_results()
+            self.look_at_workers(every=0.2)
+        self.say(f"cluster: {self.place}, workers: {len(self.workers)}")
 
-    def dismiss(self):
-        """Let the workers go."""
-        if self.client.status != "running":
+    def look_at_workers(self, every=0):
+        """Have new workers checked, and forget those that left; at most once in so many seconds.
+
+        Raises InputError, or PartlyDone after the first result, if the scheduler is gone or no worker takes part.
+        """
+        if time.monotonic() - self.looked < every:
             return
-        with contextlib.suppress(Exception):
-            self.timed(self.client._unregister_worker_plugin, self.command)
-
-    def look_around(self):
-        """See which workers there are, and say why one can't take part. Raises InputError where there is none."""
         self.looked = time.monotonic()
-        try:
-            known = self.timed(self.client.scheduler.identity, n_workers=-1)["workers"]
-        except TimeoutError:
-            return
-        members = {
-            address
-            for address, worker in known.items()
-            if worker["resources"].get(self.command) and worker["status"] == "running"
-        }
-        # Dask looks for no other worker for what none could do, once one comes that can.
-        self.replaced |= bool(members) and not members & self.members
-        self.members = members
-        self.refusals = {address: why for address, why in self.refusals.items() if address in known}
-        self.ask_why({address: known[address]["status"] for address in known.keys() - members - self.refusals.keys()})
-        if members:
-            self.manned = self.looked
-        elif self.looked - self.manned > PATIENCE * (10 if known.keys() - self.refusals.keys() else 1) or (
-            self.manned == self.began and known and known.keys() == self.refusals.keys()
+        known = self.client.scheduler_info(n_workers=-1)["workers"]
+        if self.client.status != "running":
+            raise self.scheduler_gone()
+        self.workers &= known.keys()
+        for address in self.checks.keys() - known.keys():
+            self.client.cancel([self.checks.pop(address)])
+            self.refusals.pop(address, None)
+        for address in known.keys() - self.checks.keys():
+            self.checks[address] = self.submit(self.check, priority=10, workers=[address])
+        for address in known.keys() - self.workers - self.refusals.keys():
+            if known[address]["status"] == "paused":
+                self.refuse(address, "Dask has paused it because of its memory use; start it with --memory-limit 0")
+        unchecked = known.keys() - self.refusals.keys()
+        if self.workers:
+            self.last_seen = self.looked
+        elif self.looked - self.last_seen > PATIENCE * (10 if unchecked else 1) or (
+            self.last_seen == self.started and known and not unchecked
         ):
-            raise self.given_up()
+            raise self.no_worker()
 
-    def ask_why(self, strangers):
-        """Say in a line of each worker why it takes no part, where it is known."""
-        for address in [address for address, status in strangers.items() if status == "paused"]:
-            self.refusals[address] = "Dask has paused it for its memory; start it with --memory-limit 0"
-            self.say(f"note: the worker {address} takes no part: {self.refusals[address]}")
-            del strangers[address]
-        if not strangers:
-            return
-        with contextlib.suppress(TimeoutError):
-            run = functools.partial(self.client._run, workers=[*strangers], on_error="ignore")
-            for address, refusal in self.timed(run, self.question).items():
-                if refusal:
-                    self.refusals[address] = refusal
-                    self.say(f"note: the worker {address} takes no part: {refusal}")
+    def refuse(self, address, reason):
+        self.refusals[address] = reason
+        self.say(f"note: the worker {address} does not take part: {reason}")
 
-    def given_up(self):
-        """Make the error which says that there is no worker."""
+    def no_worker(self):
         if self.refusals:
-            return self.ended(f"no worker of {self.where} can take part: {[*self.refusals.values()][0]}")
-        return self.ended(f"{self.where} had no worker for {PATIENCE} s; start some, and give the command again")
+            return self.failure(f"no worker of {self.place} can take part: {[*self.refusals.values()][0]}")
+        return self.failure(f"{self.place} had no worker for {PATIENCE} s; start some, and run the same command again")
 
-    def gone(self):
-        """Make the error which says that the scheduler is."""
-        return self.ended(f"the scheduler {self.where} went away; what is done is kept, the same command goes on")
+    def scheduler_gone(self):
+        return self.failure(f"the scheduler {self.place} went away; what is done is kept, the same command continues")
 
-    def ended(self, message):
+    def failure(self, message):
         return (PartlyDone if self.done else InputError)(message)
 
     def say(self, line):
         if not self.quiet:
             print(line, file=sys.stderr)
 
-    def listen(self, heard):
-        """Have `heard` called with each number that calls tell."""
-        self.heard = heard
+    def on_progress(self, function):
+        """Call a function with each amount that calls pass to report_progress."""
+        self.client.subscribe_topic(self.name, lambda event: function(event[1]))
 
-    def hear(self, key, news):
-        """Heed what a worker tells: what a call has come to, or, without a key, how far it is."""
-        if key:
-            self.came_to[key] = news
-        elif self.heard:
-            self.heard(news)
+    def submit(self, call, **more):
+        """Give a call to the scheduler, and return its future."""
+        call = pickle.dumps(functools.partial(run_in_turn, self.name, pickle.dumps(call)))
+        # A lambda travels as code. A reference would fail at the scheduler, which cannot import the toolkit.
+        future = self.client.submit(lambda call: pickle.loads(call)(), call, pure=False, **more)
+        self.completed.add(future)
+        return future
 
-    def ask(self, call):
-        """Return what a call comes to on one of the workers. Raises what it raises, or Lost."""
+    def next_results(self):
+        """Return a list of (future, result) of the calls that are done; the result may be an exception.
+
+        Results of checks are not among them: they decide which workers take part.
+        """
+        addresses, results = {future: address for address, future in self.checks.items()}, []
+        for future, result in self.completed.next_batch(block=False):
+            if future.status == "error":
+                result = future.exception()
+            if future not in addresses:
+                results.append((future, result))
+            elif result is None:
+                self.workers.add(addresses[future])
+            elif isinstance(result, str):
+                self.refuse(addresses[future], result)
+            elif future.status == "error":
+                self.refuse(addresses[future], f"it cannot use the toolkit in {TOOLKIT} ({describe(result)})")
+        return results
+
+    def result(self, call):
+        """Run one call, and return its result. Raises what it raises, or WorkersDied."""
         ((_, result),) = self.results([(None, call)])
-        if isinstance(result, Lost):
+        if isinstance(result, WorkersDied):
             raise result
         return result
 
-    def results(self, calls):
-        """Do calls, of pairs (label, call): yields (label, result), each as it is done; of one that is lost, a Lost.
+    def room(self, waiting, running):
+        """Return how many more calls the scheduler may be given."""
+        if not any(task.deaths for task in (*waiting, *running.values())):
+            return len(self.workers) * IN_FLIGHT - len(running)
+        # A call may have killed its workers. Until it is done, no other call waits behind it, or for a dead worker.
+        if len(running) < len(self.workers):
+            self.look_at_workers()
+        return len(self.workers) - len(running)
 
-        Raises what a call raises, and what `look_around` does. Only a few are with the scheduler at any time.
+    def results(self, calls):
+        """Run calls, given as pairs (label, call): yield (label, result) as each is done, in any order.
+
+        The result of a call whose workers died again and again is WorkersDied. Raises what a call raises, and what
+        look_at_workers raises. The scheduler knows only a few calls at any time.
         """
-        calls, again, waiting, ended = ((*call, 0) for call in calls), [], {}, queue.SimpleQueue()
+        folder, arguments = os.getcwd(), sys.argv
+        calls, waiting, running = iter(calls), collections.deque(), {}
         try:
             while True:
-                if self.replaced:
-                    self.replaced = False
-                    again += waiting.values()
-                    self.cancel(waiting)
-                    waiting.clear()
-                room = max(0, max(1, len(self.members)) * IN_FLIGHT - len(waiting) - len(again))
-                tasks = [*again, *itertools.islice(calls, room)]
-                again.clear()
-                for future, task in zip(self.submit(tasks), tasks, strict=True):
-                    waiting[future] = task
-                    future.add_done_callback(ended.put)
-                if not waiting:
+                room = self.room(waiting, running)
+                waiting.extend(Task(*pair) for pair in itertools.islice(calls, max(0, max(1, room) - len(waiting))))
+                if not waiting and not running:
                     return
-                news = take_all(ended, LOOK, min(GATHERING[0] * len(self.members), GATHERING[1]))
-                for future in [future for future in news if future in waiting]:
-                    result = self.result_of(future)
-                    label, call, deaths = waiting.pop(future)
-                    if isinstance(result, Lost) and deaths + 1 < KILLED:
-                        again.append((label, call, deaths + 1))
+                for task in [waiting.popleft() for _ in range(min(room, len(waiting)))]:
+                    task.workers = frozenset(self.workers)
+                    call = functools.partial(run_in_folder, folder, arguments, task.call)
+                    running[self.submit(call, workers=[*task.workers], resources={RESOURCE: 1})] = task
+                results, lost = self.next_results(), []
+                for future, result in results:
+                    if not (task := running.pop(future, None)):
                         continue
-                    self.done += 1
-                    yield label, result
-                if time.monotonic() - self.looked > LOOK:
-                    self.look_around()
+                    if future.status == "cancelled":
+                        raise self.scheduler_gone()
+                    if isinstance(result, distributed.KilledWorker):
+                        lost.append(task)
+                    elif future.status == "error":
+                        raise result
+                    else:
+                        self.done += 1
+                        yield task.label, result
+                if not results:
+                    time.sleep(POLL)
+                self.look_at_workers(every=LOOK)
+                # Dask would wait for the workers that a call may run on, even if all of them have died.
+                stranded = [future for future, task in running.items() if task.workers.isdisjoint(self.workers)]
+                if stranded:
+                    self.client.cancel(stranded)
+                for task in (*lost, *map(running.pop, stranded)):
+                    task.deaths += 1
+                    if task.deaths < MAX_DEATHS:
+                        waiting.append(task)
+                    else:
+                        self.done += 1
+                        yield task.label, WorkersDied("every worker that ran it died, perhaps for lack of memory")
         finally:
-            self.cancel(waiting)
-
-    def cancel(self, futures):
-        if futures and self.client.status == "running":
-            with contextlib.suppress(Exception):
-                self.timed(self.client._cancel, [*futures], force=True)
-
-    def submit(self, tasks):
-        """Give tasks, whose second item is a call, to the scheduler; return their futures."""
-        if not tasks:
-            return []
-        orders = [pickle.dumps((*self.order, call)) for _, call, _ in tasks]
-        keys = [f"{self.command}/{self.number + i}" for i in range(len(tasks))]
-        self.number += len(tasks)
-        try:
-            return self.client.map(self.runner, orders, keys, key=keys, pure=False, resources={self.command: 1})
-        except (OSError, distributed.client.ClosedClientError) as error:
-            raise self.gone() from error
-
-    def result_of(self, future):
-        """Return what a call has come to, or a Lost if its workers died. Raises what it raised."""
-        if future.key in self.came_to:
-            return pickle.loads(self.came_to.pop(future.key))
-        if future.status == "cancelled":
-            raise self.gone()
-        return lost(future)
-
-
-def take_all(ended, seconds, gathering):
-    """Take what a queue holds, a list: wait so many seconds for the first, and a moment for those that come with it."""
-    taken = []
-    with contextlib.suppress(queue.Empty):
-        taken.append(ended.get(timeout=seconds))
-        time.sleep(gathering)
-        while True:
-            taken.append(ended.get_nowait())
-    return taken
-
-
-def lost(future):
-    """Return the Lost of a call whose workers died. Raises any other error that it has come to."""
-    error = future.exception()
-    if not isinstance(error, distributed.KilledWorker):
-        raise error
-    return Lost("every worker that had it at hand died, for want of memory perhaps")
+            if running and self.client.status == "running":
+                keys = [future.key for future in running]
+                with contextlib.suppress(Exception):
+                    self.client.cancel([*running], force=True)
+                    self.client.run(cancel_calls, keys, workers=[*self.workers], on_error="ignore", callback_timeout=5)

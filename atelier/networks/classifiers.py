@@ -15,7 +15,7 @@ import keras
 from keras import ops
 
 from atelier.errors import InputError
-from atelier.naming import NETWORKS, plain
+from atelier.naming import NETWORKS, normalized
 from atelier.pixel_rnn import model_files
 
 # --- Files -------------------------------------------------------------------------------------
@@ -147,7 +147,9 @@ def published_base(model):
     prepares = isinstance(first, (keras.layers.Rescaling, keras.layers.Normalization))
     if prepares or not isinstance(first, keras.layers.Layer):
         return None
-    return max((name for name in NETWORKS if plain(model.name).startswith(plain(name))), key=len, default=None)
+    return max(
+        (name for name in NETWORKS if normalized(model.name).startswith(normalized(name))), key=len, default=None
+    )
 
 
 def is_only_for_training(step):

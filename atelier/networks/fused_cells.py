@@ -1,9 +1,10 @@
-"""GRU and LSTM that train faster than Keras's on a processor, with the same weights and the same outputs.
+"""GRU and LSTM layers, and a dropout, that train faster on a CPU than Keras's, with the same weights and outputs.
 
-Sequences are N x T x features. Their gradients take the large products out of the loop over time.
+Sequences are N x T x features. The gradients are written by hand: one large product after the loop over time computes
+the gradient of the recurrent kernel.
 """
 
-from atelier import hardware  # noqa: F401, it has TensorFlow start quietly
+from atelier import hardware  # noqa: F401, it silences TensorFlow's start
 
 # isort: split
 import keras
@@ -12,12 +13,12 @@ from keras import ops
 
 
 def compile_function(function, jit=True):
-    """Compile a function of tensors into one program. (Keras has no word for it; other backends have theirs.)"""
+    """Compile a function of tensors, by default with XLA. (Keras has no function for it; each backend has its own.)"""
     return tf.function(function, jit_compile=jit, autograph=False)
 
 
 class FastDropout(keras.layers.Dropout):
-    """keras.layers.Dropout from random bits that XLA makes faster, of a rate to the nearest 1/256."""
+    """keras.layers.Dropout with one random byte for each value, which is faster; the rate is rounded to n / 256."""
 
     def call(self, inputs, training=False):
         if not training:
@@ -33,10 +34,9 @@ class FastDropout(keras.layers.Dropout):
 
 
 class FusedGRU(keras.layers.GRU):
-    """keras.layers.GRU with a gradient that takes the recurrent kernel's part out of the loop.
+    """keras.layers.GRU with a faster gradient: the same weights, the same outputs.
 
-    Same weights, same outputs; the backward loop then has one small product a step, and the kernel's
-    gradient is one large product after it.
+    The backward loop has one small product a step; the gradient of the recurrent kernel is one large product after it.
     """
 
     def inner_loop(self, sequences, initial_state, mask=None, training=False):
@@ -53,13 +53,13 @@ class FusedLSTM(keras.layers.LSTM):
     def inner_loop(self, sequences, initial_state, mask=None, training=False):
         cell = self.cell
         x = ops.matmul(ops.transpose(sequences, (1, 0, 2)), cell.kernel)
-        x = tf.nn.bias_add(x, ops.convert_to_tensor(cell.bias))  # its gradient is a faster sum than that of +
+        x = tf.nn.bias_add(x, ops.convert_to_tensor(cell.bias))  # the gradient of bias_add is faster than that of +
         h, c = lstm_states(x, *as_tensors(cell.recurrent_kernel, *initial_state))
         return h[-1], ops.transpose(h, (1, 0, 2)), [h[-1], c]
 
 
 def as_tensors(*values):
-    # A custom gradient takes tensors, and Keras hands out variables outside compiled code.
+    # A custom gradient takes only tensors; outside compiled code Keras passes variables.
     return [tf.identity(ops.convert_to_tensor(value)) for value in values]
 
 
@@ -67,10 +67,10 @@ def as_tensors(*values):
 def gru_states(inputs, kernel, bias, first):
     """Run a GRU (Cho et al. 2014, reset after the product) from a state: T x N x 3U inputs -> T x N x U states.
 
-    Gates stand in the order update, reset, candidate. The loop over time and its reverse are compiled; the large
-    products stay outside, where TensorFlow's own are faster.
+    The gates are in the order update, reset, candidate. The loop over time and the backward loop are compiled; the
+    large products are outside of them, since TensorFlow's own are faster than XLA's.
     """
-    # A tape outside compiled code would look into the loop, where there is a gradient of our own.
+    # Without stop_gradient, a tape outside compiled code would also record the loop, which gradient() replaces.
     h, last, *gates = gru_forward(*map(tf.stop_gradient, (inputs, kernel, bias, first)))
 
     def gradient(dstates):
@@ -85,7 +85,7 @@ def gru_states(inputs, kernel, bias, first):
 
 @compile_function
 def gru_forward(inputs, kernel, bias, first):
-    """Return the states before each step and the last one, then what the reverse needs: z, r, n, h's part of n."""
+    """Return the states before each step, the last state, and for the gradient z, r, n and h's part of n."""
     steps, units = inputs.shape[0], inputs.shape[2] // 3
 
     def forward(t, h, *stacks):
@@ -125,7 +125,7 @@ def gru_backward(dstates, kernel, h, z, r, n, an):
 def lstm_states(inputs, kernel, first_h, first_c):
     """Run an LSTM (Hochreiter and Schmidhuber 1997) from a state: T x N x 4U inputs -> T x N x U, last cell N x U.
 
-    Gates stand in the order input, forget, candidate, output. Compiled as gru_states is.
+    The gates are in the order input, forget, candidate, output. Compiled like gru_states.
     """
     h, c, gates = lstm_forward(*map(tf.stop_gradient, (inputs, kernel, first_h, first_c)))
 
@@ -142,7 +142,7 @@ def lstm_states(inputs, kernel, first_h, first_c):
 def lstm_forward(inputs, kernel, first_h, first_c):
     """Return the states, cells and gates of all steps."""
     steps, units = inputs.shape[0], inputs.shape[2] // 4
-    # sigmoid(x) = 0.5 + 0.5 tanh(0.5 x): with these factors one tanh serves all gates, and they need no joining.
+    # sigmoid(x) = 0.5 + 0.5 tanh(0.5 x): with these factors one tanh computes all four gates.
     half = tf.repeat(tf.constant([0.5, 0.5, 1.0, 0.5], inputs.dtype), units)
 
     def forward(t, h, c, *stacks):
@@ -189,5 +189,5 @@ def loop_over(steps, body, *state):
 
 
 def sigmoid(x):
-    # By way of tanh: XLA makes a faster loop of it than of the exponential.
+    # In XLA's loop, tanh is faster than the exponential.
     return 0.5 + 0.5 * tf.tanh(0.5 * x)

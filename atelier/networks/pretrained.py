@@ -19,7 +19,7 @@ import numpy as np
 
 import config
 from atelier.errors import InputError
-from atelier.naming import MODEL_FILES, NETWORKS, in_order, network_name, plain
+from atelier.naming import MODEL_FILES, NETWORKS, natural_key, network_name, normalized
 from atelier.networks import classifiers
 
 # --- VGG ---------------------------------------------------------------------------------------
@@ -76,7 +76,7 @@ def read_convolutions(path):
     except Exception as error:  # h5py, NumPy and zipfile raise whatever their parsers do
         raise InputError(f"{path} is not a readable file of weights: {error}") from error
 
-    found = [layers[name] for name in sorted(layers, key=in_order)]
+    found = [layers[name] for name in sorted(layers, key=natural_key)]
     return [(arrays[4], arrays[1]) for arrays in found if len(arrays) == 2 and arrays[4].shape[:2] == (3, 3)]
 
 
@@ -156,8 +156,8 @@ def load_from_keras(name, top=False):
 def imagenet_is_at_hand(name, top=False):
     """Say whether Keras has the file in its cache or, as found out in three seconds, could download one."""
     home = pathlib.Path(os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras")
-    files = [plain(path.stem.removeprefix("weights_")) for path in home.glob("models/*.h5")]
-    if any(network_of(file) == plain(name) and ("notop" in file) != top for file in files):
+    files = [normalized(path.stem.removeprefix("weights_")) for path in home.glob("models/*.h5")]
+    if any(network_of(file) == normalized(name) and ("notop" in file) != top for file in files):
         return True
     answers = []
 
@@ -174,4 +174,4 @@ def imagenet_is_at_hand(name, top=False):
 
 def network_of(file):
     """Return the plain name of the network that a file in Keras's cache is named after, or None."""
-    return max((plain(name) for name in NETWORKS if file.startswith(plain(name))), key=len, default=None)
+    return max((normalized(name) for name in NETWORKS if file.startswith(normalized(name))), key=len, default=None)

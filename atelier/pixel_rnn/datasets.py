@@ -1,6 +1,6 @@
-"""Data sets of small grey pictures: scikit-learn's digits, MNIST and its like, and a digit of the user's own.
+"""Load sets of small grey pictures: scikit-learn's digits, MNIST, any .npz or IDX files, and one digit of the user's.
 
-Out come images, uint8 N x H x W, white on black, and integer labels N. TensorFlow is started for a download alone.
+Images are uint8 N x H x W, white on black; labels are integers N. TensorFlow is imported only for a download.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ def load_dataset(source, data=None):
 
 
 def load_scikit_digits():
-    """The last 360 of scikit-learn's 1,797 digits, in their own order, are the test set."""
+    """Load scikit-learn's 1,797 digits, as load_dataset does; the last 360 in their order are the test set."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -50,7 +50,7 @@ def load_scikit_digits():
 def load_with_keras(source):
     """Load MNIST or Fashion-MNIST from Keras's cache or by a download, as load_dataset does. Raises InputError."""
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # Keras tells of its download on standard output
+        with contextlib.redirect_stdout(sys.stderr):  # Keras prints its download on standard output
             (x_train, y_train), (x_test, y_test) = getattr(hardware.keras.datasets, source).load_data()
     except Exception as error:
         message = f"{source} is not in Keras's cache and can't be downloaded; give its files with --data"
@@ -59,7 +59,7 @@ def load_with_keras(source):
 
 
 def load_npz(path):
-    """Read the four arrays of an .npz as Keras has MNIST, as load_dataset does. Raises InputError."""
+    """Read the four arrays of an .npz like that of Keras's MNIST, as load_dataset does. Raises InputError."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             return tuple(archive[name] for name in NPZ_ARRAYS)
@@ -118,10 +118,10 @@ def check_dataset(x_train, y_train, x_test, y_test, name):
 
 
 def load_drawing(path, meta):
-    """Read a picture of one digit, any size, and lay it out as the training set's are: uint8 H x W, white on black.
+    """Read a picture of one digit, of any size, and lay it out like the training set: uint8 H x W, white on black.
 
-    Dark ink on a light ground is inverted. For MNIST the ink is cropped, fitted into 20 x 20 pixels and
-    centred by its mass in 28 x 28, as LeCun's were; for other sources the picture is made square.
+    Dark ink on a light ground is inverted. For MNIST the ink is cropped, resized to fit into 20 x 20 pixels, and its
+    centre of mass is put in the middle of 28 x 28 pixels, as LeCun did. For other sources the picture is made square.
     """
     rgb = imaging.load_image(path)
     gray = rgb @ np.array([0.299, 0.587, 0.114], "float32")
@@ -138,7 +138,7 @@ def load_drawing(path, meta):
 
 
 def center_ink(gray, path):
-    """Fit the ink of float32 H x W (0..255, white on black) into 20 x 20 and centre its mass in uint8 28 x 28."""
+    """Resize the ink of float32 H x W (0..255, white on black) to 20 x 20 and centre its mass in uint8 28 x 28."""
     ground = np.median(np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]]))
     if gray.max() - ground < 16:
         raise InputError(f"{path} shows nothing but a plain ground")

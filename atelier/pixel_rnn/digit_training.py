@@ -1,6 +1,6 @@
-"""Digits: a network for each class, trained side by side, and the folder that holds their models.
+"""Train one network for each class of digits, in parallel, and write the models into a folder.
 
-In goes a data set (datasets.py), out come model_<class>.keras, meta.json and loss.png.
+Input: a data set (datasets.py). Output: model_<class>.keras, meta.json, checkpoint_<class>.npz and loss.png.
 """
 
 import concurrent.futures
@@ -12,7 +12,7 @@ import threading
 import time
 import zlib
 
-from atelier import hardware  # has TensorFlow start quietly
+from atelier import hardware  # first: silences TensorFlow's start
 
 # isort: split
 import keras
@@ -24,43 +24,46 @@ from atelier import disk, leases, provenance, trainings
 from atelier.command_line import lazy_import
 from atelier.errors import InputError, Interrupted, PartlyDone, describe
 from atelier.pixel_rnn import datasets, model_files, model_meta, recurrent
+from atelier.trainings import FolderState, Holds
 
 cluster = lazy_import("atelier.batch.cluster")
 
 
-def train(source, digit, preset, recipe, options, name):
-    """Train one class, or all side by side, and write their models into a folder, by default trained/`name`."""
+def train(source, digit, preset, training_config, options, name):
+    """Train one class, or all in parallel, and write the models into a folder, by default trained/`name`."""
     images, labels, _, _ = datasets.load_dataset(source, options.data)
     classes = [digit] if digit is not None else [int(label) for label in np.unique(labels)]
     for label in classes:
         check_pictures(label, int((labels == label).sum()), options)
-    device = hardware.use_precision(options.precision, "training", recipe.batch_size)
+    device = hardware.use_precision(options.precision, "training", training_config.batch_size)
     if not options.quiet:
         print(f"device: {device}", file=sys.stderr)
 
-    about = {"source": source, "preset": preset, "recipe": dataclasses.asdict(recipe)}
+    about = {"source": source, "preset": preset, "recipe": dataclasses.asdict(training_config)}
     about |= {flag: getattr(options, flag) for flag in ("seed", "num_images", "validation_split", "patience")}
-    about |= {"precision": keras.config.dtype_policy().name, "data_crc32": fingerprint(images, labels)}
-    training = trainings.find_folder(lambda folder: Training(about, recipe, options, folder, classes), options, name)
-    if training.finished:
-        trainings.note(training.finished, options)
+    about |= {"precision": keras.config.dtype_policy().name, "data_crc32": data_checksum(images, labels)}
+    training, state = trainings.find_folder(
+        lambda folder: DigitTraining(about, training_config, options, folder, classes), options, name
+    )
+    if state.is_finished:
+        trainings.note(state.message, options)
     else:
-        training.execute({label: images[labels == label] for label in training.waiting})
+        training.execute({label: images[labels == label] for label in training.begin()})
     print(f"models: {training.folder}")
-    trainings.print_figures(training.figures(classes))
+    trainings.print_results(training.results())
     try:
-        if not training.finished or training.has_checkpoints(classes):
-            training.plot()  # also of a finished training: it may have been killed just before this
+        if not state.is_finished or training.has_checkpoints():
+            training.plot()  # also of a finished training, which may have been killed before it drew this
         print(f"loss_curve: {training.folder / 'loss.png'}")
     except OSError as error:
         raise PartlyDone(f"{describe(error)}; the models are there, the loss curve is not") from error
-    trainings.print_drawing(training.folder, *training.drawing_flags(classes))
-    trainings.print_longer(training.can_go_on(classes))
-    disk.remove_leftovers(training.folder, FILES_OF_DIGITS, training.opened)
+    trainings.print_draw_command(training.folder, *training.draw_flags())
+    trainings.print_how_to_train_longer(training.can_go_on())
+    disk.remove_leftovers(training.folder, FILES, training.opened)
 
 
-def fingerprint(images, labels):
-    """Return a checksum of the training set, so that a training is not resumed with another one."""
+def data_checksum(images, labels):
+    """Return a checksum of the training set. A training is resumed only with the data that it began with."""
     return zlib.crc32(labels.astype("int64").tobytes(), zlib.crc32(images.tobytes()))
 
 
@@ -75,175 +78,181 @@ def check_pictures(label, count, options):
 
 
 def count_trained(available, options):
-    """Return on how many pictures of a class it is trained, of those that there are."""
+    """Return how many of the available pictures of a class are trained on."""
     count = min(available, options.num_images or available)
     return count - round(count * options.validation_split)
 
 
-def prepare_pictures(images, recipe, options):
-    """Return one class's training sequences, uint8 V x N x T (V moved copies), and those held out, N x T."""
+def prepare_pictures(images, training_config, options):
+    """Return one class's training sequences, uint8 V x N x T (V shifted copies), and the held-out ones, N x T."""
     kept = count_trained(len(images), options)
     images = np.random.default_rng(options.seed).permutation(images[: options.num_images])
-    copies = util.shifted_copies(images[:kept], recipe.shift)
-    training = np.stack([util.to_sequences(copy, recipe.size, recipe.levels) for copy in copies])
-    return training, util.to_sequences(images[kept:], recipe.size, recipe.levels)
+    copies = util.shifted_copies(images[:kept], training_config.shift)
+    training = np.stack([util.to_sequences(copy, training_config.size, training_config.levels) for copy in copies])
+    return training, util.to_sequences(images[kept:], training_config.size, training_config.levels)
 
 
-FILES_OF_DIGITS = ("meta.json", "loss.png", "model_*.keras", "checkpoint_*.npz")
+FILES = ("meta.json", "loss.png", "model_*.keras", "checkpoint_*.npz")
 
 
-class Training:
-    """Several classes trained side by side, and the folder that holds their models.
+class DigitTraining:
+    """A training of several classes, and the folder that holds their models.
 
-    meta.json lists the classes as soon as they are begun, and tells about each when its model is written.
-    checkpoint_<class>.npz holds its progress, and stays: with more epochs the training goes on from there.
+    meta.json lists a class when its training begins, and describes it when its model is written.
+    checkpoint_<class>.npz holds its progress. It is kept, so that --resume can add epochs.
     """
 
-    def __init__(self, about, recipe, options, folder, classes):
-        """Take a folder for these classes: `waiting` are those to be trained, `finished` says so where none is.
-
-        Raises InputError where the folder can't be taken.
-        """
-        self.recipe, self.options, self.folder = recipe, options, folder
+    def __init__(self, about, training_config, options, folder, classes):
+        self.config, self.options, self.folder, self.classes = training_config, options, folder, classes
         self.meta = about | {"versions": provenance.versions(), "classes": {}}
         self.opened = time.time()
-        self.duration = self.finished = None
-        self.begin(classes)
+        self.duration = None
 
     # The folder
 
-    def begin(self, classes):
-        """Choose the classes to be trained and enter them into the folder's meta.json."""
-        path = self.folder / "meta.json"
-        earlier = model_meta.load_meta(self.folder) if path.exists() else None
+    def examine(self):
+        """Return the FolderState of the folder for these classes. Raises InputError where a file is damaged."""
+        earlier = self.earlier()
         if earlier and "classes" not in earlier:
-            raise InputError(f"{self.folder} holds a painter; give another --output")
+            return FolderState(Holds.SOMETHING_ELSE, f"{self.folder} holds a painter; give another --output")
         if self.options.resume:
-            trainings.check_same(self.folder, self.meta, earlier)
-            self.waiting = self.find_unfinished(classes, earlier)
-            kept = earlier["classes"]
+            return self.examine_to_resume(earlier)
+        if not earlier:
+            return FolderState(Holds.NO_TRAINING)
+        changes = trainings.changed_options(self.meta, earlier)
+        if self.options.overwrite:
+            if changes and not set(map(int, earlier["classes"])) <= set(self.classes):
+                return trainings.other_training(self.folder, changes)
+            return FolderState(Holds.NO_TRAINING)
+        entries = self.entries(earlier)
+        if trainings.is_same_or_longer(self.meta, earlier) and any(entry is not None for entry in entries):
+            if all(is_finished(entry, earlier["recipe"]["epochs"]) for entry in entries):
+                return self.finished(earlier)
+            return trainings.unfinished(self.folder)
+        return trainings.other_training(self.folder, changes) if changes else FolderState(Holds.NO_TRAINING)
+
+    def examine_to_resume(self, earlier):
+        if not earlier:
+            return trainings.nothing_to_resume(self.folder)
+        if changes := trainings.changed_options(self.meta, earlier, but_epochs=True):
+            return trainings.other_training(self.folder, changes)
+        entries, epochs = self.entries(earlier), self.config.epochs
+        if all(entry is None for entry in entries):
+            return trainings.nothing_to_resume(self.folder, f" of class {self.classes[0]}")
+        if epochs < earlier["recipe"]["epochs"]:
+            done = max(map(self.epochs_done, self.classes, entries))
+            if epochs < done:
+                return trainings.too_few_epochs(self.folder, done, epochs)
+        waiting = self.unfinished_classes(earlier)
+        if any(earlier["classes"].get(str(c)) and not checkpoint(self.folder, c).exists() for c in waiting):
+            return trainings.without_checkpoint(self.folder)
+        return FolderState(Holds.UNFINISHED) if waiting else self.finished(earlier)
+
+    def earlier(self):
+        """Return the meta.json that an earlier training has written here, or None."""
+        return model_meta.load_meta(self.folder) if (self.folder / "meta.json").exists() else None
+
+    def entries(self, meta):
+        """List the entries of these classes in a meta.json: None for a class that it does not list."""
+        return [meta["classes"].get(str(label)) for label in self.classes]
+
+    def unfinished_classes(self, earlier):
+        entries = zip(self.classes, self.entries(earlier), strict=True)
+        return [label for label, entry in entries if not is_finished(entry, self.config.epochs)]
+
+    def epochs_done(self, label, entry=None):
+        path = checkpoint(self.folder, label)
+        if path.exists():
+            return len(trainings.TrainingProgress.load(path).losses)
+        return (entry or {}).get("epochs", 0)
+
+    def finished(self, meta):
+        """Return the FolderState where all of these classes are finished; `results` then reads this meta.json."""
+        self.meta, entries = meta, self.entries(meta)
+        epochs, stopped = [entry["epochs"] for entry in entries], any(map(was_stopped, entries))
+        return trainings.finished(self.folder, epochs, stopped, self.has_checkpoints(), self.options)
+
+    def has_checkpoints(self):
+        return all(checkpoint(self.folder, label).exists() for label in self.classes)
+
+    def begin(self):
+        """List the classes to be trained in the folder's meta.json, and return them."""
+        earlier = self.earlier()
+        if self.options.resume:
+            begun, kept = self.unfinished_classes(earlier), earlier["classes"]
         else:
-            self.waiting = classes
-            kept = self.find_kept(classes, earlier) if earlier else {}
-            kept = {label: entry for label, entry in kept.items() if int(label) not in classes}
-            for label in classes:
+            begun, kept = self.classes, {}
+            if earlier and not trainings.changed_options(self.meta, earlier):
+                kept = {label: entry for label, entry in earlier["classes"].items() if int(label) not in self.classes}
+            for label in self.classes:
                 checkpoint(self.folder, label).unlink(missing_ok=True)
                 model_path(self.folder, label).unlink(missing_ok=True)
-        if self.waiting:
-            self.meta["classes"] = kept | {str(label): kept.get(str(label), {}) for label in self.waiting}
-            disk.write_json(path, self.meta)
-        else:
-            self.meta = earlier
-            self.finished = self.finished_line(classes, earlier)
-
-    def find_unfinished(self, classes, earlier):
-        """Return those of the classes that have epochs before them. Raises InputError where they can't go on."""
-        entries = {label: earlier["classes"].get(str(label)) for label in classes}
-        if all(entry is None for entry in entries.values()):
-            raise InputError(f"{self.folder} holds no training of class {classes[0]} to resume")
-        if self.recipe.epochs < earlier["recipe"]["epochs"]:
-            for label in classes:
-                trainings.check_epochs(self.folder, self.epochs_done(label, entries[label] or {}), self.recipe.epochs)
-        waiting = [label for label in classes if not is_finished(entries[label] or {}, self.recipe.epochs)]
-        if any(entries[label] and not checkpoint(self.folder, label).exists() for label in waiting):
-            raise trainings.no_checkpoint(self.folder)
-        return waiting
-
-    def epochs_done(self, label, entry):
-        path = checkpoint(self.folder, label)
-        return len(trainings.Progress.load(path).losses) if path.exists() else entry.get("epochs", 0)
-
-    def find_kept(self, classes, earlier):
-        """Return what meta.json says of classes that stay. Raises InputError where a training is in the way."""
-        kept, changes = earlier["classes"], trainings.differences(self.meta, earlier)
-        if self.options.overwrite:
-            if changes and not set(map(int, kept)) <= set(classes):
-                raise trainings.other_training(self.folder, changes)
-            return {} if changes else kept
-        if trainings.is_same_or_longer(self.meta, earlier):
-            self.refuse_begun(classes, earlier)
-        if changes:
-            raise trainings.other_training(self.folder, changes)
-        return kept
-
-    def refuse_begun(self, classes, earlier):
-        """Raise InputError where some of these classes were begun, which says whether all are finished."""
-        entries = [earlier["classes"].get(str(label)) for label in classes]
-        if all(is_finished(entry or {}, earlier["recipe"]["epochs"]) for entry in entries):
-            raise trainings.already_finished(self.finished_line(classes, earlier), self.has_checkpoints(classes))
-        if any(entry is not None for entry in entries):
-            raise trainings.unfinished(self.folder)
-
-    def finished_line(self, classes, meta):
-        entries = [meta["classes"][str(label)] for label in classes]
-        epochs, stopped = [entry["epochs"] for entry in entries], any(map(was_stopped, entries))
-        return trainings.finished_line(self.folder, epochs, stopped, self.has_checkpoints(classes), self.options)
-
-    def has_checkpoints(self, classes):
-        return all(checkpoint(self.folder, label).exists() for label in classes)
+        self.meta["classes"] = kept | {str(label): kept.get(str(label), {}) for label in begun}
+        disk.write_json(self.folder / "meta.json", self.meta)
+        return begun
 
     # The work
 
     def execute(self, pictures):
-        """Train classes on these pictures of each. Raises what went wrong, the classes in flight kept."""
+        """Train classes, given the pictures of each. Where that fails, the checkpoints of all classes are kept."""
         begun = time.monotonic()
-        done = {label: self.epochs_done(label, {}) for label in pictures}
+        done = {label: self.epochs_done(label) for label in pictures}
         images = {label: count_trained(len(own), self.options) for label, own in pictures.items()}
-        total = sum(images.values()) * self.recipe.epochs
+        total = sum(images.values()) * self.config.epochs
         initial = sum(images[label] * done[label] for label in pictures)
-        apart = (self.options.workers, self.options.scheduler) != (None, None)
+        on_cluster = (self.options.workers, self.options.scheduler) != (None, None)
         with tqdm.tqdm(
             total=total, initial=initial, unit="image", disable=True if self.options.quiet else None, smoothing=0.02
         ) as bar:
             try:
-                for label, entry in (self.train_on_cluster if apart else self.train_here)(pictures, bar):
+                for label, entry in (self.train_on_cluster if on_cluster else self.train_here)(pictures, bar):
                     # Another process may have finished a class of this folder in the meantime.
                     self.meta["classes"] |= model_meta.load_meta(self.folder)["classes"] | {str(label): entry}
                     disk.write_json(self.folder / "meta.json", self.meta)
             except BaseException as error:
-                self.explain(error)
-        self.duration = trainings.in_words(time.monotonic() - begun) + " since it went on" * any(done.values())
+                self.raise_explained(error)
+        self.duration = trainings.format_duration(time.monotonic() - begun) + " since it went on" * any(done.values())
 
     def train_here(self, pictures, bar):
-        """Train classes side by side, one on each core: yields (label, entry for meta.json)."""
+        """Train classes in parallel threads, one a core. Yields (label, entry for meta.json)."""
         count = 1 if hardware.has_gpu() else max(1, min(hardware.cpu_count(), len(pictures)))
-        workshop, lock = Workshop(self.recipe, self.options, self.folder, count), threading.Lock()
+        trainers, lock = TrainerPool(self.config, self.options, self.folder, count), threading.Lock()
 
         def advance(images, loss):
             with lock:
                 bar.update(images)
                 bar.set_postfix(loss=f"{loss:.1f} nats", refresh=False)
 
-        progress = {label: first_progress(label, self.recipe, self.options, self.folder) for label in pictures}
+        progress = {label: first_progress(label, self.config, self.options, self.folder) for label in pictures}
         with concurrent.futures.ThreadPoolExecutor(count) as pool:
             try:
                 futures = [
-                    pool.submit(workshop.train, label, own, progress[label], advance) for label, own in pictures.items()
+                    pool.submit(trainers.train, label, own, progress[label], advance) for label, own in pictures.items()
                 ]
                 for future in concurrent.futures.as_completed(futures):
                     yield future.result()
             finally:
-                workshop.stop.set()
+                trainers.stop.set()
                 pool.shutdown(cancel_futures=True)
 
     def train_on_cluster(self, pictures, bar):
-        """Train classes on the workers of a cluster, each on one: yields (label, entry for meta.json)."""
-        for label in pictures:  # here, since on a worker Dask's threads draw from the same random numbers in between
+        """Train classes on the workers of a cluster, one on each: yields (label, entry for meta.json)."""
+        for label in pictures:  # not on a worker, where Dask's threads use the same random number generator
             if not checkpoint(self.folder, label).exists():
-                first_progress(label, self.recipe, self.options, self.folder).save(checkpoint(self.folder, label))
+                first_progress(label, self.config, self.options, self.folder).save(checkpoint(self.folder, label))
         source, folder = self.meta["source"], self.folder.resolve()
-        inspection = ("what_is_missing", (source, self.options.data, self.meta["data_crc32"], folder))
-        lessons = (self.recipe, dataclasses.replace(self.options, quiet=True), folder, self.meta["precision"])
-        with cluster.open_session(self.options, cluster.Call(__name__, *inspection)) as session:
-            session.listen(bar.update)
-            calls = ((label, cluster.Call(__name__, "train_there", (source, label, *lessons))) for label in pictures)
+        check = functools.partial(find_missing, source, self.options.data, self.meta["data_crc32"], folder)
+        settings = (self.config, dataclasses.replace(self.options, quiet=True), folder, self.meta["precision"])
+        with cluster.open_session(self.options, check) as session:
+            session.on_progress(bar.update)
+            calls = ((label, functools.partial(train_on_worker, source, label, *settings)) for label in pictures)
             for label, entry in session.results(calls):
-                if isinstance(entry, cluster.Lost):
+                if isinstance(entry, cluster.WorkersDied):
                     raise PartlyDone(f"class {label}: {entry}; --resume goes on")
                 yield label, entry
 
-    def explain(self, error):
-        """Raise what the user should read when the training ends early."""
+    def raise_explained(self, error):
+        """Raise the error with the message that the user should read when a training ends early."""
         if isinstance(error, KeyboardInterrupt):
             raise Interrupted(
                 f"interrupted; {self.folder} is kept, and the same command with --resume goes on from the last epoch"
@@ -253,30 +262,30 @@ class Training:
             raise PartlyDone(f"{describe(error)}; {finished} classes are done, --resume goes on") from error
         raise error
 
-    # What came of it
+    # The results
 
-    def figures(self, classes):
-        """Return what to print of these classes' trainings, by name."""
-        entries = [self.meta["classes"][str(label)] for label in classes]
+    def results(self):
+        """Return what to print of the training, by name."""
+        entries = self.entries(self.meta)
         stopped = any(map(was_stopped, entries))
-        figures = {"epochs": trainings.described_epochs([entry["epochs"] for entry in entries], stopped, self.options)}
+        results = {"epochs": trainings.describe_epochs([entry["epochs"] for entry in entries], stopped, self.options)}
         mean = f", the mean of {len(entries)} classes" * (len(entries) > 1)
         for name, key in (("loss", "train_log_likelihood"), ("validation_loss", "validation_log_likelihood")):
             if all(key in entry for entry in entries):
-                figures[name] = f"{-np.mean([entry[key] for entry in entries]):.3f} nats a picture{mean}"
-        return figures | ({"duration": self.duration} if self.duration else {})
+                results[name] = f"{-np.mean([entry[key] for entry in entries]):.3f} nats a picture{mean}"
+        return results | ({"duration": self.duration} if self.duration else {})
 
-    def can_go_on(self, classes):
-        """Say whether more epochs would add to these classes' trainings."""
-        return self.has_checkpoints(classes) and not any(was_stopped(self.meta["classes"][str(c)]) for c in classes)
+    def can_go_on(self):
+        """Say whether --resume could add epochs."""
+        return self.has_checkpoints() and not any(map(was_stopped, self.entries(self.meta)))
 
-    def drawing_flags(self, classes):
-        """Return the flags with which generate_rnn.py draws these classes, or the first where it can't draw all."""
+    def draw_flags(self):
+        """Return the flags with which generate_rnn.py draws all classes of the folder, or else the first of these."""
         known = self.meta["classes"]
-        return ["--all-digits"] if len(known) > 1 and all(known.values()) else ["--digit", str(classes[0])]
+        return ["--all-digits"] if len(known) > 1 and all(known.values()) else ["--digit", str(self.classes[0])]
 
     def plot(self):
-        """Draw each class's loss over the epochs into loss.png."""
+        """Plot each class's loss over the epochs into loss.png."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(8, 5), layout="constrained")
@@ -301,39 +310,42 @@ def checkpoint(folder, label):
     return folder / f"checkpoint_{label}.npz"
 
 
-def first_progress(label, recipe, options, folder):
-    """Read a class's checkpoint, or draw its first weights."""
+def first_progress(label, training_config, options, folder):
+    """Read a class's checkpoint, or draw its initial weights."""
     if checkpoint(folder, label).exists():
         try:
-            return trainings.Progress.load(checkpoint(folder, label))
+            return trainings.TrainingProgress.load(checkpoint(folder, label))
         except InputError as error:
             raise InputError(f"{error}; delete it to train class {label} anew") from error
     keras.utils.set_random_seed(options.seed * 1000 + label)
-    return trainings.Progress([variable.numpy() for variable in trainings.variables_of(build_trainer(recipe))], [], [])
+    return trainings.TrainingProgress(
+        [variable.numpy() for variable in trainings.variables_of(build_trainer(training_config))], [], []
+    )
 
 
-class Workshop:
-    """Where classes are trained, each by one of `count` trainers, a compiled network with its optimizer."""
+class TrainerPool:
+    """A pool of `count` trainers: compiled networks with their optimizers. Each trains one class at a time."""
 
-    def __init__(self, recipe, options, folder, count):
-        self.recipe, self.options, self.folder = recipe, options, folder
+    def __init__(self, training_config, options, folder, count):
+        self.config, self.options, self.folder = training_config, options, folder
         self.trainers, self.stop = queue.SimpleQueue(), threading.Event()
         for _ in range(count):
-            self.trainers.put(build_trainer(recipe))
-        judge = util.build_rnn(**network_options(recipe), dtype="float32")
-        self.score = recurrent.make_scorer(judge, recipe.context)
+            self.trainers.put(build_trainer(training_config))
+        network = util.build_rnn(**network_options(training_config), dtype="float32")
+        self.score = recurrent.make_scorer(network, training_config.context)
 
     def train(self, label, own, progress, advance, before_checkpoint=lambda: None):
         """Train one class to its end, with a checkpoint after every epoch, and write its model.
 
-        `own` are its pictures, uint8 N x H x W; `advance` is told each batch's number of pictures and loss, in nats a
-        picture. Returns (label, what meta.json tells of it). Raises InputError where the training diverged.
+        `own` are its pictures, uint8 N x H x W. `advance` is called after each batch with its number of pictures and
+        its loss, in nats a picture. Returns (label, entry for meta.json). Raises InputError where the training
+        diverged.
         """
-        pictures, held_out = prepare_pictures(own, self.recipe, self.options)
+        pictures, held_out = prepare_pictures(own, self.config, self.options)
         trainer = self.trainers.get()
         try:
-            while not progress.is_over(self.recipe.epochs, self.options.patience):
-                trainings.put_variables(trainer, progress.variables)
+            while not progress.is_over(self.config.epochs, self.options.patience):
+                trainings.assign_variables(trainer, progress.variables)
                 loss = self.train_epoch(trainer, pictures, label, len(progress.losses), advance)
                 if self.stop.is_set():
                     raise concurrent.futures.CancelledError
@@ -347,29 +359,29 @@ class Workshop:
                         progress.best = progress.variables
                 before_checkpoint()
                 progress.save(checkpoint(self.folder, label))
-            trainings.put_variables(trainer, progress.best or progress.variables)
+            trainings.assign_variables(trainer, progress.best or progress.variables)
             return label, self.finish(label, trainer, progress, pictures.shape[1], len(own))
         finally:
             self.trainers.put(trainer)
 
     def train_epoch(self, trainer, pictures, label, epoch, advance):
-        """Run over a class's pictures once, in an order that seed, class and epoch decide; return nats a picture."""
+        """Train one epoch, in an order that depends on seed, class and epoch; return its loss in nats a picture."""
         copies, count, length = pictures.shape
         rng = np.random.default_rng([self.options.seed, label, epoch])
         order, copy = rng.permutation(count), rng.integers(0, copies, count)
-        size = min(self.recipe.batch_size, count)
+        size = min(self.config.batch_size, count)
         batches = -(-count // size)
         total = 0.0
         for batch in range(batches):
             if self.stop.is_set():
                 break
-            # The last batch is filled up with pictures of weight 0, so that one compiled shape serves all.
+            # The last batch is padded with pictures of weight 0, so that all batches have one compiled shape.
             chosen = np.resize(order[batch * size : (batch + 1) * size], size)
             real = min(size, count - batch * size)
             weight = (np.arange(size) < real) * np.float32(size / real)
             tokens = pictures[copy[chosen], chosen].astype("int32")
             trainer.optimizer.learning_rate = trainings.learning_rate(
-                self.recipe, epoch * batches + batch, self.recipe.epochs * batches
+                self.config, epoch * batches + batch, self.config.epochs * batches
             )
             trainer.reset_metrics()
             loss = float(trainer.train_on_batch(tokens, tokens, sample_weight=weight[:, None]))
@@ -381,8 +393,8 @@ class Workshop:
         return float(np.mean(recurrent.log_likelihoods(self.score, model, sequences)))
 
     def finish(self, label, trainer, progress, trained_on, available):
-        """Write a class's model, and return what meta.json tells of it."""
-        model = util.build_rnn(**network_options(self.recipe), dtype="float32")
+        """Write a class's model, and return its entry for meta.json."""
+        model = util.build_rnn(**network_options(self.config), dtype="float32")
         model.set_weights(trainer.get_weights())
         model_files.save_model(model_path(self.folder, label), model)
         entry = {"pictures": available, "trained_on": trained_on, "epochs": len(progress.losses)}
@@ -398,7 +410,7 @@ class Workshop:
 
 
 def is_finished(entry, epochs):
-    """Say whether what meta.json tells of a class is that of one trained for so many epochs, or to its best."""
+    """Say whether a class, by its entry in meta.json or None, has had this many epochs or was stopped early."""
     return bool(entry) and (entry["epochs"] >= epochs or was_stopped(entry))
 
 
@@ -407,17 +419,17 @@ def was_stopped(entry):
     return entry.get("stopped_early", False)
 
 
-def network_options(recipe):
-    """Return the part of a DigitRecipe that build_rnn takes, a dict."""
-    return model_meta.network_options(dataclasses.asdict(recipe))
+def network_options(training_config):
+    """Return the part of a DigitConfig that build_rnn takes, a dict."""
+    return model_meta.network_options(dataclasses.asdict(training_config))
 
 
-def build_trainer(recipe):
-    """Build the network with its optimizer, compiled; one trainer trains many classes, one after the other."""
+def build_trainer(training_config):
+    """Build and compile the network with its optimizer; one trainer trains many classes, one after the other."""
     fused = not hardware.has_gpu()
-    model = util.build_rnn(**network_options(recipe), fused=fused)
+    model = util.build_rnn(**network_options(training_config), fused=fused)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(recipe.learning_rate), loss, jit_compile=fused)
+    model.compile(keras.optimizers.Adam(training_config.learning_rate), loss, jit_compile=fused)
     model.optimizer.build(model.trainable_variables)
     return model
 
@@ -425,12 +437,12 @@ def build_trainer(recipe):
 # --- On a worker -------------------------------------------------------------------------------
 
 
-def what_is_missing(source, data, crc32, folder):
-    """Say what a worker does not see of what the command does: the pictures, the folder of the models; or None."""
+def find_missing(source, data, crc32, folder):
+    """Return what a worker does not see, the pictures or the folder of the models, as a text; or None."""
     if not folder.is_dir():
         return f"it does not see {folder}"
     images, labels, _, _ = datasets.load_dataset(source, data)
-    return None if fingerprint(images, labels) == crc32 else f"it has other pictures of {source}"
+    return None if data_checksum(images, labels) == crc32 else f"it has other pictures of {source}"
 
 
 @functools.lru_cache(maxsize=1)
@@ -438,10 +450,10 @@ def load_once(source, data):
     return datasets.load_dataset(source, data)[:2]
 
 
-def train_there(source, label, recipe, options, folder, precision):
-    """Train one class on a worker, to its end; return what meta.json tells of it."""
+def train_on_worker(source, label, training_config, options, folder, precision):
+    """Train one class to its end on a worker; return its entry for meta.json."""
     images, labels = load_once(source, options.data)
-    workshop, trained = open_workshop(recipe, options, folder, precision), 0
+    trainers, trained = open_trainer_pool(training_config, options, folder, precision), 0
 
     def advance(images, loss):
         nonlocal trained
@@ -450,15 +462,15 @@ def train_there(source, label, recipe, options, folder, precision):
     def before_checkpoint():
         nonlocal trained
         lease.check()
-        cluster.tell(trained)
+        cluster.report_progress(trained)
         trained = 0
 
     with leases.Lease(folder / f"checkpoint_{label}.lock") as lease:
-        progress = trainings.Progress.load(checkpoint(folder, label))
-        return workshop.train(label, images[labels == label], progress, advance, before_checkpoint)[1]
+        progress = trainings.TrainingProgress.load(checkpoint(folder, label))
+        return trainers.train(label, images[labels == label], progress, advance, before_checkpoint)[1]
 
 
 @functools.lru_cache(maxsize=1)
-def open_workshop(recipe, options, folder, precision):
-    hardware.use_precision(precision, "training", recipe.batch_size)
-    return Workshop(recipe, options, folder, 1)
+def open_trainer_pool(training_config, options, folder, precision):
+    hardware.use_precision(precision, "training", training_config.batch_size)
+    return TrainerPool(training_config, options, folder, 1)

@@ -1,12 +1,12 @@
-"""Models on disk: .keras files of train_rnn.py's networks, and the .h5 files of the published MNIST tutorial.
+"""Load and save models: .keras files of train_rnn.py's networks, and the .h5 files of the published MNIST tutorial.
 
-In go a folder and what its meta.json tells (model_meta.py), out come Keras models. No code in a file is ever run.
+Input: a folder and the content of its meta.json (model_meta.py). Output: Keras models. No code in a file is ever run.
 """
 
 import json
 import pathlib
 
-from atelier import hardware  # noqa: F401, it has TensorFlow start quietly
+from atelier import hardware  # noqa: F401, it silences TensorFlow's start
 
 # isort: split
 import h5py
@@ -22,7 +22,7 @@ from atelier.pixel_rnn import model_meta
 
 
 def save_model(path, model):
-    """Write a model without its optimizer, whole or not at all."""
+    """Write a model without its optimizer. The file appears whole or not at all."""
     with disk.whole_file(path) as temporary:
         model.save(temporary, include_optimizer=False)
 
@@ -40,7 +40,7 @@ def load_painter(folder, meta):
 def load_rnn(folder, label, meta):
     """Load the model of one class, model_<label>.keras or the tutorial's model_<label>.h5. Raises InputError.
 
-    The network is built anew from meta.json, in the precision of the day, and takes the file's weights.
+    The network is built from meta.json, in the current precision, and takes the file's weights.
     """
     folder = pathlib.Path(folder)
     path = folder / f"model_{label}.keras"
@@ -60,7 +60,7 @@ def load_rnn(folder, label, meta):
 
 
 def set_weights(model, weights, path):
-    """Give a model the weights of the file `path`, a list of arrays. Raises InputError where they don't fit."""
+    """Set a model's weights, a list of arrays from the file `path`. Raises InputError where their shapes differ."""
     try:
         model.set_weights(weights)
     except ValueError as error:
@@ -76,14 +76,17 @@ def load_keras_model(path, custom_objects=None):
         raise InputError(f"{path} can't be loaded: {reason}") from error
 
 
-def load_keras_weights(path, recipe):
-    """Read the weights of a network of digits, a list of arrays. Raises InputError where it is not the recipe's."""
+def load_keras_weights(path, training_config):
+    """Read the weights of a network of digits, a list of arrays.
+
+    Raises InputError where its size and grey levels are not those of the training configuration, a dict.
+    """
     model = load_keras_model(path)
     try:
         found = (model.input_shape[1], model.get_layer("logits").units)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path} is not a network of train_rnn.py: {error}") from error
-    expected = (recipe["size"] ** 2, recipe["levels"])
+    expected = (training_config["size"] ** 2, training_config["levels"])
     if found != expected:
         what = "{} pixels of {} levels"
         raise InputError(f"{path} is for {what.format(*found)}; meta.json says {what.format(*expected)}")
@@ -95,7 +98,7 @@ def load_keras_weights(path, recipe):
 
 @keras.saving.register_keras_serializable("keras_atelier")
 def keras2_hard_sigmoid(x):
-    """Keras 2's hard sigmoid, clip(0.2 x + 0.5, 0, 1); today's function of that name has another slope."""
+    """Keras 2's hard sigmoid, clip(0.2 x + 0.5, 0, 1); Keras 3's has another slope."""
     return ops.clip(0.2 * x + 0.5, 0.0, 1.0)
 
 
@@ -112,7 +115,7 @@ TUTORIAL_GRU = {
 
 
 def load_tutorial_weights(path):
-    """Read a model that the MNIST tutorial's own code saved (Keras 2 HDF5): only its arrays, no code.
+    """Read the arrays of a model that the MNIST tutorial's own code saved (Keras 2 HDF5); no code is run.
 
     Raises InputError where the file's config is not that of the tutorial's network.
     """

@@ -1,6 +1,7 @@
-"""What meta.json tells of the models in a folder: read, checked and written, without TensorFlow.
+"""Read, check and write meta.json, which describes the models in a folder. Needs no TensorFlow.
 
-Out comes a dict with the `recipe`, the `source`, and of digits the `classes`, of a painter the `palette`, uint8 K x 3.
+It is a dict with the training configuration under `recipe`, the `source`, and for digits the `classes`, for a painter
+the `palette`, uint8 K x 3.
 """
 
 import json
@@ -16,9 +17,9 @@ CONTEXTS = config.TrainingConfig.__dataclass_fields__["context"].metadata["choic
 
 
 def load_meta(folder):
-    """Read a model folder's meta.json; for a folder of the tutorial's .h5 files, make it up. Raises InputError.
+    """Read a model folder's meta.json. For a folder of the tutorial's .h5 files, return what it would say.
 
-    A folder of digit models lists its `classes`; a painter's has a `palette` instead, given as uint8 K x 3.
+    Raises InputError where there are no models, or meta.json is damaged.
     """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
@@ -28,16 +29,16 @@ def load_meta(folder):
         classes = sorted(int(file.stem[6:]) for file in folder.glob("model_*.h5") if file.stem[6:].isdigit())
         if not classes:
             raise InputError(f"{folder} holds no meta.json and no model_0.h5: there are no models in it")
-        recipe = {"size": 10, "levels": 7, "cell": "gru", "units": 256, "layers": 1, "context": "previous"}
-        return {"source": "mnist", "recipe": recipe, "classes": {str(label): {} for label in classes}}
+        training_config = {"size": 10, "levels": 7, "cell": "gru", "units": 256, "layers": 1, "context": "previous"}
+        return {"source": "mnist", "recipe": training_config, "classes": {str(label): {} for label in classes}}
     try:
         meta = json.loads(path.read_text())
-        recipe, source = meta["recipe"], meta["source"]
-        if not isinstance(source, str) or recipe["context"] not in CONTEXTS:
-            raise ValueError("its source or context is none")
+        training_config, source = meta["recipe"], meta["source"]
+        if not isinstance(source, str) or training_config["context"] not in CONTEXTS:
+            raise ValueError("its source or context is not known")
         if "palette" in meta:
-            return meta | {"palette": read_palette(meta["palette"], recipe)}
-        if not all(isinstance(recipe[key], int) for key in ("size", "levels", "units", "layers")):
+            return meta | {"palette": read_palette(meta["palette"], training_config)}
+        if not all(isinstance(training_config[key], int) for key in ("size", "levels", "units", "layers")):
             raise ValueError("size, levels, units and layers must be whole numbers")
         classes = sorted((int(label), dict(entry)) for label, entry in meta["classes"].items())
         if not classes:
@@ -47,9 +48,11 @@ def load_meta(folder):
         raise InputError(f"{path} is damaged: {error}") from error
 
 
-def read_palette(text, recipe):
-    """Turn a painter's palette "rrggbb rrggbb ..." into uint8 K x 3. Raises ValueError where the recipe is not one."""
-    if not all(isinstance(recipe[key], int) for key in PAINTER_OPTIONS if key not in ("cell", "context", "dropout")):
+def read_palette(text, training_config):
+    """Parse a painter's palette "rrggbb rrggbb ..." into uint8 K x 3. Raises ValueError for a damaged meta.json."""
+    if not all(
+        isinstance(training_config[key], int) for key in PAINTER_OPTIONS if key not in ("cell", "context", "dropout")
+    ):
         raise ValueError("width, height, window, units, layers and embedding must be whole numbers")
     palette = palettes.unpack_colors(np.array([int(color, 16) for color in text.split()], "uint32"))
     if not 2 <= len(palette) <= 4096:
@@ -58,7 +61,7 @@ def read_palette(text, recipe):
 
 
 def write_palette(palette):
-    """Turn uint8 K x 3 into what read_palette reads."""
+    """Format a palette, uint8 K x 3, as read_palette parses it."""
     return " ".join(bytes(color).hex() for color in palette)
 
 
@@ -66,11 +69,11 @@ PAINTER_OPTIONS = ("width", "height", "window", "cell", "units", "layers", "drop
 NETWORK_OPTIONS = ("size", "levels", "cell", "units", "layers", "dropout", "context")
 
 
-def network_options(recipe):
-    """Return the part of a recipe, a dict, that build_rnn takes."""
-    return {name: recipe[name] for name in NETWORK_OPTIONS if name in recipe}
+def network_options(training_config):
+    """Return the arguments of build_rnn from a training configuration, a dict."""
+    return {name: training_config[name] for name in NETWORK_OPTIONS if name in training_config}
 
 
-def painter_options(recipe, palette):
-    """Return the part of a painter's recipe, a dict, that build_painter takes."""
-    return {"colors": len(palette)} | {name: recipe[name] for name in PAINTER_OPTIONS}
+def painter_options(training_config, palette):
+    """Return the arguments of build_painter from a painter's training configuration, a dict."""
+    return {"colors": len(palette)} | {name: training_config[name] for name in PAINTER_OPTIONS}

@@ -1,4 +1,4 @@
-"""Palettes: the few colours that stand for all of a set of pictures, and pictures as numbers of these.
+"""Palettes: fit a few colours to pictures by K-means, and convert pictures to tokens, their colours' numbers, and back.
 
 Pictures are uint8 N x H x W x 3, palettes uint8 K x 3 from dark to light, tokens uint16 N x (H * W) in 0..K-1.
 """
@@ -13,8 +13,7 @@ from skimage.color import deltaE_ciede2000, lab2rgb, rgb2lab
 def fit_palette(pictures, colors, seed):
     """Choose at most `colors` colours for uint8 N x H x W x 3 by K-means in CIELAB: uint8 K x 3, dark to light.
 
-    Pictures of no more distinct colours than that keep them all. At most 200,000 pixels, picked at random, are
-    clustered.
+    Pictures with no more distinct colours than that keep them all. At most 200,000 random pixels are clustered.
     """
     from sklearn.cluster import MiniBatchKMeans
 
@@ -32,13 +31,13 @@ def fit_palette(pictures, colors, seed):
 
 
 def pack_colors(pixels):
-    """Turn colours ... x 3 in 0..255 into numbers 0xRRGGBB."""
+    """Convert colours ... x 3 in 0..255 to numbers 0xRRGGBB."""
     red, green, blue = np.moveaxis(pixels.astype("uint32"), -1, 0)
     return red << 16 | green << 8 | blue
 
 
 def unpack_colors(packed):
-    """Turn numbers 0xRRGGBB into uint8 N x 3."""
+    """Convert numbers 0xRRGGBB to uint8 N x 3."""
     return (packed[:, None] >> np.array([16, 8, 0], "uint32") & 255).astype("uint8")
 
 
@@ -55,7 +54,7 @@ def to_palette(pictures, palette):
 
 
 def from_palette(tokens, palette, height, width):
-    """Turn integer tokens N x (H * W) back into pictures: uint8 N x H x W x 3."""
+    """Convert integer tokens N x (H * W) back to pictures: uint8 N x H x W x 3."""
     return palette[np.asarray(tokens)].reshape(-1, height, width, 3)
 
 

@@ -1,11 +1,11 @@
-"""Recurrent networks at work: learning steps, likelihoods, and drawing, each compiled for an architecture.
+"""Compiled functions of a recurrent network: training step, log-likelihoods, sampling. util.py builds the networks.
 
-Tokens are integers N x T in 0..levels-1, row by row, log-likelihoods are in nats; util.py builds the networks.
+Tokens are integers N x T in 0..levels-1, row by row. Log-likelihoods are in nats.
 """
 
 import functools
 
-from atelier import hardware  # has TensorFlow start quietly
+from atelier import hardware  # first: silences TensorFlow's start
 
 # isort: split
 import keras
@@ -17,51 +17,53 @@ import util
 from atelier.networks.fused_cells import compile_function
 
 
-def make_learner(model, optimizer):
+def make_training_step(model, optimizer):
     """Compile a training step of a painter: f(inputs, targets, weight) -> (loss, new states).
 
-    `inputs` are build_painter's, targets int N x W and their weight float32 N x W; the loss is the weighted mean
-    of the nats a pixel.
+    `inputs` are those of build_painter, `targets` int N x W, `weight` float32 N x W. The loss is the weighted mean, in
+    nats a pixel.
     """
-    jit = not hardware.has_gpu()  # cuDNN's LSTM is no part of XLA
+    jit = not hardware.has_gpu()  # XLA cannot compile cuDNN's LSTM
     update = compile_function(lambda gradients: optimizer.apply(gradients, model.trainable_variables), jit)
 
-    def learn(inputs, targets, weight):
+    def training_step(inputs, targets, weight):
         with tf.GradientTape() as tape:
             loss, states = painter_loss(model, inputs, targets, weight, training=True)
             scaled = optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, [v.value for v in model.trainable_variables])
-        update([tf.convert_to_tensor(g) for g in gradients])  # XLA wants the gradient of an embedding dense
+        update(
+            [tf.convert_to_tensor(g) for g in gradients]
+        )  # the gradient of an embedding is sparse; XLA needs it dense
         return loss, states
 
-    # On a processor only the loops and the update are XLA's: its large products are slower than TensorFlow's.
-    return compile_function(learn, jit=False)
+    # On a CPU, XLA compiles only the loops and the update: its large products are slower than TensorFlow's.
+    return compile_function(training_step, jit=False)
 
 
 def make_evaluator(model):
-    """Compile f(inputs, targets, weight) -> (loss, new states) without learning, as in make_learner."""
+    """Compile f(inputs, targets, weight) -> (loss, new states) without an update, as in make_training_step."""
     return compile_function(functools.partial(painter_loss, model, training=False), jit=not hardware.has_gpu())
 
 
 def painter_loss(model, inputs, targets, weight, training):
-    """Return the weighted mean of the nats a pixel, and the new states; the arguments are make_learner's."""
+    """Return the weighted mean loss in nats a pixel, and the new states. Arguments as in make_training_step."""
     logits, *states = model(inputs, training=training)
     nats = keras.losses.sparse_categorical_crossentropy(targets, logits, from_logits=True)
     return ops.sum(nats * weight) / ops.sum(weight), states
 
 
 def weights_of(model):
-    """Return a model's weights as tensors, to be passed to a function compiled for its architecture."""
+    """Return a model's weights as tensors, the first argument of the functions compiled for its architecture."""
     return [variable.value for variable in model.weights]
 
 
 def make_scorer(model, context):
     """Compile log p(picture) for this architecture: f(weights, int tokens N x T) -> float32 N, in nats.
 
-    The state is carried from pixel to pixel and the terms are added in log space, so that memory does not
-    grow with T and nothing underflows. One compiled function serves all models of the architecture.
+    The state is carried from pixel to pixel, so that memory does not grow with T. The terms are added as logarithms, so
+    that nothing underflows. One compiled function serves all models of the architecture.
     """
-    step = make_step(model, context)
+    step = make_prediction_step(model, context)
 
     def score(weights, tokens):
         with keras.StatelessScope(zip(model.weights, weights)):
@@ -80,23 +82,23 @@ def make_scorer(model, context):
 
 
 def log_likelihoods(score, model, sequences, batch_size=1000):
-    """Score uint8 N x T sequences with a function of make_scorer and a model's weights: float64 N, in nats."""
+    """Return the log-likelihoods of uint8 N x T sequences, float64 N, in nats. `score` comes from make_scorer."""
     weights, count = weights_of(model), len(sequences)
     size = min(batch_size, count)
-    # The last batch is filled up, so that one compiled shape serves all.
+    # The last batch is padded, so that all batches have one compiled shape.
     batches = [np.resize(sequences[i : i + size], (size, sequences.shape[1])) for i in range(0, count, size)]
     return np.concatenate([np.asarray(score(weights, batch), "float64") for batch in batches])[:count]
 
 
-def make_painter(model, context, shape=None, top_k=None, top_p=None):
-    """Compile drawing for this architecture: f(weights, known, uniform, kept, temperature) -> int32 tokens N x T.
+def make_sampler(model, context, shape=None, top_k=None, top_p=None):
+    """Compile sampling for this architecture: f(weights, known, uniform, kept, temperature) -> int32 tokens N x T.
 
-    `known` is int N x T, of which the first `kept` tokens stand and the rest are drawn; `uniform` is float
-    N x T in 0..1, one random number for each pixel; `temperature` is float N, and 0 takes the likeliest token.
-    The state is carried: one step a pixel for all pictures at once. `top_k` draws among the k likeliest alone,
-    `top_p` among the likeliest that have this probability together (Holtzman et al. 2020).
+    `known` is int N x T: its first `kept` tokens are kept, the rest are drawn. `uniform` is float N x T in 0..1, one
+    random number for each pixel. `temperature` is float N; 0 takes the likeliest token. The state is carried, so that
+    there is one step a pixel for all pictures at once. `top_k` draws only among the k likeliest tokens, `top_p` among
+    the likeliest whose probabilities add up to it (Holtzman et al. 2020).
     """
-    step = make_step(model, context, shape)
+    step = make_prediction_step(model, context, shape)
     levels = model.get_layer("logits").units
 
     def choose(log_probabilities, uniform, temperature):
@@ -115,7 +117,7 @@ def make_painter(model, context, shape=None, top_k=None, top_p=None):
         drawn = ops.sum(below[:, :-1] <= uniform[:, None] * below[:, -1:], axis=1)
         return ops.where(temperature == 0, ops.argmax(log_probabilities, axis=1), drawn)
 
-    def paint(weights, known, uniform, kept, temperature):
+    def sample(weights, known, uniform, kept, temperature):
         with keras.StatelessScope(zip(model.weights, weights)):
 
             def body(t, carried):
@@ -129,13 +131,13 @@ def make_painter(model, context, shape=None, top_k=None, top_p=None):
             history = ops.zeros((count, length + 1), "int32")
             return ops.fori_loop(0, length, body, (history, initial_states(model, count)))[0][:, 1:] - 1
 
-    return compile_function(paint)
+    return compile_function(sample)
 
 
-def make_step(model, context, shape=None):
+def make_prediction_step(model, context, shape=None):
     """Return f(history N x 1+T, t, states) -> (log-probabilities N x levels of pixel t, new states).
 
-    `shape` is (height, width) of the pictures, and may be left out for build_rnn's, which are square.
+    `shape` is (height, width) of the pictures; it may be left out for networks of build_rnn, whose pictures are square.
     """
     head = model.get_layer("logits")
     height, width = shape or (round(model.inputs[0].shape[1] ** 0.5),) * 2
@@ -146,7 +148,7 @@ def make_step(model, context, shape=None):
             return util.read_context(history, table[t], head.units)
         colors = model.get_layer("colors")(ops.take(history, table[t], axis=1))
         parts = [ops.reshape(colors, (-1, colors.shape[1] * colors.shape[2]))]
-        for name, place in util.place_of(t, width, context).items():
+        for name, place in util.position_inputs(t, width, context).items():
             part = model.get_layer(f"{name}s")(place)
             parts.append(ops.broadcast_to(part, (parts[0].shape[0], *part.shape)))
         return ops.concatenate(parts, axis=1)
@@ -165,10 +167,10 @@ def make_step(model, context, shape=None):
 
 
 def cells_of(model):
-    """List the recurrent cells of a network, from the first layer on."""
+    """List the recurrent cells of a network, first layer first."""
     return [layer.cell for layer in model.layers if isinstance(layer, keras.layers.RNN)]
 
 
 def initial_states(model, count):
-    """List the states that each cell begins with, for N = `count` pictures."""
+    """List the initial states of each cell, for `count` pictures."""
     return [cell.get_initial_state(batch_size=count) for cell in cells_of(model)]

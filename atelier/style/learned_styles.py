@@ -16,7 +16,7 @@ import zlib
 import numpy as np
 
 import config
-from atelier import disk, imaging, naming
+from atelier import colors, disk, imaging, naming
 from atelier.errors import InputError
 from atelier.style import stylization_network
 
@@ -66,7 +66,7 @@ def load_style(name):
     if folder is None:
         known = known_styles()
         told = f"the learned styles are {', '.join(known)}" if known else "train_style.py learns one"
-        raise InputError(f"there is no learned style {name}{naming.meant(str(name), known)}; {told}")
+        raise InputError(f"there is no learned style {name}{naming.suggestion(str(name), known)}; {told}")
     meta, path = read_meta(folder), folder / STYLE
     if not meta.get("finished"):
         raise InputError(f"{folder} is not finished; train_style.py with --resume continues the training")
@@ -235,8 +235,8 @@ class Stylizer:
 
 def stylize(network, photo, style):
     """Paint a photo, float32 H x W x 3, in a style and in the span of the painting's colours."""
-    before = imaging.recoloring(photo, style.mean, style.covariance)
-    span = imaging.color_span(style.covariance)
+    before = colors.color_mapping(photo, style.mean, style.covariance)
+    span = colors.color_projection(style.covariance)
     after = span, style.mean - style.mean @ span
     return network.stylize(photo, style.vector[None], before, after)
 
@@ -248,10 +248,10 @@ def finished(picture, photo, keep_colors=None, strength=1.0):
     covariance of the photo's colours. `strength` is the share of the picture in the result, the rest is the photo.
     """
     if keep_colors == "luminance":
-        picture = imaging.with_colors_of(picture, photo)
+        picture = colors.with_colors_of(picture, photo)
     elif keep_colors:
         pixels = photo.reshape(-1, 3).astype("float64")
-        picture = imaging.recolored(picture, pixels.mean(0), np.cov(pixels.T))
+        picture = colors.match_colors(picture, pixels.mean(0), np.cov(pixels.T))
     if strength < 1:
         picture = strength * np.clip(picture, 0, 255) + (1 - strength) * photo
     return imaging.to_pixels(picture)

@@ -15,7 +15,7 @@ import numpy as np
 import tqdm
 
 import config
-from atelier import films, imaging, progress, provenance
+from atelier import colors, films, imaging, progress, provenance
 from atelier.errors import InputError
 from atelier.networks import minimizers
 from atelier.style import input_pictures, learned_styles, perceptual_loss
@@ -122,7 +122,7 @@ class Search:
         self.colors = self.mixture.color_statistics(self.paintings) if needs_colors else None
         # Content is compared with the photo in its own colours. In the painting's few colours, a face may look like
         # what is behind it.
-        self.content = imaging.luminance(photo) if options.keep_colors == "luminance" else photo
+        self.content = colors.luminance(photo) if options.keep_colors == "luminance" else photo
         self.initial = self.recolored(self.content)
         self.margin = 0 if options.published_losses else MARGIN
         check_memory(*self.sizes()[-1])
@@ -132,7 +132,7 @@ class Search:
         """Return a photo in the paintings' colours, or unchanged where it keeps its own."""
         if photo is None or self.options.keep_colors or self.colors is None:
             return photo
-        return imaging.recolored(photo, *self.colors)
+        return colors.match_colors(photo, *self.colors)
 
     def run(self):
         """Optimize the picture at all scales."""
@@ -200,7 +200,7 @@ class Search:
         if self.colors is None:
             mean, span = np.zeros(3, "float32"), np.eye(3, dtype="float32")
         else:
-            mean, span = self.colors[0].astype("float32"), imaging.color_span(self.colors[1])
+            mean, span = self.colors[0].astype("float32"), colors.color_projection(self.colors[1])
 
         def in_span(picture):
             return mean + (picture - mean) @ span
@@ -244,7 +244,7 @@ class Search:
         if self.options.keep_colors == "luminance":
             height, width = self.picture.shape[:2]
             return imaging.to_pixels(
-                imaging.with_colors_of(self.picture, imaging.resize_picture(self.photo, width, height))
+                colors.with_colors_of(self.picture, imaging.resize_picture(self.photo, width, height))
             )
         return imaging.to_pixels(self.picture)
 
@@ -283,7 +283,7 @@ def adapted(painting, photo, keep_colors):
     if keep_colors is None or photo is None:
         return painting
     if keep_colors == "luminance":
-        gray, model = imaging.luminance(painting), imaging.luminance(photo)
+        gray, model = colors.luminance(painting), colors.luminance(photo)
         return np.clip((gray - gray.mean()) * model.std() / max(gray.std(), 1e-3) + model.mean(), 0, 255)
     from skimage.exposure import match_histograms
 

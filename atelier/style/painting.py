@@ -113,7 +113,7 @@ def variants_of(options):
     variants = []
     for path in dict.fromkeys(painting.resolve() for painting in imaging.find_paintings(options.style)):
         own_options = dataclasses.replace(options, style=(str(path),), each=False)
-        row = {"painting": str(path), "painting_sha256": manifests.fingerprint(path)["sha256"]}
+        row = {"painting": str(path), "painting_sha256": manifests.file_checksum(path)["sha256"]}
         variants.append(folders.Variant(own_options, f"__{path.stem}", row))
     return variants
 
@@ -124,7 +124,7 @@ def manifest_of(options):
     if options.init not in INIT_NAMES:
         named["init"] = [options.init]
     manifest = manifests.manifest_of(SCRIPT, options, ("compare", "plot", "save_every", "each"), named)
-    for place, (name, weight) in enumerate(map(naming.weighted, options.learned)):
+    for place, (name, weight) in enumerate(map(naming.name_and_weight, options.learned)):
         manifest["learned"][place] = {"name": name, "sha256": f"{learned_styles.load_style(name).checksum} {weight}"}
     return manifest | ({"style": "--each, one by one"} if options.each else {})
 
@@ -181,7 +181,7 @@ def cached_stylizer(learned, precision, quiet):
     device = hardware.use_precision(precision, "convolutions")
     if not quiet:
         print(f"device: {device}", file=sys.stderr)
-    return learned_styles.Stylizer(map(naming.weighted, learned))
+    return learned_styles.Stylizer(map(naming.name_and_weight, learned))
 
 
 def release_models():

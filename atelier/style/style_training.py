@@ -22,7 +22,7 @@ import tensorflow as tf
 import tqdm
 
 import config
-from atelier import disk, imaging, manifests, provenance, trainings
+from atelier import colors, disk, imaging, manifests, provenance, trainings
 from atelier.errors import InputError, Interrupted
 from atelier.networks import minimizers
 from atelier.style import input_pictures, learned_styles, perceptual_loss, stylization_network
@@ -240,7 +240,7 @@ class StyleTraining:
         """Return the contents of meta.json: all that determines the result of the training."""
         names = ("size", "minutes", "steps", "content_weight", "learning_rate", "keep_network", "seed")
         return {
-            "paintings": [" ".join(manifests.fingerprint(path).values()) for path in self.paintings],
+            "paintings": [" ".join(manifests.file_checksum(path).values()) for path in self.paintings],
             "photos": len(self.photos),
             "photos_crc32": functools.reduce(lambda crc, photo: zlib.crc32(photo.tobytes(), crc), self.photos, 0),
             "base": learned_styles.checksum(self.base) if self.base else None,
@@ -262,9 +262,9 @@ class StyleTraining:
 
     def resume(self):
         """Continue from the checkpoint. Raises InputError where it belongs to another training."""
-        changes = trainings.differences(self.meta, learned_styles.read_meta(self.folder))
+        changes = trainings.changed_options(self.meta, learned_styles.read_meta(self.folder))
         if changes:
-            raise trainings.other_training(self.folder, changes)
+            trainings.other_training(self.folder, changes).check()
         self.state = TrainingState.load(self.folder / CHECKPOINT)
         try:
             for variable, value in zip(self.all_variables(), self.state.variables, strict=True):
@@ -320,7 +320,7 @@ class StyleTraining:
         The colours are changed by those of the whole photo, so that a piece of flat sky stays flat.
         """
         photo = self.photos[rng.integers(len(self.photos))]
-        matrix, shift = imaging.recoloring(photo[::4, ::4], target.mean, target.covariance)
+        matrix, shift = colors.color_mapping(photo[::4, ::4], target.mean, target.covariance)
         cut = random_piece(photo, self.options.size * rng.uniform(*SCALES), rng)
         return cut, (cut @ matrix + shift).astype("float32"), stylization_network.draw_noise(CROP, CROP, rng)
 
@@ -330,7 +330,7 @@ class StyleTraining:
         saved, drawn = begun, -math.inf
         disable = True if self.options.quiet else None
         with (
-            trainings.heeded_interrupt() as stop,
+            trainings.deferred_interrupt() as stop,
             tqdm.tqdm(total=state.steps or None, initial=len(state.losses), unit="step", disable=disable) as bar,
         ):
             while not state.steps or len(state.losses) < state.steps:

@@ -1,0 +1,63 @@
+"""Colours of pictures: luminance, another picture's colours, and a given mean and covariance of colours.
+
+Pictures are float32 H x W x 3 in 0..255.
+"""
+
+import math
+import warnings
+
+import numpy as np
+from skimage.color import lab2rgb, rgb2lab
+
+
+def luminance(picture):
+    """Return a picture in greys: float32 H x W x 3."""
+    return np.repeat(picture @ np.array([0.299, 0.587, 0.114], "float32")[:, None], 3, axis=2)
+
+
+def with_colors_of(picture, photo):
+    """Return a picture with the colours of a photo of its size and its own lightness, in CIELAB."""
+    colored = rgb2lab(photo / 255)
+    colored[..., 0] = rgb2lab(np.clip(picture, 0, 255) / 255)[..., 0]
+    with warnings.catch_warnings(action="ignore"):  # it warns of colours outside sRGB, which it clips
+        return 255 * lab2rgb(colored)
+
+
+def match_colors(picture, mean, covariance):
+    """Return a picture whose colours have this mean, 3, and covariance, 3 x 3. Some colours may be outside 0..255."""
+    matrix, shift = color_mapping(picture, mean, covariance)
+    return picture @ matrix.astype("float32") + shift.astype("float32")
+
+
+def color_mapping(picture, mean, covariance):
+    """Return the matrix, 3 x 3, and the shift, 3, that give a picture colours of this mean and covariance.
+
+    It is the linear mapping that changes colours least (Pitie & Kokaram 2007, "The linear Monge-Kantorovitch linear
+    colour mapping"). So pixels that are lighter than their neighbours mostly stay lighter.
+    """
+    thinned = picture[:: math.ceil(len(picture) / MOST_SIDE), :: math.ceil(picture.shape[1] / MOST_SIDE)]
+    pixels = thinned.reshape(-1, 3).astype("float64")
+    # Two grey levels of noise are added, so that the noise of a grey photo does not become colour.
+    own = square_root(np.cov(pixels.T) + 4 * np.eye(3))
+    inverse = np.linalg.inv(own)
+    matrix = inverse @ square_root(own @ covariance @ own) @ inverse
+    return matrix, mean - pixels.mean(0) @ matrix
+
+
+MOST_SIDE = 2000  # pixels: rows and columns are left out of a larger picture to measure its colours
+
+
+def color_projection(covariance):
+    """Return the projection, 3 x 3, on the directions in which colours of this covariance visibly differ."""
+    values, vectors = np.linalg.eigh(covariance)
+    differing = vectors[:, values > LEAST_DEVIATION**2]
+    return (differing @ differing.T).astype("float32")
+
+
+LEAST_DEVIATION = 1.0  # grey levels; the colours of a grey picture that was saved as a JPEG deviate by less
+
+
+def square_root(matrix):
+    """Return the symmetric square root of a symmetric matrix without negative eigenvalues."""
+    values, vectors = np.linalg.eigh(matrix)
+    return vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
