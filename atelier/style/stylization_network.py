@@ -293,7 +293,7 @@ def enlarged(x):
 
 
 def smoothed(x):
-    """Turn nearest-neighbor enlargement into linear interpolation. It removes one place on each side.
+    """Turn nearest-neighbour enlargement into linear interpolation. It removes one place on each side.
 
     This is done after the convolution: the result is the same, and there are fewer channels.
     """
