@@ -20,7 +20,7 @@ import sys
 
 import config
 from atelier import disk, errors, naming
-from atelier.style.painting import INIT_NAMES, SCRIPT, manifest_of, output_files, paint, prepare, variants_of
+from atelier.style.transfer import INIT_NAMES, SCRIPT, manifest_of, output_files, paint, prepare, variants_of
 
 folders = command_line.lazy_import("atelier.batch.folders")
 imaging = command_line.lazy_import("atelier.imaging")

@@ -1,4 +1,4 @@
-"""A file lock with an owner and a heartbeat: one of several processes or machines trains a class, or makes a film.
+"""File locks with an owner and a heartbeat, so that only one process or machine trains a class or makes a film.
 
 The lock is filelock's SoftFileLease. It works in a folder that machines share, and no two waiting processes can both
 take over the lock of a dead one.

@@ -1,4 +1,4 @@
-"""What a result's file records of how it was made: the command, the seed, the versions and the weights."""
+"""The text that each PNG contains about how it was made: the command, the seed, the versions and the weights."""
 
 import json
 import platform

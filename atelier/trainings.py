@@ -1,4 +1,4 @@
-"""Code shared by trainings: which folder they use, checkpoints, learning rates, Ctrl-C, and the printed results."""
+"""What trainings share: the state of a folder (--resume, --overwrite), checkpoints, learning rates, Ctrl-C, results."""
 
 import contextlib
 import dataclasses

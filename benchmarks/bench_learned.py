@@ -90,11 +90,11 @@ def seconds_to(search, loss):
 def paint_ours(data, precision):
     import config
     from atelier import imaging
-    from atelier.style import painting
+    from atelier.style import transfer
 
     options = config.Style(learned=(STYLE,), size=WIDTH, precision=precision, quiet=True)
     photo = imaging.resize_picture(imaging.load_image(PHOTO), WIDTH, HEIGHT)
-    stylizer = painting.load_stylizer(options)
+    stylizer = transfer.load_stylizer(options)
     return seconds_of(lambda: stylizer.stylize(photo))
 
 
@@ -158,12 +158,12 @@ def refine(data, precision):
 
     import config
     from atelier import imaging
-    from atelier.style import optimization, painting
+    from atelier.style import optimization, transfer
 
     goal, width, height = float(os.environ["REFERENCE_LOSS"]), bench_styles.WIDTH, bench_styles.HEIGHT
     options = config.Style(learned=(STYLE,), refine=1000, size=width, precision=precision, quiet=True)
     photo = imaging.resize_picture(imaging.load_image(PHOTO), width, height)
-    stylizer, model = painting.load_stylizer(options), painting.load_style_model(options)
+    stylizer, model = transfer.load_stylizer(options), transfer.load_style_model(options)
     search = optimization.Refinement(model, photo, stylizer, None, options)
     search.bar, search.margin, steps = tqdm.tqdm(disable=True), 0, []  # the peer has no margin
 

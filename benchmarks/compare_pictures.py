@@ -174,11 +174,11 @@ def make(photo, painting, name, variant, size, output):
         result.parent.mkdir(parents=True, exist_ok=True)
         imaging.save_png(result, imaging.to_pixels(imaging.resize_picture(picture, width, height)), {})
         return result
-    from atelier.style import painting as style_painting
+    from atelier.style import transfer
 
     result = result_of(photo, painting, name, variant, size, output)
     if not result.exists():
-        style_painting.paint(photo, result, options_of(photo, painting, variant, size))
+        transfer.paint(photo, result, options_of(photo, painting, variant, size))
     return result
 
 

@@ -19,7 +19,7 @@ import config
 from atelier import imaging, provenance
 from atelier.batch import folders, plan, summary
 from atelier.networks import vision
-from atelier.style.painting import release_models
+from atelier.style.transfer import release_models
 
 PAINTING = ROOT / "images/style/glands.jpg"
 OTHER = ROOT / "images/style/gravel.jpg"

@@ -16,7 +16,7 @@ from conftest import ROOT, TINY_PAINTER, pixels, results, run
 import util
 from atelier import hardware
 from atelier.pixel_rnn import datasets, model_files, model_meta, recurrent
-from atelier.style.painting import release_models
+from atelier.style.transfer import release_models
 
 PAINTING = ROOT / "images/style/glands.jpg"
 

@@ -16,7 +16,7 @@ from PIL import Image
 import config
 from atelier import colors, imaging
 from atelier.networks import minimizers, pretrained, vision
-from atelier.style import input_pictures, optimization, painting
+from atelier.style import input_pictures, optimization, transfer
 
 PAINTING = ROOT / "images/style/glands.jpg"
 PHOTOS = sorted((ROOT / "images/content").glob("*.jpg"))
@@ -260,7 +260,7 @@ def search_of(photo, **options):
         **{"style": (str(PAINTING),), "size": 64, "quiet": True} | options,
     )
     return optimization.Search(
-        painting.load_style_model(options), input_pictures.read_photo(photo, options), None, options
+        transfer.load_style_model(options), input_pictures.read_photo(photo, options), None, options
     )
 
 
@@ -372,7 +372,7 @@ def test_where_the_loss_becomes_nan_the_last_good_picture_is_kept(photo, tmp_pat
         return evaluate
 
     monkeypatch.setattr(vision, "value_and_gradient", breaking)
-    monkeypatch.setattr(painting, "cached_style_model", optimization.StyleModel)  # a new one for each command
+    monkeypatch.setattr(transfer, "cached_style_model", optimization.StyleModel)  # a new one for each command
     error = style(photo, tmp_path / "a.png", *FEW_LAYERS, status=1).stderr
     assert "the loss became NaN or infinite" in error and "last good picture" in error and "lower" in error
     assert Image.open(tmp_path / "a.png").size == (64, 48)
@@ -470,7 +470,7 @@ def test_the_photo_itself_is_never_replaced(photo, tmp_path):
 
 def test_an_output_that_cannot_be_written_is_reported_before_the_network_is_loaded(photo, tmp_path, monkeypatch):
     monkeypatch.setattr(pretrained, "load_vgg", lambda *_: pytest.fail("the network was loaded"))
-    painting.release_models()
+    transfer.release_models()
     (tmp_path / "file").write_text("")
     error = style(photo, tmp_path / "file" / "a.png", status=2).stderr
     assert f"{tmp_path / 'file'}" in error and "the network" not in error

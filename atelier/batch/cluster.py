@@ -1,4 +1,4 @@
-"""Runs calls on the workers of a Dask cluster: processes on this machine, or machines that share a folder.
+"""Runs calls on the workers of a Dask cluster, here or on other machines, and repeats those of workers that die.
 
 A call is a function of an importable module with its arguments (functools.partial), and its result is a small picklable
 value. The toolkit, the folder where the command runs and all files lie at the same paths on every machine. No other

@@ -1,4 +1,4 @@
-"""Features and class logits of pictures, a network's layers by name, and gradients with respect to a picture.
+"""Features and class logits of pictures, a network's layers by name, and the gradient of a loss with respect to pixels.
 
 Pictures are float32 1 x H x W x 3 in 0..255, of any size; features are float32 1 x h x w x C.
 """

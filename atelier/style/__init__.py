@@ -1,1 +1,1 @@
-"""Style transfer: the task (painting), the search and its loss, stylization networks, their training and files."""
+"""Style transfer: the task (transfer), the search and its loss, stylization networks, their training and files."""
