@@ -256,7 +256,7 @@ def flicker_on_pixels(data):
 # --- Winograd convolutions ---
 
 CONVOLUTIONS = [  # of VGG16 on a photo of 512 x 384 pixels: name, height, width, channels, filters
-    ("block1_conv2", 384, 512, 64, 64),
+    ("block2_conv1", 192, 256, 64, 128),
     ("block3_conv2", 96, 128, 256, 256),
     ("block5_conv1", 24, 32, 512, 512),
 ]

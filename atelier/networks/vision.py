@@ -5,6 +5,7 @@ Pictures are float32 1 x H x W x 3 in 0..255, of any size; features are float32 
 
 import contextlib
 import functools
+import math
 
 from atelier import hardware  # TensorFlow starts quietly
 
@@ -49,7 +50,7 @@ def winograd_is_faster():
 
 def is_wide(layer):
     """Tell whether a layer is a convolution with so many channels that Winograd's transforms cost little beside it."""
-    return isinstance(layer, keras.layers.Conv2D) and min(layer.kernel.shape[2:]) >= 64
+    return isinstance(layer, keras.layers.Conv2D) and math.prod(layer.kernel.shape[2:]) >= 64 * 128
 
 
 def network_features(model, preprocess, layers, rectified=True):
