@@ -1,4 +1,4 @@
-"""Colours of pictures: luminance, another picture's colours, and a given mean and covariance of colours.
+"""Change the colours of pictures: to greys, to another picture's colours, or to a given mean and covariance.
 
 Pictures are float32 H x W x 3 in 0..255.
 """
@@ -11,15 +11,15 @@ from skimage.color import lab2rgb, rgb2lab
 
 
 def luminance(picture):
-    """Return a picture in greys: float32 H x W x 3."""
+    """Convert a picture to greys: float32 H x W x 3."""
     return np.repeat(picture @ np.array([0.299, 0.587, 0.114], "float32")[:, None], 3, axis=2)
 
 
 def with_colors_of(picture, photo):
-    """Return a picture with the colours of a photo of its size and its own lightness, in CIELAB."""
+    """Return a picture with its own lightness and the colours of a photo, in CIELAB. Both have the same size."""
     colored = rgb2lab(photo / 255)
     colored[..., 0] = rgb2lab(np.clip(picture, 0, 255) / 255)[..., 0]
-    with warnings.catch_warnings(action="ignore"):  # it warns of colours outside sRGB, which it clips
+    with warnings.catch_warnings(action="ignore"):  # lab2rgb clips colours outside sRGB, and warns about them
         return 255 * lab2rgb(colored)
 
 
@@ -30,13 +30,13 @@ def match_colors(picture, mean, covariance):
 
 
 def color_mapping(picture, mean, covariance):
-    """Return the matrix, 3 x 3, and the shift, 3, that give a picture colours of this mean and covariance.
+    """Return the matrix, 3 x 3, and the shift, 3, that give a picture's colours this mean and covariance.
 
-    It is the linear mapping that changes colours least (Pitie & Kokaram 2007, "The linear Monge-Kantorovitch linear
+    This linear mapping changes the colours least (Pitie & Kokaram 2007, "The linear Monge-Kantorovitch linear
     colour mapping"). So pixels that are lighter than their neighbours mostly stay lighter.
     """
-    thinned = picture[:: math.ceil(len(picture) / MOST_SIDE), :: math.ceil(picture.shape[1] / MOST_SIDE)]
-    pixels = thinned.reshape(-1, 3).astype("float64")
+    subsampled = picture[:: math.ceil(len(picture) / MOST_SIDE), :: math.ceil(picture.shape[1] / MOST_SIDE)]
+    pixels = subsampled.reshape(-1, 3).astype("float64")
     # Two grey levels of noise are added, so that the noise of a grey photo does not become colour.
     own = square_root(np.cov(pixels.T) + 4 * np.eye(3))
     inverse = np.linalg.inv(own)
@@ -44,17 +44,17 @@ def color_mapping(picture, mean, covariance):
     return matrix, mean - pixels.mean(0) @ matrix
 
 
-MOST_SIDE = 2000  # pixels: rows and columns are left out of a larger picture to measure its colours
+MOST_SIDE = 2000  # pixels; color_mapping skips rows and columns of a larger picture
 
 
 def color_projection(covariance):
-    """Return the projection, 3 x 3, on the directions in which colours of this covariance visibly differ."""
+    """Return the projection, 3 x 3, onto the directions in which colours with this covariance visibly differ."""
     values, vectors = np.linalg.eigh(covariance)
     differing = vectors[:, values > LEAST_DEVIATION**2]
     return (differing @ differing.T).astype("float32")
 
 
-LEAST_DEVIATION = 1.0  # grey levels; the colours of a grey picture that was saved as a JPEG deviate by less
+LEAST_DEVIATION = 1.0  # standard deviation in grey levels; that of a grey picture saved as a JPEG is smaller
 
 
 def square_root(matrix):

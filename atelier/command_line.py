@@ -11,7 +11,7 @@ NOT_INSTALLED = "the package {} is not installed; pip install -r requirements.tx
 
 
 def report_import_error(kind, error, traceback):
-    """Report Ctrl-C or a missing package in one line, and exit, where a script has not called `run` yet."""
+    """Report Ctrl-C or a missing package in one line, and exit. This is the hook before a script calls `run`."""
     if issubclass(kind, KeyboardInterrupt):
         message, status = "interrupted", 130
     elif issubclass(kind, ModuleNotFoundError):
@@ -25,7 +25,7 @@ def report_import_error(kind, error, traceback):
 
 program, module = map(os.path.realpath, (sys.argv[0], __file__))
 if os.path.dirname(program) == os.path.dirname(os.path.dirname(module)):  # other programs and notebooks keep their hook
-    sys.excepthook = report_import_error  # before the imports below, since they take time
+    sys.excepthook = report_import_error  # before the imports below, which take time
 
 
 import _thread
@@ -55,10 +55,10 @@ class Parser(argparse.ArgumentParser):
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
         self.register("type", pathlib.Path, lambda text: pathlib.Path(expanded(text)))
-        self._negative_number_matcher = re.compile(r"-[\d.]")  # what looks like this is not a flag, e.g. -1..1
+        self._negative_number_matcher = re.compile(r"-[\d.]")  # words that begin like this are values, e.g. -1..1
 
     def parse_args(self, args=None, namespace=None):
-        """Parse the command line. An unknown flag or an extra word is an error that suggests what may be meant."""
+        """Parse the command line. An unknown flag or an extra word is an error, whose message suggests a correction."""
         known = self._option_string_actions
         words = [*itertools.takewhile(lambda word: word != "--", sys.argv[1:] if args is None else args)]
         flags = [flag for flag in (word.split("=")[0] for word in words) if re.fullmatch(r"--?[A-Za-z][\w-]*", flag)]
@@ -87,21 +87,21 @@ class Parser(argparse.ArgumentParser):
 
 
 def expanded(path):
-    """Return a path with a leading ~ or ~user replaced: the shell does not replace it after = or in quotes."""
+    """Replace a leading ~ or ~user in a path, since the shell does not replace it after = or in quotes."""
     return os.path.expanduser(path)
 
 
 def require_suffix(path, *suffixes):
-    """Raise InputError unless the name of a file to be written ends in one of these suffixes. None is allowed."""
+    """Raise InputError if the name of an output file ends in none of these suffixes. `path` may be None."""
     if path is not None and not str(path).lower().endswith(suffixes):
         raise InputError(f"{path} should end in {' or '.join(suffixes)}")
 
 
 def add_options(parser, options, default_help=True, without=None, variants=None):
-    """Add a flag for each field of the dataclass `options`, except for those that the dataclass `without` has too.
+    """Add a flag for each field of the dataclass `options`, except for fields that the dataclass `without` also has.
 
-    A flag that is not given leaves no attribute on the parsed arguments. `variants` maps a flag to the options that
-    hold the defaults when that flag is given; the help text names them.
+    The parsed arguments have no attribute for a flag that was not given. Some flags change the defaults of others:
+    `variants` maps such a flag to an options dataclass with these defaults, and the help text lists them.
     """
     known = {item.name for item in dataclasses.fields(without)} if without else ()
     for item in dataclasses.fields(options):
@@ -123,7 +123,7 @@ def add_options(parser, options, default_help=True, without=None, variants=None)
 
 
 def described_defaults(item, variants):
-    """Return the part of the help text that tells a field's default, and the defaults that other flags set."""
+    """Return the part of the help text with a field's default, and with its defaults when other flags are given."""
     others = {flag: getattr(options, item.name) for flag, options in variants.items()}
     others = {f"with {flag}": value for flag, value in others.items() if value != item.default}
     hidden = item.default is None or item.default is False or item.default == ()
@@ -142,7 +142,7 @@ def flag_of(name):
 
 
 def collect(options, arguments, base=None):
-    """Return an `options` dataclass with the flags that were given; the rest is from `base` or the defaults.
+    """Return an `options` dataclass with the values of the given flags. Other values come from `base` or the defaults.
 
     Raises InputError for a value outside its range.
     """
@@ -151,20 +151,20 @@ def collect(options, arguments, base=None):
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     if given.get("weights") == FORMER_WEIGHTS:
         raise InputError(f"--weights {FORMER_WEIGHTS} is gone; leave it out to use ImageNet's own weights")
-    made = dataclasses.replace(base or options(), **given)
-    for item in dataclasses.fields(made):
-        value, allowed = getattr(made, item.name), item.metadata["range"]
+    collected = dataclasses.replace(base or options(), **given)
+    for item in dataclasses.fields(collected):
+        value, allowed = getattr(collected, item.name), item.metadata["range"]
         for number in value if isinstance(value, tuple) else (value,):
             if allowed and number is not None and number not in allowed:
                 finite = "" if abs(number) < math.inf else "a finite number, "
                 raise InputError(f"{flag_of(item.name)} must be {finite}{allowed}")
-    return made
+    return collected
 
 
 def check_sharing(options, shared, what):
-    """Raise InputError where both --workers and --scheduler are given, or one of them and the work is not `shared`.
+    """Check --workers and --scheduler. Raises InputError if both are given, or if one is and `shared` is false.
 
-    `what` names the work that can be shared, for the message.
+    `shared` says whether this command's work can be shared. `what` names such work, for the message.
     """
     if options.workers is not None and options.scheduler is not None:
         raise InputError("--workers and --scheduler are two ways to share work: give one of them, not both")
@@ -179,7 +179,7 @@ def was_given(arguments, name):
 
 
 def lazy_import(name):
-    """Return a module that is imported when it is first used: TensorFlow takes seconds, and --help should not wait."""
+    """Return a module that is imported at its first use, so that --help does not wait seconds for TensorFlow."""
     try:
         return lazy_loader.load(name, error_on_import=True, suppress_warning=True)
     except ModuleNotFoundError:
@@ -202,7 +202,7 @@ def run(main):
             signal.signal(signal.SIGINT, interrupt)
         sys.unraisablehook = repeat_interrupt
         status, message = outcome(main, interrupts)
-        # The work is done or its error is known: Ctrl-C while Python exits must not change the status.
+        # The exit status is known now. Ctrl-C while Python exits must not change it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -213,10 +213,10 @@ def run(main):
 
 
 def repeat_interrupt(unraisable):
-    """Send SIGINT again if Python dropped a KeyboardInterrupt, as it does with all errors raised in a destructor."""
+    """Send SIGINT again if Python ignored a KeyboardInterrupt; it ignores all errors that a destructor raises."""
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
         send = _thread.interrupt_main
-        if hasattr(signal, "pthread_kill"):  # it also ends a sleep or a wait; Windows lacks it
+        if hasattr(signal, "pthread_kill"):  # this also interrupts a sleep or a wait; Windows does not have it
             send = functools.partial(signal.pthread_kill, threading.main_thread().ident, signal.SIGINT)
         threading.Timer(0.05, send).start()
     else:
@@ -226,7 +226,8 @@ def repeat_interrupt(unraisable):
 def outcome(main, interrupts):
     """Run `main`; return the exit status, and the one-line error message or None.
 
-    Raises KeyboardInterrupt where `interrupts` is not empty, even if C++ code or an import raised another error for it.
+    Raises KeyboardInterrupt after Ctrl-C, when `interrupts` is not empty. C++ code or an import may have replaced it by
+    another error.
     """
     try:
         main()

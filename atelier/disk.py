@@ -1,4 +1,4 @@
-"""Write files whole or not at all, check before the work that they can be written, and silence standard error."""
+"""Write files completely or not at all, check in advance that they can be written, and silence standard error."""
 
 import contextlib
 import fnmatch
@@ -13,8 +13,8 @@ import threading
 
 from atelier.errors import InputError, Interrupted
 
-# On a worker: while `cancelled` is set, whole_file raises Interrupted and writes nothing. With the lock REPLACING held
-# while it is set, no file appears after that.
+# For workers: while the event `cancelled` is set, whole_file raises Interrupted and writes no file. Whoever sets the
+# event must hold the lock REPLACING meanwhile; then no file appears afterwards.
 cancelled, REPLACING = threading.Event(), threading.Lock()
 
 
@@ -22,7 +22,7 @@ cancelled, REPLACING = threading.Event(), threading.Lock()
 def whole_file(path):
     """Yield a temporary path in the folder of `path`, and rename it to `path` at the end.
 
-    So the file is written whole or not at all. On an error the temporary file is removed.
+    So the file is written completely or not at all. After an error the temporary file is removed.
     """
     path = pathlib.Path(path)
     refuse_tilde(path)
@@ -47,8 +47,8 @@ def whole_file(path):
 def remove_leftovers(folder, names, before):
     """Remove temporary files that whole_file left in a folder because its process was killed.
 
-    `names` are patterns of the files that were to be written. Only temporary files last written before the time
-    `before`, in seconds since the epoch, are removed: another process may be writing newer ones.
+    `names` are glob patterns of the files that the process was to write. Only temporary files older than `before`, in
+    seconds since the epoch, are removed, because another process may be writing newer ones.
     """
     patterns = re.compile("|".join(map(fnmatch.translate, names)))
     for parent in {pathlib.Path(folder, name).parent for name in names}:
@@ -69,12 +69,12 @@ def read_json(path):
 
 
 def as_json(value):
-    """Return a value as it is after it was written as JSON and read again, for example with lists for tuples."""
+    """Write a value as JSON and read it again, so that for example tuples become lists."""
     return json.loads(json.dumps(value))
 
 
 def refuse_tilde(path):
-    """Raise InputError for a path with a file or folder named ~: `rm -r ~` would remove the home folder instead."""
+    """Raise InputError if a part of a path is ~. To remove it, a user may type `rm -r ~`, and lose the home folder."""
     parts = pathlib.Path(path).parts
     if "~" in parts or "".join(parts[:1]).startswith("~"):
         raise InputError(f"the ~ in {path} does not stand for a folder here; write out which one is meant")
@@ -83,7 +83,8 @@ def refuse_tilde(path):
 def files_beside(result, **endings):
     """Return the paths of files that belong to a result: a dict from kind to path.
 
-    `endings` maps each kind to what replaces the result's suffix, or to a false value for a file that is not wanted.
+    `endings` maps each kind to the ending that replaces the result's suffix, or to a false value if the file is not
+    wanted.
     """
     result = pathlib.Path(result)
     return {kind: result.with_name(result.stem + ending) for kind, ending in endings.items() if ending}
@@ -98,14 +99,14 @@ def refuse_to_overwrite(paths, overwrite):
 
 
 def refuse_to_replace(results, sources):
-    """Raise InputError if one of `results`, files to be written, is also one of `sources`, files that are read."""
+    """Raise InputError if an output file, of `results`, is also an input file, of `sources`."""
     for result in filter(os.path.exists, results):
         if any(os.path.samefile(result, source) for source in sources if source and os.path.exists(source)):
             raise InputError(f"{result} would replace a file that it is made from; give another --output")
 
 
 def check_writable(path):
-    """Raise OSError or InputError now, before the work, if the file `path` cannot be written."""
+    """Raise OSError or InputError if the file `path` cannot be written. Call this before the work begins."""
     if pathlib.Path(path).is_dir():
         raise InputError(f"{path} is a folder")
     path = pathlib.Path(path)
@@ -117,20 +118,20 @@ def check_writable(path):
 
 @contextlib.contextmanager
 def silenced_stderr():
-    """Discard what C and C++ code writes to standard error, for code that has no setting for this.
+    """Discard the messages that C and C++ code writes to standard error, for code that has no setting for this.
 
-    It affects the whole process, so only one thread at a time can be in this context.
+    This affects the whole process, so only one thread at a time can be in this context.
     """
     sys.stderr.flush()
     with STDERR_LOCK:
-        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        original, devnull = os.dup(2), os.open(os.devnull, os.O_WRONLY)
         try:
-            os.dup2(nowhere, 2)
+            os.dup2(devnull, 2)
             yield
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            os.close(nowhere)
+            os.dup2(original, 2)
+            os.close(original)
+            os.close(devnull)
 
 
 STDERR_LOCK = threading.Lock()

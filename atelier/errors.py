@@ -1,4 +1,4 @@
-"""Exceptions with a one-line message for the user and the exit status of the script."""
+"""Exceptions that have a one-line message for the user and the script's exit status."""
 
 
 class InputError(Exception):
@@ -8,13 +8,13 @@ class InputError(Exception):
 
 
 class PartlyDone(InputError):
-    """Some of the work failed, and the rest is done."""
+    """A part of the work failed. The rest is done."""
 
     status = 1
 
 
 class LeaseLost(InputError):
-    """Another process has taken over the lock of a training or film, because this process seemed to be dead."""
+    """Another process took over the lock of a training or film, because it saw no heartbeat of this process."""
 
 
 class Interrupted(InputError):

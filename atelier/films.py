@@ -1,4 +1,4 @@
-"""Films and animations: writes .mp4, .gif and .webp files, and manages the frames of a film that is not finished.
+"""Films and animations: writes .mp4, .gif and .webp files, and manages the frames of an unfinished film.
 
 Frames are uint8 H x W x 3, in memory or as PNG files in a folder beside the film.
 """
@@ -27,7 +27,7 @@ KINDS = {
 
 
 def save_gif(path, frames, seconds):
-    """Write frames, uint8 H x W (x 3), as a looping GIF of about `seconds` that pauses on the last frame."""
+    """Write frames, uint8 H x W (x 3), as a looping GIF. It lasts about `seconds`, and pauses on the last frame."""
     pictures = [Image.fromarray(frame) for frame in frames]
     durations = [max(20, round(1000 * seconds / len(pictures)))] * (len(pictures) - 1) + [1500]
     with whole_file(path) as temporary:
@@ -38,7 +38,7 @@ GIF_SIDE = 400  # pixels; with larger frames, a GIF takes many megabytes
 
 
 def small(frame):
-    """Shrink a frame, uint8 H x W x 3, to at most GIF_SIDE pixels a side."""
+    """Shrink a frame, uint8 H x W x 3, so that its longest side has at most GIF_SIDE pixels."""
     height, width = frame.shape[:2]
     return to_pixels(resize_picture(frame, *fit(width, height, min(GIF_SIDE, max(width, height)))))
 
@@ -69,12 +69,12 @@ def save_film(path, frames, fps):
             whole = frames_of(temporary, suffix, fps) > len(frames) - 0.9
         except (OSError, RuntimeError) as error:
             whole, reason = False, error
-        if not whole:  # ffmpeg does not always report an error, and imageio-ffmpeg does not pass its message on
+        if not whole:  # ffmpeg does not report every error, and imageio-ffmpeg does not pass on its messages
             raise OSError(errno.EIO, "the film can't be written completely (is the disk full?)") from reason
 
 
 def encode(path, frames, fps, macro_block_size, **kind):
-    """Have ffmpeg write the picture files `frames` as a film, with the options of one of KINDS."""
+    """Write the picture files `frames` as a film with ffmpeg. The last arguments are the options of one of KINDS."""
     height, width = (side // macro_block_size * macro_block_size for side in read_frame(frames[0]).shape[:2])
     more = {"fps": fps, "macro_block_size": macro_block_size, "ffmpeg_log_level": "quiet", **kind}
     with contextlib.closing(imageio_ffmpeg.write_frames(path, (width, height), **more)) as film:
@@ -84,10 +84,10 @@ def encode(path, frames, fps, macro_block_size, **kind):
 
 
 def frames_of(path, suffix, fps):
-    """Return how many frames a film lasts.
+    """Return the length of a film in frames.
 
-    GIF and WebP files merge equal frames that follow each other. If all frames are equal, the file is a still picture,
-    and the result is infinity.
+    GIF and WebP files merge consecutive equal frames. If all frames are equal, the file is a still picture, and the
+    result is infinity.
     """
     if suffix == ".mp4":
         return imageio_ffmpeg.count_frames_and_secs(path)[0]
@@ -104,7 +104,7 @@ def read_frame(path):
         return np.asarray(picture.convert("RGB"))
 
 
-# --- Frames of a film that is not finished -----------------------------------------------------
+# --- Frames of an unfinished film --------------------------------------------------------------
 
 
 def frame_path(folder, number):
@@ -113,10 +113,10 @@ def frame_path(folder, number):
 
 
 def frames_done(folder, manifest, most, replace):
-    """Count the frames that an interrupted film with the same manifest left in `folder`, at most `most`.
+    """Count the frames that an interrupted film with the same manifest left in `folder`, up to `most`.
 
-    Frames with another manifest are removed if `replace`, and InputError is raised otherwise. Writes the manifest if
-    there are no frames yet.
+    If the frames have another manifest, they are removed if `replace` is true; otherwise InputError is raised. If there
+    are no frames yet, the manifest is written.
     """
     path = folder / MANIFEST
     if path.exists() and not changed_options(read_json(path), manifest):
@@ -137,7 +137,7 @@ def frames_done(folder, manifest, most, replace):
 
 def remove_frames(folder):
     """Remove the frames of a film, and their folder if nothing else is in it."""
-    # Names that begin with a dot are incomplete files of a process that was killed.
+    # Names that begin with a dot are those of incomplete files, which a killed process left.
     for pattern in (
         "[0-9][0-9][0-9][0-9][0-9].png",
         ".[0-9][0-9][0-9][0-9][0-9]-*.png",

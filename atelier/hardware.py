@@ -1,7 +1,7 @@
-"""The machine: its processor, GPUs, cores and memory, and the precision that suits each kind of work on it.
+"""The machine: its processor, GPUs, cores and memory, and the best precision on it for each kind of work.
 
-`use_precision` takes the kind of work ("convolutions", "training", ...) and sets Keras's dtype policy. Importing this
-module starts TensorFlow without its messages.
+`use_precision` takes the kind of work ("convolutions", "training", ...) and sets Keras's dtype policy. The import of
+this module starts TensorFlow without its messages.
 """
 
 import contextlib
@@ -16,8 +16,8 @@ from atelier.disk import silenced_stderr
 def keep_freed_memory():
     """Make glibc keep freed memory instead of returning it to the system after each training step.
 
-    Each step needs as much memory as the step before. Mapping and clearing it again took a third of the time. Other C
-    libraries are not changed.
+    Each step needs as much memory as the step before. Without this, a third of the time was spent on mapping and
+    clearing the memory again. Other C libraries are not changed.
     """
     m_mmap_max, m_arena_max, m_trim_threshold = -4, -8, -1
     with contextlib.suppress(OSError, AttributeError):
@@ -28,13 +28,13 @@ def keep_freed_memory():
 
 
 def return_freed_memory():
-    """Make glibc return freed memory now: its gaps may be too small for what the next photo needs."""
+    """Make glibc return freed memory now. Its free blocks may be too small for the arrays of the next photo."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 keep_freed_memory()
-os.environ["KERAS_BACKEND"] = "tensorflow"  # the only backend that is tested, whatever the user's Keras settings say
+os.environ["KERAS_BACKEND"] = "tensorflow"  # the only tested backend; this overrides the user's Keras settings
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 with silenced_stderr():  # TensorFlow writes messages before its log level can be set
     import keras
@@ -55,7 +55,7 @@ BFLOAT16 = {
     "drawing": (),  # so that a seed gives nearly the same picture on every machine
 }
 
-LARGE_BATCH = 128  # the least batch size with which AMX makes the training of a recurrent network faster
+LARGE_BATCH = 128  # from this batch size on, bfloat16 with AMX makes the training of a recurrent network faster
 
 
 def use_precision(precision, work, batch_size=LARGE_BATCH):
@@ -75,19 +75,19 @@ def use_precision(precision, work, batch_size=LARGE_BATCH):
 
 
 def device_kind():
-    """Return which hardware does the work: "recent GPU", "older GPU", "AMX", "AVX512-BF16" or "processor"."""
+    """Return the kind of hardware that is used: "recent GPU", "older GPU", "AMX", "AVX512-BF16" or "processor"."""
     capabilities, flags = gpu_capabilities(), processor_flags()
     if capabilities:
         return "recent GPU" if min(capabilities) >= AMPERE else "older GPU"
     return "AMX" if "amx_bf16" in flags else "AVX512-BF16" if "avx512_bf16" in flags else "processor"
 
 
-AMPERE = (8, 0)  # the least compute capability of GPUs that multiply bfloat16 natively
+AMPERE = (8, 0)  # GPUs of this compute capability or a higher one multiply bfloat16 natively
 CPUINFO = pathlib.Path("/proc/cpuinfo")
 
 
 def processor_flags():
-    """Return the processor's flags from /proc/cpuinfo, a set of words; it is empty where that file is missing."""
+    """Return the processor's flags from /proc/cpuinfo, a set of words; empty if there is no such file."""
     with contextlib.suppress(OSError):
         for line in CPUINFO.read_text().splitlines():
             name, _, flags = line.partition(":")
@@ -97,7 +97,7 @@ def processor_flags():
 
 
 def gpu_capabilities():
-    """Return the compute capability of each visible GPU, for example [(8, 0)]; (0, 0) where it is unknown."""
+    """Return the compute capability of each visible GPU, for example [(8, 0)]; (0, 0) if it is unknown."""
     details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
     return [detail.get("compute_capability", (0, 0)) for detail in details]
 
@@ -107,7 +107,7 @@ def has_gpu():
 
 
 def let_gpu_memory_grow():
-    """Make TensorFlow take a GPU's memory as it needs it, instead of all of it at the start."""
+    """Make TensorFlow allocate a GPU's memory when it needs it, instead of all of it at the start."""
     for gpu in tf.config.list_physical_devices("GPU"):
         with contextlib.suppress(RuntimeError):  # the GPU is in use already
             tf.config.experimental.set_memory_growth(gpu, True)
@@ -117,22 +117,22 @@ def let_gpu_memory_grow():
 
 
 def cpu_count():
-    """Return how many cores the work may use: those set by `use_cores`, or those of this process and its container."""
+    """Return how many cores may be used: the number set by `use_cores`, or that of this process and its container."""
     return tf.config.threading.get_intra_op_parallelism_threads() or joblib.cpu_count()
 
 
 def use_cores(count):
-    """Make TensorFlow use this many cores. It has no effect once TensorFlow has begun to compute."""
+    """Make TensorFlow use this number of cores. After TensorFlow's first computation this has no effect."""
     with contextlib.suppress(RuntimeError):
         tf.config.threading.set_intra_op_parallelism_threads(count)
         tf.config.threading.set_inter_op_parallelism_threads(count)
 
 
 def reserve_memory(gigabytes):
-    """Make TensorFlow's memory pool grow to this size at once, since growing step by step leaves gaps between pieces.
+    """Make TensorFlow's memory pool grow to this size at once, so that it has no gaps from growing step by step.
 
-    Until the memory is used, it takes a thirty-second of that size. This is done on Linux without a GPU, and never with
-    more than half of the memory: TensorFlow waits ten seconds for memory that it cannot have.
+    Before the pool is used, it takes 1/32 of that size. This is done only on Linux without a GPU, and with at most half
+    of the machine's memory: TensorFlow waits ten seconds for memory that it cannot get.
     """
     if sys.platform.startswith("linux") and not has_gpu():
         gigabytes = min(gigabytes, machine_memory() / 2)
@@ -149,7 +149,7 @@ def machine_memory():
     return min(limits) / 2**30
 
 
-# Where Linux tells a container's memory limit in bytes: control groups, version 2 and version 1.
+# The files in which Linux gives a container's memory limit in bytes: control groups, version 2 and version 1.
 CONTAINER_LIMITS = (
     pathlib.Path("/sys/fs/cgroup/memory.max"),
     pathlib.Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),

@@ -1,7 +1,7 @@
 """Read pictures (turned upright, in sRGB), find them in folders, resize them, and write them, alone or on a sheet.
 
 Pictures are float32 H x W x 3 in 0..255, or uint8 when they are ready to be written. `about` is a dict of strings that
-a picture's file keeps: how the picture was made.
+says how a picture was made; the picture's file stores it.
 """
 
 import contextlib
@@ -26,8 +26,8 @@ def load_image(path):
 def open_picture(path, at_least=None):
     """Open a picture as a Pillow RGB image: upright, in sRGB, with white behind transparent pixels.
 
-    An animation gives its first frame. With `at_least` (width, height), a JPEG may be decoded at a smaller size that is
-    no smaller than that, which is faster. Raises InputError if the picture cannot be read.
+    Of an animation, the first frame is read. With `at_least` (width, height), a JPEG may be decoded at a reduced size
+    that is at least this large, which is faster. Raises InputError if the picture cannot be read.
     """
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path) as picture, quiet_decoder(picture):
@@ -45,17 +45,17 @@ def open_picture(path, at_least=None):
         raise InputError(f"{path} can't be read: {error.strerror or error}") from error
     except MemoryError:
         raise
-    except Exception as error:  # a damaged file can make Pillow raise any error
+    except Exception as error:  # Pillow can raise any error for a damaged file
         raise InputError(f"{path} is not a picture that can be read: {error}") from error
 
 
 def quiet_decoder(picture):
-    """Return a context in which decoding a Pillow image writes nothing to standard error, as libtiff does."""
+    """Return a context in which a Pillow image is decoded without messages on standard error. libtiff writes some."""
     return silenced_stderr() if picture.format == "TIFF" else contextlib.nullcontext()
 
 
 def to_eight_bits(picture):
-    """Convert a Pillow image with more than 8 bits of grey to 8 bits. Its white is 1 (floats), 255 or 65535."""
+    """Convert a grey Pillow image with more than 8 bits to 8 bits. The value of white is 1 (floats), 255 or 65535."""
     if picture.mode not in ("I", "F") and not picture.mode.startswith("I;16"):
         return picture
     greys = np.asarray(picture, "float64")
@@ -65,7 +65,7 @@ def to_eight_bits(picture):
 
 
 def to_srgb(picture, profile):
-    """Convert a Pillow image to sRGB, with its ICC profile (bytes or None) if that can be read."""
+    """Convert a Pillow image to sRGB, by its ICC profile (bytes or None) if Pillow can read it."""
     if profile:
         with contextlib.suppress(ImageCms.PyCMSError, OSError):
             srgb = ImageCms.createProfile("sRGB")
@@ -74,12 +74,12 @@ def to_srgb(picture, profile):
 
 
 def find_pictures(folder, recursive=True):
-    """List the pictures in a folder and its subfolders in order. A file is a picture if its suffix says so."""
+    """List the pictures in a folder and its subfolders, sorted. Files are recognised as pictures by their suffix."""
     return find_files(folder, picture_endings(), recursive)
 
 
 def find_paintings(paths):
-    """List the paintings among `paths`; a folder stands for the pictures in it. Raises InputError if it has none."""
+    """List the paintings in `paths`: files, and the pictures in folders. Raises InputError for a folder without any."""
     paintings = []
     for path in map(pathlib.Path, paths):
         found = find_pictures(path, recursive=False) if path.is_dir() else [path]
@@ -96,7 +96,7 @@ def picture_endings():
 
 
 def unread_pictures(folder, recursive=True):
-    """Return a note on the pictures in a folder that are in a camera's own format, or None if there are none."""
+    """Return a note about the pictures in a folder whose camera formats can't be read, or None if there are none."""
     files = sorted({*find_files(folder, CAMERA_KINDS, recursive)} - {*find_pictures(folder, recursive)})
     return f"{len(files)} such as {files[0]} can't be read; save them as JPEG" if files else None
 
@@ -106,7 +106,7 @@ CAMERA_KINDS = {".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf"
 
 
 def find_files(folder, endings, recursive):
-    """List the files in a folder with one of these suffixes, in order, without hidden ones."""
+    """List the files in a folder with one of these suffixes, sorted, without hidden files."""
     folder = pathlib.Path(folder)
     files = folder.rglob("*") if recursive else folder.iterdir()
     found = (path for path in files if path.suffix.lower() in endings and path.is_file())
@@ -116,8 +116,8 @@ def find_files(folder, endings, recursive):
 def load_pictures(folder, width, height, gray=False):
     """Read the pictures in a folder, each cropped around its centre and resized: uint8 N x height x width x 3.
 
-    Returns the pictures, and for each file that could not be used a line that says why. Raises InputError if none can
-    be used.
+    Returns the pictures, and a list with the reason for each file that could not be used. Raises InputError if no file
+    can be used.
     """
     pictures, refused = [], []
     for path in find_pictures(folder):
@@ -147,11 +147,11 @@ NOT_PICTURES = (
     "GRIB",
     "BUFR",
 )  # Pillow needs other programs to decode these
-SMALLEST_SIDE = 8  # pixels; smaller pictures are icons or mistakes, and nothing can be learned from them
+SMALLEST_SIDE = 8  # pixels; smaller pictures are icons or mistakes, and of no use for a training
 
 
 def resize_picture(picture, width, height):
-    """Resize float32 H x W x 3 to float32 height x width x 3. The range of values does not grow."""
+    """Resize float32 H x W x 3 to float32 height x width x 3, clipped to the range of the picture's values."""
     if picture.shape[:2] == (height, width):
         return np.asarray(picture, "float32")
     channels = [Image.fromarray(channel) for channel in np.moveaxis(np.asarray(picture, "float32"), 2, 0)]
@@ -160,7 +160,7 @@ def resize_picture(picture, width, height):
 
 
 def fit(width, height, longest):
-    """Return (width, height) in the same proportions, with the longer side `longest`."""
+    """Return (width, height) in the same proportions, so that the longer side is `longest`."""
     factor = longest / max(width, height)
     return max(1, round(width * factor)), max(1, round(height * factor))
 
@@ -177,9 +177,9 @@ def save_png(path, pixels, about, **more):
     for key, value in about.items():
         text.add_itxt(key, value)
     with whole_file(path) as temporary:
-        # Compression that looks for more than runs takes three times as long and saves at most 2 % of a painting.
-        runs = {"compress_level": 1, "compress_type": zlib.Z_RLE}
-        Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=text, **runs, **more)
+        # Run-length encoding alone: full compression takes three times as long, and a painting is at most 2 % smaller.
+        compression = {"compress_level": 1, "compress_type": zlib.Z_RLE}
+        Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=text, **compression, **more)
 
 
 def save_picture(path, pixels, about, exif=None):
@@ -196,7 +196,7 @@ def save_picture(path, pixels, about, exif=None):
 
 
 def read_about(path):
-    """Read the texts `about` that save_picture wrote: a dict of strings, empty if there are none."""
+    """Read the dict `about` that save_picture wrote; it is empty if the file has none."""
     with contextlib.suppress(Exception), Image.open(path) as picture:
         if picture.format == "JPEG":
             lines = picture.info["comment"].decode().splitlines()
@@ -206,7 +206,7 @@ def read_about(path):
 
 
 def kept_exif(path):
-    """Return a photo's EXIF tags that tell its date and camera, in bytes, or None if it has neither."""
+    """Return the EXIF tags of a photo's date and camera, in bytes, or None if it has neither."""
     kept, names = Image.Exif(), ExifTags.Base
     with contextlib.suppress(Exception), Image.open(path) as photo:  # damaged tags can raise any error
         exif = photo.getexif()
@@ -225,7 +225,7 @@ def kept_exif(path):
 def contact_sheet(pictures, columns, gap=1, across=1500):
     """Arrange pictures, uint8 N x H x W (x 3), on a grid with dark grey lines between them: uint8.
 
-    Each pixel is enlarged by a whole number, up to 8, so that the sheet is about `across` pixels wide.
+    The sheet is enlarged by an integer factor, at most 8, so that it is about `across` pixels wide.
     """
     count, _, width, *channels = pictures.shape
     grid, grey = (-(-count // columns), columns), [64] * (channels[0] if channels else 1)
@@ -243,7 +243,7 @@ def with_title(pixels, title):
 
 
 def side_by_side(pictures, height, gap=8):
-    """Resize pictures H x W x 3 to one height, and put them next to each other: uint8."""
+    """Resize pictures H x W x 3 to the same height, and put them next to each other: uint8."""
     row = []
     for picture in pictures:
         width = max(1, round(picture.shape[1] * height / picture.shape[0]))

@@ -1,7 +1,7 @@
 """File locks with an owner and a heartbeat, so that only one process or machine trains a class or makes a film.
 
-The lock is filelock's SoftFileLease. It works in a folder that machines share, and no two waiting processes can both
-take over the lock of a dead one.
+The lock is filelock's SoftFileLease. It works in a folder that machines share. If its owner dies, exactly one of the
+waiting processes takes it over.
 """
 
 import contextlib
@@ -11,16 +11,16 @@ import filelock
 
 from atelier.errors import LeaseLost
 
-DURATION = 60  # seconds without a heartbeat after which an owner counts as dead; all processes must agree
+DURATION = 60  # seconds without a heartbeat after which an owner is taken for dead; the same in all processes
 HEARTBEAT = 5  # seconds from one heartbeat to the next
-POLL = 1  # seconds after which a waiting process looks again
+POLL = 1  # seconds from one attempt of a waiting process to the next
 
 
 class Lease:
-    """A lock file that its owner holds while it lives: `with Lease(path) as lease:`.
+    """A lock file that a running process owns: `with Lease(path) as lease:`.
 
-    A process that finds the lock taken calls `on_wait` once. It waits until the owner releases the lock, is seen to be
-    dead (on the same machine), or has shown no heartbeat for DURATION seconds by the waiting process's own clock.
+    If another process owns the lock, `on_wait` is called once. Then this process waits until the owner releases the
+    lock, has ended (on the same machine), or has sent no heartbeat for DURATION seconds by this process's clock.
     """
 
     def __init__(self, path, on_wait=lambda: None):
@@ -38,7 +38,7 @@ class Lease:
 
     def acquire(self):
         try:
-            self.lock.acquire(timeout=0.1, poll_interval=0.02)  # enough to take over from a process that died here
+            self.lock.acquire(timeout=0.1, poll_interval=0.02)  # enough if the owner has died on this machine
         except filelock.Timeout:
             self.on_wait()
             self.lock.acquire()
@@ -47,7 +47,7 @@ class Lease:
         self.lock.release()
 
     def check(self):
-        """Raise LeaseLost if another process has taken the lock over because this one seemed dead."""
+        """Raise LeaseLost if another process has taken over the lock because this process seemed to be dead."""
         content = ""
         with contextlib.suppress(FileNotFoundError):
             content = self.path.read_text(errors="replace")

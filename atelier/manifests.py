@@ -1,6 +1,7 @@
-"""The options that produced a folder's pictures: stored with them as recipe.json, compared with a later command's.
+"""Manifests: the options that a folder's pictures were made with, stored as recipe.json beside the pictures.
 
-A manifest is a JSON dict from option names to values. A file is represented by its name and a checksum of its content.
+A later command's options are compared with them. A manifest is a JSON dict from option names to values. For a file it
+contains the file's name and a checksum of its content.
 """
 
 import dataclasses
@@ -14,16 +15,16 @@ from config import FORMER_WEIGHTS
 
 MANIFEST = "recipe.json"
 
-# Options that do not change a picture: where it is written, which photos are taken, and what else is shown or written.
+# Options that do not change a picture: its path, the choice of photos, and other output.
 IGNORED = {"output", "overwrite", "quiet", "debug", "recursive", "gif", "workers", "scheduler"}
 
 
 def manifest_of(script, options, ignored=(), files=None):
     """Return the manifest of a command: the script, and each of its options that is not `ignored`.
 
-    `files` is a dict from the options that name files to lists of those files, which are compared by their content. A
-    file of weights is compared by its content, too. The precision is stored as given: what auto selects depends on the
-    machine, and several machines may share a folder.
+    `files` is a dict from options that name files to lists of these files, which are compared by their content. A file
+    of weights is compared by its content, too. The precision is stored as given, for example auto: several machines may
+    share a folder, and auto selects different precisions on them.
     """
     if options.weights not in (None, "imagenet"):
         files = {**(files or {}), "weights": [options.weights]}
@@ -68,7 +69,7 @@ def changed_options(stored, manifest):
 
 
 def contents(value):
-    """Return what is compared of an option's value: the checksums of files, and None if it was not given."""
+    """Return the part of an option's value that is compared: the checksums of files, or None if it was not given."""
     if value is None or value is False or value == []:
         return None
     return [item["sha256"] if isinstance(item, dict) else item for item in value] if isinstance(value, list) else value
@@ -82,7 +83,7 @@ def format_value(value):
     return " ".join(item["name"] if isinstance(item, dict) else str(item) for item in items)
 
 
-# Options that older manifests lack, with the values that they had then.
+# Options that older manifests do not contain, with the values that were in effect then.
 FORMER_VALUES = {
     "style_transfer.py": {"strength": 1.0, "refine": 0},
     "deepdream.py": {"canvas": "pixels"},

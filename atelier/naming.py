@@ -1,4 +1,4 @@
-"""Check the names that users type, of networks, layers and data sets, and suggest the likeliest name for a wrong one.
+"""Check the names of networks, layers and data sets that users type, and suggest a correction of a wrong name.
 
 Names are returned in Keras's spelling. A wrong name raises InputError. This module does not import TensorFlow.
 """
@@ -12,21 +12,21 @@ from atelier.errors import InputError
 
 
 def suggestion(name, known):
-    """Return " (did you mean X?)" with the `known` name that is most like this one, or "" if none is like it."""
-    near = [longer for longer in known if name and longer.startswith(name)]
+    """Return " (did you mean X?)", where X is the `known` name that is most similar, or "" if none is similar."""
+    near = [known_name for known_name in known if name and known_name.startswith(name)]
     near = near or difflib.get_close_matches(name, known, 1, cutoff=0.6)
     return f" (did you mean {near[0]}?)" if near else ""
 
 
 def check_names(names, known, what):
-    """Raise InputError if one of `names` is not among `known`. The message suggests the likeliest known name."""
+    """Raise InputError if one of `names` is not in `known`. The message suggests the most similar known name."""
     for name in names:
         if name not in known:
             raise InputError(f"{what} has no {name}{suggestion(name, known)}; it has {', '.join(known)}")
 
 
 def name_and_weight(text, flag=None):
-    """Split NAME=WEIGHT into its name and its weight, 1 if there is none. Raises InputError that names the flag."""
+    """Split NAME=WEIGHT into the name and the weight, 1 if there is none. Raises InputError that names `flag`."""
     name, sign, weight = text.rpartition("=")
     if not sign or pathlib.Path(text).exists():
         return text, 1.0
@@ -40,18 +40,18 @@ def name_and_weight(text, flag=None):
 
 
 def normalized(name):
-    """Return a name in lower case, without spaces, hyphens and underscores, to compare it with others."""
+    """Return a name in lower case and without spaces, hyphens and underscores, for comparisons."""
     return name.lower().replace("_", "").replace("-", "").replace(" ", "")
 
 
 def natural_key(name):
-    """Return a key that sorts names by the numbers in them: block10 comes after block9."""
+    """Return a sort key that compares numbers in names by value: block10 comes after block9."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 # --- Networks and their layers -----------------------------------------------------------------
 
-# The networks of keras.applications, and the module that has each network's preprocessing.
+# The networks of keras.applications, each with the module that contains its preprocessing.
 NETWORKS = {
     name: module
     for module, names in {
@@ -85,7 +85,7 @@ def network_name(convnet):
 def own_classifier(convnet):
     """Return the .keras or .h5 file of the user's own classifier, or None for a network of keras.applications.
 
-    A folder of saved epochs stands for its last epoch. Raises InputError if `convnet` is none of these.
+    For a folder of saved epochs, it is the file of the last epoch. Raises InputError if `convnet` is none of these.
     """
     path = pathlib.Path(convnet)
     if normalized(str(convnet)) in map(normalized, NETWORKS):
@@ -112,23 +112,23 @@ def saved_epochs(folder):
     return sorted(paths, key=lambda path: natural_key(path.name))
 
 
-CONVOLUTIONS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}  # how many each of the five blocks has
+CONVOLUTIONS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}  # number of convolutions in each of the five blocks
 
 
 def layer_names(convnet):
-    """List Keras's names of the layers of VGG16 or VGG19, from the first convolution on."""
+    """List the layers of VGG16 or VGG19 by their names in Keras, from the first convolution on."""
     blocks = enumerate(CONVOLUTIONS[convnet], 1)
     return [f"block{b}_{kind}" for b, count in blocks for kind in [*(f"conv{i + 1}" for i in range(count)), "pool"]]
 
 
 def check_layers(layers, convnet):
-    """Raise InputError if VGG16 or VGG19 lacks one of the layers. Other networks are checked once they are loaded."""
+    """Raise InputError if VGG16 or VGG19 does not have one of the layers. Other networks are checked after loading."""
     if (name := normalized(str(convnet))) in CONVOLUTIONS:
         check_names(layers, layer_names(name), convnet)
 
 
 def parse_layers(layers):
-    """Return the weight of each layer in ("block4_conv3=1.0", "block5_conv1"), a dict. Raises InputError."""
+    """Return a dict from layer to weight for texts such as ("block4_conv3=1.0", "block5_conv1"). Raises InputError."""
     weights = {}
     for text in layers:
         name, _, weight = text.partition("=")
@@ -143,11 +143,11 @@ def parse_layers(layers):
 
 # --- Data sets ---------------------------------------------------------------------------------
 
-SETS = ("digits", "mnist", "fashion_mnist")  # they need no files from the user
+SETS = ("digits", "mnist", "fashion_mnist")  # these need no files from the user
 
 
 def check_set(source, data):
-    """Raise InputError if a set of pictures is not one of SETS and no files `data` are given, or they do not exist."""
+    """Raise InputError if `data` is given and does not exist, or if it is not given and `source` is not one of SETS."""
     if data is None and source not in SETS:
         raise InputError(f"{source} is not {', '.join(SETS[:-1])} or {SETS[-1]}; give its files with --data")
     if data is not None and not pathlib.Path(data).exists():

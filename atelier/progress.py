@@ -1,6 +1,7 @@
-"""The line on standard error that says how long a picture or a folder will take. It is printed once.
+"""Print once, on standard error, how much time is left for a picture or a folder.
 
-tqdm has an estimate, too, but none where it draws no bar, and it would count the first steps, which compile.
+tqdm estimates the time, too. But it does so only where it draws a bar, and it counts the first steps, which are slow
+because they compile.
 """
 
 import datetime
@@ -9,16 +10,16 @@ import time
 
 from tqdm import tqdm
 
-TIMED_STEPS = 10  # of a picture, which show how long the others take
-LONG_SECONDS = 60  # a first picture that takes longer tells the time, too: loading is a small part of it
-STEP_COST = 20_000  # pixels that take as long as the part of a step that does not depend on the size
+TIMED_STEPS = 10  # steps of a picture that are timed to estimate the others
+LONG_SECONDS = 60  # a first picture that takes longer is timed, too: loading is a small part of its time
+STEP_COST = 20_000  # the fixed cost of a step, in pixels that take the same time
 
 
 class Forecast:
-    """Prints the time left for one picture, once it is known.
+    """Prints the time left for one picture as soon as it can be estimated.
 
-    `sizes` lists the number of steps and the pixels of each scale. Steps of the second scale are timed, because the
-    first is too small to be typical. Call step() after each step.
+    `sizes` lists (number of steps, pixels) of each scale. Steps of the second scale are timed, because the first scale
+    is too small to be typical. Call step() after each step.
     """
 
     def __init__(self, sizes, of_what, quiet):
@@ -38,9 +39,9 @@ class Forecast:
 
 
 class FolderForecast:
-    """Prints the time left for a folder of pictures, once it is known.
+    """Prints the time left for a folder of pictures as soon as it can be estimated.
 
-    `at_once` is the number of pictures that are made at the same time. As many pictures are timed together.
+    `at_once` is the number of pictures that are made at the same time. This number of pictures is timed together.
     """
 
     def __init__(self, quiet, at_once=1):
@@ -48,14 +49,14 @@ class FolderForecast:
         self.at_once, self.count = at_once, 0
 
     def skip(self):
-        """Do not count a picture that failed, which may have taken no time."""
+        """Leave out a picture that failed, since it may have taken no time."""
         if self.at_once == 1:
             self.begun = time.perf_counter()
 
     def done(self, left):
-        """Count a picture; `left` is the number of those that follow.
+        """Count a finished picture; `left` is the number of remaining pictures.
 
-        The first pictures, which include loading, are timed only if they take long.
+        The time of the first pictures includes loading. It is used only if it is long.
         """
         self.count += 1
         if self.count < self.at_once:
@@ -69,14 +70,14 @@ class FolderForecast:
 
 
 def print_time_left(seconds, of_what):
-    """Print how long something will take and, from a minute on, when it will end."""
+    """Print how long something will take and, if it takes a minute or more, when it will end."""
     end = datetime.datetime.now() + datetime.timedelta(seconds=seconds)
     clock = f", until {end:{'%H:%M' if seconds < 12 * 3600 else '%A, %H:%M'}}" if seconds >= 60 else ""
     tqdm.write(f"time left: about {rounded(seconds)} {of_what}{clock}", file=sys.stderr)
 
 
 def rounded(seconds):
-    """Return a time as text, rounded as coarsely as an estimate deserves."""
+    """Return a duration as text, rounded to about two digits, since it is an estimate."""
     if seconds < 100:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""The text that each PNG contains about how it was made: the command, the seed, the versions and the weights."""
+"""Texts that each PNG contains, which say how it was made: the command, the seed, the versions and the weights."""
 
 import json
 import platform
@@ -21,9 +21,9 @@ def versions():
 
 
 def of_result(seed, **more):
-    """Return the texts to write into a picture's file, a dict of strings: how it was made, and `more`."""
+    """Return a dict of texts for a picture's file, which say how it was made. `more` adds texts."""
     command = shlex.join(["python", *sys.argv])
     about = {"Software": "keras-atelier", "command": command, "seed": seed, "versions": versions(), **more}
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
-    # Text chunks must be Unicode, and file names in the command may not be.
+    # Text chunks must be valid Unicode. File names in the command may not be.
     return {key: text.encode(errors="backslashreplace").decode() for key, text in texts.items()}

@@ -1,4 +1,4 @@
-"""What trainings share: the state of a folder (--resume, --overwrite), checkpoints, learning rates, Ctrl-C, results."""
+"""Code that trainings share: a folder's state (--resume, --overwrite), checkpoints, learning rates, Ctrl-C, results."""
 
 import contextlib
 import dataclasses
@@ -23,30 +23,30 @@ from atelier.errors import InputError
 
 
 class Holds(enum.Enum):
-    """What a folder holds, compared with the training that a command asks for."""
+    """The content of a folder, compared with the training that a command asks for."""
 
     NO_TRAINING = enum.auto()
     SOMETHING_ELSE = enum.auto()  # models of another kind, damaged files, or files that a training would replace
-    OTHER_TRAINING = enum.auto()  # with other options or other data
-    UNFINISHED = enum.auto()  # this training, or one that differs only in its epochs
-    FINISHED = enum.auto()  # the same, finished, with its checkpoint
+    OTHER_TRAINING = enum.auto()  # a training with other options or other data
+    UNFINISHED = enum.auto()  # this training, or one that differs only in its number of epochs; it is not finished
+    FINISHED = enum.auto()  # this training, finished, with its checkpoint
     FINISHED_WITHOUT_CHECKPOINT = enum.auto()
 
 
 @dataclasses.dataclass(frozen=True)
 class FolderState:
-    """What a folder holds, and why the command cannot use it, where that is so."""
+    """The content of a folder and, if the command cannot use the folder, the reason."""
 
     holds: Holds
-    refusal: str = ""  # the error message; empty where the command can begin or resume the training there
-    message: str = ""  # of a finished training: its epochs, and whether more can be added
+    refusal: str = ""  # the error message; empty if the command can begin or resume the training there
+    message: str = ""  # for a finished training: its epochs, and whether more can be added
 
     @property
     def is_finished(self):
         return self.holds in (Holds.FINISHED, Holds.FINISHED_WITHOUT_CHECKPOINT)
 
     def check(self):
-        """Raise InputError where the command cannot use the folder."""
+        """Raise InputError if the command cannot use the folder."""
         if self.refusal:
             raise InputError(self.refusal)
 
@@ -55,8 +55,8 @@ def find_folder(open_training, options, name):
     """Choose the folder of a training: --output, or the first of trained/name, name-2, ... that the command can use.
 
     `open_training` takes a folder and returns a training. The training's method `examine` returns a FolderState and
-    changes no file. Returns the training in the chosen folder, and the state of that folder. Raises InputError where
-    the command can use no folder.
+    changes no file. Returns the training in the chosen folder, and the state of that folder. Raises InputError if the
+    command can use none of the folders.
     """
     given = options.output or (options.overwrite and f"trained/{name}")
     numbered = (f"trained/{name}" + f"-{number}" * (number > 1) for number in itertools.count(1))
@@ -65,46 +65,49 @@ def find_folder(open_training, options, name):
         disk.refuse_tilde(folder)
         trainings.append(open_training(folder))
         states.append(examine(trainings[-1]))
-        if not folder.exists() or is_last(states[-1], options.resume):
+        if not folder.exists() or decides(states[-1], options.resume):
             break
     chosen = choose_to_resume(states) if options.resume else len(states) - 1
     states[chosen].check()
-    passed = [state.refusal for state in states if state.is_finished]
-    if passed and not options.resume:
-        note(f"{passed[-1]}; this one goes into {trainings[chosen].folder}", options)
+    skipped = [state.refusal for state in states if state.is_finished]
+    if skipped and not options.resume:
+        note(f"{skipped[-1]}; this one goes into {trainings[chosen].folder}", options)
     return trainings[chosen], states[chosen]
 
 
 def examine(training):
-    """Return the state of a training's folder; files that cannot be read are SOMETHING_ELSE."""
+    """Return the state of a training's folder; it is SOMETHING_ELSE if files cannot be read."""
     try:
         return training.examine()
     except InputError as error:
         return FolderState(Holds.SOMETHING_ELSE, refusal=str(error))
 
 
-def is_last(state, resume):
-    """Say whether the command uses this folder, or is refused because of it, without a look at the next folder."""
+def decides(state, resume):
+    """Tell whether the search ends at this folder: the command uses it, or fails because of it."""
     if resume:
         return state.holds is Holds.UNFINISHED and not state.refusal
     return state.holds in (Holds.NO_TRAINING, Holds.UNFINISHED, Holds.FINISHED)
 
 
 def choose_to_resume(states):
-    """Return the index of the folder that --resume continues: an unfinished training before a finished one.
+    """Return the index of the folder that --resume continues; an unfinished training comes before a finished one.
 
-    `states` are those of the numbered folders; the last one does not exist yet. Where no folder can be used, return the
-    index of the one to name in the error: the last one that does not hold another training, or else the first.
+    `states` are those of the numbered folders; the last folder may not exist yet. If no folder can be used, return the
+    index of the folder for the error message: the last one that holds no other training, or else the first.
     """
     usable = [i for i, state in enumerate(states) if not state.refusal]
     unfinished = [i for i in usable if states[i].holds is Holds.UNFINISHED]
     existing = range(max(1, len(states) - 1))
-    nameable = [i for i in existing if states[i].holds is not Holds.OTHER_TRAINING]
-    return [*unfinished, *usable, *reversed(nameable), *existing][0]
+    no_other_training = [i for i in existing if states[i].holds is not Holds.OTHER_TRAINING]
+    return [*unfinished, *usable, *reversed(no_other_training), *existing][0]
 
 
 def changed_options(about, earlier, but_epochs=False):
-    """List, in one line, the options and data of an earlier training's meta.json that differ from this training's."""
+    """Return one line with the options and data in an earlier training's meta.json that differ from this training's.
+
+    `about` is this training's meta.json, `earlier` the other. `but_epochs` leaves out the number of epochs.
+    """
     if but_epochs:
         earlier = earlier | {"recipe": earlier["recipe"] | {"epochs": about["recipe"]["epochs"]}}
     changed = [key for key in about if key not in ("versions", "classes") and earlier.get(key) != about[key]]
@@ -112,14 +115,14 @@ def changed_options(about, earlier, but_epochs=False):
 
 
 def changed_option(key, before, now):
-    """Describe how one entry of meta.json differs."""
+    """Describe the change of one entry of meta.json."""
     if isinstance(before, dict) and isinstance(now, dict):
         return ", ".join(f"{name} {before.get(name)}, not {now[name]}" for name in now if before.get(name) != now[name])
     return f"{key} {before}, not {now}"
 
 
 def is_same_or_longer(about, earlier):
-    """Say whether a training is the earlier one, or differs only in that it has more epochs."""
+    """Tell whether a training is the same as the earlier one, except that it may have more epochs."""
     more = about["recipe"]["epochs"] >= earlier["recipe"]["epochs"]
     return more and not changed_options(about, earlier, but_epochs=True)
 
@@ -129,19 +132,19 @@ def nothing_to_resume(folder, of=""):
 
 
 def other_training(folder, changes):
-    """Return the state of a folder that holds a training with other options or data, listed by changed_options."""
+    """Return the state of a folder that holds another training; `changes` are from changed_options."""
     refusal = f"{folder} holds another training ({changes}); give the same options, or another --output"
     return FolderState(Holds.OTHER_TRAINING, refusal)
 
 
 def unfinished(folder):
-    """Return the state, without --resume, of a folder that holds this training, unfinished."""
+    """Return the state of a folder that holds this training, unfinished, for a command without --resume."""
     refusal = f"{folder} holds this training, unfinished; --resume goes on, --overwrite starts anew"
     return FolderState(Holds.UNFINISHED, refusal)
 
 
 def too_few_epochs(folder, done, epochs):
-    """Return the state of a folder whose training has had more epochs than the command asks for."""
+    """Return the state of a folder whose training already has more epochs than the command asks for."""
     refusal = f"the training in {folder} has reached epoch {done}; --epochs {epochs} is fewer, give at least {done}"
     return FolderState(Holds.UNFINISHED, refusal)
 
@@ -158,12 +161,12 @@ def without_checkpoint(folder):
 def finished(folder, epochs, stopped, kept, options):
     """Return the state of a folder that holds this training, finished.
 
-    `epochs` lists those of its networks, `stopped` says whether --patience ended it, `kept` whether it has its
-    checkpoint. Only --resume can use the folder.
+    `epochs` lists the epochs of each of its networks, `stopped` says whether --patience ended it, and `kept` whether it
+    has its checkpoint. Only a command with --resume can use the folder.
     """
     longer = "more --epochs with --resume train it longer" if kept else "it can't go on: its checkpoint was not kept"
-    told = describe_epochs(epochs, stopped, options)
-    message = f"{folder} holds this training, finished (epochs: {told})" + ("" if stopped else f"; {longer}")
+    described = describe_epochs(epochs, stopped, options)
+    message = f"{folder} holds this training, finished (epochs: {described})" + ("" if stopped else f"; {longer}")
     refusal = "" if options.resume else f"{message}; --overwrite starts it anew"
     return FolderState(Holds.FINISHED if kept else Holds.FINISHED_WITHOUT_CHECKPOINT, refusal, message)
 
@@ -173,13 +176,13 @@ def finished(folder, epochs, stopped, kept, options):
 
 @dataclasses.dataclass
 class TrainingProgress:
-    """How far a training has come: all that is needed to continue it exactly."""
+    """The state of a training: all that is needed to continue it exactly."""
 
     variables: list  # of the network and of its optimizer
-    losses: list  # one for each epoch: nats a picture of digits, nats a pixel of a painter
+    losses: list  # one for each epoch: nats a picture for digits, nats a pixel for a painter
     validation_losses: list
-    best: list = ()  # the variables after the best epoch, where a validation score stops the training of a class
-    # A painter also continues from the middle of an epoch:
+    best: list = ()  # the variables after the best epoch, if a validation score stops the training of a class
+    # A painter's training can also continue in the middle of an epoch:
     step: int = 0
     nats: float = 0.0
     pixels: float = 0.0
@@ -195,7 +198,7 @@ class TrainingProgress:
 
     @classmethod
     def load(cls, path):
-        """Read what save wrote. Raises InputError where the file is damaged."""
+        """Read a file that save wrote. Raises InputError if the file is damaged."""
         try:
             with np.load(path) as file:
                 arrays = {kind: [file[name] for name in file if name.startswith(f"{kind}_")] for kind in cls.ARRAYS}
@@ -205,11 +208,11 @@ class TrainingProgress:
             raise InputError(f"{path} is damaged") from error
 
     def is_over(self, epochs, patience):
-        """Say whether all epochs are done, or `patience` has ended the training."""
+        """Tell whether all epochs are done, or `patience` has ended the training."""
         return len(self.losses) >= epochs or self.stopped_early(patience)
 
     def stopped_early(self, patience):
-        """Say whether the last `patience` epochs brought no better validation score."""
+        """Tell whether the validation score has not improved in the last `patience` epochs."""
         if patience is None or not self.validation_losses:
             return False
         return len(self.validation_losses) - 1 - int(np.argmin(self.validation_losses)) >= patience
@@ -229,8 +232,9 @@ def assign_variables(trainer, values):
 def learning_rate(training_config, step, steps, losses=()):
     """Return the learning rate of the optimizer step number `step` of `steps`; `losses` are those of past epochs.
 
-    constant; cosine, which rises over the first tenth of the steps and falls to zero; late, a tenth of the rate in the
-    last third; plateau, half the rate after each three epochs in a row without a better loss.
+    The schedules: constant; cosine, which rises over the first tenth of the steps and then falls to zero; late, which
+    divides the rate by ten in the last third; plateau, which halves it whenever three epochs in a row had no better
+    loss.
     """
     rate = training_config.learning_rate
     if training_config.schedule == "late":
@@ -246,7 +250,7 @@ def learning_rate(training_config, step, steps, losses=()):
 
 
 def plateaus(losses, patience=3):
-    """Count how often `patience` losses in a row were no better than the best one before them."""
+    """Count how often `patience` losses in a row were not lower than the lowest loss before them."""
     best, stale, count = float("inf"), 0, 0
     for loss in losses:
         stale = 0 if loss < best else stale + 1
@@ -258,7 +262,7 @@ def plateaus(losses, patience=3):
 
 @contextlib.contextmanager
 def deferred_interrupt():
-    """Have Ctrl-C set the event that is yielded, so that a step can end first; a second Ctrl-C interrupts at once."""
+    """Yield an event that Ctrl-C sets, so that the current step can end first. A second Ctrl-C interrupts at once."""
     stop = threading.Event()
 
     def defer(*_):
@@ -273,7 +277,7 @@ def deferred_interrupt():
         signal.signal(signal.SIGINT, earlier)
 
 
-# --- What is printed ---------------------------------------------------------------------------
+# --- Printed lines -----------------------------------------------------------------------------
 
 
 def note(text, options):
@@ -295,7 +299,7 @@ def print_draw_command(folder, *flags):
 
 
 def command_of(script, *arguments):
-    """Return the shell command that calls another script of the toolkit from the current folder."""
+    """Return the shell command that runs another script of the toolkit from the current folder."""
     python = "python" if shutil.which("python") == sys.executable else sys.executable
     return shlex.join([python, str(pathlib.Path(sys.argv[0]).with_name(script)), *arguments])
 
@@ -306,9 +310,9 @@ def print_how_to_train_longer(possible):
 
 
 def describe_epochs(epochs, stopped, options):
-    """Return in words how many epochs the networks of a training had, and whether --patience stopped one."""
-    told = f"{min(epochs)}" if min(epochs) == max(epochs) else f"{min(epochs)} to {max(epochs)}"
-    return told + f", stopped by --patience {options.patience}" * stopped
+    """Return a text with the number of epochs of a training's networks; it says if --patience stopped one of them."""
+    number = f"{min(epochs)}" if min(epochs) == max(epochs) else f"{min(epochs)} to {max(epochs)}"
+    return number + f", stopped by --patience {options.patience}" * stopped
 
 
 def nats_and_bits(nats):

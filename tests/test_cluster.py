@@ -22,7 +22,7 @@ from PIL import Image
 
 import config
 import style_transfer
-from atelier import disk, errors, hardware, progress
+from atelier import disk, errors, progress
 from atelier.batch import cluster, folders, plan
 
 DASK = pathlib.Path(sys.executable).with_name("dask")
@@ -391,20 +391,6 @@ def test_what_cannot_run_on_workers(album, pictures, tmp_path):
 
 
 # --- Cores and the time left ---------------------------------------------------------------------
-
-
-def test_a_worker_has_as_many_threads_as_it_was_given_cores():
-    code = (
-        "from atelier import hardware\n"
-        "hardware.use_cores(1)\n"
-        "print(hardware.cpu_count(), hardware.tf.config.threading.get_intra_op_parallelism_threads())\n"
-        "hardware.tf.constant(1)\n"
-        "hardware.use_cores(3)\n"
-        "print(hardware.cpu_count())"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert result.stdout.split() == ["1", "1", "1"]
-    assert hardware.cpu_count() >= 1
 
 
 def test_with_several_workers_the_time_left_is_estimated_from_the_second_round(monkeypatch, capsys):

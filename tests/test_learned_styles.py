@@ -539,11 +539,12 @@ def test_the_included_styles_are_small_documented_and_different(photo):
     ]
     assert sum(path.stat().st_size for path in shipped) < 10e6
     photo, pictures = imaging.resize_picture(pixels(photo), 128, 96), []
+    network = learned_styles.load_network(styles / "network.npz")
     for name in SHIPPED:
-        meta, stylizer = learned_styles.read_meta(styles / name), learned_styles.Stylizer([(name, 1.0)])
+        meta, style = learned_styles.read_meta(styles / name), learned_styles.load_style(name)
         assert meta["title"] and meta["learned_on"] and meta["losses"]["network"]["style"] < 1
-        pictures.append(learned_styles.finished(stylizer.stylize(photo), photo).astype(float))
-        found, wanted = pictures[-1].mean((0, 1)), stylizer.style.mean
+        pictures.append(learned_styles.finished(learned_styles.stylize(network, photo, style), photo).astype(float))
+        found, wanted = pictures[-1].mean((0, 1)), style.mean
         assert np.abs(found - wanted).max() < 40, name
     for i, one in enumerate(pictures):
         assert all(np.abs(one - other).mean() > 5 for other in pictures[:i])

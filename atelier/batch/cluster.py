@@ -1,8 +1,8 @@
-"""Runs calls on the workers of a Dask cluster, here or on other machines, and repeats those of workers that die.
+"""Runs calls on the workers of a Dask cluster, here or on other machines, and repeats a call if its worker dies.
 
 A call is a function of an importable module with its arguments (functools.partial), and its result is a small picklable
-value. The toolkit, the folder where the command runs and all files lie at the same paths on every machine. No other
-module but worker_plugin.py uses Dask.
+value. The toolkit, the folder where the command runs and all files have the same paths on every machine. Only this
+module and worker_plugin.py use Dask.
 """
 
 import collections
@@ -41,11 +41,11 @@ TOOLKIT = config.ROOT
 
 
 class WorkersDied(Exception):
-    """Several workers died one after another while they ran the same call. It is returned as that call's result."""
+    """Several workers died while they ran the same call. This exception is returned as the call's result."""
 
 
 def versions():
-    """Return what must be equal on all machines, a dict of strings: the toolkit's files, Keras and TensorFlow."""
+    """Return the versions that must be equal on all machines, a dict: the toolkit's files, Keras and TensorFlow."""
     return {"this toolkit": TOOLKIT_CHECKSUM} | {name: installed_version(name) for name in ("keras", "tensorflow")}
 
 
@@ -63,7 +63,7 @@ def toolkit_checksum():
     return digest.hexdigest()[:8]
 
 
-TOOLKIT_CHECKSUM = toolkit_checksum()  # at import: a worker goes on with the modules that it has imported
+TOOLKIT_CHECKSUM = toolkit_checksum()  # computed at import, since a worker keeps using the modules it has imported
 
 
 # --- On a worker -------------------------------------------------------------------------------
@@ -72,11 +72,11 @@ TOOLKIT_CHECKSUM = toolkit_checksum()  # at import: a worker goes on with the mo
 # since Keras stores its precision per thread.
 THREAD = concurrent.futures.ThreadPoolExecutor(1)
 CANCELLATIONS = {}  # from Dask's key to an Event, for each call that runs or waits in this process
-CURRENT = types.SimpleNamespace(worker=None, session=None)  # of the call that this process runs, or ran last
+CURRENT = types.SimpleNamespace(worker=None, session=None)  # those of the latest call in this process
 
 
 def run_in_turn(session, call):
-    """Run a pickled call of a session in THREAD, after those that came before it; return its result."""
+    """Run a pickled call of a session in THREAD, after the earlier calls; return its result."""
     worker = distributed.get_worker()
     key = worker.get_current_task()
     cancelled = CANCELLATIONS[key] = threading.Event()
@@ -98,14 +98,14 @@ def run_call(worker, session, cancelled, call):
 
 
 def cancel_calls(keys):
-    """Have those of the calls that this process runs, or will run, write no file any more."""
+    """Prevent the calls with these keys from writing files, if they run or wait in this process."""
     for cancelled in filter(None, map(CANCELLATIONS.get, keys)):
         with disk.REPLACING:
             cancelled.set()
 
 
 def clear_caches():
-    """Clear the toolkit's caches: they use relative paths as keys, which mean other files to another command."""
+    """Clear the toolkit's caches. Their keys contain relative paths, which name other files for another command."""
     for name, module in [*sys.modules.items()]:
         path = pathlib.Path(getattr(module, "__file__", None) or "/")
         if name.partition(".")[0] == "atelier" or path.parent == TOOLKIT:
@@ -115,7 +115,7 @@ def clear_caches():
 
 
 def run_in_folder(folder, arguments, call):
-    """Run a call in the command's folder, and with its command line, which pictures record."""
+    """Run a call in the command's folder, with the command's sys.argv, which pictures record."""
     os.chdir(folder)
     sys.argv = arguments
     return call()
@@ -137,27 +137,27 @@ def find_refusal(folder, theirs, check):
 
 
 def report_progress(amount):
-    """Tell the command, from within a call, how much work has been done since the last report."""
+    """Report to the command how much work the running call has done since the last report."""
     CURRENT.worker.log_event(CURRENT.session, amount)
 
 
 # --- In the command ----------------------------------------------------------------------------
 
-PATIENCE = 60  # seconds without a worker after which a command gives up; ten times as many while workers are checked
-LOOK = 2  # seconds from one look at the cluster's workers to the next
-POLL = 0.01  # seconds from one look at the results to the next
+PATIENCE = 60  # seconds without a worker after which a command gives up; ten times as long while workers are checked
+LOOK = 2  # seconds from one check of the list of workers to the next
+POLL = 0.01  # seconds from one check for results to the next
 CONNECT = 10  # seconds in which a scheduler must answer
-IN_FLIGHT = 2  # calls per worker that the scheduler knows: one that runs, and one that waits
-MAX_DEATHS = 3  # times that the workers of a call may die before it is given up
+IN_FLIGHT = 2  # calls per worker that are given to the scheduler: one that runs, and one that waits
+MAX_DEATHS = 3  # a call is given up after its workers have died this many times
 
 # Dask's settings for --workers. docs/cluster.md names those that matter for a cluster of one's own.
 SETTINGS = {
-    # A worker may die for reasons of its own, and Dask also blames the call that waited there.
+    # When a worker dies, Dask also counts this as a failure of the call that waited there.
     "distributed.scheduler.allowed-failures": 5,
-    # Loading a network may hold Python's lock for longer than a heartbeat. A process that dies is noticed at once,
-    # since its connection closes.
+    # While a worker loads a network, Python's global lock may delay its heartbeats. The death of a process is noticed
+    # at once all the same, since its connection closes.
     "distributed.scheduler.worker-ttl": "10 minutes",
-    # The profiler would interrupt the call's thread a hundred times a second.
+    # The profiler would interrupt the thread that runs the calls a hundred times a second.
     "distributed.worker.profile.enabled": False,
 }
 
@@ -166,13 +166,13 @@ SETTINGS = {
 def open_session(options, check):
     """Yield the DaskSession of --scheduler, or of --workers processes on this machine.
 
-    Each worker runs the call `check` first, which returns what the worker lacks, a text, or None. Raises InputError if
-    no scheduler answers, or no worker can take part.
+    Each worker runs the call `check` first. It returns None, or a text that says what the worker lacks. Raises
+    InputError if no scheduler answers, or if no worker can take part.
     """
     warnings.filterwarnings("ignore", category=distributed.versions.VersionMismatchWarning)
     for name in ["distributed", *logging.root.manager.loggerDict]:
         if name.partition(".")[0] in ("distributed", "asyncio"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # the session's messages say what the user needs
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # the session prints the messages that users need
     with contextlib.ExitStack() as stack:
         address = options.scheduler
         if address is None:
@@ -204,14 +204,16 @@ def open_processes(count):
 
 @contextlib.contextmanager
 def blocked_interrupts():
-    """Start threads and processes that ignore Ctrl-C. This process receives it at the end of the block.
+    """Block Ctrl-C, so that threads and processes started in this context ignore it.
 
-    A terminal sends Ctrl-C to all processes of a command, and the command itself ends its workers.
+    This process receives it at the end of the context. A terminal sends Ctrl-C to all processes of a command, but here
+    the command itself ends its workers.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    # The resource tracker would warn about semaphores of killed processes. It must start before signals are blocked.
+    # The filter silences the resource tracker's warnings about semaphores of killed processes. The tracker must start
+    # before signals are blocked.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
     multiprocessing.resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -239,7 +241,7 @@ def connect(address):
 
 @dataclasses.dataclass
 class Task:
-    """A call with its label, how often its workers died, and the workers that may run it now."""
+    """A call with its label, the number of times its workers died, and the workers that may run it now."""
 
     label: typing.Any
     call: typing.Callable
@@ -248,9 +250,9 @@ class Task:
 
 
 class DaskSession:
-    """A command's connection to a cluster: it has workers checked, and runs calls on those that pass.
+    """A command's connection to a cluster: it checks the workers, and runs calls on those that pass.
 
-    `workers` are the addresses of these workers.
+    `workers` is the set of addresses of the workers that passed.
     """
 
     def __init__(self, client, check, place, quiet):
@@ -258,13 +260,13 @@ class DaskSession:
         self.name = f"keras-atelier-{client.id}"  # also the topic of progress events
         self.check = functools.partial(find_refusal, os.getcwd(), versions(), pickle.dumps(check))
         self.completed = distributed.as_completed(loop=client.loop, with_results=True, raise_errors=False)
-        self.checks, self.refusals = {}, {}  # from address to the future of the worker's check, and to its refusal
+        self.checks, self.refusals = {}, {}  # by address: the future of the worker's check, and why it can't take part
         self.workers = set()
         self.done = 0
         self.started = self.looked = self.last_seen = time.monotonic()
 
     def wait_for_worker(self):
-        """Have the workers checked, and wait for the first that passes. Raises InputError if there is none."""
+        """Check the workers, and wait for the first that passes. Raises InputError if there is none."""
         with contextlib.suppress(OSError):  # one of the workers does not answer
             self.client.register_plugin(ToolkitPlugin(TOOLKIT))
         self.look_at_workers()
@@ -275,7 +277,7 @@ class DaskSession:
         self.say(f"cluster: {self.place}, workers: {len(self.workers)}")
 
     def look_at_workers(self, every=0):
-        """Have new workers checked, and forget those that left; at most once in so many seconds.
+        """Check new workers, and forget those that left; do nothing within `every` seconds of the last call.
 
         Raises InputError, or PartlyDone after the first result, if the scheduler is gone or no worker takes part.
         """
@@ -328,7 +330,7 @@ class DaskSession:
     def submit(self, call, **more):
         """Give a call to the scheduler, and return its future."""
         call = pickle.dumps(functools.partial(run_in_turn, self.name, pickle.dumps(call)))
-        # A lambda travels as code. A reference would fail at the scheduler, which cannot import the toolkit.
+        # A lambda is pickled as code. A reference to a function would fail in the scheduler, which cannot import it.
         future = self.client.submit(lambda call: pickle.loads(call)(), call, pure=False, **more)
         self.completed.add(future)
         return future
@@ -336,7 +338,7 @@ class DaskSession:
     def next_results(self):
         """Return a list of (future, result) of the calls that are done; the result may be an exception.
 
-        Results of checks are not among them: they decide which workers take part.
+        The results of checks are left out. This method uses them to update `workers` and `refusals`.
         """
         addresses, results = {future: address for address, future in self.checks.items()}, []
         for future, result in self.completed.next_batch(block=False):
@@ -360,19 +362,20 @@ class DaskSession:
         return result
 
     def room(self, waiting, running):
-        """Return how many more calls the scheduler may be given."""
+        """Return how many more calls may be given to the scheduler."""
         if not any(task.deaths for task in (*waiting, *running.values())):
             return len(self.workers) * IN_FLIGHT - len(running)
-        # A call may have killed its workers. Until it is done, no other call waits behind it, or for a dead worker.
+        # A call may have killed its workers. Until it is done, each worker gets one call, so that none waits behind it
+        # or for a dead worker.
         if len(running) < len(self.workers):
             self.look_at_workers()
         return len(self.workers) - len(running)
 
     def results(self, calls):
-        """Run calls, given as pairs (label, call): yield (label, result) as each is done, in any order.
+        """Run calls, given as pairs (label, call): yield (label, result) when each is done, in any order.
 
-        The result of a call whose workers died again and again is WorkersDied. Raises what a call raises, and what
-        look_at_workers raises. The scheduler knows only a few calls at any time.
+        If the workers of a call died MAX_DEATHS times, its result is WorkersDied. Raises the exceptions of the calls
+        and of look_at_workers. The scheduler has only a few calls at any time.
         """
         folder, arguments = os.getcwd(), sys.argv
         calls, waiting, running = iter(calls), collections.deque(), {}

@@ -1,8 +1,8 @@
-"""Folders of photos: makes a picture of each, in this process or on a cluster, and continues where it was stopped.
+"""Folders of photos: makes a picture of each photo, in this process or on a cluster, and continues after a stop.
 
-An ImageTask makes a picture by a plain function of (photo, result, options). The pictures' folder also holds
-recipe.json, the manifest of all of them, and summary.csv, with a row for each. TensorFlow starts only if there is
-something to do.
+An ImageTask makes a picture by a function of (photo, result, options). The folder of the results also holds
+recipe.json, the manifest of all pictures, and summary.csv, with a row for each picture. TensorFlow starts only if there
+is something to do.
 """
 
 import contextlib
@@ -41,12 +41,13 @@ hardware = lazy_import("atelier.hardware")
 
 @dataclasses.dataclass(frozen=True)
 class ImageTask:
-    """What the script of that name does with photos.
+    """The functions by which a script makes pictures of photos.
 
-    `make_picture(photo, result, options)` makes the picture of a photo and returns a dict for the summary; the file
-    `result` is the last that it writes. `prepare(options)` loads what all pictures share. `manifest_of(options)`
-    returns the manifest of a picture, by manifests.manifest_of. Workers call these three, so they are functions of
-    importable modules. `options_of(words)` reads the options of another command line. The last three raise InputError.
+    `script` is the script's file name. `make_picture(photo, result, options)` makes the picture of a photo, writes the
+    file `result` last, and returns a dict for the summary. `prepare(options)` loads what all pictures share.
+    `manifest_of(options)` returns the manifest of a picture, by manifests.manifest_of. Workers call these three, so
+    they are functions of importable modules. `options_of(words)` returns the options of another command line.
+    `prepare`, `manifest_of` and `options_of` raise InputError.
     """
 
     script: str
@@ -60,10 +61,10 @@ class ImageTask:
 
 
 def apply_to_folder(task, photos, output, suffix, variants, options):
-    """Make a picture of each photo in each variant, with a progress bar, a line for each, and a summary.
+    """Make a picture of each photo in each variant. Show a progress bar, print a line for each, and write the summary.
 
-    `options` are a config.Photos. Raises InputError if the folder `output` holds pictures of another manifest,
-    PartlyDone at the end if photos failed, and Interrupted.
+    `options` is a config.Photos. Raises InputError if the folder `output` holds pictures with another manifest,
+    PartlyDone at the end if photos failed, and Interrupted after Ctrl-C.
     """
     started, summary, manifest = time.time(), output / "summary.csv", task.manifest_of(options)
     rows, stored = read_summary(summary), read_manifest(output)
@@ -97,7 +98,7 @@ def apply_to_folder(task, photos, output, suffix, variants, options):
 
 
 def print_notes(plan):
-    """Print notes about pictures that are made again, or assumed to be right."""
+    """Print notes about pictures that are made again, and about those that are assumed to be right."""
     if plan.changed:
         print(f"note: photos that changed since their pictures were made: {plan.changed}, made again", file=sys.stderr)
     if plan.unverified:
@@ -133,23 +134,23 @@ def run_jobs(executor, jobs, summary, rows, options):
     return failed
 
 
-WRITING = 1 / 20  # of the time is spent at most on writing the summary, whose rows may be tens of thousands
+WRITING = 1 / 20  # largest share of the time for writing the summary, which may have tens of thousands of rows
 
 
 def with_summary(done, summary, rows):
-    """Yield each (job, row) of `done`, and write its row to the summary: now and then, and at the end in any case.
+    """Yield each (job, row) of `done`, and add its row to the summary. It is written from time to time and at the end.
 
-    `rows` is the summary before, a dict from key to row.
+    `rows` is the summary so far, a dict from key to row.
     """
-    written, took = time.monotonic(), 0
+    written, duration = time.monotonic(), 0
     try:
         for job, row in done:
             rows[job.key()] = row
             now = time.monotonic()
-            if took <= WRITING * (now - written):
+            if duration <= WRITING * (now - written):
                 write_summary(summary, rows.values())
                 written = time.monotonic()
-                took = written - now
+                duration = written - now
             yield job, row
     finally:
         write_summary(summary, rows.values())
@@ -165,8 +166,8 @@ def find_photos(folder, output, options):
     if unread and not options.quiet:
         print(f"note: {unread}", file=sys.stderr)
     if not photos:
-        beneath = not options.recursive and find_pictures(folder)
-        raise InputError(f"{folder} holds no picture" + "; --recursive takes those in its subfolders" * bool(beneath))
+        deeper = not options.recursive and find_pictures(folder)
+        raise InputError(f"{folder} holds no picture" + "; --recursive takes those in its subfolders" * bool(deeper))
     return photos
 
 
@@ -178,30 +179,30 @@ def check_folder(output):
         raise InputError(f"{output} is a name for one picture, and many go to a folder; give a folder with --output")
 
 
-# --- What the disk holds -----------------------------------------------------------------------
+# --- Files on disk -----------------------------------------------------------------------------
 
 
 def look_at(job, rows, task):
-    """Return what the disk holds for a job, a Found. Without a task, the picture's own record is not read."""
+    """Return the state of a job's files, a Found. If `task` is None, the picture's own manifest is not read."""
     exists = job.result.exists()
     read = exists and task and not knows_source(rows.get(job.key(), {}))
     return Found(exists, source_of(job), recorded_manifest(job.result, task) if read else None)
 
 
 def source_of(job):
-    """Return the columns of the summary that identify what a picture is made of, or None if the photo is missing."""
+    """Return the columns of the summary that identify a picture's input, or None if the photo is missing."""
     try:
         stat = job.photo.stat()
     except FileNotFoundError:
         return None
-    changed = np.datetime64(int(stat.st_mtime), "s")  # it can show any year that a file system has
+    changed = np.datetime64(int(stat.st_mtime), "s")  # datetime64 has room for every year that a file system can store
     return {"photo_bytes": str(stat.st_size), "photo_changed": str(changed)} | job.variant.row
 
 
 def refuse_other_folder(output, rows, stored, manifest, task):
     """Raise InputError if the pictures in a folder have another manifest.
 
-    If the folder has none, the pictures' own records decide.
+    If the folder has no manifest, those that the pictures themselves record are compared.
     """
     if stored:
         refuse_other_manifest(output, stored, manifest)
@@ -215,14 +216,14 @@ def refuse_other_folder(output, rows, stored, manifest, task):
 def recorded_manifest(path, task):
     """Return the manifest of the command that a picture records, or None."""
     about = read_about(path)
-    if about.get("weights") == config.FORMER_WEIGHTS:  # the command says the same, or nothing
+    if about.get("weights") == config.FORMER_WEIGHTS:  # the command names the same weights, or none
         return {"script": task.script, "weights": config.FORMER_WEIGHTS}
     return manifest_of_command(about.get("command", ""), task)
 
 
 @functools.lru_cache(maxsize=16)  # one command made many pictures
 def manifest_of_command(command, task):
-    """Return the manifest of a command line, or None if that is not possible any more."""
+    """Return the manifest of a command line, or None if it can no longer be computed."""
     try:
         _, script, *words = shlex.split(command)
         if pathlib.Path(script).name != task.script:
@@ -301,7 +302,7 @@ FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def attempt(make_picture, job):
-    """Do one job; return its row of the summary, also if it fails. Raises OSError if the disk is full."""
+    """Do one job; return its row of the summary, even if the job fails. Raises OSError if the disk is full."""
     row = job.row("failed")
     try:
         row |= source_of(job) or {}  # before the photo is read, since it may change meanwhile
@@ -324,9 +325,9 @@ def reason_of(error, photo):
 
 
 def find_missing(manifest_of, options, manifest, paintings, marker, job, source):
-    """Return which files of the command a worker does not see, a text, or None if it sees all.
+    """Return a text about the command's files that a worker does not see, or None if it sees all.
 
-    These are the folder of the results (by the temporary file `marker` in it), the first job's photo, the files that
+    It checks the folder of the results (by the temporary file `marker` in it), the first job's photo, the files that
     the manifest names, and `paintings`, a dict from path to checksum.
     """
     if not os.path.exists(marker):
@@ -340,7 +341,7 @@ def find_missing(manifest_of, options, manifest, paintings, marker, job, source)
 
 
 def photo_problem(job, source):
-    """Return why a worker does not see the same photo as the command, whose source_of the job was `source`; or None."""
+    """Return why a worker does not see the command's photo, or None; `source` is the command's source_of(job)."""
     here = source_of(job)
     if here is None:
         return "it does not see the photo"
@@ -348,11 +349,11 @@ def photo_problem(job, source):
 
 
 def prepare_on_worker(prepare, options):
-    prepare(options)  # its result stays here: it may be a network
+    prepare(options)  # the result is not returned, since it may be a network
 
 
 def attempt_on_worker(make_picture, job, source):
-    """Do a job whose photo has the same source as in the command; return its row."""
+    """Do a job if the worker sees the same photo as the command; return its row."""
     if problem := photo_problem(job, source):
         return job.row("failed", f"the worker on {socket.gethostname()}: {problem}")
     return attempt(make_picture, job)

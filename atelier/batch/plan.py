@@ -1,6 +1,6 @@
-"""Plans for a folder of photos: which pictures are to be made, which are done, and why others are refused.
+"""Plans for a folder of photos: which pictures must be made, which are done, and which make the command fail.
 
-Nothing here reads or writes a file. folders.py looks at the files, makes a plan from what it found, and carries it out.
+This module reads and writes no files. folders.py looks at the files, makes a plan from them, and carries it out.
 """
 
 import dataclasses
@@ -10,15 +10,15 @@ import pathlib
 import config
 from atelier.manifests import changed_options, refuse_other_manifest
 
-DONE = ("done", "done before")  # what the summary says of pictures that need not be made
+DONE = ("done", "done before")  # the status, in the summary, of pictures that need not be made
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
     """One of the ways to make a picture of each photo.
 
-    `name` is appended to the photo's name in that of the result. `row` is added to the summary's row: the painting, if
-    there is one for each variant.
+    The result's name is the photo's name followed by `name`. `row` is added to the picture's row of the summary: it
+    holds the painting, if each variant has its own.
     """
 
     options: config.Photos
@@ -28,7 +28,7 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A picture to be made: of a photo, as a variant, into the file `result`."""
+    """A picture to be made from a photo, as a variant, and written to the file `result`."""
 
     photo: pathlib.Path
     variant: Variant
@@ -44,7 +44,7 @@ class Job:
 
 
 def key_of(row):
-    """Return what identifies a row of the summary: the photo, and the painting if each variant has its own."""
+    """Return the key of a row of the summary: the photo, and the painting if each variant has its own."""
     return row["photo"], row.get("painting", "")
 
 
@@ -54,11 +54,11 @@ def absolute(path):
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What the disk holds for a job, before it is done.
+    """The state of a job's files before the job is done.
 
-    `exists` says whether the picture is there. `source` are the columns that identify what it is made of: the photo's
-    size and date, and the variant's row; None if the photo is missing. `manifest` is what the picture itself records,
-    or None; it is needed only where the summary does not know the source.
+    `exists` says whether the picture exists. `source` is a dict of the columns that identify its input: the photo's
+    size and date, and the variant's row; None if the photo is missing. `manifest` is the manifest that the picture
+    itself records, or None; it is needed only if the summary does not contain the source.
     """
 
     exists: bool = False
@@ -68,11 +68,11 @@ class Found:
 
 @dataclasses.dataclass
 class Plan:
-    """What is to be done for a folder, and what its summary says before the first picture is made.
+    """The jobs of a folder, and its summary before the first picture is made.
 
-    `jobs` are to be done, `done` are not, `rows` is the summary, a dict from key to row. `changed` counts pictures
-    whose photo has changed since, and `unverified` those that are assumed to be right because nothing says how they
-    were made.
+    `jobs` lists the jobs to do, `done` those that are done already. `rows` is the summary, a dict from key to row.
+    `changed` counts pictures whose photo has changed since they were made. `unverified` counts pictures that are
+    assumed to be right, because they do not record how they were made.
     """
 
     jobs: list
@@ -85,29 +85,30 @@ class Plan:
 def make_plan(jobs, found, rows, stored, manifest, overwrite):
     """Make the Plan of a folder.
 
-    `jobs` and `found` (a Found for each job) belong together. `rows` is the folder's summary, `stored` its manifest
-    or None, and `manifest` that of the command. Raises InputError for a picture that was made with other options.
+    `found` has a Found for each job. `rows` is the folder's summary, `stored` its manifest or None, and `manifest` that
+    of the command. Raises InputError for a picture that was made with other options.
 
-    If the process is killed at any moment, no picture made with other options counts as done: a picture that is to be
-    replaced is waiting in `rows`, which are written before the new manifest, and that before the first picture.
+    The process may be killed at any moment, and even then no picture made with other options counts as done. For this,
+    a picture to be replaced has the status "waiting" in `rows`. The rows are written first, then the new manifest, then
+    the first picture.
     """
     plan = Plan([], [], dict(rows))
-    for job, there in zip(jobs, found, strict=True):
+    for job, on_disk in zip(jobs, found, strict=True):
         key, row = job.key(), rows.get(job.key(), {})
         known, was_done = knows_source(row), row.get("status") in DONE
-        if overwrite or not there.exists or (known and not (was_done and is_same_source(row, there.source))):
+        if overwrite or not on_disk.exists or (known and not (was_done and is_same_source(row, on_disk.source))):
             plan.jobs.append(job)
-            plan.changed += known and was_done and there.exists
-            if there.exists:
-                plan.rows[key] = job.row("waiting", "to be made again") | (there.source or {})
+            plan.changed += known and was_done and on_disk.exists
+            if on_disk.exists:
+                plan.rows[key] = job.row("waiting", "to be made again") | (on_disk.source or {})
             else:  # if the process is killed after the picture is written, the picture itself says how it was made
                 plan.rows[key] = job.row("waiting", "not made yet")
             continue
         plan.done.append(job)
         if not known:
-            refuse_other_manifest(job.result, there.manifest, manifest)
-            plan.unverified += there.manifest is None
-            plan.rows[key] = job.row("done before") | (row if row.get("status") == "done" else {}) | there.source
+            refuse_other_manifest(job.result, on_disk.manifest, manifest)
+            plan.unverified += on_disk.manifest is None
+            plan.rows[key] = job.row("done before") | (row if row.get("status") == "done" else {}) | on_disk.source
     if overwrite and (stored is None or changed_options(stored, manifest)):
         for key in rows.keys() - {job.key() for job in jobs}:
             plan.rows[key] = rows[key] | {"status": "waiting", "reason": "made with other options"}
@@ -115,7 +116,7 @@ def make_plan(jobs, found, rows, stored, manifest, overwrite):
 
 
 def knows_source(row):
-    """Say whether a row of the summary identifies what its picture was made of; rows of older versions do not."""
+    """Tell whether a row of the summary identifies its picture's input. Rows of older versions do not."""
     return bool(row.get("photo_bytes"))
 
 
@@ -124,9 +125,9 @@ def is_same_source(row, source):
 
 
 def name_results(photos, variants, folder, suffix, rows):
-    """Name each picture in `folder` after its photo and variant, numbered if two share a name; return a list of Jobs.
+    """Name each picture in `folder` after its photo and variant, with a number if the name is taken; return Jobs.
 
-    A picture that the summary knows keeps its name, and no other takes it.
+    A picture that is in the summary keeps its name, and no other picture gets that name.
     """
     taken = {pathlib.Path(row["result"]).name.casefold() for row in rows.values()}
     jobs = []

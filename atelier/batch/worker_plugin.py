@@ -1,6 +1,6 @@
-"""The plugin that prepares Dask's workers for the toolkit. It travels to them as code, and so imports nothing of it.
+"""The plugin that prepares Dask's workers for the toolkit. It is sent to them as code, and imports no toolkit module.
 
-Workers and schedulers may be started in any folder, with nothing of the toolkit on their path.
+Workers and schedulers may be started in any folder, and need not have the toolkit on their path.
 """
 
 import sys
@@ -12,7 +12,7 @@ RESOURCE = "keras-atelier"
 
 
 class ToolkitPlugin(distributed.WorkerPlugin):
-    """Makes the toolkit importable on workers, has each run one call at a time, and passes on cancellations."""
+    """Makes the toolkit importable on workers, makes each run one call at a time, and tells it of cancelled calls."""
 
     def __init__(self, toolkit):
         self.toolkit = str(toolkit)

@@ -1,7 +1,7 @@
 """The user's own classifiers: which models are accepted, which input range they take, and their logits.
 
-In goes the path of a .keras or .h5 file, out come a model and the function that turns pictures N x H x W x 3 in 0..255
-into its input.
+The input is the path of a .keras or .h5 file. The results are a model and the function that converts pictures,
+N x H x W x 3 in 0..255, to the model's input.
 """
 
 import importlib
@@ -42,10 +42,10 @@ INPUT_RANGES = {
 
 
 def input_preprocessing(model, input_range=None):
-    """Return (preprocess, description): what turns pictures N x H x W x 3 in 0..255 into a model's input.
+    """Return (preprocess, description): the function from pictures N x H x W x 3 in 0..255 to a model's input.
 
-    `input_range` is one of INPUT_RANGES. None is the range of the network of keras.applications that the model begins
-    with, or 0..255 if it begins with none. Raises InputError if a grey-level network is given a range for colours.
+    `input_range` is one of INPUT_RANGES, or None. None means the range of the network of keras.applications that the
+    model begins with, or else 0..255. Raises InputError if a grey-level network is given a range for colours.
     """
     preprocess, description = INPUT_RANGES.get(input_range), input_range
     if preprocess is None:
@@ -67,7 +67,7 @@ def input_preprocessing(model, input_range=None):
 
 
 def published_base(model):
-    """Name the network of keras.applications that a model is or begins with; None if something precedes it."""
+    """Return the name of the network of keras.applications that a model is or begins with, or None."""
     steps = model.layers if isinstance(model, keras.Sequential) else model.operations
     first = next((step for step in steps if not acts_only_in_training(step)), None)
     if isinstance(first, keras.Model):

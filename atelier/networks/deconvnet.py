@@ -30,9 +30,10 @@ class Activation:
 
 @dataclasses.dataclass(frozen=True)
 class ReceptiveField:
-    """The pixels that a place of a layer's output depends on, along one side.
+    """The receptive field of a position (row or column) in a layer's output, along one side of the picture.
 
-    They are `size` pixels; those of neighbouring places are `stride` pixels apart, and the first is centred on `start`.
+    A field has `size` pixels. The fields of neighbouring positions are `stride` pixels apart, and the first field is
+    centred on pixel `start`.
     """
 
     size: int = 1
@@ -40,7 +41,7 @@ class ReceptiveField:
     start: float = 0.0
 
     def after(self, kernel, stride, padding):
-        """Return the field after a layer with windows of `kernel` places, `stride` apart, and `padding` before them."""
+        """Return the field after one more layer with this kernel size, this stride and this padding at the start."""
         return ReceptiveField(
             self.size + (kernel - 1) * self.stride,
             self.stride * stride,
@@ -48,7 +49,7 @@ class ReceptiveField:
         )
 
     def first_pixel(self, place):
-        """Return the first row (or column) of pixels that a row (or column) of places depends on; may be below 0."""
+        """Return the first pixel row (or column) of the field of an output row (or column); may be below 0."""
         return round(self.start + place * self.stride - (self.size - 1) / 2)
 
 
@@ -68,7 +69,7 @@ class Deconvnet:
         for step in self.chain:
             self.field = self.field.after(*window_of(step))
         self.compiled_activations = vision.for_any_size(self.activations_of)
-        # With the gradient of each ReLU replaced by a ReLU, the gradient of an activation is its projection.
+        # The gradient of each ReLU is replaced by a ReLU. The gradient of an activation is then its projection.
         self.evaluate = vision.value_and_gradient(
             lambda picture, targets: {"total": keras.ops.sum(self.activations_of(picture) * targets["place"])}
         )
@@ -110,7 +111,7 @@ class Deconvnet:
         return activation.strength * self.cut(np.asarray(projection)[0], activation, 0)
 
     def cut(self, picture, activation, fill):
-        """Cut the pixels that an activation depends on, size x size x 3; beyond the picture's edges they are `fill`."""
+        """Cut out the pixels that an activation depends on, size x size x 3; outside the picture they are `fill`."""
         size = self.field.size
         top, left = self.field.first_pixel(activation.row), self.field.first_pixel(activation.column)
         padded = np.pad(picture, ((size, size), (size, size), (0, 0)), constant_values=fill)
@@ -175,7 +176,7 @@ def deconvolution_relu(x):
 
 
 def choose_channels(network, pictures, channels, count):
-    """List the filters to show: `channels`, or if there are none the `count` with the strongest activations.
+    """List the filters to show: `channels`, or if it is empty, the `count` filters with the strongest activations.
 
     Raises InputError for a channel that the layer does not have.
     """
@@ -203,9 +204,9 @@ def strongest_activations(network, pictures, channels, count=9, quiet=False):
 
 
 def peaks(activations, count, distance):
-    """List the `count` largest values above 0 of h x w that are `distance` rows or columns apart, or more.
+    """List up to `count` of the largest values above 0 of h x w that are at least `distance` rows or columns apart.
 
-    Each is (value, row, column). They need not be local maxima, as those of scikit-image's peak_local_max are.
+    Each is (value, row, column). Unlike the results of scikit-image's peak_local_max, they need not be local maxima.
     """
     rest, found = activations.copy(), []
     while len(found) < count and rest.max() > 0:

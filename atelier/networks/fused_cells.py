@@ -1,7 +1,7 @@
-"""GRU and LSTM layers, and a dropout, that train faster on a CPU than Keras's, with the same weights and outputs.
+"""GRU, LSTM and dropout layers that train faster on a CPU than Keras's. The GRU and LSTM give the same outputs.
 
-Sequences are N x T x features. The gradients are written by hand: one large product after the loop over time computes
-the gradient of the recurrent kernel.
+Sequences are N x T x features. The gradients are written by hand: one large matrix product after the loop over time
+computes the gradient of the recurrent kernel.
 """
 
 from atelier import hardware  # noqa: F401, it silences TensorFlow's start
@@ -13,12 +13,12 @@ from keras import ops
 
 
 def compile_function(function, jit=True):
-    """Compile a function of tensors, by default with XLA. (Keras has no function for it; each backend has its own.)"""
+    """Compile a function of tensors, by default with XLA. (Keras has no function for this; its backends have.)"""
     return tf.function(function, jit_compile=jit, autograph=False)
 
 
 class FastDropout(keras.layers.Dropout):
-    """keras.layers.Dropout with one random byte for each value, which is faster; the rate is rounded to n / 256."""
+    """keras.layers.Dropout with one random byte for each value, which is faster. The rate is rounded to n / 256."""
 
     def call(self, inputs, training=False):
         if not training:
@@ -34,9 +34,10 @@ class FastDropout(keras.layers.Dropout):
 
 
 class FusedGRU(keras.layers.GRU):
-    """keras.layers.GRU with a faster gradient: the same weights, the same outputs.
+    """keras.layers.GRU with the same weights and outputs, and a faster gradient.
 
-    The backward loop has one small product a step; the gradient of the recurrent kernel is one large product after it.
+    The backward loop computes one small matrix product in each step. One large product after the loop gives the
+    gradient of the recurrent kernel.
     """
 
     def inner_loop(self, sequences, initial_state, mask=None, training=False):
@@ -59,7 +60,7 @@ class FusedLSTM(keras.layers.LSTM):
 
 
 def as_tensors(*values):
-    # A custom gradient takes only tensors; outside compiled code Keras passes variables.
+    # A function with a custom gradient takes only tensors. Outside compiled code Keras passes variables.
     return [tf.identity(ops.convert_to_tensor(value)) for value in values]
 
 
@@ -67,10 +68,10 @@ def as_tensors(*values):
 def gru_states(inputs, kernel, bias, first):
     """Run a GRU (Cho et al. 2014, reset after the product) from a state: T x N x 3U inputs -> T x N x U states.
 
-    The gates are in the order update, reset, candidate. The loop over time and the backward loop are compiled; the
-    large products are outside of them, since TensorFlow's own are faster than XLA's.
+    The gates are in the order update, reset, candidate. The forward and the backward loop are compiled with XLA. The
+    large products are outside the loops, because TensorFlow computes them faster than XLA.
     """
-    # Without stop_gradient, a tape outside compiled code would also record the loop, which gradient() replaces.
+    # gradient() replaces the gradient of the loop. Without stop_gradient, a tape outside compiled code would record it.
     h, last, *gates = gru_forward(*map(tf.stop_gradient, (inputs, kernel, bias, first)))
 
     def gradient(dstates):
@@ -85,7 +86,7 @@ def gru_states(inputs, kernel, bias, first):
 
 @compile_function
 def gru_forward(inputs, kernel, bias, first):
-    """Return the states before each step, the last state, and for the gradient z, r, n and h's part of n."""
+    """Return the states before each step, the last state, and for the gradient z, r, n, and the product of h in n."""
     steps, units = inputs.shape[0], inputs.shape[2] // 3
 
     def forward(t, h, *stacks):
@@ -142,7 +143,7 @@ def lstm_states(inputs, kernel, first_h, first_c):
 def lstm_forward(inputs, kernel, first_h, first_c):
     """Return the states, cells and gates of all steps."""
     steps, units = inputs.shape[0], inputs.shape[2] // 4
-    # sigmoid(x) = 0.5 + 0.5 tanh(0.5 x): with these factors one tanh computes all four gates.
+    # sigmoid(x) = 0.5 + 0.5 tanh(0.5 x), so with these factors one tanh computes all four gates.
     half = tf.repeat(tf.constant([0.5, 0.5, 1.0, 0.5], inputs.dtype), units)
 
     def forward(t, h, c, *stacks):
@@ -189,5 +190,5 @@ def loop_over(steps, body, *state):
 
 
 def sigmoid(x):
-    # In XLA's loop, tanh is faster than the exponential.
+    # In a loop compiled with XLA, tanh is faster than the exponential.
     return 0.5 + 0.5 * tf.tanh(0.5 * x)

@@ -1,6 +1,6 @@
 """Reading .keras and .h5 model files: loading models, reading their configs, and refusing files that contain code.
 
-In goes a file's path, out comes a Keras model. No code that a file contains is ever run.
+The input is a file's path, and the result is a Keras model. Code that a file contains is never run.
 """
 
 import json
@@ -30,7 +30,7 @@ def load_keras_layers_only(path):
 
 
 class Keras2DepthwiseConv2D(keras.layers.DepthwiseConv2D):
-    """Keras's layer, for files of Keras 2: they also contain a number of groups, which is always 1."""
+    """Keras's layer, for files of Keras 2. These also store the argument `groups`, which is always 1."""
 
     def __init__(self, *arguments, groups=1, **options):
         super().__init__(*arguments, **options)
@@ -62,9 +62,9 @@ def cannot_be_loaded(path, error):
     return InputError(f"{path} can't be loaded: {reason}")
 
 
-# The modules and classes of Keras that a config may name: loading them imports nothing else and runs no foreign code.
+# The modules and classes of Keras that a config may name. Loading them imports no others and runs no foreign code.
 KERAS_MODULES = ("layers", "models", "ops", "initializers", "regularizers", "constraints", "activations")
-KERAS_MODULES += ("dtype_policies", "applications")  # applications: some of its networks have layers of their own
+KERAS_MODULES += ("dtype_policies", "applications")  # some networks of applications have layers of their own
 KERAS_CLASSES = ("DTypePolicy", "Functional", "Sequential")
 CODE_LAYERS = ("Lambda", "__lambda__", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer")
 

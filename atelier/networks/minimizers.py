@@ -6,7 +6,7 @@ after each step.
 
 import math
 
-from atelier import hardware  # noqa: F401, it has TensorFlow start quietly
+from atelier import hardware  # noqa: F401, TensorFlow starts quietly
 
 # isort: split
 import keras
@@ -17,8 +17,8 @@ from scipy import fft, optimize
 def minimize_lbfgs(evaluate, start, steps, accept):
     """Minimise with SciPy's L-BFGS. The variables are weighted cosine coefficients of the change from `start`.
 
-    Low frequencies have larger weights, because the loss is less curved along them. The scale of the weights makes the
-    first step, whose length L-BFGS does not know, about one grey level.
+    Low frequencies have larger weights, because the loss has less curvature along them. L-BFGS does not know the length
+    of its first step. The scale of the weights makes this step about one grey level.
     """
     height, width, _ = start.shape
     frequency = np.hypot(np.arange(height)[:, None] / height, np.arange(width) / width)[..., None]

@@ -1,7 +1,7 @@
 """Loading pretrained networks with their weights: VGG, keras.applications, and the user's own classifiers.
 
-In goes a name or a file, out come a Keras model and the function that turns pictures N x H x W x 3 in 0..255 into its
-input.
+The input is a name or a file. The results are a Keras model and the function that converts pictures, N x H x W x 3 in
+0..255, to the model's input.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ IMAGENET_VGG16 = config.ROOT / "trained/vgg16/imagenet.npz"
 def load_vgg(convnet="vgg16", weights=None):
     """Load the convolutions of VGG16 or VGG19 (Simonyan & Zisserman 2015): (model, source of its weights).
 
-    `weights` is a file with the convolutions, or imagenet, which None also means. VGG16's ImageNet weights ship with
+    `weights` is a file with the convolutions, or imagenet; None means imagenet. VGG16's ImageNet weights are part of
     the toolkit, VGG19's come from Keras. Raises InputError.
     """
     if weights in (None, "imagenet"):
@@ -56,7 +56,7 @@ def load_convolutions(convnet, path):
 def read_convolutions(path):
     """Read the 3 x 3 convolutions of a network from a .h5, .weights.h5 or .npz file, in order: [(kernel, bias), ...].
 
-    An .npz names a layer's arrays block1_conv1/kernel and block1_conv1/bias. Raises InputError.
+    In an .npz, the arrays of a layer have names such as block1_conv1/kernel and block1_conv1/bias. Raises InputError.
     """
     layers = {}
 
@@ -119,7 +119,7 @@ def load_network(convnet, weights=None, top=False, input_range=None):
 
 
 def efficientnet_input(pictures):
-    """Divide pictures by sqrt(std), as Keras does in these networks only if it downloads the weights itself."""
+    """Divide pictures by sqrt(std). Keras adds this step to these networks only if it downloads the weights itself."""
     mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
     return 255 * (mean + (pictures / 255 - mean) / np.sqrt(std))
 
@@ -155,7 +155,7 @@ def load_from_keras(name, top=False):
 
 
 def weights_are_available(name, top=False):
-    """Tell whether ImageNet's weights are in Keras's cache or can be downloaded; takes at most three seconds."""
+    """Tell whether ImageNet's weights are in Keras's cache or can be downloaded. This takes at most three seconds."""
     home = pathlib.Path(os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras")
     files = [normalized(path.stem.removeprefix("weights_")) for path in home.glob("models/*.h5")]
     if any(network_of_file(file) == normalized(name) and ("notop" in file) != top for file in files):
@@ -174,5 +174,5 @@ def weights_are_available(name, top=False):
 
 
 def network_of_file(file):
-    """Return the plain name of the network whose weights a file in Keras's cache contains, or None."""
+    """Return the normalized name of the network whose weights are in a file of Keras's cache, or None."""
     return max((normalized(name) for name in NETWORKS if file.startswith(normalized(name))), key=len, default=None)

@@ -25,7 +25,7 @@ VGG_MEAN = (103.939, 116.779, 123.68)  # of blue, green and red
 def feature_extractor(model, layers):
     """Return f(picture, tensor 1 x H x W x 3 in 0..255) -> [features, float32 1 x h x w x C, of each layer] for a VGG.
 
-    In float32 on a processor it uses Winograd convolutions.
+    In float32 without a GPU, it uses Winograd convolutions.
     """
     last = max(model.layers.index(model.get_layer(name)) for name in layers)
     used = model.layers[1 : last + 1]
@@ -44,20 +44,20 @@ def feature_extractor(model, layers):
 
 
 def winograd_is_faster():
-    """Tell whether Winograd convolutions are faster than TensorFlow's: on a processor, in float32."""
+    """Tell whether Winograd convolutions are faster than TensorFlow's. They are in float32 without a GPU."""
     return keras.config.dtype_policy().name == "float32" and not hardware.has_gpu()
 
 
 def is_wide(layer):
-    """Tell whether a layer is a convolution with so many channels that Winograd's transforms cost little beside it."""
+    """Tell whether a layer is a convolution with so many channels that Winograd's transforms cost relatively little."""
     return isinstance(layer, keras.layers.Conv2D) and math.prod(layer.kernel.shape[2:]) >= 64 * 128
 
 
 def network_features(model, preprocess, layers, rectified=True):
     """Return f(pictures, tensor N x H x W x 3 in 0..255) -> [features, float32 N x h x w x C, of each layer].
 
-    Without `rectified` they are the values before a layer's ReLU: the gradient of a ReLU is 0 where a channel is not
-    active, so it does not tell how to activate it.
+    If `rectified` is false, they are the values before a layer's ReLU. Where a channel is not active, the gradient of a
+    ReLU is 0, and so it does not show how to activate the channel.
     """
     used = [layers_of(model)[name] for name in layers]
 
@@ -71,9 +71,9 @@ def network_features(model, preprocess, layers, rectified=True):
 
 @contextlib.contextmanager
 def recorded_outputs(layers, rectified=True):
-    """Yield a dict that receives the output of each layer, under the layer's id, when the model is called.
+    """Yield a dict from a layer's id to its output, which is filled when the model is called.
 
-    It also works for layers of nested models, which Keras does not accept as the outputs of an outer model.
+    This also works for layers of nested models, which Keras does not accept as outputs of the outer model.
     """
     outputs, layers = {}, [*{id(layer): layer for layer in layers}.values()]
     originals = [(vars(layer).get("call"), getattr(layer, "activation", None)) for layer in layers]
@@ -105,7 +105,7 @@ def recorded_outputs(layers, rectified=True):
 def classify(model, preprocess, picture):
     """Return the logits, N x classes, of pictures, tensor N x H x W x 3 in 0..255.
 
-    A network with one output tells two classes apart, and their logits are -x and x.
+    A network with one output x distinguishes two classes, whose logits are -x and x.
     """
     logits = ops.cast(model(preprocess(at_input_size(model, picture))), "float32")
     return ops.concatenate([-logits, logits], axis=1) if logits.shape[1] == 1 else logits
@@ -123,7 +123,7 @@ def at_input_size(model, pictures):
 def layers_of(model):
     """Return all layers of a model and of its nested models: a dict from name to layer.
 
-    A layer whose name an earlier layer has is named after its model, too: base/conv1.
+    If an earlier layer has the same name, the model's name is put before the layer's: base/conv1.
     """
     found = {}
     for layer in model.layers:
@@ -142,7 +142,7 @@ def layers_with_places(model):
 
 
 def layer_at_stride(model, stride):
-    """Name the last layer whose neighbouring places are about `stride` pixels apart, or else the last with places.
+    """Name the last layer with a stride of about `stride` pixels, or else the last layer with rows and columns.
 
     Raises InputError if no layer's output has rows and columns.
     """
@@ -177,12 +177,12 @@ def value_and_gradient(loss):
 
     `loss(picture, targets)` returns `terms`, a dict of scalars. `picture` is float32 1 x H x W x 3 in 0..255, and so
     is the gradient; `targets` is any structure of arrays. The function is traced once for pictures and features of all
-    sizes, as long as the structure of the targets stays the same; `f.traces` counts the traces.
+    sizes; the structure of the targets must stay the same. `f.traces` counts the traces.
     """
 
     def evaluate(picture, targets):
         compiled.traces += 1
-        # In float16 the gradient of a mean would underflow; that of a sum does not.
+        # In float16 the gradient of a mean would underflow; the gradient of a sum does not.
         scale = ops.cast(ops.prod(ops.shape(picture)), "float32")
         with tf.GradientTape() as tape:
             tape.watch(picture)

@@ -1,6 +1,6 @@
 """Winograd convolutions: 3 x 3 convolutions of one picture with a quarter of the multiplications, for fixed weights.
 
-In goes 1 x H x W x C of any size, out comes 1 x H x W x K.
+The input is 1 x H x W x C of any size, the output 1 x H x W x K.
 """
 
 import functools
@@ -13,7 +13,7 @@ import tensorflow as tf
 
 
 class FrozenConvolution:
-    """A Keras layer's 3 x 3 convolution with its present weights, computed by Winograd's algorithm for one picture.
+    """A Keras layer's 3 x 3 convolution with its current weights, computed by Winograd's algorithm for one picture.
 
     The gradient with respect to the input is a convolution with the filters rotated by 180 degrees.
     """
@@ -27,7 +27,7 @@ class FrozenConvolution:
     @classmethod
     @functools.lru_cache(maxsize=16)  # for one network: its transformed filters take hundreds of megabytes
     def of(cls, layer):
-        """Return the convolution of a layer, which is transformed once."""
+        """Return the convolution of a layer. The filters of a layer are transformed only once."""
         return cls(layer)
 
     def __call__(self, x):
@@ -45,7 +45,7 @@ def toom_cook(points):
     """
     n = len(points) + 1
     powers = np.vander([*points, 0], n, increasing=True)
-    powers[-1] = 0  # at infinity only the highest power counts
+    powers[-1] = 0  # at infinity only the highest power contributes
     outputs, filters, inputs = powers[:, : n - 2].T.copy(), powers[:, :3].copy(), np.zeros((n, n))
     outputs[-1, -1] = filters[-1, -1] = 1
     for i, point in enumerate(points):
@@ -56,13 +56,13 @@ def toom_cook(points):
     return [matrix.astype("float32") for matrix in (outputs, filters, inputs)]
 
 
-# By the side of an output tile, in pixels.
+# The matrices for each side of an output tile, in pixels.
 MATRICES = {side: toom_cook([0.0, 1, -1, 2, -2, 0.5, -0.5][: side + 1]) for side in (4, 6)}
 
 
 def winograd_filters(kernel):
-    """Transform filters 3 x 3 x C x K, to n x n x C x K."""
-    # Output tiles of 6 x 6 pixels take a fifth fewer products than those of 4 x 4, but filters nearly twice as large.
+    """Transform filters from 3 x 3 x C x K to n x n x C x K."""
+    # Output tiles of 6 x 6 pixels need a fifth fewer products than those of 4 x 4, but filters nearly twice as large.
     _, g, _ = MATRICES[6 if kernel.shape[2] * kernel.shape[3] <= 2**16 else 4]
     return np.tensordot(g, np.tensordot(g, kernel, (1, 0)), (1, 1))  # columns, rows, C, K
 
@@ -71,8 +71,9 @@ def winograd_filters(kernel):
 def convolve(x, filters, bias=None):
     """Convolve 1 x H x W x C with transformed filters, n x n x C x K: 1 x H x W x K.
 
-    It takes four or five times fewer multiplications: overlapping input tiles of n x n pixels are transformed and
-    multiplied with the filters, and the products are transformed into output tiles of n - 2 pixels (Lavin & Gray 2016).
+    This takes four to five times fewer multiplications. Overlapping input tiles of n x n pixels are transformed and
+    multiplied with the filters. The products are transformed to output tiles with a side of n - 2 pixels (Lavin & Gray
+    2016).
     """
     n, _, channels, filters_count = filters.shape
     side = n - 2
@@ -81,11 +82,11 @@ def convolve(x, filters, bias=None):
     down, across = -(-height // side), -(-width // side)
     tiles = down * across
 
-    def products(i):  # for one column of the tiles: separate matrix products are faster than a batched one
+    def products(i):  # for column i of all tiles; separate matrix products are faster than a batched one
         values = tf.reshape(tf.matmul(inputs, x[i]), (n, tiles, channels))
         return tf.matmul(outputs, tf.reshape(tf.matmul(values, filters[i]), (n, -1)))
 
-    # Only matrix products and copies of whole pixels: unlike an XLA program, they need no compilation for each size.
+    # This uses only matrix products and copies of whole pixels. Unlike XLA, it needs no compilation for each size.
     x = tf.matmul(inputs, tf.reshape(winograd_tiles(x, side, down, across), (n, -1)))
     x = tf.reshape(x, (n, n, tiles * channels))
     x = [products(i) for i in range(n)]
