@@ -141,6 +141,7 @@ def test_a_damaged_checkpoint_is_named(broken):
     assert "checkpoint_3.npz is damaged" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_leaves_no_partial_file(tmp_path):
     limit = 12_000  # bytes a file: less than a model, more than meta.json
     set_limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # noqa: E731
