@@ -67,7 +67,7 @@ def input_preprocessing(model, input_range=None):
 
 
 def published_base(model):
-    """Return the name of the network of keras.applications that a model is or begins with, or None."""
+    """Name the network of keras.applications that a model is or begins with; None if preprocessing comes first."""
     steps = model.layers if isinstance(model, keras.Sequential) else model.operations
     first = next((step for step in steps if not acts_only_in_training(step)), None)
     if isinstance(first, keras.Model):
