@@ -1,4 +1,4 @@
-"""Photos and paintings, read at the size that style transfer needs. What is too small for VGG is refused."""
+"""Read photos and paintings at the size that style transfer needs. Pictures too small for VGG are refused."""
 
 import math
 
@@ -10,7 +10,7 @@ LEAST = config.VGG_LEAST_SIDE
 
 
 def read_photo(path, options):
-    """Read a photo at the size of the result: float32 H x W x 3. Raises InputError where it is too small."""
+    """Read a photo at the size of the result: float32 H x W x 3. Raises InputError if it is too small for VGG."""
     photo = load_image(path)
     height, width = photo.shape[:2]
     width, height = imaging.fit(width, height, options.size or max(width, height))
@@ -21,9 +21,9 @@ def read_photo(path, options):
 
 
 def read_painting(path, longest, flags="--size"):
-    """Read a painting, float32 H x W x 3, resized to `longest` pixels. Raises InputError where it is too small.
+    """Read a painting, float32 H x W x 3, longest side `longest` pixels. Raises InputError if too small.
 
-    `flags` are the flags that make it larger.
+    The error message recommends `flags`, the options that make the painting larger.
     """
     painting = load_image(path)
     width, height = imaging.fit(*painting.shape[1::-1], longest)
@@ -43,5 +43,5 @@ def load_image(path):
 
 
 def scaled(picture, longest):
-    """Resize a picture, float32 H x W x 3, so that its longest side has so many pixels."""
+    """Resize a picture, float32 H x W x 3, so that its longest side has `longest` pixels."""
     return imaging.resize_picture(picture, *imaging.fit(*picture.shape[1::-1], longest))

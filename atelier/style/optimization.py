@@ -1,4 +1,4 @@
-"""The search: a picture is optimized, from coarse to fine, for the content of a photo and the style of paintings.
+"""The search: it optimizes a picture, from coarse to fine, for the content of a photo and the style of paintings.
 
 Photos, paintings and pictures are float32 H x W x 3 in 0..255. The losses are in perceptual_loss.py.
 """
@@ -21,30 +21,30 @@ from atelier.networks import minimizers
 from atelier.style import input_pictures, learned_styles, perceptual_loss
 
 COARSEST = 128  # pixels of the longest side at the first scale
-MARGIN = 8  # pixels. VGG pads with zeros, so the search paints the picture's border differently
+MARGIN = 8  # pixels, added and later cut off: VGG pads with zeros, which changes the picture near its border
 GIGABYTES_PER_MEGAPIXEL = {"float32": 2.5, "half": 1.2}
 
 # --- The network -------------------------------------------------------------------------------
 
 
 class StyleModel(perceptual_loss.PerceptualLoss):
-    """The loss of a search, and the statistics of the paintings that were used last.
+    """The loss of a search, and a cache with the statistics of the last paintings.
 
-    It depends on the options alone, not on a photo, so all pictures of a folder share it.
+    The model depends only on the options, not on a photo, so all pictures of a folder share it.
     """
 
     def __init__(self, options):
         device = hardware.use_precision(options.precision, "convolutions")
-        hardware.reserve_memory(1 + 2.5 * (options.size / 1000) ** 2)  # about the peak of the search
+        hardware.reserve_memory(1 + 2.5 * (options.size / 1000) ** 2)  # gigabytes, about the peak of the search
         super().__init__(options)
         if not options.quiet:
             print(f"device: {device}; {options.convnet} with the weights {self.source}", file=sys.stderr)
-        # Each mixture takes some megabytes.
+        # The cache is small because each mixture takes some megabytes.
         self.mixture_of = functools.lru_cache(maxsize=8)(lambda options: PaintingMixture(self, options))
         self.has_told_time = False
 
     def forecast(self, sizes, quiet):
-        """Return a progress.Forecast that prints the time left of the first picture, and nothing for the others."""
+        """Return a progress.Forecast. It prints the remaining time for the first picture only."""
         quiet, self.has_told_time = quiet or self.has_told_time, True
         return progress.Forecast(sizes, "for this picture", quiet)
 
@@ -60,7 +60,8 @@ class PaintingMixture:
     def layer_statistics(self, paintings, longest, cached):
         """Return the statistics of each style layer for a picture with a longest side of `longest` pixels.
 
-        `paintings` are these ones, or these ones adapted to a photo. Only the former may be `cached`.
+        `paintings` are self.paintings, or copies of them that are adapted to a photo. Use `cached` only for
+        self.paintings.
         """
         if cached and longest in self.cache:
             return self.cache[longest]
@@ -85,7 +86,7 @@ class PaintingMixture:
 
 
 def read_paintings(options):
-    """Read each painting at the size at which it is compared: yields them. Raises InputError where one is too small."""
+    """Yield each painting at the size that the search compares with. Raises InputError if a painting is too small."""
     for path in imaging.find_paintings(options.style):
         yield input_pictures.read_painting(path, options.size * options.style_scale, "--size or --style-scale")
 
@@ -94,7 +95,7 @@ def read_paintings(options):
 
 
 def with_margin(picture, margin):
-    """Continue a picture, H x W x 3, by its mirror image: `margin` pixels on each side, then up to multiples of 16."""
+    """Pad a picture, H x W x 3, with its mirror image: `margin` pixels on each side, then up to multiples of 16."""
     if not margin:
         return picture
     below, right = (margin + -(side + 2 * margin) % 16 for side in picture.shape[:2])
@@ -108,8 +109,8 @@ class Diverged(Exception):
 class Search:
     """The search for one picture, from coarse to fine. `picture` is the last good one, float32 H x W x 3.
 
-    `mixture` replaces the statistics of the paintings that the options name: a PaintingMixture or a LearnedStyle.
-    `history` has the terms of the loss after each step, and `steps` the number of steps at each scale.
+    `mixture`, a PaintingMixture or a LearnedStyle, is used instead of the paintings that the options name. `history`
+    has the terms of the loss after each step, and `steps` the number of steps at each scale.
     """
 
     def __init__(self, model, photo, result, options, mixture=None):
@@ -120,8 +121,8 @@ class Search:
         self.has_style = bool(self.paintings or mixture)
         needs_colors = options.style_weight and self.has_style and not options.published_losses
         self.colors = self.mixture.color_statistics(self.paintings) if needs_colors else None
-        # Content is compared with the photo in its own colours. In the painting's few colours, a face may look like
-        # what is behind it.
+        # Content is compared with the photo in its own colours. In the few colours of the painting, a face may look
+        # the same as the background behind it.
         self.content = colors.luminance(photo) if options.keep_colors == "luminance" else photo
         self.initial = self.recolored(self.content)
         self.margin = 0 if options.published_losses else MARGIN
@@ -129,7 +130,7 @@ class Search:
         self.picture, self.frames, self.history, self.steps, self.evaluations = None, [], [], [], 0
 
     def recolored(self, photo):
-        """Return a photo in the paintings' colours, or unchanged where it keeps its own."""
+        """Return a photo in the paintings' colours, or the unchanged photo if its colours are kept."""
         if photo is None or self.options.keep_colors or self.colors is None:
             return photo
         return colors.match_colors(photo, *self.colors)
@@ -161,10 +162,10 @@ class Search:
         return min([*size, *sides]) >= config.VGG_LEAST_SIDE
 
     def start(self, width, height):
-        """Return the picture that a scale begins with: the result of the scale before it, or --init."""
+        """Return the initial picture of a scale: the result of the previous scale or, at the first scale, --init."""
         init = self.options.init
         if self.picture is not None and init == "content":
-            # What the coarser scale changed is added to the photo, so that the photo's details are not lost.
+            # The changes of the coarser scale are added to the photo, so that the photo's details are not lost.
             photo = imaging.resize_picture(self.initial, width, height)
             coarse = imaging.resize_picture(self.initial, *self.picture.shape[1::-1])
             return photo + imaging.resize_picture(self.picture - coarse, width, height)
@@ -192,9 +193,9 @@ class Search:
         return targets
 
     def minimize(self, start, targets, count):
-        """Minimise the loss at one scale in `count` steps, in the span of the paintings' colours.
+        """Minimise the loss at one scale in `count` steps. The picture's colours stay in the span of the paintings'.
 
-        With a painting in greys, the picture stays in greys.
+        For example, with a painting in greys the picture stays in greys.
         """
         height, width = start.shape[:2]
         if self.colors is None:
@@ -226,7 +227,7 @@ class Search:
         self.steps.append(len(self.history) - steps)
 
     def accept(self, picture):
-        """Record a step of the optimizer, and save what --gif and --save-every want."""
+        """Record a step of the optimizer, and save the pictures that --gif and --save-every ask for."""
         self.picture = picture
         self.history.append(self.terms)
         self.bar.update()
@@ -250,12 +251,12 @@ class Search:
 
 
 def steps_at(sizes, iterations):
-    """List the steps at each scale. The last number of `iterations` counts for all further scales."""
+    """List the number of steps at each scale. The last number in `iterations` also applies to all further scales."""
     return [*iterations, *[iterations[-1]] * sizes][:sizes]
 
 
 def check_memory(width, height):
-    """Raise InputError where a search at this size takes more memory than the machine has."""
+    """Raise InputError if a search at this size takes more memory than the machine has. A GPU is not checked."""
     precision = "float32" if hardware.keras.config.dtype_policy().name == "float32" else "half"
     needed, there = GIGABYTES_PER_MEGAPIXEL[precision] * width * height / 1e6, hardware.machine_memory()
     if needed > there and not hardware.has_gpu():
@@ -266,7 +267,7 @@ def check_memory(width, height):
 
 
 class Refinement(Search):
-    """A search at one scale that begins with the picture of a learned_styles.Stylizer: --refine."""
+    """The search of --refine: it has one scale and begins with the picture of a learned_styles.Stylizer."""
 
     def __init__(self, model, photo, stylizer, result, options):
         self.given = options
@@ -279,7 +280,7 @@ class Refinement(Search):
 
 
 def adapted(painting, photo, keep_colors):
-    """Adapt a painting's colours to a photo whose colours are kept (Gatys et al. 2017)."""
+    """Adapt a painting's colours to a photo if --keep-colors is given (Gatys et al. 2017)."""
     if keep_colors is None or photo is None:
         return painting
     if keep_colors == "luminance":

@@ -1,4 +1,4 @@
-"""The losses of style transfer: content, style statistics of VGG's features, smoothness; and that of reconstruction."""
+"""The loss of style transfer (content, style statistics of VGG's features, smoothness) and that of reconstruction."""
 
 from atelier import hardware  # noqa: F401, it has TensorFlow start quietly
 
@@ -13,11 +13,11 @@ from atelier.networks import pretrained, vision
 
 
 class PerceptualLoss:
-    """VGG and the loss that options, a config.Style, describe, compiled once for pictures of all sizes.
+    """VGG and a loss, compiled once for pictures of all sizes. `options`, a config.Style, define the loss.
 
-    `content(picture)` returns the features of content, and `statistics(picture)` the statistics of style; they are the
-    targets of `loss(picture, targets)`, which returns its terms. `loss_and_gradient` also returns the gradient of the
-    total, as vision.value_and_gradient has it. `source` says which weights VGG has. Pictures are 1 x H x W x 3.
+    `content(picture)` returns the content features, and `statistics(picture)` the style statistics. Both are targets
+    for `loss(picture, targets)`, which returns the terms of the loss. `loss_and_gradient` also returns the gradient of
+    the total, see vision.value_and_gradient. `source` names the weights of VGG. Pictures are 1 x H x W x 3.
     """
 
     def __init__(self, options):
@@ -39,8 +39,8 @@ class PerceptualLoss:
 def statistics(features, published=False):
     """List the style statistics of a layer's features, 1 x h x w x C. They do not depend on the picture's size.
 
-    They are the covariance C x C and the mean 1 x C. With `published` there is one, the mean Gram matrix C x C (Gatys
-    et al. 2016).
+    The list holds the covariance C x C and the mean 1 x C. With `published` it holds only the mean Gram matrix C x C
+    (Gatys et al. 2016).
     """
     if published:
         return [mean_gram(features)]
@@ -67,7 +67,8 @@ def moments(features):
         mean = ops.matmul(ops.ones((1, height * width)), x) / count
 
         def gradient(of_gram, of_mean):
-            # In one sum, since the mean's gradient by itself would be another array as large as the features.
+            # Both gradients are added in one expression. A separate gradient of the mean would be another array as
+            # large as the features.
             return (ops.matmul(x, (of_gram + ops.transpose(of_gram)) / count) + of_mean / count,)
 
         return (ops.matmul(ops.transpose(x), x) / count, mean), gradient
@@ -81,17 +82,17 @@ def mean_gram(features):
 
 
 def style_distance(bases, found, options):
-    """Return the distance of one layer's statistics from those of the paintings, `bases`."""
+    """Return the distance of one layer's statistics `found` from the paintings' statistics `bases`."""
     if options.published_losses:
         return util.feature_reconstruction_loss(bases[0], found[0]) / 4
     return sum(util.relative_distance(base, output) for base, output in zip(bases, found))
 
 
 def content_distance(base, output, options):
-    """Return how much of the photo's features, 1 x h x w x C, is missing in a picture's: 0 if nothing, 1 if all.
+    """Return the share of the photo's features, 1 x h x w x C, that a picture lacks: from 0 (none) to 1 (all).
 
-    Features that the picture has in addition cost nothing: stars may appear in an empty sky, but eyes must not
-    disappear. In the published loss both cost the same.
+    Additional features of the picture cost nothing. So stars may appear in an empty sky, but eyes must not disappear.
+    In the published loss, missing and additional features cost the same.
     """
     if options.published_losses:
         return util.feature_reconstruction_loss(base, output)
@@ -99,7 +100,7 @@ def content_distance(base, output, options):
 
 
 def default_weight(layer, options):
-    """Return the weight of a style layer where --layer-weights is not given."""
+    """Return the weight of a style layer if --layer-weights is not given."""
     if not options.published_losses:
         return 1.0
     return 50.0 if layer == "block3_conv1" else 10.0
@@ -109,11 +110,11 @@ def default_weight(layer, options):
 
 
 def style_transfer_loss(features, options):
-    """Return the loss of content, style and smoothness, as vision.value_and_gradient takes it.
+    """Return the loss of content, style and smoothness, a function for vision.value_and_gradient.
 
     Each difference is divided by the size of the target, and the total variation is a mean over pixels scaled to 0..1.
-    So the weights mean the same at every size and for every number of channels. With `published_losses` the terms are
-    the sums of Gatys et al. (2016).
+    So a weight has the same effect at every size and for every number of channels. With `published_losses` the terms
+    are the sums of Gatys et al. (2016).
     """
     published, count = options.published_losses, len(options.content_layers)
     defaults = [default_weight(layer, options) for layer in options.style_layers]
@@ -137,7 +138,7 @@ def style_transfer_loss(features, options):
 
 
 def reconstruction_loss(features, options):
-    """Return the loss of Mahendran & Vedaldi (2015): one layer's features, and two priors of natural pictures."""
+    """Return the loss of Mahendran & Vedaldi (2015): error of one layer's features, and two natural-image priors."""
 
     def loss(picture, targets):
         terms = {
@@ -150,7 +151,7 @@ def reconstruction_loss(features, options):
     return loss
 
 
-CONTRAST_RANGE = 80  # grey levels from the middle; beyond it their alpha-norm rises steeply
+CONTRAST_RANGE = 80  # grey levels from mid-grey; beyond this range the alpha-norm of the paper rises steeply
 CONTRAST_WEIGHT = 0.01
 
 
