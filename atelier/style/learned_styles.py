@@ -30,8 +30,8 @@ STYLE, NETWORK, META = "style.npz", "network.npz", "meta.json"
 class LearnedStyle:
     """A style that a stylization network has learned from a painting.
 
-    `network` is the network's file, `vector` the style vector that the network takes, STYLE_DIM numbers. `mean`, 3, and
-    `covariance`, 3 x 3, are those of the painting's pixels in 0..255. A search that refines a picture also needs the
+    `network` is the network's file. `vector` is the style vector, STYLE_DIM numbers, an input of the network. `mean`,
+    3, and `covariance`, 3 x 3, describe the colours of the painting's pixels in 0..255. A search that refines a picture also needs the
     painting's `statistics`, as perceptual_loss.statistics returns them, for each of config.STYLE_LAYERS, and the
     `weights` of the VGG16 that they were computed with.
     """
@@ -128,7 +128,7 @@ def statistics_shapes():
 def packed(statistics):
     """Return the scale of each statistic, and each one divided by its scale, in half precision.
 
-    Of a symmetric matrix only the upper half is kept.
+    Only the upper half of a symmetric matrix is kept.
     """
     flat = [np.asarray(x) for layer in statistics for x in layer]
     scales = np.float32([np.abs(x).max() or 1 for x in flat])
@@ -137,13 +137,13 @@ def packed(statistics):
 
 
 def unpacked(scales, halves):
-    """Return the statistics that packed() was given, rounded to half precision."""
+    """Return the original statistics of what packed() returned, rounded to half precision."""
     found = (scale * half for scale, half in zip(scales, halves))
     return [[unfolded(next(found), shape) for shape in shapes] for shapes in statistics_shapes()]
 
 
 def unfolded(half, shape):
-    """Return a vector as an array of a shape. A matrix is symmetric, and the vector is its upper half."""
+    """Return a vector as an array of a shape. For a matrix, which is symmetric, the vector is the upper half."""
     if shape[0] == 1:
         return half.reshape(shape)
     matrix = np.zeros(shape, "float32")
@@ -160,10 +160,10 @@ def style_shapes():
 
 
 def load_base(base):
-    """Return the file of the network that a training begins with, or None, and the style vector that it begins with.
+    """Return the file of the initial network of a training, or None, and the initial style vector.
 
-    `base` is a style's folder, or a network's file or folder, or None. A network's file holds the mean of the style
-    vectors it was trained with, which suits a new painting best. Raises InputError.
+    `base` is a style's folder, or a network's file or folder, or None. A network's file also holds the mean of the
+    style vectors of its training. This mean suits a new painting best. Raises InputError.
     """
     if base is None:
         return None, np.asarray(stylization_network.neutral_style())
@@ -187,7 +187,7 @@ def load_network(path):
 def save_network(path, network, styles):
     """Write the network's weights and the mean of its style vectors, N x STYLE_DIM.
 
-    The weights are in half precision, whose effect on pictures is invisible.
+    The weights are saved in half precision. Its effect on pictures is invisible.
     """
     weights = {f"weight_{i}": np.asarray(weight, "float16") for i, weight in enumerate(network.get_weights())}
     with disk.whole_file(path) as temporary:
@@ -200,7 +200,7 @@ def checksum(path):
 
 
 def mixed(styles, weights):
-    """Mix styles of one network by weights: a LearnedStyle. Raises InputError where they have different networks.
+    """Mix styles of one network by weights: a LearnedStyle. Raises InputError if the networks differ.
 
     Statistics that were computed with different weights of VGG16 cannot be mixed. The mixture then has no `statistics`
     and no `weights`.

@@ -31,20 +31,20 @@ CROP = 256  # pixels of the sides of the pieces of photos
 BATCH = 2  # pieces in a step
 SCALES = (0.6, 1.25)  # range of the photos' size, relative to the paintings', when pieces are cut out
 MAX_PHOTO_SIDE = 1000  # pixels of the photos kept in memory
-MAX_PHOTOS = 1000  # so many are drawn from a larger folder
+MAX_PHOTOS = 1000  # if a folder has more, this number is chosen at random
 CHECKPOINT_SECONDS = 60  # from one checkpoint to the next
 SHEET_SECONDS = 180  # from one sheet to the next
 EVALUATED_PIECES = 3  # at the end of the training
 SEARCH_STEPS = 40  # of the search on each of them
-EVALUATION_SEED = 2**40  # no step has this number, so the evaluated pieces are others than the training's
+EVALUATION_SEED = 2**40  # no step has this number, so these pieces are not those of the training
 TIMED_STEPS = 7  # steps that show how long the others take
 STYLE_RATE = 4  # learning rate of a style, relative to the network's: only some of the pieces train it
 KERNEL_RATE = 0.3  # root mean square of the change of a kernel in a step, in learning rates
-CONTENT_LAYERS = ("block4_conv2",)  # that the network which ships was trained with
+CONTENT_LAYERS = ("block4_conv2",)  # used in the training of the included network
 TERMS = ("total", "content", "style", "tv")  # of the loss
 
-# The guidance is the squared difference of the mean colours of the picture and the photo. It keeps more of the photo's
-# forms than the content loss does for strokes that are as similar to the painting's.
+# The guidance is the squared difference of the mean colours of the picture and the photo. At the
+# same similarity of strokes to the painting's, it keeps more of the photo's forms than the content loss does.
 GUIDANCE = 0.25  # its weight
 GUIDANCE_FALL = 0.5  # share of a training from scratch in which the weight falls from 1; else light and dark may swap
 GUIDANCE_SIDE, GUIDANCE_UNIT = 16, 64  # pixels of the squares that are compared, and grey levels that count as 1
@@ -115,9 +115,9 @@ def read_photos(folder, seed):
 
 
 def random_piece(photo, longest, rng):
-    """Cut a random piece CROP x CROP x 3 out of a photo, which is resized to `longest` pixels before, or more.
+    """Cut a random piece CROP x CROP x 3 out of a photo, which is first resized to `longest` pixels or more.
 
-    Without this, a piece of a large photo would show too little.
+    Without resizing, a piece of a large photo would show too little.
     """
     height, width = photo.shape[:2]
     factor = max(longest / max(height, width), CROP / min(height, width))
@@ -154,13 +154,13 @@ def losses_of_search(loss, start, targets):
 
 
 class Muon(keras.optimizers.Muon):
-    """Muon (Jordan et al. 2024) for kernels H x W x I x O, as matrices with O columns. Keras has it for matrices alone.
+    """Muon (Jordan et al. 2024) for kernels H x W x I x O, as matrices with O columns. Keras supports only matrices.
 
     Adam trains all other variables, and the kernel whose columns are the picture's three channels.
     """
 
     def __init__(self, rate):
-        # With rms_rate, Keras would take a kernel's first two dimensions for those of a matrix.
+        # With rms_rate, Keras would treat the first two dimensions of a kernel as those of a matrix.
         unused = {"rms_rate": None, "weight_decay": None, "adam_weight_decay": None}
         super().__init__(rate, adam_beta_2=0.99, global_clipnorm=1.0, **unused)
 
@@ -251,7 +251,7 @@ class StyleTraining:
 
     def begin(self):
         """Remove an earlier training's files from the folder, and write meta.json."""
-        _ = self.targets  # a painting that can't be learned leaves the folder as it is
+        _ = self.targets  # raises InputError for an unusable painting before the folder is changed
         self.folder.mkdir(parents=True, exist_ok=True)
         beneath = [path.parent for path in self.folder.glob(f"*/{learned_styles.STYLE}")]
         of_same_network = [folder for folder in beneath if not (folder / learned_styles.NETWORK).exists()]
@@ -317,7 +317,7 @@ class StyleTraining:
     def draw_piece(self, rng, target):
         """Return a random piece of a photo, the same piece in the painting's colours, and noise.
 
-        The colours are changed by those of the whole photo, so that a piece of flat sky stays flat.
+        The colour change is computed from the whole photo, so that a piece of flat sky stays flat.
         """
         photo = self.photos[rng.integers(len(self.photos))]
         matrix, shift = colors.color_mapping(photo[::4, ::4], target.mean, target.covariance)

@@ -1,7 +1,7 @@
 """The style transfer task: make one picture of a photo and write its files. Scripts, folders and workers call it.
 
-What a folder's workers call is here, not in the script: paint(), prepare() and manifest_of(). This module also owns the
-models that all pictures of a folder share. TensorFlow is not started before a model is needed.
+The workers of a folder call paint(), prepare() and manifest_of(), so these are here and not in the script. This module
+also keeps the models that all pictures of a folder share. TensorFlow starts only when a model is needed.
 """
 
 import dataclasses
@@ -41,9 +41,9 @@ LOSS_KEYS = {  # the terms of the loss, as they are printed
 def paint(content, result, options, keep_unfinished=False):
     """Make the picture of one photo, or None for a texture, and write it to the file `result`.
 
-    Returns a dict to print: size, seconds, the steps at each scale and the losses at the end. Raises InputError where
-    the photo can't be used. Where the search diverges or is interrupted, and `keep_unfinished`, the last good picture
-    is written, and PartlyDone or Interrupted raised.
+    Returns a dict to print: size, seconds, the steps at each scale and the losses at the end. Raises InputError if
+    the photo can't be used. If the search diverges or is interrupted and `keep_unfinished` is true, the last good
+    picture is written, and PartlyDone or Interrupted is raised.
     """
     if options.learned and not options.refine:
         return paint_without_search(content, result, options)
@@ -70,7 +70,7 @@ def paint(content, result, options, keep_unfinished=False):
     styles = {"styles": " ".join(options.learned)} if options.learned else {}
     about = provenance.of_result(options.seed, weights=model.source, source=str(content), **styles)
     save_extras(search, result, options, about)
-    # The picture is written last, so that where it exists all other files do.
+    # The picture is written last: if it exists, all other files exist too.
     imaging.save_picture(result, search.finished(), about, imaging.kept_exif(content) if content else None)
     if unfinished:
         raise unfinished
