@@ -1,6 +1,6 @@
 """The task of deepdream.py for one photo: read it, dream on it, and write the picture (or the film, see zoom_films.py).
 
-`options` is a config.Dream everywhere. TensorFlow is only imported once a network is needed.
+`options` is always a config.Dream. TensorFlow is imported only when a network is needed.
 """
 
 import dataclasses
@@ -33,7 +33,10 @@ SMALLEST_RESULT = 8  # pixels of a picture
 
 
 def manifest_of(options, free=()):
-    """Return what determines the pictures of a folder, or with more `free` options the frames of a film."""
+    """Return the manifest of a folder's pictures, or of a film's frames: the options that they depend on.
+
+    `free` names options that are left out as well.
+    """
     files = {"guide": [options.guide] if options.guide else []}
     if classifier := naming.own_classifier(options.convnet):
         files["convnet"] = [classifier]
@@ -53,7 +56,7 @@ def files_of(result, options):
 
 
 def is_noise(photo):
-    """Tell whether the dream starts with noise: with the word in place of a photo, unless a file has that name."""
+    """Tell whether the dream starts with noise: `photo` is the word "noise", and no file has that name."""
     return str(photo) == "noise" and not photo.exists()
 
 
@@ -78,13 +81,14 @@ def read_photo(photo, options):
     return imaging.resize_picture(picture, width, height)
 
 
-# --- What all pictures share -------------------------------------------------------------------
+# --- The network and the dreamer, shared by all pictures ----------------------------------------
 
 
 @dataclasses.dataclass
 class Session:
-    """What all pictures of a command share: the network, and a PixelDreamer or FourierDreamer with compiled functions.
+    """The network and the dreamer that all pictures of a command share.
 
+    The dreamer is a PixelDreamer or a FourierDreamer, whose functions are compiled once.
     The time left is printed for the first picture only.
     """
 
@@ -98,7 +102,7 @@ class Session:
         return self.dreamer.objective.names
 
     def forecast(self, sizes, options):
-        """Return a Forecast for a picture or film with these sizes; it is silent from the second one on."""
+        """Return a Forecast for a picture or film with these sizes; from the second call on it prints nothing."""
         quiet, self.time_was_printed = options.quiet or self.time_was_printed, True
         return progress.Forecast(sizes, f"for this {'picture' if options.zoom is None else 'film'}", quiet)
 
@@ -111,11 +115,11 @@ def open_session(options):
     return Session(network, dreamer(network, objective, options))
 
 
-shared_session = functools.lru_cache(maxsize=1)(open_session)  # of the photos of a folder, whose options are equal
+shared_session = functools.lru_cache(maxsize=1)(open_session)  # all photos of a folder have equal options
 
 
 def prepare(options):
-    """Load what all photos of a folder share. Raises InputError."""
+    """Load the network and compile the dream for all photos of a folder. Raises InputError."""
     shared_session.cache_clear()  # the files of an earlier command may have changed
     shared_session(options)
 
@@ -124,18 +128,18 @@ def prepare(options):
 
 
 def make_picture(photo, result, options):
-    """Make the picture or film of one photo, or of noise: what an ImageTask calls for each photo of a folder.
+    """Make the picture or film of one photo, or of noise. An ImageTask calls this for each photo of a folder.
 
-    Writes the file `result`, and returns a dict of what the summary says of it: size, seconds, and the strengths before
-    and after. The network is loaded once as long as the options are equal. Raises InputError.
+    Writes the file `result`, and returns its entries in the summary, a dict: size, seconds, and the strengths before
+    and after. The network is loaded again only if the options differ from those of the last call. Raises InputError.
     """
     return make_result(photo, result, options, shared_session, alone=False)
 
 
 def make_single_picture(photo, result, options):
-    """Do the same for a photo that is the only one of a command.
+    """Do the same as make_picture for the only photo of a command.
 
-    After Ctrl-C the unfinished picture is written, and Interrupted is raised. Frames of another film are kept.
+    After Ctrl-C the unfinished picture is written, and Interrupted is raised. Frames of another film are not replaced.
     """
     return make_result(photo, result, options, open_session, alone=True)
 
@@ -156,7 +160,7 @@ def make_result(photo, result, options, session_of, alone):
 
 
 def dream_picture(session, photo, picture, result, options, about, alone):
-    """Dream on a picture, write it, and return the part of its row that only pictures have."""
+    """Dream on a picture, write it, and return the entries of its row that films do not have."""
     sizes = session.dreamer.sizes(picture)
     total = len(sizes) * options.steps
     forecast = session.forecast([(options.steps, width * height) for width, height in sizes], options)
@@ -186,7 +190,7 @@ def dream_picture(session, photo, picture, result, options, about, alone):
     if options.gif:
         animation = films.same_size([*frames, films.small(pixels)])
         films.save_gif(files_of(result, options)["animation"], animation, seconds=4)
-    # The picture is written last: once it exists, everything is done.
+    # The picture is written last: if it exists, all other files are complete.
     exif = None if is_noise(photo) else imaging.kept_exif(photo)
     imaging.save_picture(result, pixels, about, exif)
     if interrupted:
@@ -196,7 +200,7 @@ def dream_picture(session, photo, picture, result, options, about, alone):
 
 
 def subject_of(session, options):
-    """Return what the dream is of: a dict from "class" or "layers" to its value."""
+    """Return the subject of the dream: a dict from "class" or "layers" to its value."""
     if options.class_ is None:
         return {"layers": " ".join(session.names)}
     names = class_names.class_names(options.convnet)

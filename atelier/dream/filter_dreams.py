@@ -1,6 +1,7 @@
-"""Dreams of filters: pictures from noise, each of which excites one filter of a layer, and which differ in their forms.
+"""Dreams of filters: pictures that start as noise and excite one filter of a layer.
 
-Pictures are float32 size x size x 3 in 0..255 (Olah, Mordvintsev & Schubert 2017).
+The pictures of one filter differ in their forms. They are float32 size x size x 3 in 0..255 (Olah, Mordvintsev & Schubert
+2017).
 """
 
 from atelier import hardware  # noqa: F401, TensorFlow starts quietly
@@ -15,14 +16,14 @@ from atelier.networks import vision
 
 STEPS = 64
 SIDES = 64, 160  # pixels of a picture, at least and at most
-DIVERSITY = 0.5  # the share of a filter's activation that is given up for a picture unlike the former ones
+DIVERSITY = 0.5  # weight of the similarity to the filter's earlier pictures, as a share of its activation
 
 
 class FilterObjective:
-    """The mean activation of one filter, reduced by the similarity to other pictures of it.
+    """The mean activation of one filter, reduced by the similarity to other pictures of this filter.
 
-    `network` is a Deconvnet. `targets` has the filter's "channel" and, as "others", `count` co-activations (see there)
-    of pictures that the new one should not be like. See objectives.py for the interface.
+    `network` is a Deconvnet. `targets` contains "channel", the filter's number, and "others", the results of
+    `coactivations` for `count` pictures that the new one should not resemble. See objectives.py for the interface.
     """
 
     names, scope = ("activation",), "part"
@@ -67,7 +68,10 @@ class FilterDreamer:
 
 
 def coactivations(x):
-    """Return which filters are active together in features 1 x h x w x C, after a ReLU: C x C, of unit norm."""
+    """Return how strongly each two filters are active together: C x C, of unit norm.
+
+    `x` are features 1 x h x w x C; a ReLU is applied to them.
+    """
     x = ops.reshape(ops.relu(x), (-1, x.shape[3]))
     products = ops.matmul(ops.transpose(x), x)
     return products / (ops.sqrt(ops.sum(ops.square(products))) + 1e-6)

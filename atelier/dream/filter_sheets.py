@@ -1,6 +1,7 @@
-"""Sheets of filters: a filter's strongest activations projected to pixels, their patches, its dreams, its epochs.
+"""Sheets of filters. They show each filter's strongest activations projected to pixels, with their patches, and its
+dreams, or its strongest activation after each saved epoch.
 
-Pictures are uint8 H x W x 3, and so are sheets.
+Pictures and sheets are uint8 H x W x 3.
 """
 
 import numpy as np
@@ -35,7 +36,7 @@ def sheet_of_filters(network, pictures, strongest, dreams, quiet=False):
 
 
 def sheet_of_epochs(rows, labels):
-    """Lay out a row for each filter, a dict from channel to tiles, and a column for each epoch."""
+    """Lay out one row for each filter and one column for each epoch; `rows` is a dict from channel to tiles."""
     lines = [imaging.contact_sheet(np.stack(tiles), len(labels), across=0) for tiles in rows.values()]
     titled = [imaging.with_title(line, f"filter {channel}") for channel, line in zip(rows, lines)]
     header = f"strongest activation of each filter after {labels[0]} ... {labels[-1]}"
@@ -50,7 +51,7 @@ def epoch_tile(network, pictures, activations):
 
 
 def projection_tile(projection, side):
-    """Turn a projection, float32 H x W x 3 about 0, into a tile in which 0 is grey."""
+    """Turn a projection, float32 H x W x 3 with values around 0, into a tile in which 0 is grey."""
     small = imaging.resize_picture(projection, side, side)
     return imaging.to_pixels(128 + 127 * small / max(np.quantile(np.abs(small), 0.999), 1e-9))
 

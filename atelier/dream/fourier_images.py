@@ -1,8 +1,8 @@
 """Feature visualization in a decorrelated Fourier basis with random transforms: the picture, its gradient, the ascent.
 
-Pictures are float32 H x W x 3 in 0..255. Three things keep the network from being excited by noise (Olah, Mordvintsev
-& Schubert 2017): low frequencies grow more easily than high ones, colours change together as they do in photographs,
-and at each step the network sees the picture under random transforms.
+Pictures are float32 H x W x 3 in 0..255. Three measures prevent pictures that look like noise but excite the network
+(Olah, Mordvintsev & Schubert 2017): low frequencies grow more easily than high ones, colours change together as they do
+in photographs, and at each step the network sees the picture under random transforms.
 """
 
 import math
@@ -19,18 +19,18 @@ from atelier.networks import vision
 
 # --- The Fourier image -------------------------------------------------------------------------
 
-# The square root of the covariance of colours in ImageNet's photographs, along its axes, as Lucid has it (Olah et al.
-# 2017), divided by the length of its longest axis.
+# The square root of the covariance of colours in ImageNet's photographs, along its principal axes, as in Lucid (Olah et
+# al. 2017), divided by the length of the longest axis.
 COLORS = np.array([[0.26, 0.27, 0.27], [0.09, 0.00, -0.09], [0.02, -0.05, 0.03]], "float32") / 0.462
 GREYS = np.float32([[3**-0.5] * 3, [0] * 3, [0] * 3])
-DECAY = 1.2  # coefficients are weighted by frequency to the power of -DECAY, about as in photographs
+DECAY = 1.2  # coefficients are weighted by frequency ** -DECAY, about as in photographs
 
 
 class FourierImage:
     """A picture of height x width pixels as the sigmoid of weighted cosine waves in decorrelated colours.
 
-    Waves shorter than `shortest` pixels are left out, and those longer than `longest` have the weight of that length.
-    With `grey` the picture has no colours.
+    Waves shorter than `shortest` pixels are left out. Waves longer than `longest` pixels get the weight of a wave of
+    that length. With `grey` the picture has no colours.
     """
 
     def __init__(self, height, width, grey=False, longest=None, shortest=None):
@@ -53,7 +53,7 @@ class FourierImage:
         return fft.dctn(colors.astype("float32"), axes=(0, 1), norm="ortho", workers=-1) / self.weights
 
     def gradient(self, gradient, picture):
-        """Turn the gradient with respect to the picture into that with respect to its coefficients."""
+        """Convert the gradient with respect to the picture into the gradient with respect to its coefficients."""
         colors = (gradient * picture * (1 - picture / 255)) @ self.colors.T
         return self.weights * fft.dctn(colors, axes=(0, 1), norm="ortho", workers=-1)
 
@@ -68,20 +68,21 @@ def nearly_grey(size, rng):
 
 # --- Gradient ascent ---------------------------------------------------------------------------
 
-# Adam's learning rates: parts of a picture are excited independently of each other, while one object forms slowly.
+# Adam's learning rates, by scope. "part" has a larger one: the parts of a picture change independently of each other,
+# while a single object forms slowly.
 RATES = {"whole": 0.05, "part": 0.1, "middle": 0.05}
 PHOTO_RATE = 0.1  # a photo's coefficients are larger
 FRAME_RATE = 0.05  # frames should differ little
-FRAME_DECAY = 0.97  # of each frame's coefficients, without which a long film becomes black and white
-COLORFUL = 8  # grey levels between the colours of a pixel, above which a picture is not grey
-LONGEST = 64  # pixels: in a dream of every part, longer waves have no larger weight
+FRAME_DECAY = 0.97  # factor of each frame's coefficients; without it a long film becomes black and white
+COLORFUL = 8  # grey levels; a picture is grey if the colours of each pixel differ by less
+LONGEST = 64  # pixels: with the scope "part", longer waves have the weight of this length
 
 
 class Adam:
     """Adam (Kingma & Ba 2015) for arrays like `start`.
 
-    keras.optimizers.Adam leads to the same pictures, but costs 10 to 20 ms more in each step: on small pictures as much
-    as the network.
+    keras.optimizers.Adam makes the same pictures, but takes 10 to 20 ms longer in each step. On small pictures that is
+    as long as the network takes.
     """
 
     def __init__(self, rate, start):
@@ -89,7 +90,7 @@ class Adam:
         self.mean, self.square = np.zeros_like(start), np.zeros_like(start)
 
     def step(self, gradient):
-        """Return the change of the variables for the gradient of what is maximized."""
+        """Return the change of the variables, for the gradient of the loss that is maximized."""
         self.count += 1
         self.mean += 0.1 * (gradient - self.mean)
         self.square += 0.001 * (gradient**2 - self.square)
@@ -98,10 +99,10 @@ class Adam:
 
 
 class FourierAscent:
-    """Gradient ascent on a Fourier image by Adam, for an objective and all pictures.
+    """Gradient ascent by Adam on Fourier images: for one objective, and for any number of pictures.
 
-    `side` is how many pixels square the network sees, and `count` under how many transforms at each step. See
-    objectives.py for what an objective has.
+    At each step the network sees `count` transforms of the picture, each `side` x `side` pixels. See objectives.py for
+    the interface of an objective.
     """
 
     def __init__(self, objective, side, count=1):
@@ -113,7 +114,7 @@ class FourierAscent:
         """Return a picture, float32 H x W x 3 in 0..255, after `steps` steps.
 
         Its coefficients are multiplied by `decay` first. After each step, `show` is called with the new picture and the
-        strengths of the one before. Raises InputError if the gradient becomes NaN or infinite.
+        strengths of the previous picture. Raises InputError if the gradient becomes NaN or infinite.
         """
         image = self.fourier_image(picture)
         coefficients = decay * image.coefficients(picture)
@@ -123,25 +124,25 @@ class FourierAscent:
         for _ in range(steps):
             gradient, strengths = self.gradient(picture, rng, normalizer)
             normalizer = self.objective.normalizer(strengths)
-            normalizer = normalizer / normalizer.mean()  # only layers relative to each other: Adam scales the rest
+            normalizer = normalizer / normalizer.mean()  # only the layers' ratios matter: Adam scales the whole
             coefficients += adam.step(image.gradient(gradient, picture))
             picture = image.picture(coefficients)
             show(picture, strengths)
         return picture
 
     def fourier_image(self, picture):
-        """Return the Fourier image for a picture: grey if the picture and the network's input are."""
+        """Return the Fourier image for a picture. It is grey if both the picture and the network's input are grey."""
         height, width = picture.shape[:2]
         grey = self.objective.input_channels == 1 and np.ptp(picture, axis=2).max() < COLORFUL
         longest, shortest = None, None
-        if self.objective.scope == "whole":  # no finer than the network can see at the largest scale
+        if self.objective.scope == "whole":  # no detail that the network cannot see at the largest scale
             shortest = random_transforms.shorter_side(height, width) / self.side
         else:
             longest = LONGEST if self.objective.scope == "part" else 2 * self.side
         return FourierImage(height, width, grey, longest, shortest)
 
     def gradient(self, picture, rng, normalizer):
-        """Return the gradient with respect to a picture under random transforms, and its mean strengths."""
+        """Return the gradient with respect to a picture under random transforms, and the mean strengths."""
         gradient, strengths, objective = np.zeros_like(picture), [], self.objective
         for transforms in random_transforms.choose_transforms(
             rng, *picture.shape[:2], self.side, objective.scope, self.count
@@ -166,26 +167,26 @@ class FourierDreamer:
         self.ascent = FourierAscent(objective, side, count=2 if objective.scope == "whole" else 1)
 
     def sizes(self, picture):
-        """List the only (width, height) of the dream: the picture's."""
+        """Return a list with one (width, height), the picture's: this dream has no octaves."""
         return [picture.shape[1::-1]]
 
     def dream(self, picture, rng, show=lambda picture, strengths: None, from_noise=False):
-        """Dream on a photo or, if the picture comes `from_noise`, on that; see FourierAscent.ascend."""
+        """Dream on a photo, or on noise if `from_noise`; see FourierAscent.ascend."""
         rate = RATES[self.scope] if from_noise else PHOTO_RATE
         return self.ascent.ascend(picture, rng, self.options.steps, rate, show=show)
 
     def first_frame(self, noise, rng):
-        """Return the first frame of a film that starts with noise: the dream that is made without --zoom."""
+        """Return the first frame of a film that starts with noise: the same dream as without --zoom."""
         kind = "waves_class" if self.scope == "whole" else "waves"
         return self.ascent.ascend(noise, rng, config.DREAM_DEFAULTS[kind].steps, RATES[self.scope])
 
     def next_frame(self, frame, rng):
-        """Dream on a film's former frame, after it was zoomed and moved."""
+        """Dream on the previous frame of a film, which is already zoomed and moved."""
         return self.ascent.ascend(frame, rng, self.options.steps, FRAME_RATE, FRAME_DECAY)
 
 
 def side_seen(scope, options):
-    """Return how many pixels square of a Fourier image a network sees that takes all sizes."""
+    """Return the side, in pixels, of the square that a network sees of a Fourier image if it takes all sizes."""
     if scope == "whole":
         return pixel_dreams.CLASSIFIER_SIDE
     if scope == "middle":
