@@ -31,7 +31,7 @@ def resize_images(images, size):
 
 def to_levels(images, levels):
     """Quantize uint8 0..255 to tokens 0..levels-1: divide by 256 / (levels - 1) and round, as the tutorial does."""
-    span = 256 if levels <= 128 else 255  # with more levels, 256 would never give the highest one
+    span = 256 if levels <= 128 else 255  # with more levels, a span of 256 would never give the highest level
     return np.round(images / (span / (levels - 1))).astype("uint8")
 
 
@@ -57,7 +57,7 @@ def shifted_copies(images, shift):
     return np.stack([padded[:, shift + y : shift + y + height, shift + x : shift + x + width] for y, x in moves])
 
 
-# The pixels (row, column) that the contexts above and place read, relative to the pixel being drawn.
+# The contexts `above` and `place` read these pixels: (row, column), relative to the pixel being drawn.
 NEIGHBOURS = [(0, -1), (0, -2), *((-1, dx) for dx in range(-2, 3)), *((-2, dx) for dx in range(-1, 2))]
 
 
@@ -66,7 +66,7 @@ def context_table(height, width, context):
 
     Returns int32 T x F, T = height * width: entry [t, f] is 1 + the position of an earlier pixel, or 0 for
     the start symbol. `previous` reads the previous pixel, in row order, as the MNIST tutorial does. `above` and `place`
-    read ten neighbours in two dimensions, and the start symbol beyond the border.
+    read ten neighbours in two dimensions; a neighbour beyond the border is read as the start symbol.
     """
     if context == "previous":
         return np.arange(height * width, dtype="int32")[:, None]
@@ -90,13 +90,14 @@ def read_context(history, positions, levels):
 
 
 class Windows:
-    """Batches of windows of pictures, cut when they are needed: only the tokens are kept, two bytes a pixel.
+    """Batches of windows of pictures. They are cut when needed: only the tokens are kept, two bytes a pixel.
 
     `tokens` is uint16 N x T, T = height * width, row by row. With the targets `all`, windows follow one another in at
     most `batch_size` parallel streams. The network's state is carried along each stream, and every pixel is a target
     once an epoch. A stream continues from picture to picture. It may begin within a picture, unless `whole` is true.
-    With the targets `last`, each window is independent: it ends before a pixel that is its only target, every `stride`
-    pixels. A batch depends only on the seed, the epoch and the step, so that a training can be resumed at any step.
+    With the targets `last`, each window is independent and has one target, the pixel after its end; there is one window
+    every `stride` pixels. A batch depends only on the seed, the epoch and the step, so that a training can be resumed
+    at any step.
     """
 
     def __init__(self, tokens, width, height, context, window, stride, batch_size, targets, whole=False):
@@ -112,10 +113,10 @@ class Windows:
         if targets == "all" and whole:
             self.steps = -(-count // self.batch_size) * self.each
         elif targets == "all" and self.batch_size > 1 and self.steps % self.each == 0:
-            self.steps += 1  # or at each step all streams would be in the same row of their pictures
+            self.steps += 1  # otherwise all streams would always be in the same row of their pictures
 
     def batch(self, seed, epoch, step):
-        """Return (inputs without states, targets N x W, weight N x W, first N); where `first`, the state is zero."""
+        """Return (inputs without states, targets N x W, weight N x W, first N). If `first`, the state is zero."""
         rng = np.random.default_rng([seed, epoch])
         rows = np.arange(self.batch_size)
         if self.targets == "all":
@@ -142,7 +143,7 @@ class Windows:
         """Return the inputs and targets for these pixels (int N x W) of these pictures (int N)."""
         within = np.clip(pixels, 0, len(self.table) - 1)
         neighbours = self.history[pictures[:, None, None], self.table[within]].astype("int32")
-        neighbours[pixels < 0] = 0  # before the picture is the start symbol
+        neighbours[pixels < 0] = 0  # before the first pixel, the start symbol is read
         inputs = {"neighbours": neighbours} | position_inputs(within, self.width, self.context)
         return inputs, np.maximum(self.history[pictures[:, None], within + 1].astype("int32") - 1, 0)
 
@@ -156,7 +157,7 @@ def random_coprime(rng, count):
 
 
 def position_inputs(pixels, width, context):
-    """Return the row and column inputs of pixels, for the context that reads them; else no inputs."""
+    """Return the inputs `row` and `column` of pixels for the context `place`, or no inputs for another context."""
     return {"row": pixels // width, "column": pixels % width} if context == "place" else {}
 
 
@@ -167,8 +168,8 @@ def build_rnn(size, levels, cell="gru", units=256, layers=1, dropout=0.0, contex
     """Build a next-pixel network: int tokens N x T -> float32 logits N x T x levels, T = size * size.
 
     The logits of pixel t depend only on pixels before t: the network shifts its input right by one, with an all-zero
-    vector as the start. `cell` is gru or lstm, in `layers` layers of `units`. `options` go to the Keras layer, `fused`
-    to recurrent_layer.
+    vector as the start. `cell` is gru or lstm, in `layers` layers of `units`. `options` are passed to the Keras
+    layer, `fused` to recurrent_layer.
     """
     table = context_table(size, size, context)
     tokens = keras.Input((size * size,), dtype="int32", name="tokens")
@@ -188,7 +189,7 @@ def build_painter(
 
     Inputs, by name: `neighbours` int N x window x F (0 for the start or 1 + token, see context_table); with the
     context `place` also `row` and `column`, int N x window; and the state of each layer, N x units (two for an lstm).
-    Outputs: float32 logits N x window x colors (of the last pixel only where `targets` is last), and the new states.
+    Outputs: float32 logits N x window x colors (of the last pixel only if `targets` is last), and the new states.
     All neighbours are looked up in the same embedding of the palette.
     """
     count = context_table(height, width, context).shape[1]
@@ -226,7 +227,7 @@ def initialize_colors(model, palette, seed):
     rng = np.random.default_rng(seed)
 
     def features(width):
-        lengths = rng.normal(size=(3, width)) / 30  # colours 30 Delta E apart have different features
+        lengths = rng.normal(size=(3, width)) / 30  # colours that differ by 30 Delta E get different features
         return np.cos(rgb2lab(palette) @ lengths + rng.uniform(0, 2 * np.pi, width))
 
     embedding, head = model.get_layer("colors").embeddings, model.get_layer("logits").kernel
@@ -235,7 +236,7 @@ def initialize_colors(model, palette, seed):
 
 
 def recurrent_layer(cell, fused):
-    """Return the Keras layer of a cell, or if `fused` the layer that trains faster on a CPU, with the same weights."""
+    """Return the Keras layer of a cell. If `fused`, return our layer: faster on a CPU, with the same weights."""
     plain, fast = {"gru": (keras.layers.GRU, FusedGRU), "lstm": (keras.layers.LSTM, FusedLSTM)}[cell]
     return fast if fused else plain
 
@@ -244,7 +245,7 @@ def recurrent_layer(cell, fused):
 
 
 def feature_reconstruction_loss(base, output):
-    """Sum of the squared differences of two layers' features, of one shape (Gatys et al. 2016)."""
+    """Sum of the squared differences of two layers' features of the same shape (Gatys et al. 2016)."""
     return ops.sum(ops.square(output - base))
 
 
@@ -261,7 +262,7 @@ def gram_matrix(x):
 
 
 def style_reconstruction_loss(base, output):
-    """Sum of the squared differences of two layers' Gram matrices, over (2 H W)^2; features H x W x C."""
+    """Sum of the squared differences of two layers' Gram matrices, divided by (2 H W)^2; features H x W x C."""
     height, width = output.shape[-3:-1]
     return feature_reconstruction_loss(gram_matrix(base), gram_matrix(output)) / (2 * height * width) ** 2
 
@@ -269,13 +270,13 @@ def style_reconstruction_loss(base, output):
 def total_variation_loss(x):
     """Sum of the squared differences to the lower and to the right neighbour; pictures 1 x H x W x C."""
     shape = ops.subtract(ops.shape(x), (0, 1, 1, 0))
-    # Python slices give the same values; their gradients take seven times as long.
+    # Python slices would give the same values, but their gradients take seven times as long.
     here, lower, right = (ops.slice(x, start, shape) for start in ((0, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0)))
     return ops.sum(ops.square(lower - here)) + ops.sum(ops.square(right - here))
 
 
 def relative_difference(base, output):
-    """Sum of squared differences over the sum of squares of `base`: 0 where they agree, about 1 where unrelated."""
+    """Sum of squared differences, divided by the sum of squares of `base`: 0 if equal, about 1 if unrelated."""
     return feature_reconstruction_loss(base, output) / ops.maximum(ops.sum(ops.square(base)), 1e-6)
 
 

@@ -1,6 +1,7 @@
-"""Load sets of small grey pictures: scikit-learn's digits, MNIST, any .npz or IDX files, and one digit of the user's.
+"""Load data sets of small grey pictures (scikit-learn's digits, MNIST, .npz or IDX files) and the user's own digit.
 
-Images are uint8 N x H x W, white on black; labels are integers N. TensorFlow is imported only for a download.
+Images are uint8 N x H x W, white on black; labels are integers N. TensorFlow is imported only
+when Keras loads MNIST or Fashion-MNIST.
 """
 
 import contextlib
@@ -25,8 +26,8 @@ NPZ_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 def load_dataset(source, data=None):
     """Load pictures and labels: (train images, train labels, test images, test labels).
 
-    `source` is digits, mnist or fashion_mnist, or only a name where `data` is given: the path of an .npz
-    with x_train, y_train, x_test and y_test, or of a folder with the four IDX files, gzipped or not.
+    `source` is digits, mnist or fashion_mnist. If `data` is given, `source` can be any name. `data` is the path of
+    an .npz with x_train, y_train, x_test and y_test, or of a folder with the four IDX files, gzipped or not.
     Images are uint8 N x H x W, white ink on black; labels are integers. Raises InputError.
     """
     naming.check_set(source, data)
@@ -39,7 +40,7 @@ def load_dataset(source, data=None):
 
 
 def load_scikit_digits():
-    """Load scikit-learn's 1,797 digits, as load_dataset does; the last 360 in their order are the test set."""
+    """Load scikit-learn's 1,797 digits, as load_dataset does. The last 360 are the test set."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -59,13 +60,13 @@ def load_with_keras(source):
 
 
 def load_npz(path):
-    """Read the four arrays of an .npz like that of Keras's MNIST, as load_dataset does. Raises InputError."""
+    """Read the four arrays of an .npz with the layout of Keras's MNIST, as load_dataset does. Raises InputError."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             return tuple(archive[name] for name in NPZ_ARRAYS)
     except KeyError as error:
         raise InputError(f"{path} lacks an array; it must hold {', '.join(NPZ_ARRAYS)}") from error
-    except Exception as error:  # NumPy and zipfile raise whatever their parsers do
+    except Exception as error:  # NumPy and zipfile do not catch the exceptions of their parsers
         raise InputError(f"{path} is not a readable .npz: {error}") from error
 
 
@@ -103,7 +104,7 @@ def read_idx(path, dimensions):
 
 
 def check_dataset(x_train, y_train, x_test, y_test, name):
-    """Raise InputError unless images are uint8 N x H x W and there is one integer label for each."""
+    """Raise InputError unless images are uint8 N x H x W and each image has one integer label."""
     for images, labels, part in ((x_train, y_train, "training"), (x_test, y_test, "test")):
         if images.ndim != 3 or images.dtype != np.uint8:
             raise InputError(f"{name}: {part} images are {images.dtype} {images.shape}, not 8-bit N x H x W")
@@ -120,8 +121,9 @@ def check_dataset(x_train, y_train, x_test, y_test, name):
 def load_drawing(path, meta):
     """Read a picture of one digit, of any size, and lay it out like the training set: uint8 H x W, white on black.
 
-    Dark ink on a light ground is inverted. For MNIST the ink is cropped, resized to fit into 20 x 20 pixels, and its
-    centre of mass is put in the middle of 28 x 28 pixels, as LeCun did. For other sources the picture is made square.
+    Dark ink on a light ground is inverted. For MNIST, the ink is cropped, resized to fit into 20 x 20
+    pixels, and placed with its centre of mass in the middle of 28 x 28 pixels, as LeCun did. For other sources, the
+    picture is padded to a square.
     """
     rgb = imaging.load_image(path)
     gray = rgb @ np.array([0.299, 0.587, 0.114], "float32")
@@ -138,7 +140,10 @@ def load_drawing(path, meta):
 
 
 def center_ink(gray, path):
-    """Resize the ink of float32 H x W (0..255, white on black) to 20 x 20 and centre its mass in uint8 28 x 28."""
+    """Resize the ink of float32 H x W (0..255, white on black) to fit into 20 x 20 pixels.
+
+    Returns uint8 28 x 28 with the centre of mass of the ink in the middle.
+    """
     ground = np.median(np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]]))
     if gray.max() - ground < 16:
         raise InputError(f"{path} shows nothing but a plain ground")

@@ -53,7 +53,7 @@ def train(source, digit, preset, training_config, options, name):
     trainings.print_results(training.results())
     try:
         if not state.is_finished or training.has_checkpoints():
-            training.plot()  # also of a finished training, which may have been killed before it drew this
+            training.plot()  # also for a finished training, which may have been killed before this
         print(f"loss_curve: {training.folder / 'loss.png'}")
     except OSError as error:
         raise PartlyDone(f"{describe(error)}; the models are there, the loss curve is not") from error
@@ -68,7 +68,7 @@ def data_checksum(images, labels):
 
 
 def check_pictures(label, count, options):
-    """Raise InputError where a class has no pictures to train on, or none to hold out."""
+    """Raise InputError if a class has no pictures, or if --validation-split would hold out none or all of them."""
     count = min(count, options.num_images or count)
     if not count:
         raise InputError(f"there are no training pictures of class {label}")
@@ -98,8 +98,9 @@ FILES = ("meta.json", "loss.png", "model_*.keras", "checkpoint_*.npz")
 class DigitTraining:
     """A training of several classes, and the folder that holds their models.
 
-    meta.json lists a class when its training begins, and describes it when its model is written.
-    checkpoint_<class>.npz holds its progress. It is kept, so that --resume can add epochs.
+    A class is listed in meta.json when its training begins, and described there when its model is written.
+    checkpoint_<class>.npz holds the progress of a class. It is kept after the training, so that --resume can add
+    epochs.
     """
 
     def __init__(self, about, training_config, options, folder, classes):
@@ -167,7 +168,7 @@ class DigitTraining:
         return (entry or {}).get("epochs", 0)
 
     def finished(self, meta):
-        """Return the FolderState where all of these classes are finished; `results` then reads this meta.json."""
+        """Return the FolderState of a folder where all of these classes are finished; keep `meta` for `results`."""
         self.meta, entries = meta, self.entries(meta)
         epochs, stopped = [entry["epochs"] for entry in entries], any(map(was_stopped, entries))
         return trainings.finished(self.folder, epochs, stopped, self.has_checkpoints(), self.options)
@@ -176,7 +177,7 @@ class DigitTraining:
         return all(checkpoint(self.folder, label).exists() for label in self.classes)
 
     def begin(self):
-        """List the classes to be trained in the folder's meta.json, and return them."""
+        """Write the classes that are to be trained into the folder's meta.json, and return them."""
         earlier = self.earlier()
         if self.options.resume:
             begun, kept = self.unfinished_classes(earlier), earlier["classes"]
@@ -194,7 +195,7 @@ class DigitTraining:
     # The work
 
     def execute(self, pictures):
-        """Train classes, given the pictures of each. Where that fails, the checkpoints of all classes are kept."""
+        """Train the classes, the keys of `pictures`. If the training fails, the checkpoints of all classes are kept."""
         begun = time.monotonic()
         done = {label: self.epochs_done(label) for label in pictures}
         images = {label: count_trained(len(own), self.options) for label, own in pictures.items()}
@@ -214,7 +215,7 @@ class DigitTraining:
         self.duration = trainings.format_duration(time.monotonic() - begun) + " since it went on" * any(done.values())
 
     def train_here(self, pictures, bar):
-        """Train classes in parallel threads, one a core. Yields (label, entry for meta.json)."""
+        """Train classes in parallel threads, one for each core. Yields (label, entry for meta.json)."""
         count = 1 if hardware.has_gpu() else max(1, min(hardware.cpu_count(), len(pictures)))
         trainers, lock = TrainerPool(self.config, self.options, self.folder, count), threading.Lock()
 
@@ -236,8 +237,8 @@ class DigitTraining:
                 pool.shutdown(cancel_futures=True)
 
     def train_on_cluster(self, pictures, bar):
-        """Train classes on the workers of a cluster, one on each: yields (label, entry for meta.json)."""
-        for label in pictures:  # not on a worker, where Dask's threads use the same random number generator
+        """Train classes on a cluster, one class at a time on each worker. Yields (label, entry for meta.json)."""
+        for label in pictures:  # not on a worker: its threads share one random number generator
             if not checkpoint(self.folder, label).exists():
                 first_progress(label, self.config, self.options, self.folder).save(checkpoint(self.folder, label))
         source, folder = self.meta["source"], self.folder.resolve()
@@ -265,7 +266,7 @@ class DigitTraining:
     # The results
 
     def results(self):
-        """Return what to print of the training, by name."""
+        """Return the results to print, as a dict of texts by name."""
         entries = self.entries(self.meta)
         stopped = any(map(was_stopped, entries))
         results = {"epochs": trainings.describe_epochs([entry["epochs"] for entry in entries], stopped, self.options)}
@@ -280,7 +281,7 @@ class DigitTraining:
         return self.has_checkpoints() and not any(map(was_stopped, self.entries(self.meta)))
 
     def draw_flags(self):
-        """Return the flags with which generate_rnn.py draws all classes of the folder, or else the first of these."""
+        """Return flags for generate_rnn.py: they draw all classes if all are trained, or else the first class."""
         known = self.meta["classes"]
         return ["--all-digits"] if len(known) > 1 and all(known.values()) else ["--digit", str(self.classes[0])]
 
@@ -311,7 +312,7 @@ def checkpoint(folder, label):
 
 
 def first_progress(label, training_config, options, folder):
-    """Read a class's checkpoint, or draw its initial weights."""
+    """Read a class's checkpoint, or create random initial weights if there is none."""
     if checkpoint(folder, label).exists():
         try:
             return trainings.TrainingProgress.load(checkpoint(folder, label))
@@ -337,9 +338,9 @@ class TrainerPool:
     def train(self, label, own, progress, advance, before_checkpoint=lambda: None):
         """Train one class to its end, with a checkpoint after every epoch, and write its model.
 
-        `own` are its pictures, uint8 N x H x W. `advance` is called after each batch with its number of pictures and
-        its loss, in nats a picture. Returns (label, entry for meta.json). Raises InputError where the training
-        diverged.
+        `own` holds the pictures of the class, uint8 N x H x W. `advance` is called after each batch with the number of
+        its pictures and its loss, in nats a picture. Returns (label, entry for meta.json). Raises InputError if the
+        training diverges.
         """
         pictures, held_out = prepare_pictures(own, self.config, self.options)
         trainer = self.trainers.get()
@@ -410,12 +411,12 @@ class TrainerPool:
 
 
 def is_finished(entry, epochs):
-    """Say whether a class, by its entry in meta.json or None, has had this many epochs or was stopped early."""
+    """Say whether a class was trained for `epochs` or stopped early; `entry` is its entry in meta.json, or None."""
     return bool(entry) and (entry["epochs"] >= epochs or was_stopped(entry))
 
 
 def was_stopped(entry):
-    """Say whether --patience ended the training of a class, by its entry in meta.json."""
+    """Say whether --patience ended the training of a class; `entry` is its entry in meta.json."""
     return entry.get("stopped_early", False)
 
 
@@ -438,7 +439,7 @@ def build_trainer(training_config):
 
 
 def find_missing(source, data, crc32, folder):
-    """Return what a worker does not see, the pictures or the folder of the models, as a text; or None."""
+    """Say in a text if this worker cannot see the models' folder or has other pictures; else return None."""
     if not folder.is_dir():
         return f"it does not see {folder}"
     images, labels, _, _ = datasets.load_dataset(source, data)

@@ -29,7 +29,7 @@ def save_model(path, model):
 
 
 def load_painter(folder, meta):
-    """Load a painter's model.keras, as load_rnn does. Raises InputError."""
+    """Load a painter: build the network from meta.json and set the weights of model.keras. Raises InputError."""
     path = pathlib.Path(folder) / "model.keras"
     if not path.exists():
         raise InputError(f"{path} is missing; is the first epoch of its training over?")
@@ -41,7 +41,7 @@ def load_painter(folder, meta):
 def load_rnn(folder, label, meta):
     """Load the model of one class, model_<label>.keras or the tutorial's model_<label>.h5. Raises InputError.
 
-    The network is built from meta.json, in the current precision, and takes the file's weights.
+    The network is built from meta.json, in the current precision. Its weights come from the file.
     """
     folder = pathlib.Path(folder)
     path = folder / f"model_{label}.keras"
@@ -71,7 +71,7 @@ def set_weights(model, weights, path):
 def load_keras_weights(path, training_config):
     """Read the weights of a network of digits, a list of arrays.
 
-    Raises InputError where its size and grey levels are not those of the training configuration, a dict.
+    Raises InputError if its size or grey levels differ from those of `training_config`, a dict.
     """
     model = keras_files.load_keras_model(path)
     try:
@@ -90,7 +90,7 @@ def load_keras_weights(path, training_config):
 
 @keras.saving.register_keras_serializable("keras_atelier")
 def keras2_hard_sigmoid(x):
-    """Keras 2's hard sigmoid, clip(0.2 x + 0.5, 0, 1); Keras 3's has another slope."""
+    """Keras 2's hard sigmoid, clip(0.2 x + 0.5, 0, 1). The hard sigmoid of Keras 3 has another slope."""
     return ops.clip(0.2 * x + 0.5, 0.0, 1.0)
 
 
@@ -109,7 +109,7 @@ TUTORIAL_GRU = {
 def load_tutorial_weights(path):
     """Read the arrays of a model that the MNIST tutorial's own code saved (Keras 2 HDF5); no code is run.
 
-    Raises InputError where the file's config is not that of the tutorial's network.
+    Raises InputError if the file's config describes another network than the tutorial's.
     """
     try:
         with h5py.File(path) as file:
@@ -123,7 +123,7 @@ def load_tutorial_weights(path):
 
 
 def check_tutorial_config(layers):
-    """Return the names of the GRU and the dense layer; raise ValueError for any other network than the tutorial's."""
+    """Return the names of the GRU and the dense layer. Raises ValueError if the network is not the tutorial's."""
     kinds = [layer["class_name"] for layer in layers]
     if kinds != TUTORIAL_LAYERS:
         raise ValueError(f"its layers are {', '.join(kinds)}; expected {', '.join(TUTORIAL_LAYERS)}")

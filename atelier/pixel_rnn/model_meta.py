@@ -1,7 +1,7 @@
 """Read, check and write meta.json, which describes the models in a folder. Needs no TensorFlow.
 
-It is a dict with the training configuration under `recipe`, the `source`, and for digits the `classes`, for a painter
-the `palette`, uint8 K x 3.
+It is a dict: `recipe` is the training configuration, and `source` names the training pictures. For digits it also has
+`classes`; for a painter it also has `palette`, uint8 K x 3.
 """
 
 import json
@@ -17,9 +17,9 @@ CONTEXTS = config.TrainingConfig.__dataclass_fields__["context"].metadata["choic
 
 
 def load_meta(folder):
-    """Read a model folder's meta.json. For a folder of the tutorial's .h5 files, return what it would say.
+    """Read a model folder's meta.json. If the folder has only the tutorial's .h5 files, return a dict for these.
 
-    Raises InputError where there are no models, or meta.json is damaged.
+    Raises InputError if there are no models or if meta.json is damaged.
     """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
@@ -61,7 +61,7 @@ def read_palette(text, training_config):
 
 
 def write_palette(palette):
-    """Format a palette, uint8 K x 3, as read_palette parses it."""
+    """Convert a palette, uint8 K x 3, to the text that read_palette parses."""
     return " ".join(bytes(color).hex() for color in palette)
 
 

@@ -53,7 +53,7 @@ def train(source, preset, training_config, options, name):
         trainings.note(state.message, options)
     else:
         training.prepare(pictures, held_out)
-        del pictures, held_out  # the tokens made of them take two bytes a pixel
+        del pictures, held_out  # only the tokens are needed now, two bytes a pixel
         training.execute()
     print(f"model: {training.folder / 'model.keras'}")
     trainings.print_results(training.results())
@@ -74,7 +74,7 @@ def check_disjoint(source, validation):
 
 
 def load_training_pictures(source, training_config, options):
-    """Return the training pictures, the held-out ones, uint8 N x H x W x 3 each, and why others were left out."""
+    """Return the training and the held-out pictures, uint8 N x H x W x 3 each, and why other files were left out."""
     read = functools.partial(
         imaging.load_pictures,
         width=training_config.width,
@@ -101,7 +101,7 @@ class PainterTraining:
     """A training of one network on a folder of pictures, and the folder that holds its results.
 
     meta.json describes the training and holds the palette. Two checkpoint files are written in turn, so that one is
-    always whole. The last one is kept, so that --resume can add epochs.
+    always complete. The last one is kept after the training, so that --resume can add epochs.
     """
 
     def __init__(self, about, training_config, options, folder):
@@ -182,13 +182,13 @@ class PainterTraining:
         self.held_out = self.cut(palettes.to_palette(held_out, self.palette), whole=True) if len(held_out) else None
 
     def clear(self):
-        """Remove the files of an earlier training: meta.json first, so that a kill leaves no half of a training."""
+        """Remove the files of an earlier training, meta.json first, so that a kill cannot leave it without its files."""
         (self.folder / "meta.json").unlink(missing_ok=True)
         for path in self.trained_files():
             path.unlink()
 
     def trained_files(self):
-        """Yield the files that an earlier training has written here."""
+        """Yield the files that an earlier training has written into the folder."""
         for pattern in TRAINED:
             yield from self.folder.glob(pattern)
 
@@ -246,7 +246,7 @@ class PainterTraining:
         if progress.variables:
             trainings.assign_variables(self.model, progress.variables)
         if progress.losses and not progress.step:
-            self.write_outputs(progress)  # a kill may have come between the checkpoint and these files
+            self.write_outputs(progress)  # it may have been killed between the checkpoint and these files
         epochs, steps = self.config.epochs, self.windows.steps
         disable = True if self.options.quiet else None
         done = len(progress.losses) * steps + progress.step
@@ -267,7 +267,7 @@ class PainterTraining:
         self.duration = trainings.format_duration(time.monotonic() - begun) + " since it went on" * resumed
 
     def results(self):
-        """Return what to print of the training, by name."""
+        """Return the results to print, as a dict of texts by name."""
         if not self.progress:
             return {}
         losses, scores = self.progress.losses, self.progress.validation_losses
@@ -311,7 +311,7 @@ class PainterTraining:
                 self.check_interrupt()
 
     def carried_states(self, states, first):
-        """Return the state inputs of a batch: the states after the previous batch, zero where a window is `first`."""
+        """Return the state inputs of a batch: the states after the previous batch, or zero if a window is `first`."""
         names = [name for name in self.model.input if name.startswith("state_")]
         zero = np.zeros((len(first), self.config.units), "float32")
         kept = (1 - first.astype("float32"))[:, None]
@@ -337,7 +337,7 @@ class PainterTraining:
         self.check_interrupt()
 
     def write_outputs(self, progress):
-        """Write the losses, and every --sample-every epochs a sheet of samples and the loss curve."""
+        """Write the losses. Every --sample-every epochs, also draw a sheet of samples and the loss curve."""
         epoch = len(progress.losses)
         due = epoch == 1 or epoch % self.options.sample_every == 0 or epoch == self.config.epochs
         path = self.folder / "samples" / f"epoch_{epoch:04}.png"
@@ -411,7 +411,7 @@ class PainterTraining:
         return [self.folder / f"checkpoint_{name}.npz" for name in ("a", "b")]
 
     def save_progress(self, progress, states):
-        """Replace the older checkpoint. The newer one stays whole, whatever happens."""
+        """Replace the older checkpoint. The newer one is not touched, so that one is always complete."""
         self.check_finite()
         progress.variables = [variable.numpy() for variable in trainings.variables_of(self.model)]
         progress.states = [np.asarray(state, "float32") for state in states]
@@ -420,7 +420,7 @@ class PainterTraining:
         self.last_checkpoint = path
 
     def last_progress(self):
-        """Read the checkpoint with more steps; where it is damaged, print a note and take the other one."""
+        """Read the checkpoint with more steps. If one is damaged, print a note and take the other one."""
         found, damaged = {}, []
         for path in filter(pathlib.Path.exists, self.checkpoints()):
             try:

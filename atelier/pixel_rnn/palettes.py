@@ -1,4 +1,4 @@
-"""Palettes: fit a few colours to pictures by K-means, and convert pictures to tokens, their colours' numbers, and back.
+"""Palettes: fit a few colours to pictures by K-means, and convert pictures to tokens (palette indices) and back.
 
 Pictures are uint8 N x H x W x 3, palettes uint8 K x 3 from dark to light, tokens uint16 N x (H * W) in 0..K-1.
 """
@@ -13,7 +13,7 @@ from skimage.color import deltaE_ciede2000, lab2rgb, rgb2lab
 def fit_palette(pictures, colors, seed):
     """Choose at most `colors` colours for uint8 N x H x W x 3 by K-means in CIELAB: uint8 K x 3, dark to light.
 
-    Pictures with no more distinct colours than that keep them all. At most 200,000 random pixels are clustered.
+    If the pictures have at most `colors` distinct colours, all are kept. At most 200,000 random pixels are clustered.
     """
     from sklearn.cluster import MiniBatchKMeans
 
@@ -59,6 +59,6 @@ def from_palette(tokens, palette, height, width):
 
 
 def color_error(pictures, quantized):
-    """Return the mean CIEDE2000 colour difference between uint8 pictures; about 1 is just visible side by side."""
+    """Return the mean CIEDE2000 colour difference between uint8 pictures. A difference of about 1 is just visible."""
     errors = [deltaE_ciede2000(rgb2lab(a), rgb2lab(b)).mean() for a, b in zip(pictures, quantized, strict=True)]
     return float(np.mean(errors))

@@ -36,12 +36,12 @@ def make_training_step(model, optimizer):
         )  # the gradient of an embedding is sparse; XLA needs it dense
         return loss, states
 
-    # On a CPU, XLA compiles only the loops and the update: its large products are slower than TensorFlow's.
+    # On a CPU, only the loops and the update are compiled by XLA: TensorFlow's own large products are faster.
     return compile_function(training_step, jit=False)
 
 
 def make_evaluator(model):
-    """Compile f(inputs, targets, weight) -> (loss, new states) without an update, as in make_training_step."""
+    """Compile f(inputs, targets, weight) -> (loss, new states): like make_training_step, without the update."""
     return compile_function(functools.partial(painter_loss, model, training=False), jit=not hardware.has_gpu())
 
 
@@ -53,15 +53,15 @@ def painter_loss(model, inputs, targets, weight, training):
 
 
 def weights_of(model):
-    """Return a model's weights as tensors, the first argument of the functions compiled for its architecture."""
+    """Return a model's weights as tensors, as the compiled functions of make_scorer and make_sampler take them."""
     return [variable.value for variable in model.weights]
 
 
 def make_scorer(model, context):
     """Compile log p(picture) for this architecture: f(weights, int tokens N x T) -> float32 N, in nats.
 
-    The state is carried from pixel to pixel, so that memory does not grow with T. The terms are added as logarithms, so
-    that nothing underflows. One compiled function serves all models of the architecture.
+    The state is carried from pixel to pixel, so that memory does not grow with T. The log-probabilities of the
+    pixels are added, so that nothing underflows. One compiled function serves all models of the architecture.
     """
     step = make_prediction_step(model, context)
 
@@ -94,9 +94,10 @@ def make_sampler(model, context, shape=None, top_k=None, top_p=None):
     """Compile sampling for this architecture: f(weights, known, uniform, kept, temperature) -> int32 tokens N x T.
 
     `known` is int N x T: its first `kept` tokens are kept, the rest are drawn. `uniform` is float N x T in 0..1, one
-    random number for each pixel. `temperature` is float N; 0 takes the likeliest token. The state is carried, so that
-    there is one step a pixel for all pictures at once. `top_k` draws only among the k likeliest tokens, `top_p` among
-    the likeliest whose probabilities add up to it (Holtzman et al. 2020).
+    random number for each pixel. `temperature` is float N; 0 takes the likeliest token. The state is carried from
+    pixel to pixel: each pixel takes one step, for all pictures at once. With `top_k`, only the k likeliest tokens can
+    be drawn. With `top_p`, only the likeliest tokens whose probabilities add up to `top_p` can be drawn (Holtzman et
+    al. 2020).
     """
     step = make_prediction_step(model, context, shape)
     levels = model.get_layer("logits").units
