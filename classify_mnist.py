@@ -4,12 +4,13 @@
     python classify_mnist.py trained/mnist --image my_digit.png
     python classify_mnist.py trained/digits --csv generated/digits.csv
 
-The network of each class gives the probability that it would draw the picture, p(picture | class). Multiplied by the
-prior p(class) and divided by the sum over all classes, it is p(class | picture). No network was trained to tell the
-classes apart. The logarithms of the likelihoods are added, since the product would be smaller than the smallest float.
+The network of each class gives the likelihood p(picture | class): the probability that this network would draw the
+picture. The script multiplies it by the prior p(class) and divides by the sum over all classes; the result is
+p(class | picture). No network was trained to tell the classes apart. The script adds the logarithms of the pixels'
+probabilities, because their product would be smaller than the smallest float.
 
-Prints the accuracy on the test pictures of the set, and their mean log-likelihood under the network of their own
-class, in nats a picture and in bits a pixel; fewer bits are better. With --image, prints the likeliest digit and its
+The script prints the accuracy on the test pictures of the set, and their mean log-likelihood under the network of their own
+class, in nats a picture and in bits a pixel; fewer bits are better. With --image, it prints the likeliest digit and its
 probability, then the probabilities of the others.
 """
 
@@ -70,7 +71,7 @@ def main():
 
 
 def class_priors(meta, kind):
-    """Return the log prior of each class. Raises InputError where the counts of the training set are not known."""
+    """Return the log prior of each class. Raises InputError if the counts of the training set are not known."""
     if len(meta["classes"]) < 2:
         raise errors.InputError(
             f"there is only a model of class {', '.join(meta['classes'])}; classifying needs models of two classes"

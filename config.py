@@ -2,7 +2,7 @@
 
 Each field of a dataclass below is an option. The command line makes a flag from it: the field's name gives the flag's
 name (`batch_size` -> `--batch-size`), its annotation the type, and its metadata the help text and the allowed values.
-This module imports only the standard library, so that `--help` and a wrong flag are answered at once.
+This module imports only the standard library, so that `--help` and the error for a wrong flag appear at once.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import typing
 
 ROOT = pathlib.Path(__file__).resolve().parent  # the folder of the scripts, atelier/, trained/ and images/
 FORMER_WEIGHTS = "hed"  # weights that earlier versions used; old pictures and styles still name them
-PathName = typing.NewType("PathName", str)  # the type of an option that is a path, or can be one
+PathName = typing.NewType("PathName", str)  # the type of an option whose value is a path, or can be one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,16 +41,16 @@ class Range:
 
 
 def option(default, help, choices=None, metavar=None, **limits):
-    """Return a dataclass field for an option, with its default, help text and, if there are few, its allowed values.
+    """Return a dataclass field for an option, with its default, its help text and any list of allowed values.
 
-    `limits` are the arguments of Range, for a number.
+    For a number, `limits` are the arguments of Range.
     """
     described = {"help": help, "choices": choices, "metavar": metavar, "range": Range(**limits) if limits else None}
     return dataclasses.field(default=default, metadata=described)
 
 
 def like(options, name, default, **limits):
-    """Return a field like the one of this name in `options`, with another default and, if given, other limits."""
+    """Return a copy of the field of this name in `options`, with another default and, if given, other limits."""
     described = dict(options.__dataclass_fields__[name].metadata)
     return dataclasses.field(default=default, metadata=described | ({"range": Range(**limits)} if limits else {}))
 
@@ -197,7 +197,7 @@ PRESETS = {
 
 @dataclasses.dataclass(frozen=True)
 class Train(Common):
-    """train_rnn.py: the pictures and the folder. The network and its training come from --preset."""
+    """The options of train_rnn.py: the pictures and the folder. The network and its training come from --preset."""
 
     output: PathName | None = option(
         None, "folder for the models (default: trained/SOURCE; of digits with another preset, trained/SOURCE_PRESET)"
@@ -294,13 +294,13 @@ class Photos(Common):
     )
 
 
-VGG_LEAST_SIDE = 32  # pixels of a picture: the fifth block of VGG then has 2 x 2 positions
+VGG_LEAST_SIDE = 32  # smallest side of a picture in pixels; the fifth block of VGG then has 2 x 2 positions
 STYLE_LAYERS = tuple(f"block{block}_conv1" for block in range(1, 6))
 
 
 @dataclasses.dataclass(frozen=True)
 class Style(Photos):
-    """style_transfer.py: the styles, the search and its loss."""
+    """The options of style_transfer.py: the styles, the search and its loss."""
 
     size: int = option(
         512, "longest side of the result in pixels; with --learned, 0 is the photo's own", least=0, most=10_000
@@ -402,7 +402,7 @@ STYLE_DEFAULTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Learn(Common):
-    """train_style.py: the photos, the length of the training, and its loss."""
+    """The options of train_style.py: the photos, the length of the training, and its loss."""
 
     output: PathName | None = option(
         None, "folder of the training (default: in trained/styles, named after the painting)"
@@ -441,7 +441,7 @@ class Learn(Common):
 
 @dataclasses.dataclass(frozen=True)
 class Dream(Photos):
-    """deepdream.py: the subject of the dream, and the ascent."""
+    """The options of deepdream.py: the subject of the dream, and the gradient ascent."""
 
     output: PathName | None = option(
         None,
@@ -530,7 +530,7 @@ class Dream(Photos):
 
 @dataclasses.dataclass(frozen=True)
 class Filters(Common):
-    """visualize_filters.py: the filters, and the pictures that they see."""
+    """The options of visualize_filters.py: the filters, and their input pictures."""
 
     output: PathName | None = option(None, "the .png to write (default: generated/, named after the layer)")
     images: tuple[PathName, ...] = several(
@@ -564,8 +564,8 @@ DREAM_DEFAULTS = {
 }
 
 
-# The default layers: for VGG16 those that bring out most animals, for the others those of published tutorials on
-# DeepDream.
+# The default layers. With those of VGG16, dreams show the most animals; those of the other networks come from published
+# tutorials on DeepDream.
 DREAM_LAYERS = {
     "VGG16": ("block4_conv3=1", "block5_conv1=1"),
     "VGG19": ("block5_conv1=1",),

@@ -4,10 +4,11 @@
     python deepdream.py photo.jpg --guide flowers.jpg --octaves 5
     python deepdream.py photo.jpg --zoom 120 --rotate 0.5 --output dream.mp4
 
-Gradient ascent strengthens what the layers of a network detect in a photo, even faintly, from coarse octaves to fine
-ones (Mordvintsev, Olah & Tyka 2015). With a folder in place of the photo, each picture in it is dreamed on; with the
-word noise, the dream starts from nothing. With --class the picture becomes one that a classifier takes for that class
-(Simonyan, Vedaldi & Zisserman 2014).
+The layers of a network detect patterns in a photo, some of them weakly. Gradient ascent strengthens these patterns,
+first in a small copy of the photo and then in larger ones, the octaves (Mordvintsev, Olah & Tyka 2015). With a folder
+instead of the photo, the script makes a dream from each picture in the folder. With the word noise instead of the photo,
+the dream starts from noise. With --class, the picture changes until a classifier recognises that class in it (Simonyan,
+Vedaldi & Zisserman 2014).
 """
 
 from atelier import command_line  # first: from here on, Ctrl-C ends the script with one line
@@ -58,7 +59,7 @@ def main():
 
 
 def dream_on_folder(folder, options):
-    """Make a picture or film of each photo in a folder, and print where they are."""
+    """Make a picture or film of each photo in a folder, and print their paths."""
     output = pathlib.Path(options.output or f"generated/{dreaming.default_name(folder, options)}")
     folders.check_folder(output)
     photos = folders.find_photos(folder, output, options)
@@ -70,7 +71,7 @@ def dream_on_folder(folder, options):
 
 
 def dream_on_photo(photo, options):
-    """Make one picture or film, and print where it is and how strong the dream became."""
+    """Make one picture or film, and print its path and how strong the dream became."""
     name = f"generated/{dreaming.default_name(photo, options)}.{dreaming.suffix_of(options)}"
     result = pathlib.Path(options.output or name)
     command_line.require_suffix(result, *((".png", ".jpg", ".jpeg") if options.zoom is None else films.KINDS))
@@ -83,7 +84,7 @@ def dream_on_photo(photo, options):
 
 
 def list_layers(options):
-    """Print the layers that can be dreamed of, each with its number of channels."""
+    """Print the layers that a dream can use, each with its number of channels."""
     model = pretrained.build_network(naming.own_classifier(options.convnet) or options.convnet)
     for name, channels in vision.layers_with_places(model).items():
         print(f"{name}: {channels}")
@@ -136,7 +137,7 @@ def check_photo(photo):
         raise errors.InputError(f"{photo} does not exist")
 
 
-GIF_FPS = 50  # a GIF counts hundredths of a second, and browsers show no frame for less than two
+GIF_FPS = 50  # a GIF counts time in 1/100 s, and browsers show each frame for at least 2/100 s
 
 
 def check_options(options):

@@ -4,8 +4,8 @@
     python generate_rnn.py trained/monet --complete painting.jpg --rows 25
     python generate_rnn.py trained/mnist --all-digits --output generated/digits.png
 
-The network predicts the probabilities of each pixel from the pixels before it. A colour or grey is drawn from them, and
-then the next pixel is predicted. All pictures of a sheet are drawn at once, in one compiled call.
+The network predicts the probabilities of the next pixel's colour or grey level from the pixels before it. The script
+draws a value at random with these probabilities, and then predicts the next pixel. All pictures of a sheet are drawn at once, in one compiled call.
 """
 
 from atelier import command_line  # first: from here on, Ctrl-C prints one line
@@ -81,7 +81,7 @@ def check_kind(arguments, is_painter):
 
 
 def choose_output(options, name, animated):
-    """Return the paths of the picture and the animation. Raises InputError where one must not be overwritten."""
+    """Return the paths of the picture and the animation. Raises InputError if one must not be overwritten."""
     output = pathlib.Path(options.output or f"generated/{name}.png")
     animation = output.with_suffix(".gif")
     disk.refuse_to_overwrite([output, animation] if animated else [output], options.overwrite)
@@ -95,7 +95,7 @@ def report_device(options):
 
 
 def kept_rows(options, height):
-    """Return how many rows of --complete are kept; 0 without it. Raises InputError."""
+    """Return how many rows of the --complete picture are kept; 0 without --complete. Raises InputError."""
     if not options.complete:
         return 0
     rows = -(-height // 3) if options.rows is None else options.rows
@@ -117,7 +117,7 @@ def write(options, output, sheet, weights, animation=None, frames=()):
 
 
 def drawing_frames(pictures, kept, across, columns):
-    """Yield the frames of an animation of the drawing: each shows some more pixels of every picture."""
+    """Yield the frames of an animation: each frame shows more pixels of every picture than the one before."""
     count, height, width = pictures.shape[:3]
     order = np.arange(height * width).reshape(height, width, *[1] * (pictures.ndim - 3))
     step = max(1, height * width // 100)
@@ -149,7 +149,7 @@ def draw_digits(arguments, meta, options):
 
 
 def tokens_to_complete(options, meta):
-    """Return the tokens of --complete, uint8 T; zeros without it."""
+    """Return the tokens of the --complete picture, uint8 T; zeros without --complete."""
     size, levels = meta["recipe"]["size"], meta["recipe"]["levels"]
     if not options.complete:
         return np.zeros(size * size, "uint8")

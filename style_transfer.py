@@ -4,11 +4,12 @@
     python style_transfer.py holiday/ --style wave.jpg scream.jpg --each --output styled/
     python style_transfer.py photo.jpg --layer block4_conv2
 
-A search optimizes a picture, from coarse to fine. Its features in VGG become like the photo's, and their statistics
-like the painting's (after Gatys, Ecker & Bethge 2016). Without a photo, this is texture synthesis (Gatys et al. 2015).
-With --layer instead of a painting, the photo is reconstructed from noise and the features of one layer (Mahendran &
-Vedaldi 2015). With --learned there is no search, or only a short one with --refine: a small network that has learned a
-painting makes the picture in one pass (Johnson et al. 2016).
+A search optimizes a picture at increasing sizes. The picture's VGG features become similar to the photo's, and the
+statistics of these features become similar to the painting's (after Gatys, Ecker & Bethge 2016). Without a photo, the
+script synthesizes a texture (Gatys et al. 2015). With --layer instead of a painting, the search starts with noise and
+reconstructs the photo from the features of one layer (Mahendran & Vedaldi 2015). With --learned, a small network that
+has learned a painting makes the picture in one pass, without a search (Johnson et al. 2016); --refine adds a short
+search.
 """
 
 from atelier import command_line  # first, since it handles Ctrl-C from here on
@@ -47,7 +48,7 @@ SEARCH_ONLY = (
     *("optimizer", "learning_rate", "content_layers", "layer_weights", "content_weight", "style_weight", "tv_weight"),
     *("save_every", "plot", "gif", "weights"),
 )
-# The options that each task refuses, by what they cannot be combined with.
+# For each task: the options that it refuses, grouped by the option or task that they cannot be combined with.
 INCOMPATIBLE_OPTIONS = {
     "learned": {"--learned": FIXED_BY_CHECKPOINT, "--learned unless --refine is given": SEARCH_ONLY},
     "refined": {"--learned": FIXED_BY_CHECKPOINT},
@@ -88,7 +89,7 @@ def options_of(arguments):
 
 
 def task_of(arguments):
-    """Return the key of config.STYLE_DEFAULTS that the command asks for. Raises InputError for none, or for two."""
+    """Return the task: the key of config.STYLE_DEFAULTS. Raises InputError if the command asks for none, or for two."""
     content, styles = arguments.content, getattr(arguments, "style", ())
     if hasattr(arguments, "learned"):
         if styles or content is None:
@@ -146,18 +147,18 @@ def default_name(content, options):
     """Return the result's default name, made of the names of the photo and the styles."""
     parts = [content.resolve().name if content.is_dir() else content.stem] if content else []
     if options.each:
-        return f"{parts[0]}__each"  # one folder for all paintings, also those of later commands
+        return f"{parts[0]}__each"  # one folder for all paintings, including the paintings of later commands
     parts += [pathlib.Path(style).stem for style in options.style]
     parts += [pathlib.Path(naming.name_and_weight(text)[0]).name for text in options.learned]
     parts += [options.layer] if options.layer else [] if content else ["texture"]
-    # Other names than those of a search with the same painting.
+    # The suffixes keep these names different from the name of a search with the same painting.
     return "__".join(parts) + ("" if not options.learned else "_refined" if options.refine else "_learned")
 
 
 def paint_one(content, options):
     """Make one picture, and print its files, its size and its losses."""
     result = pathlib.Path(options.output or f"generated/{default_name(content, options)}.{options.format}")
-    if content is None and not options.quiet:  # before an error about it
+    if content is None and not options.quiet:  # printed before any error about the missing photo
         print("note: without a photo before --style, this makes a texture", file=sys.stderr)
     command_line.require_suffix(result, ".png", ".jpg", ".jpeg")
     files = output_files(result, options)

@@ -4,23 +4,23 @@
     python train_rnn.py images/content --width 40 --height 40 --epochs 20
     python train_rnn.py mnist --all-digits --preset best
 
-A picture is read row by row as a sequence of colours or grey levels, and a recurrent network learns to predict
-each pixel from those before it: p(picture) is the product of its predictions. generate_rnn.py draws from it, and
-classify_mnist.py compares p(picture) under the models of all classes of digits by Bayes' rule.
+A picture is read row by row as a sequence of colours or grey levels. A recurrent network learns to predict each pixel
+from the pixels before it; p(picture) is the product of the predicted probabilities. generate_rnn.py draws pictures from
+these probabilities. classify_mnist.py compares p(picture) under the models of all classes of digits by Bayes' rule.
 
-Writes into trained/SOURCE, or into trained/SOURCE-2 and so on where that folder holds other models. For a folder of
+The script writes into trained/SOURCE, or into trained/SOURCE-2 and so on if that folder holds other models. For a folder of
 pictures: model.keras, meta.json with the palette, preview.png (what the network sees), starts.png (64 pieces of the
 training pictures, one in each row, for generate_rnn.py --start window), loss.csv and loss.png, and samples/, drawn
 during the training. For digits: model_<class>.keras for each class, trained in parallel, one on each core, and
 loss.png.
 
-Prints the loss of the last epoch, the duration, and the command that draws. The loss is in nats and bits: how
-surprised the network is by a pixel or a picture; lower is better. A palette's mean Delta E is the distance of its
-colours from those of the pictures: below 1 it is invisible, above 10 it is obvious.
+The script prints the loss of the last epoch, the duration, and the command that draws pictures. The loss is the
+negative log-likelihood of a pixel or a picture, in nats and bits; lower is better. A palette's mean Delta E is the mean
+distance between its colours and those of the pictures: a distance below 1 is invisible, and one above 10 is obvious.
 
 After Ctrl-C, the same command with --resume continues. When a training is finished, more --epochs with --resume train
-it longer, from checkpoint_*.npz. These files are about three times as large as the models; the models draw without
-them. A training that --patience has stopped is finished: more epochs add nothing to it.
+it longer, from checkpoint_*.npz. These files are about three times as large as the models; drawing does not
+need them. A training that --patience has stopped is finished: --resume with more epochs does not continue it.
 """
 
 from atelier import command_line  # first: from here on, Ctrl-C prints one line

@@ -4,12 +4,14 @@
     python train_style.py mypainting.jpg --photos holiday/
     python train_style.py wave.jpg scream.jpg --photos holiday/ --output trained/styles/both
 
-The network is trained on pieces of photos by the loss of style_transfer.py (Johnson, Alahi & Fei-Fei 2016). It can
-learn several paintings, each by a style vector of its own (Dumoulin, Shlens & Kudlur 2017), and these can be mixed.
+The network is trained on crops of photos with the loss of style_transfer.py (Johnson, Alahi & Fei-Fei 2016). It can
+learn several paintings. Each painting has its own style vector (Dumoulin, Shlens & Kudlur 2017), and the vectors can be
+mixed.
 
-It writes into trained/styles/PAINTING: style.npz; network.npz; meta.json, which says what the style was learned from;
-sheet.png, which shows every few minutes the current results for three photos; loss.csv and loss.png. With several
-paintings, each has a subfolder. You can interrupt it at any time; the same command with --resume continues.
+The script writes into trained/styles/PAINTING: style.npz; network.npz; meta.json, which names the data that the style
+was learned from; sheet.png, which shows the current results for three photos and is updated every few minutes; loss.csv
+and loss.png. With several paintings, each has a subfolder. You can interrupt the training at any time; the same command
+with --resume continues it.
 """
 
 from atelier import command_line  # first, since it handles Ctrl-C from here on
@@ -97,7 +99,7 @@ def check(arguments, options):
 
 
 def check_folder(folder, options):
-    """Raise InputError where the folder can't be used, or holds nothing to resume."""
+    """Raise InputError if the folder can't be used, or if --resume is given and it holds no training."""
     disk.refuse_tilde(folder)
     meta = learned_styles.read_meta(folder) if (folder / learned_styles.META).exists() else None
     if not meta and any(folder.glob(f"*/{learned_styles.STYLE}")):

@@ -4,10 +4,11 @@
     python visualize_filters.py block5_conv2 --images a.jpg b.jpg --channels 12 87
     python visualize_filters.py --evolution trained/digit_classifier
 
-For each filter it finds the nine strongest activations in a set of pictures, and cuts out the patches that they depend
-on. It projects each activation back to pixels through a deconvolutional network: unpooling with the switches of max
-pooling, ReLU, and convolution with the transposed filters (Zeiler & Fergus 2014). Beside them it shows a picture from
-noise that excites the filter (Olah, Mordvintsev & Schubert 2017).
+For each filter, the script finds the nine strongest activations in a set of pictures, and crops the patches that these
+activations depend on. It projects each activation back to pixels through a deconvolutional network: unpooling with the
+switches of max pooling, ReLU, and convolution with the transposed filters (Zeiler & Fergus 2014). Beside the patches
+and projections, it shows a picture that was optimized from noise to activate the filter (Olah, Mordvintsev & Schubert
+2017).
 """
 
 from atelier import command_line  # first: from here on, Ctrl-C ends the script with one line
@@ -35,7 +36,7 @@ pretrained = command_line.lazy_import("atelier.networks.pretrained")
 provenance = command_line.lazy_import("atelier.provenance")
 tqdm = command_line.lazy_import("tqdm")
 
-SMALLEST_SIDE = 32  # pixels of a picture, of which the fifth block of VGG has two by two places
+SMALLEST_SIDE = 32  # in pixels; the fifth block of VGG then has 2 x 2 positions
 
 
 def parse_arguments():
@@ -77,7 +78,7 @@ def check(arguments, options):
 
 
 def show_filters(layer, options):
-    """Make a sheet of the strongest activations of a layer's filters, and print where it is."""
+    """Make a sheet of the strongest activations of a layer's filters, and print its path."""
     result = prepare(f"{layer}__filters", options)
     device = hardware.use_precision(options.precision, "convolutions")
     convnet = naming.own_classifier(options.convnet) or options.convnet
@@ -103,7 +104,7 @@ def show_filters(layer, options):
 
 
 def show_evolution(layer, options):
-    """Make a sheet of each filter's strongest activation after each saved epoch, and print where it is."""
+    """Make a sheet of each filter's strongest activation after each saved epoch, and print its path."""
     folder = pathlib.Path(options.evolution)
     result = prepare(f"{folder.resolve().name}__evolution", options)
     hardware.use_precision(options.precision, "convolutions")
@@ -135,7 +136,7 @@ def load_deconvnet(path, layer, options):
 
 
 def prepare(name, options):
-    """Return the path of the result. Raises InputError if it may not or can't be written."""
+    """Return the path of the result. Raises InputError if the file must not be overwritten or can't be written."""
     result = pathlib.Path(options.output or f"generated/{name}.png")
     command_line.require_suffix(result, ".png")
     disk.refuse_to_replace([result], find_images(options))
@@ -145,7 +146,7 @@ def prepare(name, options):
 
 
 def find_images(options):
-    """List the paths of the pictures that are named with --images, or that are in folders named there."""
+    """List the paths of the pictures that --images names, and of those in the folders that it names."""
     paths = []
     for path in map(pathlib.Path, options.images):
         paths += imaging.find_pictures(path) if path.is_dir() else [path]
@@ -153,7 +154,7 @@ def find_images(options):
 
 
 def read_pictures(model, options):
-    """Read the pictures that the filters see, uint8 H x W x 3 each, and list why others can't be used.
+    """Return the input pictures, uint8 H x W x 3 each, and a list of the reasons why others can't be used.
 
     Raises InputError if none can be used.
     """
@@ -175,9 +176,9 @@ def read_pictures(model, options):
 
 
 def training_pictures(folder, model):
-    """Return the pictures that a classifier was trained on, uint8 H x W x 3 each; meta.json in its folder names them.
+    """Return the pictures that a classifier was trained on, uint8 H x W x 3 each.
 
-    Raises InputError if it does not.
+    meta.json in the classifier's folder names the data set. Raises InputError if it does not.
     """
     try:
         source = json.loads((folder / "meta.json").read_text())["source"]
