@@ -6,9 +6,9 @@
 
 The layers of a network detect patterns in a photo, some of them weakly. Gradient ascent strengthens these patterns,
 first in a small copy of the photo and then in larger ones, the octaves (Mordvintsev, Olah & Tyka 2015). With a folder
-instead of the photo, the script makes a dream from each picture in the folder. With the word noise instead of the photo,
-the dream starts from noise. With --class, the picture changes until a classifier recognises that class in it (Simonyan,
-Vedaldi & Zisserman 2014).
+instead of the photo, the script makes a dream from each picture in the folder. With the word noise instead of the
+photo, the dream starts from noise. With --class, the picture changes until a classifier recognises that class in it
+(Simonyan, Vedaldi & Zisserman 2014).
 """
 
 from atelier import command_line  # first: from here on, Ctrl-C ends the script with one line

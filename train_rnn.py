@@ -8,10 +8,10 @@ A picture is read row by row as a sequence of colours or grey levels. A recurren
 from the pixels before it; p(picture) is the product of the predicted probabilities. generate_rnn.py draws pictures from
 these probabilities. classify_mnist.py compares p(picture) under the models of all classes of digits by Bayes' rule.
 
-The script writes into trained/SOURCE, or into trained/SOURCE-2 and so on if that folder holds other models. For a folder of
-pictures: model.keras, meta.json with the palette, preview.png (what the network sees), starts.png (64 pieces of the
-training pictures, one in each row, for generate_rnn.py --start window), loss.csv and loss.png, and samples/, drawn
-during the training. For digits: model_<class>.keras for each class, trained in parallel, one on each core, and
+The script writes into trained/SOURCE, or into trained/SOURCE-2 and so on if that folder holds other models. For a
+folder of pictures: model.keras, meta.json with the palette, preview.png (what the network sees), starts.png (64 pieces
+of the training pictures, one in each row, for generate_rnn.py --start window), loss.csv and loss.png, and samples/,
+drawn during the training. For digits: model_<class>.keras for each class, trained in parallel, one on each core, and
 loss.png.
 
 The script prints the loss of the last epoch, the duration, and the command that draws pictures. The loss is the

@@ -1,7 +1,7 @@
 """Dreams of filters: pictures that start as noise and excite one filter of a layer.
 
-The pictures of one filter differ in their forms. They are float32 size x size x 3 in 0..255 (Olah, Mordvintsev & Schubert
-2017).
+The pictures of one filter differ in their forms. They are float32 size x size x 3 in 0..255 (Olah, Mordvintsev &
+Schubert 2017).
 """
 
 from atelier import hardware  # noqa: F401, TensorFlow starts quietly

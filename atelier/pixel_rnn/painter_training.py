@@ -182,7 +182,7 @@ class PainterTraining:
         self.held_out = self.cut(palettes.to_palette(held_out, self.palette), whole=True) if len(held_out) else None
 
     def clear(self):
-        """Remove the files of an earlier training, meta.json first, so that a kill cannot leave it without its files."""
+        """Remove the files of an earlier training, meta.json first, so that a kill never leaves it without them."""
         (self.folder / "meta.json").unlink(missing_ok=True)
         for path in self.trained_files():
             path.unlink()

@@ -31,9 +31,9 @@ class LearnedStyle:
     """A style that a stylization network has learned from a painting.
 
     `network` is the network's file. `vector` is the style vector, STYLE_DIM numbers, an input of the network. `mean`,
-    3, and `covariance`, 3 x 3, describe the colours of the painting's pixels in 0..255. A search that refines a picture also needs the
-    painting's `statistics`, as perceptual_loss.statistics returns them, for each of config.STYLE_LAYERS, and the
-    `weights` of the VGG16 that they were computed with.
+    3, and `covariance`, 3 x 3, describe the colours of the painting's pixels in 0..255. A search that refines a picture
+    also needs the painting's `statistics`, as perceptual_loss.statistics returns them, for each of config.STYLE_LAYERS,
+    and the `weights` of the VGG16 that they were computed with.
     """
 
     name: str
