@@ -53,7 +53,7 @@ def train(source, digit, preset, training_config, options, name):
     trainings.print_results(training.results())
     try:
         if not state.is_finished or training.has_checkpoints():
-            training.plot()  # also for a finished training, which may have been killed before this
+            training.plot()  # also for a finished training: a kill may have come before its plot
         print(f"loss_curve: {training.folder / 'loss.png'}")
     except OSError as error:
         raise PartlyDone(f"{describe(error)}; the models are there, the loss curve is not") from error

@@ -182,7 +182,7 @@ class PainterTraining:
         self.held_out = self.cut(palettes.to_palette(held_out, self.palette), whole=True) if len(held_out) else None
 
     def clear(self):
-        """Remove the files of an earlier training, meta.json first, so that a kill never leaves it without them."""
+        """Remove the files of an earlier training, meta.json first, so that it never describes missing files."""
         (self.folder / "meta.json").unlink(missing_ok=True)
         for path in self.trained_files():
             path.unlink()
@@ -246,7 +246,7 @@ class PainterTraining:
         if progress.variables:
             trainings.assign_variables(self.model, progress.variables)
         if progress.losses and not progress.step:
-            self.write_outputs(progress)  # it may have been killed between the checkpoint and these files
+            self.write_outputs(progress)  # a kill may have come between the checkpoint and these files
         epochs, steps = self.config.epochs, self.windows.steps
         disable = True if self.options.quiet else None
         done = len(progress.losses) * steps + progress.step

@@ -59,6 +59,6 @@ def from_palette(tokens, palette, height, width):
 
 
 def color_error(pictures, quantized):
-    """Return the mean CIEDE2000 colour difference between uint8 pictures. A difference of about 1 is just visible."""
+    """Return the mean CIEDE2000 colour difference between uint8 pictures. About 1 is just visible side by side."""
     errors = [deltaE_ciede2000(rgb2lab(a), rgb2lab(b)).mean() for a, b in zip(pictures, quantized, strict=True)]
     return float(np.mean(errors))
