@@ -5,8 +5,9 @@
     python train_rnn.py mnist --all-digits --preset best
 
 A picture is read row by row as a sequence of colours or grey levels. A recurrent network learns to predict each pixel
-from the pixels before it; p(picture) is the product of the predicted probabilities. generate_rnn.py draws pictures from
-these probabilities. classify_mnist.py compares p(picture) under the models of all classes of digits by Bayes' rule.
+from the pixels before it; p(picture) is the product of the predicted probabilities. generate_rnn.py draws pictures
+from these probabilities. classify_mnist.py compares p(picture) under the models of all classes of digits by Bayes'
+rule.
 
 The script writes into trained/SOURCE, or into trained/SOURCE-2 and so on if that folder holds other models. For a
 folder of pictures: model.keras, meta.json with the palette, preview.png (what the network sees), starts.png (64 pieces
@@ -19,8 +20,8 @@ negative log-likelihood of a pixel or a picture, in nats and bits; lower is bett
 distance between its colours and those of the pictures: a distance below 1 is invisible, and one above 10 is obvious.
 
 After Ctrl-C, the same command with --resume continues. When a training is finished, more --epochs with --resume train
-it longer, from checkpoint_*.npz. These files are about three times as large as the models; drawing does not
-need them. A training that --patience has stopped is finished: --resume with more epochs does not continue it.
+it longer, from checkpoint_*.npz. These files are about three times as large as the models; drawing does not need them.
+A training that --patience has stopped is finished: --resume with more epochs does not continue it.
 """
 
 from atelier import command_line  # first: from here on, Ctrl-C prints one line
