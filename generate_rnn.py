@@ -5,8 +5,8 @@
     python generate_rnn.py trained/mnist --all-digits --output generated/digits.png
 
 The network predicts the probabilities of the next pixel's colour or grey level from the pixels before it. The script
-draws a value at random with these probabilities, and then predicts the next pixel. All pictures of a sheet are drawn at
-once, in one compiled call.
+draws a value at random with these probabilities, and then predicts the next pixel. All pictures of a sheet are drawn
+at once, in one compiled call.
 """
 
 from atelier import command_line  # first: from here on, Ctrl-C prints one line
