@@ -5,8 +5,8 @@
     python classify_mnist.py trained/digits --csv generated/digits.csv
 
 The network of each class gives the likelihood p(picture | class): the probability that this network would draw the
-picture. The script multiplies it by the prior p(class) and divides by the sum over all classes; the result is p(class
-| picture). No network was trained to tell the classes apart. The script adds the logarithms of the pixels'
+picture. The script multiplies it by the prior p(class) and divides by the sum over all classes. The result is
+p(class | picture). No network was trained to tell the classes apart. The script adds the logarithms of the pixels'
 probabilities, because their product would be smaller than the smallest float.
 
 The script prints the accuracy on the test pictures of the set, and their mean log-likelihood under the network of
