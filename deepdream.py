@@ -16,16 +16,14 @@ from atelier import command_line  # first: from here on, Ctrl-C ends the script 
 # isort: split
 import dataclasses
 import math
-import os
 import pathlib
 
 import config
 from atelier import errors, naming
+from atelier.dream import dreaming
 
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # not the default everywhere; convolutions take less memory with it
 class_names = command_line.lazy_import("atelier.networks.class_names")
 disk = command_line.lazy_import("atelier.disk")
-dreaming = command_line.lazy_import("atelier.dream.dreaming")
 films = command_line.lazy_import("atelier.films")
 folders = command_line.lazy_import("atelier.batch.folders")
 pretrained = command_line.lazy_import("atelier.networks.pretrained")

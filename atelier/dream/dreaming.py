@@ -5,6 +5,7 @@
 
 import dataclasses
 import functools
+import os
 import pathlib
 import sys
 import time
@@ -16,6 +17,7 @@ from atelier import disk, errors, naming
 from atelier.command_line import lazy_import
 from atelier.networks import class_names
 
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # oneDNN's convolutions take less memory. TensorFlow reads this
 films = lazy_import("atelier.films")
 fourier_images = lazy_import("atelier.dream.fourier_images")
 imaging = lazy_import("atelier.imaging")
