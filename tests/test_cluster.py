@@ -198,6 +198,15 @@ def test_another_worker_continues_and_a_scheduler_that_goes_away_is_one_line(alb
     assert len(rows_of(output)) == 7 and pixels(next(output.glob("[!.]*.png"))).shape == (467, 700, 3)
 
 
+def test_a_client_that_has_closed_after_its_scheduler_went_away_is_one_line(workers):
+    options = types.SimpleNamespace(scheduler=workers[0], workers=None, quiet=True)
+    with cluster.open_session(options, functools.partial(max, (), default=None)) as session:
+        session.client.sync(session.client._close)  # Dask's client does this when it cannot connect again
+        for call in (session.look_at_workers, functools.partial(session.submit, str)):
+            with pytest.raises(errors.InputError, match="went away"):
+                call()
+
+
 @pytest.mark.slow
 def test_two_commands_share_the_workers(workers, album, alone, tmp_path):
     for name in "ab":

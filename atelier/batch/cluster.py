@@ -284,9 +284,10 @@ class DaskSession:
         if time.monotonic() - self.looked < every:
             return
         self.looked = time.monotonic()
-        known = self.client.scheduler_info(n_workers=-1)["workers"]
-        if self.client.status != "running":
+        info = self.client.scheduler_info(n_workers=-1)
+        if self.client.status != "running":  # then the information may be old or empty
             raise self.scheduler_gone()
+        known = info["workers"]
         self.workers &= known.keys()
         for address in self.checks.keys() - known.keys():
             self.client.cancel([self.checks.pop(address)])
@@ -328,10 +329,16 @@ class DaskSession:
         self.client.subscribe_topic(self.name, lambda event: function(event[1]))
 
     def submit(self, call, **more):
-        """Give a call to the scheduler, and return its future."""
+        """Give a call to the scheduler, and return its future.
+
+        Raises InputError, or PartlyDone after the first result, if the scheduler is gone.
+        """
         call = pickle.dumps(functools.partial(run_in_turn, self.name, pickle.dumps(call)))
         # A lambda is pickled as code. A reference to a function would fail in the scheduler, which cannot import it.
-        future = self.client.submit(lambda call: pickle.loads(call)(), call, pure=False, **more)
+        try:
+            future = self.client.submit(lambda call: pickle.loads(call)(), call, pure=False, **more)
+        except distributed.client.ClosedClientError as error:
+            raise self.scheduler_gone() from error
         self.completed.add(future)
         return future
 
