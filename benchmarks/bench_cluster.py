@@ -28,7 +28,7 @@ from common import ROOT, main, measure, row, take_turns
 PAINTING = ROOT / "images/style/wave.jpg"
 PHOTOS, SIZE, FIRST = 20, 512, 4
 EMPTY, THREADS = 20_000, 32
-KILLED, EVERY = 60, 20  # photos, and seconds from one kill to the next
+KILLED, EVERY = 60, 20  # photos, and seconds between kills
 
 
 # --- The comparisons ---
@@ -56,7 +56,7 @@ def compare_killed(arguments):
     for part, what in (("killed_photos", f"{KILLED} photos"), ("killed_digits", "ten classes of digits")):
         undisturbed, killed = measure(f"{part}_undisturbed", arguments), measure(part, arguments)
         if killed["results"] != undisturbed["results"]:
-            raise RuntimeError(f"{what}: killed workers changed what came out")
+            raise RuntimeError(f"{what}: killed workers changed the results")
         told = f"{killed['seconds']:.0f} s, {killed['kills']} kills, the same {len(killed['results'])} files"
         yield f"{what}, 3 workers, one killed every {EVERY} s", "", told, f"{undisturbed['seconds']:.0f} s", "", ""
 

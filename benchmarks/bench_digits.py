@@ -1,4 +1,4 @@
-"""Time training, drawing and classification of digits beside their peers, in one run on one machine.
+"""Time training, drawing and classification of digits, and other implementations, in one run on one machine.
 
     make bench                                          # MNIST from Keras's cache or download
     make bench DATA=path/to/mnist                       # or from an .npz or a folder of IDX files
@@ -7,7 +7,7 @@
 Every measurement is a process of its own. Ours and the peer's take turns, and the ratio is the median over
 the turns: on a shared machine single times mean little. Training runs in float32 and, where the processor or GPU
 multiplies it natively, in bfloat16, in rows of their own; the rest is float32, as it always is. The peers are written
-as people write them, in float32:
+as users usually write them, in float32:
 
 - the tutorial's way: model.fit of a Keras GRU(256), batch 32, Adam, one digit after another; drawing with a
   predict for each pixel on the growing picture; classifying with ten predict calls;

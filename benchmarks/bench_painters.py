@@ -1,4 +1,4 @@
-"""Time training and drawing of painters beside their peers, in one run on one machine.
+"""Time training and drawing of painters, and other implementations, in one run on one machine.
 
     make bench PICTURES=path/to/folder
     .venv/bin/python benchmarks/bench_painters.py --data path/to/folder --only drawing --repeats 5
@@ -6,7 +6,7 @@
 Without a folder, pictures are cut from the two photographs that come with scikit-learn. Every measurement is a
 process of its own. Ours and the peer's take turns, and the ratio is the median over the turns: on a shared
 machine single times mean little. Training runs in float32 and, where the processor or GPU multiplies it natively, in
-bfloat16, in rows of their own; the rest is float32. The peers are written as people write them, in float32:
+bfloat16, in rows of their own; the rest is float32. The peers are written as users usually write them, in float32:
 
 - torch.nn.LSTM: the preset monet's network and batch in PyTorch's usual training loop, its colours looked up in an
   embedding as ours are, or one-hot as the published painter has them;
@@ -317,7 +317,7 @@ def memory_small(data):
 
 
 def memory_large(data):
-    """As far into the first epoch as it comes in two minutes."""
+    """The first two minutes of the first epoch."""
     flags = ("--preset", "monet", "--width", 128, "--height", 128, "--window", 128)
     return in_folder(pictures(data, 2000, 128, 128), lambda folder: train(folder, *flags, stop_after=120)[1])
 

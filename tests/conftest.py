@@ -360,7 +360,7 @@ def vgg():
 
 @pytest.fixture
 def taught(tmp_path):
-    """f(weights) -> the folder of a style that ships, as if it had been taught with these weights of VGG16."""
+    """f(weights) -> the folder of a style that ships, as if it had been learned with these weights of VGG16."""
 
     def style(weights):
         folder = pathlib.Path(shutil.copytree(ROOT / "trained/styles/wave", tmp_path / f"taught with {weights}"))

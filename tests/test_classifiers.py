@@ -205,7 +205,7 @@ def test_files_that_contain_code_or_no_model_are_refused_and_never_run(tmp_path)
         return str(error.value)
 
     code = keras.Sequential([layers.Input((8, 8, 3)), run_it])
-    assert trap.exists()  # building it ran it
+    assert trap.exists()  # Keras ran the code when it built the layer
     trap.unlink()
     for suffix in (".keras", ".h5"):
         code.save(tmp_path / f"code{suffix}")

@@ -180,7 +180,7 @@ def break_custom_code(folder):
 
 
 @pytest.mark.parametrize("damage", [value for name, value in sorted(globals().items()) if name.startswith("break_")])
-def test_a_damaged_model_is_one_line(broken, tmp_path, damage):
+def test_a_damaged_model_is_reported_in_one_line(broken, tmp_path, damage):
     complaint = damage(broken)
     result = run("classify_mnist.py", broken, "--output", tmp_path / "c.png", status=2)
     assert complaint in result.stderr
@@ -196,10 +196,10 @@ def test_a_damaged_model_is_one_line(broken, tmp_path, damage):
         (("--data", "absent"), "does not exist"),
     ],
 )
-def test_bad_flags_are_one_line(tiny, tmp_path, flags, complaint):
+def test_bad_flags_are_reported_in_one_line(tiny, tmp_path, flags, complaint):
     result = run("classify_mnist.py", tiny, *flags, "--output", tmp_path / "c.png", status=2)
     assert complaint in result.stderr
 
 
-def test_a_missing_folder_is_one_line(tmp_path):
+def test_a_missing_folder_is_reported_in_one_line(tmp_path):
     assert "does not exist" in run("classify_mnist.py", tmp_path / "absent", status=2).stderr

@@ -142,7 +142,7 @@ def test_dreams_run_on_workers(workers, album, tmp_path):
 def test_classes_of_digits_are_trained_as_by_one_process(sharing, tiny, tmp_path):
     folder = shutil.copytree(tiny, tmp_path / "digits")
     for label in (3, 7):  # of ten: as many as there are workers
-        never_begun(folder, label)
+        remove_class(folder, label)
     result = run_process("train_rnn.py", "digits", "--all-digits", *TINY, "--resume", *sharing, "--output", folder)
     assert results(result.stdout)["epochs"] == "6"
     assert not list(folder.glob("*.lock"))
@@ -150,7 +150,7 @@ def test_classes_of_digits_are_trained_as_by_one_process(sharing, tiny, tmp_path
     assert meta_of(folder)["classes"] == meta_of(tiny)["classes"]
 
 
-def never_begun(folder, label):
+def remove_class(folder, label):
     """Remove a class from the folder of a training."""
     for path in folder.glob(f"*_{label}.*"):
         path.unlink()
@@ -183,7 +183,7 @@ def test_dask_is_not_imported_without_the_flags(album, tmp_path):
 
 
 @pytest.mark.slow
-def test_another_worker_continues_and_a_scheduler_that_goes_away_is_one_line(album, tmp_path):
+def test_another_worker_continues_and_a_scheduler_that_goes_away_is_reported_in_one_line(album, tmp_path):
     output = tmp_path / "out"
     command = ["style_transfer.py", *map(str, (album, *SLOW, "--output", output))]
     with run_scheduler(tmp_path) as (address, scheduler):
@@ -198,7 +198,7 @@ def test_another_worker_continues_and_a_scheduler_that_goes_away_is_one_line(alb
     assert len(rows_of(output)) == 7 and pixels(next(output.glob("[!.]*.png"))).shape == (467, 700, 3)
 
 
-def test_a_client_that_has_closed_after_its_scheduler_went_away_is_one_line(workers):
+def test_a_client_that_has_closed_after_its_scheduler_went_away_is_reported_in_one_line(workers):
     options = types.SimpleNamespace(scheduler=workers[0], workers=None, quiet=True)
     with cluster.open_session(options, functools.partial(max, (), default=None)) as session:
         session.client.sync(session.client._close)  # Dask's client does this when it cannot connect again
@@ -280,14 +280,14 @@ def test_ctrl_c_stops_what_runs_and_keeps_what_is_done(sharing, album, tmp_path)
     assert len(rows_of(tmp_path)) == 7
 
 
-def test_a_scheduler_without_workers_is_one_line_after_a_while(album, tmp_path, monkeypatch):
+def test_a_scheduler_without_workers_is_reported_in_one_line_after_a_while(album, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "PATIENCE", 1)
     with run_scheduler(tmp_path) as (address, _):
         command = ("style_transfer.py", album, *LEARNED, "--scheduler", address, "--output", tmp_path / "out")
         assert f"{address} had no worker for 1 s" in run(*command, status=2).stderr
 
 
-def test_no_scheduler_is_one_line(album, tmp_path, monkeypatch):
+def test_no_scheduler_is_reported_in_one_line(album, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "CONNECT", 1)
     for address in ("tcp://127.0.0.1:9", "carrier-pigeon://roof"):
         flags = ("--scheduler", address, "--output", tmp_path / "out")
@@ -296,7 +296,7 @@ def test_no_scheduler_is_one_line(album, tmp_path, monkeypatch):
         )
 
 
-def test_tls_without_certificates_is_one_line(album, tmp_path):
+def test_tls_without_certificates_is_reported_in_one_line(album, tmp_path):
     flags = ("--scheduler", "tls://127.0.0.1:9", "--output", tmp_path / "out")
     assert "needs certificates" in run("style_transfer.py", album, *LEARNED, *flags, status=2).stderr
 
@@ -341,7 +341,7 @@ def write_twice(folder, key):
 
 
 def test_a_worker_reports_what_it_lacks(tmp_path, monkeypatch):
-    monkeypatch.chdir(ROOT)  # a worker changes to the command's folder; the tests come back from there
+    monkeypatch.chdir(ROOT)  # a worker changes the current folder to the command's; this restores it after the test
     ours = cluster.versions()
     fine, wrong = (pickle.dumps(functools.partial(json.loads, text)) for text in ("null", "no JSON"))
     assert cluster.find_refusal(str(tmp_path), ours, fine) is None
@@ -389,7 +389,7 @@ def test_a_photo_that_a_worker_does_not_see_fails_alone(album, tmp_path):
     assert "it does not see the photo" in attempt(gone, source)["reason"]
 
 
-def test_what_cannot_run_on_workers(album, pictures, tmp_path):
+def test_commands_that_cannot_run_on_workers_are_refused(album, pictures, tmp_path):
     one = ("style_transfer.py", album / "a.jpg", *LEARNED)
     assert "share out a folder of photos" in run(*one, "--workers", 2, status=2).stderr
     assert "share out a folder of photos" in run("deepdream.py", album / "a.jpg", "--workers", 2, status=2).stderr

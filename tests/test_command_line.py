@@ -80,7 +80,7 @@ def test_another_program_that_uses_the_package_keeps_its_tracebacks(tmp_path):
         (tf.errors.ResourceExhaustedError(None, None, "OOM"), "not enough memory; try fewer or smaller pictures"),
     ],
 )
-def test_an_error_is_one_line(error, text):
+def test_an_error_is_reported_in_one_line(error, text):
     assert errors.describe(error) == text
 
 

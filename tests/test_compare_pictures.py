@@ -93,7 +93,7 @@ def test_an_edge_between_colours_of_the_same_lightness_counts():
     edge = (255 * lab2rgb(lab)).astype("float32")
     grey = np.repeat(np.linspace(0, 255, 32, dtype="float32")[:, None, None], 32, 1).repeat(3, 2)
     assert compare.edges(edge, edge) == pytest.approx(1)
-    assert compare.edges(edge, grey) < -0.9  # which runs across
+    assert compare.edges(edge, grey) < -0.9  # its gradient is perpendicular to the edge's
 
 
 def test_the_style_figure_is_one_for_the_photo_and_falls_towards_the_painting(picture, painting):

@@ -142,7 +142,7 @@ def test_a_damaged_checkpoint_is_named(broken):
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_one_line_and_leaves_no_partial_file(tmp_path):
+def test_a_full_disk_is_reported_in_one_line_and_leaves_no_partial_file(tmp_path):
     limit = 12_000  # bytes a file: less than a model, more than meta.json
     set_limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # noqa: E731
     result = run_process(

@@ -250,7 +250,7 @@ def test_recursive_is_suggested_only_if_subfolders_hold_photos(tmp_path, album):
     assert "--recursive" in paint(tmp_path, tmp_path / "out", status=2).stderr
 
 
-def test_a_broken_tiff_is_one_line(album, tmp_path):
+def test_a_broken_tiff_is_reported_in_one_line(album, tmp_path):
     photo = Image.open(album / "a.jpg")
     photo.save(album / "odd.tif", compression="tiff_lzw")
     content = bytearray((album / "odd.tif").read_bytes())
@@ -264,7 +264,7 @@ def test_a_broken_tiff_is_one_line(album, tmp_path):
 
 
 def test_the_summary_of_many_rows_is_written_now_and_then(tmp_path, monkeypatch):
-    """A job takes a second and writing half a second, by a clock that only they move."""
+    """The clock is simulated: each job takes a second, and each write half a second."""
     clock, written = [0.0], []
 
     def write(path, rows):
@@ -578,7 +578,7 @@ def test_a_folder_of_paintings_is_mixed_or_used_one_by_one(album, tmp_path):
     assert not list((tmp_path / "more").glob("*.png"))
 
 
-def test_what_each_cannot_be_combined_with(album, tmp_path):
+def test_each_is_refused_with_options_that_contradict_it(album, tmp_path):
     both = ("--each", "--style-weights", 1, 2)
     assert "--style-weights" in paint(album, tmp_path / "out", *both, style=(PAINTING, OTHER), status=2).stderr
     flags = ("--each", "--style", PAINTING, "--output", tmp_path / "a.png")

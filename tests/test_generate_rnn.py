@@ -82,7 +82,7 @@ def test_a_result_is_not_overwritten_without_the_flag(tiny, tmp_path):
         (("--digit", 3, "--complete", "README.md"), "README.md is not a picture"),
     ],
 )
-def test_bad_flags_are_one_line(tiny, tmp_path, flags, complaint):
+def test_bad_flags_are_reported_in_one_line(tiny, tmp_path, flags, complaint):
     result = run("generate_rnn.py", tiny, *flags, "--output", tmp_path / "no.png", status=2)
     assert complaint in result.stderr
     assert list(tmp_path.iterdir()) == []
@@ -206,7 +206,7 @@ def damage_other_palette(folder):
 
 
 @pytest.mark.parametrize("damage", [value for name, value in sorted(globals().items()) if name.startswith("damage_")])
-def test_a_damaged_painter_is_one_line(painter, tmp_path, damage):
+def test_a_damaged_painter_is_reported_in_one_line(painter, tmp_path, damage):
     import shutil
 
     folder = shutil.copytree(painter, tmp_path / "damaged")

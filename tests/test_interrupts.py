@@ -37,7 +37,7 @@ def interrupted(command, stream, pattern, after=0.0, **options):
     # Half a second after NumPy, TensorFlow is imported with standard error silenced.
     [("argparse", 0), ("config", 0), ("numpy", 0), ("numpy", 0.5), ("atelier.pixel_rnn.palettes", 0)],
 )
-def test_ctrl_c_during_the_imports_is_one_line(module, after, tmp_path):
+def test_ctrl_c_during_the_imports_is_reported_in_one_line(module, after, tmp_path):
     command = [sys.executable, "-X", "importtime", "classify_mnist.py", "trained/digits"]
     command += ["--output", str(tmp_path / "c.png")]
     result = interrupted(command, "stderr", rf"\| +{re.escape(module)}$", after)

@@ -240,7 +240,7 @@ def test_a_training_replaces_all_styles_of_its_network_and_no_others(two, tmp_pa
 def test_ctrl_c_works_during_the_final_comparison(two, vgg, tmp_path, monkeypatch):
     command = ("train_style.py", PAINTING, OTHER, *QUICK, "--steps", 1, "--output", tmp_path / "m")
     with monkeypatch.context() as patch:
-        interrupt_after(patch, 2)  # it is asked for twice in a step
+        interrupt_after(patch, 2)  # the training checks for Ctrl-C twice in a step
         assert "--resume continues" in run(*command, status=130).stderr
     assert (tmp_path / "m/network.npz").exists()
     run(*command, "--resume")

@@ -68,7 +68,7 @@ def go(process):
 
 
 def leave_lease(path):
-    """Have a process die that holds a lease."""
+    """Start a process that acquires a lease, and kill it."""
     owner = start_holder(path, os.devnull)
     go(owner)
     assert owner.stdout.readline() == "acquired\n"

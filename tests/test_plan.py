@@ -64,7 +64,7 @@ def test_with_overwrite_all_is_made_and_other_pictures_of_other_options_wait():
         assert made.rows[plan.key_of(other)]["status"] == status
 
 
-def test_what_the_summary_says_of_other_photos_stays():
+def test_rows_of_other_photos_stay_in_the_summary():
     other = {"photo": "/photos/b.jpg", "result": "/out/b.png", "status": "failed", "reason": "no photo"}
     made = plan.make_plan([], [], {plan.key_of(other): other}, MANIFEST, MANIFEST, overwrite=False)
     assert made.rows == {plan.key_of(other): other} and not made.jobs

@@ -28,7 +28,7 @@ def test_wrong_flags_for_a_painter_are_refused(pictures, tmp_path, flags, compla
     assert complaint in result.stderr and not (tmp_path / "out").exists()
 
 
-def test_a_source_without_pictures_is_one_line(tmp_path):
+def test_a_source_without_pictures_is_reported_in_one_line(tmp_path):
     assert "holds no picture" in run("train_rnn.py", tmp_path, "--output", tmp_path / "m", status=2).stderr
     (tmp_path / "bad.png").write_text("no")
     assert "bad.png is not a picture" in run("train_rnn.py", tmp_path, "--output", tmp_path / "m", status=2).stderr
@@ -85,7 +85,7 @@ def damage_missing(folder):
 
 
 @pytest.mark.parametrize("damage", [value for name, value in sorted(globals().items()) if name.startswith("damage_")])
-def test_damaged_data_are_one_line_and_nothing_is_written(digits, tmp_path, damage):
+def test_damaged_data_are_reported_in_one_line_and_nothing_is_written(digits, tmp_path, damage):
     data, complaint = damage(write_idx_folder(tmp_path / "data", *digits))
     result = run("train_rnn.py", *ONE, "--data", data, "--output", tmp_path / "out", status=2)
     assert complaint in result.stderr
@@ -108,13 +108,13 @@ def test_numbers_out_of_range_are_refused(tmp_path, flags):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported_in_one_line(tmp_path):
     (tmp_path / "file").write_text("in the way")
     result = run("train_rnn.py", *ONE, "--output", tmp_path / "file" / "m", status=2)
     assert "not a directory" in result.stderr
 
 
-def test_mnist_that_is_neither_cached_nor_reachable_is_one_line(tmp_path):
+def test_mnist_that_is_neither_cached_nor_reachable_is_reported_in_one_line(tmp_path):
     hidden = environment(KERAS_HOME=tmp_path, https_proxy="http://127.0.0.1:9", HTTPS_PROXY="http://127.0.0.1:9")
     result = run_process("train_rnn.py", "mnist", "--digit", 0, "--output", tmp_path / "m", status=2, env=hidden)
     assert "--data" in result.stderr and result.stdout == ""

@@ -1,4 +1,4 @@
-"""What a dream maximizes: the strength of layers, channels or a neuron, the similarity to a guide, or a class's logit.
+"""The objectives of dreams: the strength of layers, channels or a neuron, similarity to a guide, or a class's logit.
 
 An objective has
 - `loss(pictures, targets)`: a dict of scalars of tensors N x H x W x 3 in 0..255, as vision.value_and_gradient takes
@@ -6,7 +6,7 @@ An objective has
 - `names`: the names of the strengths, which are layers or "logit";
 - `normalizer(strengths)`: the numbers that the strengths of the next step are divided by, float32;
 - `targets`: what `loss` needs, besides the "normalizer";
-- `scope`: what of a picture a Fourier dream is about (see random_transforms.py);
+- `scope`: the area of a picture that a Fourier dream strengthens (see random_transforms.py);
 - `input_channels`: 1 if the network sees grey levels, or 3.
 """
 
@@ -142,7 +142,7 @@ class LayerObjective:
         self.input_channels, self.targets = network.input_channels, {}
 
     def normalizer(self, strengths):
-        """Return the strengths of the step before, so that layers count alike, whatever the size of their values."""
+        """Return the strengths of the step before, so that all layers have the same influence."""
         return np.maximum(np.abs(np.broadcast_to(strengths, len(self.names))), 1e-9).astype("float32")
 
     def loss(self, pictures, targets):
@@ -199,7 +199,7 @@ class GuideObjective(LayerObjective):
         if self.channels:
             found = [ops.take(x, self.channels, axis=3) for x in found]
         flat = [ops.reshape(x, (-1, x.shape[3])) for x in found]
-        # Each place of a tile is compared with each that is kept here: in early layers these would be too many.
+        # Each place of a tile is compared with each place kept here. All places of an early layer would be too many.
         return [x[:: math.ceil(len(x) ** 2 * (tile_side(options) / GUIDE_SIDE) ** 2 / MAX_COMPARED)] for x in flat]
 
     def strength(self, features, targets, layer):

@@ -19,8 +19,8 @@ from atelier.networks import vision
 SMALLEST_OCTAVE = 16  # pixels of the shorter side
 COARSEST = 190  # pixels of the longest side of the first octave
 
-# How colours go together in photographs: the square root of the covariance that Lucid measured (Olah et al. 2017), with
-# rows whose sum is 1. Without it the gradient asks for garish colours.
+# The correlation of colours in photographs: the square root of the covariance that Lucid measured (Olah et al. 2017).
+# Each row sums to about 1. Without it, a dream gets garish colours.
 COLORS = np.array([[0.477, 0.289, 0.214], [0.289, 0.429, 0.293], [0.214, 0.293, 0.502]], "float32")
 
 

@@ -1,7 +1,7 @@
 """Random transforms of a picture before the network sees it: scaled, shifted and rotated, for feature visualization.
 
-Pictures are tensors 1 x H x W x 3 in 0..255. What a dream applies to decides which transforms are chosen, its `scope`:
-the "whole" picture (a class), every "part" of it (a layer or a channel), or its "middle" (a neuron).
+Pictures are tensors 1 x H x W x 3 in 0..255. The transforms depend on a dream's `scope`: the "whole"
+picture (a class), every "part" of it (a layer or a channel), or its "middle" (a neuron).
 """
 
 from atelier import hardware  # noqa: F401, TensorFlow starts quietly

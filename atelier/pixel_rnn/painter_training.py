@@ -29,7 +29,7 @@ from atelier.trainings import FolderState, Holds
 TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)  # of the pictures on a sheet of samples
 SAVE_SECONDS = 300  # between checkpoints within an epoch
 DIVERGED = "the training diverged; try a lower --learning-rate"
-STARTS = 64  # windows of the training pictures that are kept with the model; drawings can start from them
+STARTS = 64  # windows of training pictures, saved with the model. Drawings can start from them
 
 
 def train(source, preset, training_config, options, name):

@@ -3,7 +3,7 @@
 Photos and pictures are float32 H x W x 3 in 0..255. The values of pictures may lie slightly outside this range.
 """
 
-from atelier import hardware  # noqa: F401, it has TensorFlow start quietly
+from atelier import hardware  # noqa: F401, it keeps TensorFlow quiet at its start
 
 # isort: split
 import dataclasses

@@ -3,7 +3,7 @@
 Photos, paintings and pictures are float32 H x W x 3 in 0..255. The losses are in perceptual_loss.py.
 """
 
-from atelier import hardware  # it has TensorFlow start quietly
+from atelier import hardware  # it keeps TensorFlow quiet at its start
 
 # isort: split
 import dataclasses

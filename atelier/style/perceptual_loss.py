@@ -1,6 +1,6 @@
 """The loss of style transfer (content, style statistics of VGG's features, smoothness) and that of reconstruction."""
 
-from atelier import hardware  # noqa: F401, it has TensorFlow start quietly
+from atelier import hardware  # noqa: F401, it keeps TensorFlow quiet at its start
 
 # isort: split
 import functools

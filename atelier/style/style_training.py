@@ -13,7 +13,7 @@ import time
 import zipfile
 import zlib
 
-from atelier import hardware  # noqa: F401, it has TensorFlow start quietly
+from atelier import hardware  # noqa: F401, it keeps TensorFlow quiet at its start
 
 # isort: split
 import keras
@@ -46,7 +46,7 @@ TERMS = ("total", "content", "style", "tv")  # of the loss
 # The guidance is the squared difference of the mean colours of the picture and the photo. At the
 # same similarity of strokes to the painting's, it keeps more of the photo's forms than the content loss does.
 GUIDANCE = 0.25  # its weight
-GUIDANCE_FALL = 0.5  # share of a training from scratch in which the weight falls from 1; else light and dark may swap
+GUIDANCE_FALL = 0.5  # share of a training from scratch in which the weight falls from 1; or light and dark may swap
 GUIDANCE_SIDE, GUIDANCE_UNIT = 16, 64  # pixels of the squares that are compared, and grey levels that count as 1
 
 # Share of a training with a base in which the network is not changed: an untrained style vector would spoil it.

@@ -9,7 +9,7 @@ The network has an encoder, a middle part and a decoder. The list MIDDLE defines
 are processed as a whole and for large photos, which are processed in strips.
 """
 
-from atelier import hardware  # noqa: F401, it has TensorFlow start quietly
+from atelier import hardware  # noqa: F401, it keeps TensorFlow quiet at its start
 
 # isort: split
 import collections
@@ -72,7 +72,7 @@ MIDDLE = [
     Block("refine", WIDTHS[1], noise=noise_at_half),
 ]
 
-# The channels that a style vector scales and shifts. All but the last, which are the decoder's, are normalized before.
+# The channels that a style vector scales and shifts. They are normalized first, except the last, those of the decoder.
 STYLED_CHANNELS = [WIDTHS[1], *(block.channels for block in MIDDLE), WIDTHS[0]]
 STYLE_DIM = 2 * sum(STYLED_CHANNELS)
 
@@ -134,7 +134,7 @@ class StylizationNetwork(keras.Model):
         """Each part of the network, compiled once for strips of all sizes.
 
         Returns a dict from a part's name to f(above, strip, below, ...), and to the rows that it needs above and below
-        the strip. Where the sides are halved, that is an even number.
+        the strip. The number of rows is even where the part halves the sides.
         """
         encoder, middle, decoder = (self.get_layer(name) for name in ("encoder", "middle", "decoder"))
         parts = {"encoder": (compiled_for_strips(encoder, 3, "float32"), ENCODER_MARGIN + 1)}
@@ -362,7 +362,7 @@ def apply_to_strips(part, margin, strips, *more):
 
 
 def compiled_for_strips(part, channels, dtype, *others):
-    """Compile f(above, strip, below, ...) of a part of the network: it returns what belongs to the strip alone.
+    """Compile f(above, strip, below, ...) of a part of the network: it returns the output rows of the strip alone.
 
     `channels` and `dtype` are those of its features, `others` the TensorSpecs of its other inputs.
     """
