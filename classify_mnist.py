@@ -5,16 +5,16 @@
     python classify_mnist.py trained/digits --csv generated/digits.csv
 
 The network of each class gives the likelihood p(picture | class): the probability that this network would draw the
-picture. The script multiplies it by the prior p(class) and divides by the sum over all classes. The result is
-p(class | picture). No network was trained to tell the classes apart. The script adds the logarithms of the pixels'
-probabilities, because their product would be smaller than the smallest float.
+picture. The script multiplies it by the prior p(class), and divides by the sum of these products over all classes. The
+result is p(class | picture). No network was trained to tell the classes apart. The script adds the logarithms of the
+pixels' probabilities, because their product would be smaller than the smallest float.
 
 The script prints the accuracy on the test pictures of the set, and their mean log-likelihood under the network of
 their own class, in nats a picture and in bits a pixel; fewer bits are better. With --image, it prints the likeliest
 digit and its probability, then the probabilities of the others.
 """
 
-from atelier import command_line  # first: from here on, Ctrl-C prints one line
+from atelier import command_line  # imported first: from now on, Ctrl-C ends the script with one line
 
 # isort: split
 import concurrent.futures
@@ -91,12 +91,12 @@ def class_priors(meta, kind):
 def test_set(meta, options):
     """Load the test pictures of the classes that have a model."""
     _, _, images, labels = datasets.load_dataset(meta["source"], options.data)
-    known = np.isin(labels, [int(label) for label in meta["classes"]])
-    if not known.all() and not options.quiet:
-        print(f"note: {(~known).sum()} test pictures are of classes without a model, and left out", file=sys.stderr)
-    if not known.any():
+    has_model = np.isin(labels, [int(label) for label in meta["classes"]])
+    if not has_model.all() and not options.quiet:
+        print(f"note: {(~has_model).sum()} test pictures are of classes without a model, and left out", file=sys.stderr)
+    if not has_model.any():
         raise errors.InputError("no test picture is of a class that has a model")
-    return images[known][: options.num_images], labels[known][: options.num_images]
+    return images[has_model][: options.num_images], labels[has_model][: options.num_images]
 
 
 class Classifier:
@@ -150,12 +150,13 @@ def report(classifier, images, labels, options, output):
     posterior = classifier.posterior(log_likelihoods)
     predictions = classifier.classes[posterior.argmax(axis=1)]
     seconds = time.perf_counter() - started
-    own = log_likelihoods[np.arange(len(labels)), np.searchsorted(classifier.classes, labels)].mean()
+    # The mean log-likelihood of the pictures under the model of their own class.
+    mean = log_likelihoods[np.arange(len(labels)), np.searchsorted(classifier.classes, labels)].mean()
     print(f"accuracy: {(predictions == labels).mean():.5f}")
     print(f"images: {len(labels)}")
     print(f"images_per_second: {len(labels) / seconds:.1f}")
-    print(f"log_likelihood: {own:.3f} nats a picture")
-    print(f"bits_per_pixel: {-own / np.log(2) / classifier.config['size'] ** 2:.4f}")
+    print(f"log_likelihood: {mean:.3f} nats a picture")
+    print(f"bits_per_pixel: {-mean / np.log(2) / classifier.config['size'] ** 2:.4f}")
     try:
         if options.csv:
             write_csv(options.csv, labels, predictions, posterior, classifier.classes)
@@ -163,7 +164,7 @@ def report(classifier, images, labels, options, output):
         plot_confusion(labels, predictions, classifier.classes, options.seed, output)
         print(f"confusion_matrix: {output}")
     except OSError as error:
-        raise errors.PartlyDone(f"{errors.describe(error)}; the figures above stand") from error
+        raise errors.PartlyDone(f"{errors.describe(error)}; the printed figures are complete") from error
 
 
 def plot_confusion(labels, predictions, classes, seed, path):

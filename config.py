@@ -87,7 +87,7 @@ class TrainingConfig:
     context: str = option(
         "previous",
         "what the network reads before each pixel: the previous pixel, or its neighbours to the left and above, "
-        "or (painters) these and the row and column it lies in",
+        "or (painters) these neighbours and the pixel's row and column",
         choices=("previous", "above", "place"),
     )
     epochs: int = option(12, "passes over the training pictures", least=1, most=100_000)
@@ -97,8 +97,8 @@ class TrainingConfig:
         "constant",
         "learning rate over time: constant; cosine, a short rise and then a cosine fall to zero; (painters) late, a "
         "tenth of it after two thirds of the epochs; (painters) plateau, half of it after three epochs without a lower "
-        "loss; where --resume adds epochs, cosine and late continue as in a training that had them from the start, so "
-        "that the rate may rise again",
+        "loss. If --resume adds epochs, cosine and late continue as in a training with all these epochs, so the rate "
+        "may rise at first",
         choices=("constant", "cosine", "late", "plateau"),
     )
 
@@ -108,7 +108,7 @@ class DigitConfig(TrainingConfig):
     """One network for each class of a set of small grey pictures."""
 
     size: int = option(10, "pictures are resized to SIZE x SIZE pixels", least=2, most=256)
-    levels: int = option(7, "and quantized to this many grey levels (2 to 256)", least=2, most=256)
+    levels: int = option(7, "pictures are quantized to this many grey levels (2 to 256)", least=2, most=256)
     shift: int = option(
         0, "also train on pictures shifted by up to this many of their original pixels", least=0, most=8
     )
@@ -200,7 +200,9 @@ class Train(Common):
     """The options of train_rnn.py: the pictures and the folder. The network and its training come from --preset."""
 
     output: PathName | None = option(
-        None, "folder for the models (default: trained/SOURCE; of digits with another preset, trained/SOURCE_PRESET)"
+        None,
+        "folder for the models (default: trained/SOURCE, or trained/SOURCE_PRESET for digits with another preset than "
+        "the default one)",
     )
     data: PathName | None = option(None, "an .npz like that of Keras's MNIST, or a folder with the four IDX files")
     num_images: int | None = option(None, "use only the first NUM_IMAGES training pictures (of each class)", least=1)
@@ -216,14 +218,16 @@ class Train(Common):
     )
     resume: bool = option(
         False,
-        "continue a training: after an interruption with exactly the same result as without one; a finished training "
-        "with more --epochs",
+        "continue an interrupted training, with exactly the same result as without the interruption; or, with more "
+        "--epochs, train a finished one longer",
     )
     workers: int | None = option(
         None, "train all classes of digits in this many processes on this machine", least=1, most=256
     )
     scheduler: str | None = option(
-        None, "or on the workers of the Dask cluster with this scheduler: tcp://HOST:8786", metavar="ADDRESS"
+        None,
+        "train all classes of digits on the workers of the Dask cluster with this scheduler: tcp://HOST:8786",
+        metavar="ADDRESS",
     )
 
 
@@ -240,7 +244,12 @@ class Generate(Common):
         1.0, "below 1 the pictures are more alike, above 1 more varied; 0 takes the likeliest pixel", least=0
     )
     top_k: int | None = option(None, "draw only among the K likeliest colours or greys", least=1)
-    top_p: float | None = option(None, "draw only among the likeliest whose probabilities add up to P", above=0, most=1)
+    top_p: float | None = option(
+        None,
+        "draw only among the likeliest colours or greys whose probabilities together reach P",
+        above=0,
+        most=1,
+    )
     start: str = option(
         "nothing",
         "begin a painter's pictures with nothing, or each with a piece of a training picture, from starts.png",
@@ -290,7 +299,9 @@ class Photos(Common):
     gif: bool = option(False, "also write a GIF that shows how the picture develops")
     workers: int | None = option(None, "make many pictures in this many processes on this machine", least=1, most=256)
     scheduler: str | None = option(
-        None, "or on the workers of the Dask cluster with this scheduler: tcp://HOST:8786", metavar="ADDRESS"
+        None,
+        "make many pictures on the workers of the Dask cluster with this scheduler: tcp://HOST:8786",
+        metavar="ADDRESS",
     )
 
 
@@ -306,7 +317,7 @@ class Style(Photos):
         512, "longest side of the result in pixels; with --learned, 0 is the photo's own", least=0, most=10_000
     )
     style: tuple[PathName, ...] = several(
-        (), "the painting, or several (or a folder of them) to be mixed; it follows the photo", "PAINTING"
+        (), "the painting, or several (or a folder of them) to be mixed; give it after the photo", "PAINTING"
     )
     each: bool = option(
         False, "do not mix the paintings: make a picture of each photo with each of them, photo__painting.png"
@@ -415,11 +426,11 @@ class Learn(Common):
         most=4000,
     )
     minutes: float = option(20.0, "train for about this time", above=0, most=10_000)
-    steps: int | None = option(None, "train for this number of steps instead", least=1, most=10_000_000)
+    steps: int | None = option(None, "train for this number of steps, not for --minutes", least=1, most=10_000_000)
     base: PathName | None = option(
         None, "a style's folder, or its network.npz, to begin with (default: trained/styles, if there is a network)"
     )
-    from_scratch: bool = option(False, "begin with random weights instead")
+    from_scratch: bool = option(False, "begin with random weights, not with those of another style")
     keep_network: bool = option(
         False,
         "train the style vector alone and keep the network: less similar to the painting, but a small file that can be "
@@ -461,7 +472,7 @@ class Dream(Photos):
     )
     channels: tuple[int, ...] = several((), "only these channels of the layer", "CHANNEL")
     guide: PathName | None = option(None, "strengthen only what the photo shares with this picture", metavar="PICTURE")
-    neuron: bool = option(False, "the activation of --channels in the middle of the picture only")
+    neuron: bool = option(False, "strengthen the activation of --channels in the middle of the picture only")
     class_: str | None = option(
         None,
         "dream of this class: its name in ImageNet or in the classifier's meta.json, or its number",
@@ -495,7 +506,7 @@ class Dream(Photos):
         "how many sizes the dream goes through, up to --size (default: starting with about 190 pixels)",
         least=1,
     )
-    octave_scale: float = option(1.4, "how much larger each octave is than the former one", least=1.05, most=4)
+    octave_scale: float = option(1.4, "how much larger each octave is than the previous one", least=1.05, most=4)
     steps: int = option(12, "steps of gradient ascent: in each octave, or on waves in total", least=1)
     step_size: float = option(1.5, "mean change of pixels in a step, in grey levels of 0 to 255", least=0, most=255)
     jitter: int = option(
@@ -514,16 +525,16 @@ class Dream(Photos):
     )
     zoom: int | None = option(
         None,
-        "make a film with this many frames: each is the former one, zoomed and dreamed on",
+        "make a film with this many frames: each is the previous one, zoomed and dreamed on",
         metavar="FRAMES",
         least=1,
     )
-    zoom_factor: float = option(1.03, "how much larger each frame shows the former one", least=0.5, most=2)
+    zoom_factor: float = option(1.03, "how much larger each frame shows the previous one", least=0.5, most=2)
     rotate: float = option(
-        0.0, "degrees by which each frame rotates the former one", metavar="DEGREES", least=-180, most=180
+        0.0, "degrees by which each frame rotates the previous one", metavar="DEGREES", least=-180, most=180
     )
     shift: tuple[float, ...] = several(
-        (), "pixels by which each frame shifts the former one: to the right, and down", ("RIGHT", "DOWN")
+        (), "pixels by which each frame shifts the previous one: to the right, and down", ("RIGHT", "DOWN")
     )
     fps: int = option(24, "frames per second", least=1, most=120)
 
@@ -537,13 +548,19 @@ class Filters(Common):
         (), "pictures, or folders of them, in which strong activations are searched for", "PICTURE"
     )
     filters: int = option(16, "how many filters: those with the strongest activations", least=1)
-    channels: tuple[int, ...] = several((), "show these filters instead", "CHANNEL")
-    dreams: int = option(
-        1, "pictures from noise that excite each filter, each unlike the others; 0 leaves them out", least=0, most=9
+    channels: tuple[int, ...] = several(
+        (), "show the filters of these channels, not those with the strongest activations", "CHANNEL"
     )
-    size: int = option(224, "longest side at which the network sees the pictures, in pixels", least=32, most=2000)
+    dreams: int = option(
+        1, "pictures from noise that activate each filter, each unlike the others; 0 for none", least=0, most=9
+    )
+    size: int = option(
+        224, "longest side of the pictures as they are resized for the network, in pixels", least=32, most=2000
+    )
     convnet: PathName = option(
-        "vgg16", "vgg16, vgg19, or a .keras file or folder of yours whose layers are a chain", metavar="NETWORK"
+        "vgg16",
+        "vgg16, vgg19, or a .keras file of yours, or a folder of them; the layers of the network must form a chain",
+        metavar="NETWORK",
     )
     input_range: str | None = like(Dream, "input_range", None)
     weights: PathName | None = like(Dream, "weights", None)
@@ -564,8 +581,8 @@ DREAM_DEFAULTS = {
 }
 
 
-# The default layers. With those of VGG16, dreams show the most animals; those of the other networks come from published
-# tutorials on DeepDream.
+# The default layers. The layers of VGG16 were chosen because dreams show the most animals with them. The layers of the
+# other networks come from published tutorials on DeepDream.
 DREAM_LAYERS = {
     "VGG16": ("block4_conv3=1", "block5_conv1=1"),
     "VGG19": ("block5_conv1=1",),

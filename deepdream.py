@@ -1,17 +1,17 @@
-"""Let a network dream: on a photo, of a class, or in an endless zoom.
+"""Make a dream: a picture or a zoom film that strengthens what a network sees in a photo or in noise.
 
     python deepdream.py photo.jpg
     python deepdream.py photo.jpg --guide flowers.jpg --octaves 5
     python deepdream.py photo.jpg --zoom 120 --rotate 0.5 --output dream.mp4
 
-The layers of a network detect patterns in a photo, some of them weakly. Gradient ascent strengthens these patterns,
-first in a small copy of the photo and then in larger ones, the octaves (Mordvintsev, Olah & Tyka 2015). With a folder
+The layers of a network detect patterns in a photo, some patterns only weakly. Gradient ascent strengthens them, first
+in a small copy of the photo and then in larger ones, the octaves (Mordvintsev, Olah & Tyka 2015). With a folder
 instead of the photo, the script makes a dream from each picture in the folder. With the word noise instead of the
 photo, the dream starts from noise. With --class, the picture changes until a classifier recognises that class in it
 (Simonyan, Vedaldi & Zisserman 2014).
 """
 
-from atelier import command_line  # first: from here on, Ctrl-C ends the script with one line
+from atelier import command_line  # imported first: from now on, Ctrl-C ends the script with one line
 
 # isort: split
 import dataclasses

@@ -9,7 +9,7 @@ draws a value at random with these probabilities, and then predicts the next pix
 at once, in one compiled call.
 """
 
-from atelier import command_line  # first: from here on, Ctrl-C prints one line
+from atelier import command_line  # imported first: from now on, Ctrl-C ends the script with one line
 
 # isort: split
 import math
@@ -72,11 +72,11 @@ def check(options):
 
 def check_kind(arguments, is_painter):
     """Raise InputError for a flag that does not apply to this kind of model."""
-    holds, other = ("a painter", "digits") if is_painter else ("models of digits", "painters")
+    held, other = ("a painter", "digits") if is_painter else ("models of digits", "painters")
     for name in DIGITS_ONLY if is_painter else PAINTERS_ONLY:
         if command_line.was_given(arguments, name):
             flag = name.replace("_", "-")
-            raise errors.InputError(f"--{flag} is for {other}, and {arguments.models} holds {holds}")
+            raise errors.InputError(f"--{flag} is for {other}, and {arguments.models} holds {held}")
     if not is_painter and arguments.digit is None and not arguments.all_digits:
         raise errors.InputError(f"{arguments.models} holds models of digits; add --all-digits or --digit CLASS")
 
@@ -113,7 +113,9 @@ def write(options, output, sheet, weights, animation=None, frames=()):
         try:
             films.save_gif(animation, frames, seconds=4)
         except OSError as error:
-            raise errors.PartlyDone(f"{errors.describe(error)}; the picture is there, the animation is not") from error
+            raise errors.PartlyDone(
+                f"{errors.describe(error)}; the picture was written, the animation was not"
+            ) from error
         print(f"animation: {animation}")
 
 
@@ -139,8 +141,8 @@ def draw_digits(arguments, meta, options):
     report_device(options)
     known = tokens_to_complete(options, meta)
     models = [model_files.load_rnn(arguments.models, label, meta) for label in classes]
-    each = options.grid if arguments.digit is None else options.grid**2
-    tokens = draw(models, training_config, each, options, known, kept)
+    count = options.grid if arguments.digit is None else options.grid**2  # pictures of each class
+    tokens = draw(models, training_config, count, options, known, kept)
     pictures = util.from_levels(tokens, training_config["levels"]).reshape(
         -1, training_config["size"], training_config["size"]
     )
@@ -157,12 +159,12 @@ def tokens_to_complete(options, meta):
     return util.to_sequences(datasets.load_drawing(options.complete, meta)[None], size, levels)[0]
 
 
-def draw(models, training_config, each, options, known, kept):
-    """Draw `each` pictures with each model: int N x T. The first `kept` tokens are those of `known`."""
+def draw(models, training_config, count, options, known, kept):
+    """Draw `count` pictures with each model: int N x T. The first `kept` tokens are those of `known`."""
     sample = recurrent.make_sampler(models[0], training_config["context"], top_k=options.top_k, top_p=options.top_p)
     rng = np.random.default_rng(options.seed)
-    start = np.tile(known.astype("int32"), (each, 1))
-    temperature = np.full(each, options.temperature, "float32")
+    start = np.tile(known.astype("int32"), (count, 1))
+    temperature = np.full(count, options.temperature, "float32")
     uniform = (rng.random(start.shape, dtype="float32") for _ in models)
     drawn = [
         sample(recurrent.weights_of(model), start, u, np.int32(kept), temperature) for model, u in zip(models, uniform)

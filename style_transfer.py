@@ -12,7 +12,7 @@ has learned a painting makes the picture in one pass, without a search (Johnson 
 search.
 """
 
-from atelier import command_line  # first, since it handles Ctrl-C from here on
+from atelier import command_line  # imported first: from now on, Ctrl-C ends the script with one line
 
 # isort: split
 import math
@@ -40,7 +40,7 @@ def parse_arguments(words=None):
 
 PHOTO_ONLY = ("content_layers", "content_weight", "keep_colors", "published_losses", "each")
 STYLE_ONLY = ("style_layers", "layer_weights", "style_weight", "style_scale", "style_weights", "each")
-FIXED_BY_CHECKPOINT = (
+FIXED_BY_LEARNED_STYLE = (
     *("layer", "convnet", "iterations", "init", "scales", "style_layers", "style_scale"),
     *("style_weights", "published_losses", "each"),
 )
@@ -50,8 +50,8 @@ SEARCH_ONLY = (
 )
 # For each task: the options that it refuses, grouped by the option or task that they cannot be combined with.
 INCOMPATIBLE_OPTIONS = {
-    "learned": {"--learned": FIXED_BY_CHECKPOINT, "--learned unless --refine is given": SEARCH_ONLY},
-    "refined": {"--learned": FIXED_BY_CHECKPOINT},
+    "learned": {"--learned": FIXED_BY_LEARNED_STYLE, "--learned unless --refine is given": SEARCH_ONLY},
+    "refined": {"--learned": FIXED_BY_LEARNED_STYLE},
     "texture": {"texture synthesis, without a photo": PHOTO_ONLY},
     "layer": {"--layer": ("content_layers", "published_losses", "keep_colors", *STYLE_ONLY)},
 }
@@ -63,9 +63,9 @@ def main():
     if content is not None and not content.exists():
         raise errors.InputError(f"{content} does not exist")
     options = options_of(arguments)
-    many = content is not None and (content.is_dir() or options.each)
-    command_line.check_sharing(options, many, "a folder of photos, or --each painting")
-    if many:
+    makes_folder = content is not None and (content.is_dir() or options.each)
+    command_line.check_sharing(options, makes_folder, "a folder of photos, or --each painting")
+    if makes_folder:
         paint_many(content, options)
     else:
         paint_one(content, options)
@@ -89,7 +89,7 @@ def options_of(arguments):
 
 
 def task_of(arguments):
-    """Return the task: the key of config.STYLE_DEFAULTS. Raises InputError if the command asks for none, or for two."""
+    """Return the command's task, a key of config.STYLE_DEFAULTS. Raises InputError if it asks for none or for two."""
     content, styles = arguments.content, getattr(arguments, "style", ())
     if hasattr(arguments, "learned"):
         if styles or content is None:
@@ -126,14 +126,14 @@ def check(options, task):
         )
     naming.check_layers([*options.content_layers, *([options.layer] if options.layer else [])], options.convnet)
     naming.check_layers(options.style_layers, options.convnet)
-    for name, counted, what in (
+    for name, items, what in (
         ("style_weights", imaging.find_paintings(options.style), "painting"),
         ("layer_weights", options.style_layers, "style layer"),
     ):
         weights, flag = getattr(options, name), "--" + name.replace("_", "-")
-        if len(weights) not in (0, 1, len(counted)):
+        if len(weights) not in (0, 1, len(items)):
             raise errors.InputError(
-                f"{flag} has {len(weights)} numbers for {len(counted)} {what}s; give one for each, or one for all"
+                f"{flag} has {len(weights)} numbers for {len(items)} {what}s; give one for each, or one for all"
             )
         if weights and not (all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0):
             raise errors.InputError(f"{flag} must be 0 or above, and not all 0")

@@ -5,7 +5,7 @@
     python train_rnn.py mnist --all-digits --preset best
 
 A picture is read row by row as a sequence of colours or grey levels. A recurrent network learns to predict each pixel
-from the pixels before it; p(picture) is the product of the predicted probabilities. generate_rnn.py draws pictures
+from the pixels before it. p(picture) is the product of the predicted probabilities. generate_rnn.py draws pictures
 from these probabilities. classify_mnist.py compares p(picture) under the models of all classes of digits by Bayes'
 rule.
 
@@ -24,7 +24,7 @@ it longer, from checkpoint_*.npz. These files are about three times as large as 
 A training that --patience has stopped is finished: --resume with more epochs does not continue it.
 """
 
-from atelier import command_line  # first: from here on, Ctrl-C prints one line
+from atelier import command_line  # imported first: from now on, Ctrl-C ends the script with one line
 
 # isort: split
 import contextlib

@@ -14,7 +14,7 @@ and loss.png. With several paintings, each has a subfolder. You can interrupt th
 with --resume continues it.
 """
 
-from atelier import command_line  # first, since it handles Ctrl-C from here on
+from atelier import command_line  # imported first: from now on, Ctrl-C ends the script with one line
 
 # isort: split
 import pathlib
@@ -99,7 +99,7 @@ def check(arguments, options):
 
 
 def check_folder(folder, options):
-    """Raise InputError if the folder can't be used, or if --resume is given and it holds no training."""
+    """Raise InputError if the folder can't be used, or if --resume is given and the folder holds no training."""
     disk.refuse_tilde(folder)
     meta = learned_styles.read_meta(folder) if (folder / learned_styles.META).exists() else None
     if not meta and any(folder.glob(f"*/{learned_styles.STYLE}")):
@@ -118,9 +118,9 @@ def check_folder(folder, options):
             raise finished
         if meta and begun:
             raise errors.InputError(f"{folder} holds a training; --resume continues it, --overwrite starts again")
-        in_the_way = [folder / name for name in style_training.FILES if (folder / name).exists()]
-        if in_the_way and not meta:
-            raise errors.InputError(f"{in_the_way[0]} would be replaced; give another --output, or --overwrite")
+        existing = [folder / name for name in style_training.FILES if (folder / name).exists()]
+        if existing and not meta:
+            raise errors.InputError(f"{existing[0]} would be replaced; give another --output, or --overwrite")
 
 
 def base_of(options):

@@ -90,7 +90,7 @@ def read_context(history, positions, levels):
 
 
 class Windows:
-    """Batches of windows of pictures. They are cut when needed: only the tokens are kept, two bytes a pixel.
+    """Batches of windows of pictures. Windows are cut out when needed; only the tokens are kept, two bytes a pixel.
 
     `tokens` is uint16 N x T, T = height * width, row by row. With the targets `all`, windows follow one another in at
     most `batch_size` parallel streams. The network's state is carried along each stream, and every pixel is a target
@@ -116,7 +116,7 @@ class Windows:
             self.steps += 1  # otherwise all streams would always be in the same row of their pictures
 
     def batch(self, seed, epoch, step):
-        """Return (inputs without states, targets N x W, weight N x W, first N). If `first`, the state is zero."""
+        """Return (inputs without states, targets N x W, weight N x W, first N). Where `first`, the state is zero."""
         rng = np.random.default_rng([seed, epoch])
         rows = np.arange(self.batch_size)
         if self.targets == "all":
@@ -227,8 +227,8 @@ def initialize_colors(model, palette, seed):
     rng = np.random.default_rng(seed)
 
     def features(width):
-        lengths = rng.normal(size=(3, width)) / 30  # colours that differ by 30 Delta E get different features
-        return np.cos(rgb2lab(palette) @ lengths + rng.uniform(0, 2 * np.pi, width))
+        frequencies = rng.normal(size=(3, width)) / 30  # colours that differ by 30 Delta E get different features
+        return np.cos(rgb2lab(palette) @ frequencies + rng.uniform(0, 2 * np.pi, width))
 
     embedding, head = model.get_layer("colors").embeddings, model.get_layer("logits").kernel
     embedding.assign(np.pad(features(embedding.shape[1]) / 2, ((1, 0), (0, 0))))
@@ -281,7 +281,7 @@ def relative_difference(base, output):
 
 
 def relative_distance(base, output):
-    """Square root of relative_difference: its gradient does not vanish as the two become equal."""
+    """Square root of relative_difference. Its gradient does not become small as the two become equal."""
     return ops.sqrt(relative_difference(base, output) + 1e-8)
 
 

@@ -11,7 +11,7 @@ and projections, it shows a picture that was optimized from noise to activate th
 2017).
 """
 
-from atelier import command_line  # first: from here on, Ctrl-C ends the script with one line
+from atelier import command_line  # imported first: from now on, Ctrl-C ends the script with one line
 
 # isort: split
 import json
@@ -24,7 +24,7 @@ import numpy as np
 import config
 from atelier import errors, naming
 
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # not the default everywhere; convolutions take less memory with it
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # not on by default everywhere. oneDNN needs less memory
 datasets = command_line.lazy_import("atelier.pixel_rnn.datasets")
 disk = command_line.lazy_import("atelier.disk")
 deconvnet = command_line.lazy_import("atelier.networks.deconvnet")
@@ -146,7 +146,7 @@ def prepare(name, options):
 
 
 def find_images(options):
-    """List the paths of the pictures that --images names, and of those in the folders that it names."""
+    """List the paths of the pictures that --images gives, and of the pictures in the folders that it gives."""
     paths = []
     for path in map(pathlib.Path, options.images):
         paths += imaging.find_pictures(path) if path.is_dir() else [path]

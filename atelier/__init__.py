@@ -1,1 +1,1 @@
-"""The modules behind the scripts: shared modules here, and a package for each subject."""
+"""The modules that the scripts use: shared modules in this folder, and a package for each subject."""

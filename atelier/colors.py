@@ -35,16 +35,16 @@ def color_mapping(picture, mean, covariance):
     This linear mapping changes the colours least (Pitie & Kokaram 2007, "The linear Monge-Kantorovitch linear
     colour mapping"). So pixels that are lighter than their neighbours mostly stay lighter.
     """
-    subsampled = picture[:: math.ceil(len(picture) / MOST_SIDE), :: math.ceil(picture.shape[1] / MOST_SIDE)]
+    subsampled = picture[:: math.ceil(len(picture) / LONGEST_SIDE), :: math.ceil(picture.shape[1] / LONGEST_SIDE)]
     pixels = subsampled.reshape(-1, 3).astype("float64")
     # Two grey levels of noise are added, so that the noise of a grey photo does not become colour.
-    own = square_root(np.cov(pixels.T) + 4 * np.eye(3))
-    inverse = np.linalg.inv(own)
-    matrix = inverse @ square_root(own @ covariance @ own) @ inverse
+    root = square_root(np.cov(pixels.T) + 4 * np.eye(3))
+    inverse_root = np.linalg.inv(root)
+    matrix = inverse_root @ square_root(root @ covariance @ root) @ inverse_root
     return matrix, mean - pixels.mean(0) @ matrix
 
 
-MOST_SIDE = 2000  # pixels; color_mapping skips rows and columns of a larger picture
+LONGEST_SIDE = 2000  # pixels; color_mapping skips rows and columns of a larger picture
 
 
 def color_projection(covariance):
@@ -54,7 +54,7 @@ def color_projection(covariance):
     return (differing @ differing.T).astype("float32")
 
 
-LEAST_DEVIATION = 1.0  # standard deviation in grey levels; that of a grey picture saved as a JPEG is smaller
+LEAST_DEVIATION = 1.0  # standard deviation in grey levels; colours in a grey picture saved as a JPEG deviate less
 
 
 def square_root(matrix):

@@ -11,7 +11,7 @@ NOT_INSTALLED = "the package {} is not installed; pip install -r requirements.tx
 
 
 def report_import_error(kind, error, traceback):
-    """Report Ctrl-C or a missing package in one line, and exit. This is the hook before a script calls `run`."""
+    """Report Ctrl-C or a missing package in one line, and exit. Python calls this hook before a script calls `run`."""
     if issubclass(kind, KeyboardInterrupt):
         message, status = "interrupted", 130
     elif issubclass(kind, ModuleNotFoundError):
@@ -69,10 +69,10 @@ class Parser(argparse.ArgumentParser):
                 print(f"note: {flag} is given {times} times; the last one is used", file=sys.stderr)
         arguments, stray = self.parse_known_args(args, namespace)
         if stray:
-            takes = [
+            list_flags = [
                 action.option_strings[0] for action in self._actions if action.nargs == "+" and action.type is expanded
             ]
-            after = f"; does it belong after {' or '.join(takes)}?" if takes and stray[0][:1] != "-" else ""
+            after = f"; does it belong after {' or '.join(list_flags)}?" if list_flags and stray[0][:1] != "-" else ""
             self.error(f"there is no place for {' '.join(stray)}{after}")
         return arguments
 
@@ -100,12 +100,12 @@ def require_suffix(path, *suffixes):
 def add_options(parser, options, default_help=True, without=None, variants=None):
     """Add a flag for each field of the dataclass `options`, except for fields that the dataclass `without` also has.
 
-    The parsed arguments have no attribute for a flag that was not given. Some flags change the defaults of others:
-    `variants` maps such a flag to an options dataclass with these defaults, and the help text lists them.
+    The parsed arguments have no attribute for a flag that was not given. Some flags change the defaults of other flags:
+    `variants` maps such a flag to an options dataclass with the changed defaults. The help text lists these defaults.
     """
-    known = {item.name for item in dataclasses.fields(without)} if without else ()
+    excluded = {item.name for item in dataclasses.fields(without)} if without else ()
     for item in dataclasses.fields(options):
-        if item.name in known:
+        if item.name in excluded:
             continue
         several = typing.get_origin(item.type) is tuple
         kinds = [k for k in typing.get_args(item.type) or (item.type,) if k not in (type(None), Ellipsis)]
@@ -213,7 +213,7 @@ def run(main):
 
 
 def repeat_interrupt(unraisable):
-    """Send SIGINT again if Python ignored a KeyboardInterrupt; it ignores all errors that a destructor raises."""
+    """Send SIGINT again if Python ignored a KeyboardInterrupt. Python ignores all errors that a destructor raises."""
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
         send = _thread.interrupt_main
         if hasattr(signal, "pthread_kill"):  # this also interrupts a sleep or a wait; Windows does not have it
@@ -226,8 +226,8 @@ def repeat_interrupt(unraisable):
 def outcome(main, interrupts):
     """Run `main`; return the exit status, and the one-line error message or None.
 
-    Raises KeyboardInterrupt after Ctrl-C, when `interrupts` is not empty. C++ code or an import may have replaced it by
-    another error.
+    After Ctrl-C, `interrupts` is not empty, and an unexpected error is raised as KeyboardInterrupt: C++ code or an
+    import may have replaced the KeyboardInterrupt by this error.
     """
     try:
         main()

@@ -13,8 +13,8 @@ import threading
 
 from atelier.errors import InputError, Interrupted
 
-# For workers: while the event `cancelled` is set, whole_file raises Interrupted and writes no file. Whoever sets the
-# event must hold the lock REPLACING meanwhile; then no file appears afterwards.
+# For workers: while the event `cancelled` is set, whole_file raises Interrupted and writes no file. Code that sets the
+# event must hold the lock REPLACING while it does so. Then no file is written after the event is set.
 cancelled, REPLACING = threading.Event(), threading.Lock()
 
 
@@ -47,8 +47,8 @@ def whole_file(path):
 def remove_leftovers(folder, names, before):
     """Remove temporary files that whole_file left in a folder because its process was killed.
 
-    `names` are glob patterns of the files that the process was to write. Only temporary files older than `before`, in
-    seconds since the epoch, are removed, because another process may be writing newer ones.
+    `names` are glob patterns of the files that the process would have written. Only temporary files older than
+    `before`, in seconds since the epoch, are removed, because another process may be writing newer ones.
     """
     patterns = re.compile("|".join(map(fnmatch.translate, names)))
     for parent in {pathlib.Path(folder, name).parent for name in names}:
@@ -74,7 +74,10 @@ def as_json(value):
 
 
 def refuse_tilde(path):
-    """Raise InputError if a part of a path is ~. To remove it, a user may type `rm -r ~`, and lose the home folder."""
+    """Raise InputError if a part of a path is ~, or if the path begins with ~.
+
+    A user who wants to remove a folder named ~ may type `rm -r ~`, and lose the home folder.
+    """
     parts = pathlib.Path(path).parts
     if "~" in parts or "".join(parts[:1]).startswith("~"):
         raise InputError(f"the ~ in {path} does not stand for a folder here; write out which one is meant")
@@ -99,7 +102,7 @@ def refuse_to_overwrite(paths, overwrite):
 
 
 def refuse_to_replace(results, sources):
-    """Raise InputError if an output file, of `results`, is also an input file, of `sources`."""
+    """Raise InputError if one of the output files, `results`, is also one of the input files, `sources`."""
     for result in filter(os.path.exists, results):
         if any(os.path.samefile(result, source) for source in sources if source and os.path.exists(source)):
             raise InputError(f"{result} would replace a file that it is made from; give another --output")

@@ -1,4 +1,4 @@
-"""Exceptions that have a one-line message for the user and the script's exit status."""
+"""Exceptions with a one-line message for the user, and with the exit status of the script."""
 
 
 class InputError(Exception):

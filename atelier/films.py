@@ -60,7 +60,8 @@ def check_encoder():
 def save_film(path, frames, fps):
     """Write an .mp4, .gif or .webp of `fps` frames a second from the picture files `frames`, all of one size.
 
-    An .mp4 (H.264) is cropped to even sides, which players need. Raises OSError if the film is incomplete.
+    An .mp4 (H.264) is cropped to an even width and height, since players need this. Raises OSError if the film is
+    incomplete.
     """
     suffix, reason = pathlib.Path(path).suffix.lower(), None
     with whole_file(path) as temporary:
@@ -73,10 +74,10 @@ def save_film(path, frames, fps):
             raise OSError(errno.EIO, "the film can't be written completely (is the disk full?)") from reason
 
 
-def encode(path, frames, fps, macro_block_size, **kind):
-    """Write the picture files `frames` as a film with ffmpeg. The last arguments are the options of one of KINDS."""
+def encode(path, frames, fps, macro_block_size, **options):
+    """Write the picture files `frames` as a film with ffmpeg. The last two arguments are options as in KINDS."""
     height, width = (side // macro_block_size * macro_block_size for side in read_frame(frames[0]).shape[:2])
-    more = {"fps": fps, "macro_block_size": macro_block_size, "ffmpeg_log_level": "quiet", **kind}
+    more = {"fps": fps, "macro_block_size": macro_block_size, "ffmpeg_log_level": "quiet", **options}
     with contextlib.closing(imageio_ffmpeg.write_frames(path, (width, height), **more)) as film:
         film.send(None)
         for frame in frames:
@@ -116,7 +117,7 @@ def frames_done(folder, manifest, most, replace):
     """Count the frames that an interrupted film with the same manifest left in `folder`, up to `most`.
 
     If the frames have another manifest, they are removed if `replace` is true; otherwise InputError is raised. If there
-    are no frames yet, the manifest is written.
+    are no frames (left), the manifest is written. Raises InputError if the folder then holds other files.
     """
     path = folder / MANIFEST
     if path.exists() and not changed_options(read_json(path), manifest):
@@ -137,7 +138,7 @@ def frames_done(folder, manifest, most, replace):
 
 def remove_frames(folder):
     """Remove the frames of a film, and their folder if nothing else is in it."""
-    # Names that begin with a dot are those of incomplete files, which a killed process left.
+    # Files whose names begin with a dot are incomplete; a killed process left them.
     for pattern in (
         "[0-9][0-9][0-9][0-9][0-9].png",
         ".[0-9][0-9][0-9][0-9][0-9]-*.png",

@@ -28,7 +28,7 @@ def keep_freed_memory():
 
 
 def return_freed_memory():
-    """Make glibc return freed memory now. Its free blocks may be too small for the arrays of the next photo."""
+    """Make glibc return freed memory now. glibc's free blocks may be too small for the arrays of the next photo."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
@@ -49,7 +49,7 @@ import psutil
 # The hardware on which --precision auto uses bfloat16, for each kind of work. On all other hardware it uses float32.
 BFLOAT16 = {
     "convolutions": ("recent GPU", "AMX", "AVX512-BF16"),
-    "training": ("recent GPU", "AMX"),  # of recurrent networks, which AVX512-BF16 makes 1.2 to 2 times slower
+    "training": ("recent GPU", "AMX"),  # of recurrent networks; with AVX512-BF16, bfloat16 is 1.2 to 2 times slower
     "training in small batches": ("recent GPU",),  # with AMX, converting numbers takes longer than bfloat16 saves
     "likelihoods": (),  # so that likelihoods are the same on every machine
     "drawing": (),  # so that a seed gives nearly the same picture on every machine
@@ -117,7 +117,7 @@ def let_gpu_memory_grow():
 
 
 def cpu_count():
-    """Return how many cores may be used: the number set by `use_cores`, or that of this process and its container."""
+    """Return how many cores may be used: as set by `use_cores`, or else all cores of this process and its container."""
     return tf.config.threading.get_intra_op_parallelism_threads() or joblib.cpu_count()
 
 
@@ -129,10 +129,11 @@ def use_cores(count):
 
 
 def reserve_memory(gigabytes):
-    """Make TensorFlow's memory pool grow to this size at once, so that it has no gaps from growing step by step.
+    """Make TensorFlow's memory pool grow to this size at once. A pool that grows step by step has gaps.
 
-    Before the pool is used, it takes 1/32 of that size. This is done only on Linux without a GPU, and with at most half
-    of the machine's memory: TensorFlow waits ten seconds for memory that it cannot get.
+    Until TensorFlow uses the pool, the pool takes only 1/32 of this size from the machine. This is done only on Linux
+    without a GPU, and with at most half of the machine's memory: TensorFlow waits ten seconds for memory that it cannot
+    get.
     """
     if sys.platform.startswith("linux") and not has_gpu():
         gigabytes = min(gigabytes, machine_memory() / 2)

@@ -50,12 +50,15 @@ def open_picture(path, at_least=None):
 
 
 def quiet_decoder(picture):
-    """Return a context in which a Pillow image is decoded without messages on standard error. libtiff writes some."""
+    """Return a context in which a Pillow image is decoded without messages on standard error; libtiff writes some."""
     return silenced_stderr() if picture.format == "TIFF" else contextlib.nullcontext()
 
 
 def to_eight_bits(picture):
-    """Convert a grey Pillow image with more than 8 bits to 8 bits. The value of white is 1 (floats), 255 or 65535."""
+    """Convert a grey Pillow image with more than 8 bits to 8 bits.
+
+    White is 1 in an image of floats up to 1, 255 in another image with values up to 255, and 65535 in all others.
+    """
     if picture.mode not in ("I", "F") and not picture.mode.startswith("I;16"):
         return picture
     greys = np.asarray(picture, "float64")
@@ -177,7 +180,7 @@ def save_png(path, pixels, about, **more):
     for key, value in about.items():
         text.add_itxt(key, value)
     with whole_file(path) as temporary:
-        # Run-length encoding alone: full compression takes three times as long, and a painting is at most 2 % smaller.
+        # Only run-length encoding: full compression takes three times as long and makes a painting at most 2 % smaller.
         compression = {"compress_level": 1, "compress_type": zlib.Z_RLE}
         Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=text, **compression, **more)
 
@@ -214,8 +217,8 @@ def kept_exif(path):
         for tag in (names.Make, names.Model, names.DateTime):
             if tag in exif:
                 kept[tag] = exif[tag]
-        dates = (names.DateTimeOriginal, names.DateTimeDigitized, names.OffsetTimeOriginal, names.LensModel)
-        found = {tag: details[tag] for tag in dates if tag in details}
+        wanted = (names.DateTimeOriginal, names.DateTimeDigitized, names.OffsetTimeOriginal, names.LensModel)
+        found = {tag: details[tag] for tag in wanted if tag in details}
         if found:
             kept.get_ifd(ExifTags.IFD.Exif).update(found)
         return kept.tobytes() if found or len(kept) else None

@@ -11,7 +11,7 @@ import filelock
 
 from atelier.errors import LeaseLost
 
-DURATION = 60  # seconds without a heartbeat after which an owner is taken for dead; the same in all processes
+DURATION = 60  # seconds without a heartbeat after which others assume that an owner is dead; the same in all processes
 HEARTBEAT = 5  # seconds from one heartbeat to the next
 POLL = 1  # seconds from one attempt of a waiting process to the next
 
@@ -20,7 +20,8 @@ class Lease:
     """A lock file that a running process owns: `with Lease(path) as lease:`.
 
     If another process owns the lock, `on_wait` is called once. Then this process waits until the owner releases the
-    lock, has ended (on the same machine), or has sent no heartbeat for DURATION seconds by this process's clock.
+    lock. It also takes over the lock if the owner has ended, when both run on the same machine, or if the owner has
+    sent no heartbeat for DURATION seconds by this process's clock.
     """
 
     def __init__(self, path, on_wait=lambda: None):
@@ -38,7 +39,7 @@ class Lease:
 
     def acquire(self):
         try:
-            self.lock.acquire(timeout=0.1, poll_interval=0.02)  # enough if the owner has died on this machine
+            self.lock.acquire(timeout=0.1, poll_interval=0.02)  # long enough if the owner has died on this machine
         except filelock.Timeout:
             self.on_wait()
             self.lock.acquire()

@@ -1,7 +1,7 @@
 """Manifests: the options that a folder's pictures were made with, stored as recipe.json beside the pictures.
 
-A later command's options are compared with them. A manifest is a JSON dict from option names to values. For a file it
-contains the file's name and a checksum of its content.
+The options of a later command are compared with the manifest. A manifest is a JSON dict from option names to values.
+For a file, the value is the file's name and a checksum of its content.
 """
 
 import dataclasses
@@ -22,9 +22,9 @@ IGNORED = {"output", "overwrite", "quiet", "debug", "recursive", "gif", "workers
 def manifest_of(script, options, ignored=(), files=None):
     """Return the manifest of a command: the script, and each of its options that is not `ignored`.
 
-    `files` is a dict from options that name files to lists of these files, which are compared by their content. A file
-    of weights is compared by its content, too. The precision is stored as given, for example auto: several machines may
-    share a folder, and auto selects different precisions on them.
+    `files` maps each option that names files to a list of these files. They are compared by their content, and so is a
+    file of weights. The precision is stored as given, for example auto: several machines may share a folder, and auto
+    selects different precisions on them.
     """
     if options.weights not in (None, "imagenet"):
         files = {**(files or {}), "weights": [options.weights]}
@@ -59,17 +59,17 @@ def changed_options(stored, manifest):
     changes = []
     for name in dict.fromkeys([*stored, *manifest]):
         before, now = stored.get(name), manifest.get(name)
-        if name == "weights":  # not given means ImageNet's
+        if name == "weights":  # without this option, ImageNet's are used
             before, now = before or "imagenet", now or "imagenet"
-        if contents(before) != contents(now):
+        if compared_value(before) != compared_value(now):
             shown = f"{flag_of(name)} {format_value(before)}, now {format_value(now)}"
             same_words = format_value(before) == format_value(now)
             changes.append(f"{flag_of(name)} {format_value(now)} has changed" if same_words else shown)
     return changes
 
 
-def contents(value):
-    """Return the part of an option's value that is compared: the checksums of files, or None if it was not given."""
+def compared_value(value):
+    """Return what is compared of an option's value: the checksums of files, or None if the option was not given."""
     if value is None or value is False or value == []:
         return None
     return [item["sha256"] if isinstance(item, dict) else item for item in value] if isinstance(value, list) else value
@@ -77,7 +77,7 @@ def contents(value):
 
 def format_value(value):
     """Return an option's value as text for a message."""
-    if value is True or contents(value) is None:
+    if value is True or compared_value(value) is None:
         return "given" if value else "not given"
     items = value if isinstance(value, list) else [value]
     return " ".join(item["name"] if isinstance(item, dict) else str(item) for item in items)

@@ -26,7 +26,10 @@ def check_names(names, known, what):
 
 
 def name_and_weight(text, flag=None):
-    """Split NAME=WEIGHT into the name and the weight, 1 if there is none. Raises InputError that names `flag`."""
+    """Split NAME=WEIGHT into the name and the weight; the weight is 1 if `text` has none or is an existing path.
+
+    Raises InputError for a weight that is not above 0. The message names `flag`.
+    """
     name, sign, weight = text.rpartition("=")
     if not sign or pathlib.Path(text).exists():
         return text, 1.0
@@ -122,7 +125,7 @@ def layer_names(convnet):
 
 
 def check_layers(layers, convnet):
-    """Raise InputError if VGG16 or VGG19 does not have one of the layers. Other networks are checked after loading."""
+    """Raise InputError if `convnet` is VGG16 or VGG19 and lacks one of the layers. Others are checked after loading."""
     if (name := normalized(str(convnet))) in CONVOLUTIONS:
         check_names(layers, layer_names(name), convnet)
 

@@ -1,7 +1,7 @@
 """Print once, on standard error, how much time is left for a picture or a folder.
 
-tqdm estimates the time, too. But it does so only where it draws a bar, and it counts the first steps, which are slow
-because they compile.
+tqdm estimates the time, too. But it does so only where it draws a bar. Its estimate also includes the first steps,
+which are slow because TensorFlow compiles functions in them.
 """
 
 import datetime
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 TIMED_STEPS = 10  # steps of a picture that are timed to estimate the others
 LONG_SECONDS = 60  # a first picture that takes longer is timed, too: loading is a small part of its time
-STEP_COST = 20_000  # the fixed cost of a step, in pixels that take the same time
+STEP_COST = 20_000  # the fixed time of a step, as the number of pixels that take the same time
 
 
 class Forecast:
@@ -45,7 +45,7 @@ class FolderForecast:
     """
 
     def __init__(self, quiet, at_once=1):
-        self.begun, self.is_first, self.waiting = time.perf_counter(), True, not quiet
+        self.begun, self.is_first, self.must_print = time.perf_counter(), True, not quiet
         self.at_once, self.count = at_once, 0
 
     def skip(self):
@@ -64,8 +64,8 @@ class FolderForecast:
         now = time.perf_counter()
         seconds, is_first = (now - self.begun) / self.count, self.is_first
         self.begun, self.is_first, self.count = now, False, 0
-        if self.waiting and left and not (is_first and seconds < LONG_SECONDS):
-            self.waiting = False
+        if self.must_print and left and not (is_first and seconds < LONG_SECONDS):
+            self.must_print = False
             print_time_left(seconds * left, f"for {left} more")
 
 

@@ -1,4 +1,4 @@
-"""Texts that each PNG contains, which say how it was made: the command, the seed, the versions and the weights."""
+"""The texts in each PNG that say how it was made: the command, the seed, the versions and the weights."""
 
 import json
 import platform
@@ -21,7 +21,7 @@ def versions():
 
 
 def of_result(seed, **more):
-    """Return a dict of texts for a picture's file, which say how it was made. `more` adds texts."""
+    """Return the texts that say how a picture was made, a dict for the picture's file. `more` adds texts."""
     command = shlex.join(["python", *sys.argv])
     about = {"Software": "keras-atelier", "command": command, "seed": seed, "versions": versions(), **more}
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}

@@ -22,7 +22,7 @@ from atelier.errors import InputError
 # --- The folder --------------------------------------------------------------------------------
 
 
-class Holds(enum.Enum):
+class FolderContent(enum.Enum):
     """The content of a folder, compared with the training that a command asks for."""
 
     NO_TRAINING = enum.auto()
@@ -37,13 +37,13 @@ class Holds(enum.Enum):
 class FolderState:
     """The content of a folder and, if the command cannot use the folder, the reason."""
 
-    holds: Holds
+    content: FolderContent
     refusal: str = ""  # the error message; empty if the command can begin or resume the training there
     message: str = ""  # for a finished training: its epochs, and whether more can be added
 
     @property
     def is_finished(self):
-        return self.holds in (Holds.FINISHED, Holds.FINISHED_WITHOUT_CHECKPOINT)
+        return self.content in (FolderContent.FINISHED, FolderContent.FINISHED_WITHOUT_CHECKPOINT)
 
     def check(self):
         """Raise InputError if the command cannot use the folder."""
@@ -54,9 +54,9 @@ class FolderState:
 def find_folder(open_training, options, name):
     """Choose the folder of a training: --output, or the first of trained/name, name-2, ... that the command can use.
 
-    `open_training` takes a folder and returns a training. The training's method `examine` returns a FolderState and
-    changes no file. Returns the training in the chosen folder, and the state of that folder. Raises InputError if the
-    command can use none of the folders.
+    With --overwrite and without --output, it is trained/name. `open_training` takes a folder and returns a training.
+    The training's method `examine` returns a FolderState and changes no file. Returns the training in the chosen
+    folder, and the state of that folder. Raises InputError if the command can use none of the folders.
     """
     given = options.output or (options.overwrite and f"trained/{name}")
     numbered = (f"trained/{name}" + f"-{number}" * (number > 1) for number in itertools.count(1))
@@ -65,7 +65,7 @@ def find_folder(open_training, options, name):
         disk.refuse_tilde(folder)
         trainings.append(open_training(folder))
         states.append(examine(trainings[-1]))
-        if not folder.exists() or decides(states[-1], options.resume):
+        if not folder.exists() or ends_search(states[-1], options.resume):
             break
     chosen = choose_to_resume(states) if options.resume else len(states) - 1
     states[chosen].check()
@@ -80,35 +80,35 @@ def examine(training):
     try:
         return training.examine()
     except InputError as error:
-        return FolderState(Holds.SOMETHING_ELSE, refusal=str(error))
+        return FolderState(FolderContent.SOMETHING_ELSE, refusal=str(error))
 
 
-def decides(state, resume):
+def ends_search(state, resume):
     """Tell whether the search ends at this folder: the command uses it, or fails because of it."""
     if resume:
-        return state.holds is Holds.UNFINISHED and not state.refusal
-    return state.holds in (Holds.NO_TRAINING, Holds.UNFINISHED, Holds.FINISHED)
+        return state.content is FolderContent.UNFINISHED and not state.refusal
+    return state.content in (FolderContent.NO_TRAINING, FolderContent.UNFINISHED, FolderContent.FINISHED)
 
 
 def choose_to_resume(states):
     """Return the index of the folder that --resume continues; an unfinished training comes before a finished one.
 
     `states` are those of the numbered folders; the last folder may not exist yet. If no folder can be used, return the
-    index of the folder for the error message: the last one that holds no other training, or else the first.
+    index of the folder that the error message is about: the last one that holds no other training, or else the first.
     """
     usable = [i for i, state in enumerate(states) if not state.refusal]
-    unfinished = [i for i in usable if states[i].holds is Holds.UNFINISHED]
+    unfinished = [i for i in usable if states[i].content is FolderContent.UNFINISHED]
     existing = range(max(1, len(states) - 1))
-    no_other_training = [i for i in existing if states[i].holds is not Holds.OTHER_TRAINING]
+    no_other_training = [i for i in existing if states[i].content is not FolderContent.OTHER_TRAINING]
     return [*unfinished, *usable, *reversed(no_other_training), *existing][0]
 
 
-def changed_options(about, earlier, but_epochs=False):
+def changed_options(about, earlier, ignore_epochs=False):
     """Return one line with the options and data in an earlier training's meta.json that differ from this training's.
 
-    `about` is this training's meta.json, `earlier` the other. `but_epochs` leaves out the number of epochs.
+    `about` is this training's meta.json, `earlier` the other. `ignore_epochs` leaves out the number of epochs.
     """
-    if but_epochs:
+    if ignore_epochs:
         earlier = earlier | {"recipe": earlier["recipe"] | {"epochs": about["recipe"]["epochs"]}}
     changed = [key for key in about if key not in ("versions", "classes") and earlier.get(key) != about[key]]
     return "; ".join(changed_option(key, earlier.get(key), about[key]) for key in changed)
@@ -124,29 +124,29 @@ def changed_option(key, before, now):
 def is_same_or_longer(about, earlier):
     """Tell whether a training is the same as the earlier one, except that it may have more epochs."""
     more = about["recipe"]["epochs"] >= earlier["recipe"]["epochs"]
-    return more and not changed_options(about, earlier, but_epochs=True)
+    return more and not changed_options(about, earlier, ignore_epochs=True)
 
 
 def nothing_to_resume(folder, of=""):
-    return FolderState(Holds.NO_TRAINING, f"{folder} holds no training{of} to resume")
+    return FolderState(FolderContent.NO_TRAINING, f"{folder} holds no training{of} to resume")
 
 
 def other_training(folder, changes):
     """Return the state of a folder that holds another training; `changes` are from changed_options."""
     refusal = f"{folder} holds another training ({changes}); give the same options, or another --output"
-    return FolderState(Holds.OTHER_TRAINING, refusal)
+    return FolderState(FolderContent.OTHER_TRAINING, refusal)
 
 
 def unfinished(folder):
     """Return the state of a folder that holds this training, unfinished, for a command without --resume."""
     refusal = f"{folder} holds this training, unfinished; --resume goes on, --overwrite starts anew"
-    return FolderState(Holds.UNFINISHED, refusal)
+    return FolderState(FolderContent.UNFINISHED, refusal)
 
 
 def too_few_epochs(folder, done, epochs):
     """Return the state of a folder whose training already has more epochs than the command asks for."""
     refusal = f"the training in {folder} has reached epoch {done}; --epochs {epochs} is fewer, give at least {done}"
-    return FolderState(Holds.UNFINISHED, refusal)
+    return FolderState(FolderContent.UNFINISHED, refusal)
 
 
 def without_checkpoint(folder):
@@ -155,7 +155,7 @@ def without_checkpoint(folder):
         f"the training in {folder} is finished and its checkpoint was not kept (those that ship have none), so it "
         "can't go on; without --resume it is trained anew"
     )
-    return FolderState(Holds.FINISHED_WITHOUT_CHECKPOINT, refusal)
+    return FolderState(FolderContent.FINISHED_WITHOUT_CHECKPOINT, refusal)
 
 
 def finished(folder, epochs, stopped, kept, options):
@@ -168,7 +168,7 @@ def finished(folder, epochs, stopped, kept, options):
     described = describe_epochs(epochs, stopped, options)
     message = f"{folder} holds this training, finished (epochs: {described})" + ("" if stopped else f"; {longer}")
     refusal = "" if options.resume else f"{message}; --overwrite starts it anew"
-    return FolderState(Holds.FINISHED if kept else Holds.FINISHED_WITHOUT_CHECKPOINT, refusal, message)
+    return FolderState(FolderContent.FINISHED if kept else FolderContent.FINISHED_WITHOUT_CHECKPOINT, refusal, message)
 
 
 # --- Checkpoints -------------------------------------------------------------------------------
@@ -230,10 +230,10 @@ def assign_variables(trainer, values):
 
 
 def learning_rate(training_config, step, steps, losses=()):
-    """Return the learning rate of the optimizer step number `step` of `steps`; `losses` are those of past epochs.
+    """Return the learning rate of optimizer step `step`, of `steps` in all; `losses` are those of past epochs.
 
-    The schedules: constant; cosine, which rises over the first tenth of the steps and then falls to zero; late, which
-    divides the rate by ten in the last third; plateau, which halves it whenever three epochs in a row had no better
+    The schedule `constant` keeps the rate. `cosine` raises it over the first tenth of the steps, and then lowers it to
+    zero. `late` divides it by ten in the last third. `plateau` halves it whenever three epochs in a row had no better
     loss.
     """
     rate = training_config.learning_rate
@@ -316,7 +316,7 @@ def describe_epochs(epochs, stopped, options):
 
 
 def nats_and_bits(nats):
-    """Format a loss, in nats a pixel."""
+    """Format a loss, given in nats a pixel, in nats and in bits."""
     return f"{nats:.3f} nats a pixel ({nats / math.log(2):.3f} bits)"
 
 

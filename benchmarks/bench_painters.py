@@ -3,15 +3,16 @@
     make bench PICTURES=path/to/folder
     .venv/bin/python benchmarks/bench_painters.py --data path/to/folder --only drawing --repeats 5
 
-Without a folder, pictures are cut from the two photographs that come with scikit-learn. Every measurement is a
-process of its own. Ours and the peer's take turns, and the ratio is the median over the turns: on a shared
-machine single times mean little. Training runs in float32 and, where the processor or GPU multiplies it natively, in
-bfloat16, in rows of their own; the rest is float32. The peers are written as users usually write them, in float32:
+Without a folder, pictures are cut from the two photographs that come with scikit-learn. Each measurement has its own
+process. Ours and the peer's take turns. The ratio is the median over the turns, because single times vary on a shared
+machine. The comparison "training" is in float32. If the processor or GPU multiplies bfloat16 natively, it is also in
+bfloat16, in separate rows. All other comparisons are in float32. The peers are in float32, too. They are written as
+users usually write them:
 
-- torch.nn.LSTM: the preset monet's network and batch in PyTorch's usual training loop, its colours looked up in an
-  embedding as ours are, or one-hot as the published painter has them;
+- torch.nn.LSTM: the network and batch of the preset monet in PyTorch's usual training loop. Its colours are embedded
+  like ours, or one-hot like those of the published painter;
 - keras.layers.LSTM and Dropout: our training step with these layers instead of those in fused_cells.py;
-- the published way to draw: `predict` on the one-hot window before each pixel of each picture.
+- the published way to draw: for each pixel of each picture, a call of `predict` on the one-hot window before it.
 """
 
 import os
@@ -31,7 +32,7 @@ PICTURES = 16  # drawn at once
 
 
 def pictures(data, count, width=SIDE, height=SIDE):
-    """Return `count` real pictures, uint8 N x H x W x 3: those of the folder, and crops of them if they are fewer."""
+    """Return `count` real pictures, uint8 N x H x W x 3: those of the folder, then random crops of them if needed."""
     import numpy as np
     from PIL import Image
     from sklearn.datasets import load_sample_images
@@ -76,7 +77,10 @@ def compare_layers(arguments):
 
 
 def operations_per_token():
-    """Count the multiplications and additions of the products for one token, forward and twice that backward."""
+    """Count the multiplications and additions of the matrix products for one token.
+
+    The backward pass takes twice as many as the forward pass.
+    """
     products = [EMBEDDING * 4 * UNITS, UNITS * 4 * UNITS, (LAYERS - 1) * 2 * UNITS * 4 * UNITS, UNITS * COLORS]
     return 3 * 2 * sum(products)
 
@@ -107,7 +111,7 @@ def compare_memory(arguments):
 
 
 def throughput(step, steps=8):
-    """Return tokens a second of `step`, called with the number of the batch; the first two are not counted."""
+    """Return the tokens a second of `step`, a function of the batch's number. The first two calls are not timed."""
     step(0), step(1)
     started = time.perf_counter()
     for i in range(2, 2 + steps):
@@ -123,7 +127,10 @@ def tokens_of(data):
 
 
 def train_ours(data, precision, fused=True):
-    """Time the compiled training step of train_rnn.py, and this machine's speed on a large product."""
+    """Return the tokens a second of train_rnn.py's compiled training step, and this machine's peak.
+
+    The peak is the number of operations a second in a large float32 matrix product.
+    """
     import numpy as np
 
     import util
@@ -234,7 +241,7 @@ def draw_ours(data):
 
 
 def draw_published(data, pixels=100):
-    """Some pixels of one picture, and as many times their time as there are pixels in all pictures."""
+    """Draw `pixels` pixels of one picture. Return the seconds that all pixels of all PICTURES would take."""
     import numpy as np
 
     from atelier.hardware import keras
@@ -262,7 +269,7 @@ def draw_published(data, pixels=100):
 
 
 def in_folder(images, work):
-    """Call work(folder) with the images as files."""
+    """Write images into a temporary folder, and return work(folder)."""
     from PIL import Image
 
     with tempfile.TemporaryDirectory() as folder:
@@ -272,7 +279,10 @@ def in_folder(images, work):
 
 
 def train(folder, *flags, stop_after=None):
-    """Run train_rnn.py, interrupted by Ctrl-C after some seconds of training if asked: (seconds, peak in GB)."""
+    """Run train_rnn.py: return (seconds, peak memory in GB).
+
+    With `stop_after`, the training gets Ctrl-C so many seconds after its start.
+    """
     with tempfile.TemporaryDirectory() as output:
         usual = ("--output", output, "--precision", "float32", "--quiet")
         command = [sys.executable, "train_rnn.py", folder, *usual, *map(str, flags)]
@@ -291,7 +301,7 @@ def train(folder, *flags, stop_after=None):
 
 
 def epoch_of(count, data):
-    """The time of the third epoch, of a network small enough for that, and the peak of memory."""
+    """Return the seconds of the third epoch of a network of 64 units, and the peak memory in GB."""
 
     def work(folder):
         flags = ("--preset", "monet", "--units", 64, "--sample-every", 100)
@@ -311,13 +321,13 @@ def epoch_of_500(data):
 
 
 def memory_small(data):
-    """Two whole epochs of the preset monet, with its drawings."""
+    """Return the peak memory in GB of two whole epochs of the preset monet, with its drawings."""
     flags = ("--preset", "monet", "--epochs", 2)
     return in_folder(pictures(data, 50), lambda folder: train(folder, *flags)[1])
 
 
 def memory_large(data):
-    """The first two minutes of the first epoch."""
+    """Return the peak memory in GB of the first two minutes of the first epoch."""
     flags = ("--preset", "monet", "--width", 128, "--height", 128, "--window", 128)
     return in_folder(pictures(data, 2000, 128, 128), lambda folder: train(folder, *flags, stop_after=120)[1])
 

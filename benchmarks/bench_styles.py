@@ -3,10 +3,10 @@
     make bench
     .venv/bin/python benchmarks/bench_styles.py --only evaluation --repeats 5
 
-Both compute the same loss of the same picture with the same weights, which is checked. Ours runs in float32 and, in
-rows of their own, in bfloat16 where the processor or GPU has native bfloat16 products. Each measurement has its own
-process. Ours and the peer's take turns, and the ratio is the median over the turns, because single times vary on a
-shared machine. The peers are written as users of PyTorch write them:
+Both compute the loss of the same picture with the same weights. The benchmark checks that the two losses agree. Ours
+runs in float32. If the processor or GPU has native bfloat16 products, it also runs in bfloat16, in separate rows. Each
+measurement has its own process. Ours and the peer's take turns. The ratio is the median over the turns, because single
+times vary on a shared machine. The peers are written as users of PyTorch write them:
 
 - torch: VGG16 from torch.nn, float32, default memory layout, and torch.optim.LBFGS with 10 corrections;
 - torch at its best: channels last, and bfloat16 autocast beside ours in bfloat16.
@@ -25,7 +25,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 PHOTO, PAINTING = ROOT / "images/content/china.jpg", ROOT / "images/style/glands.jpg"
 WIDTH, HEIGHT = 512, 384
-EVALUATIONS = 300  # that the reference takes
+EVALUATIONS = 300  # of the loss by the reference, which is torch's L-BFGS
 
 
 # --- The comparisons ---
@@ -55,7 +55,7 @@ def check_losses(losses, within):
 
 
 def compare_picture(arguments):
-    """Ours stops when it reaches the final loss of the reference."""
+    """Compare the times of a search. Ours stops when it reaches the final loss of the reference."""
     precisions = measure("native_precisions", arguments)
     ours, theirs = {precision: [] for precision in precisions}, []
     for _ in range(arguments.repeats):
@@ -120,9 +120,9 @@ def evaluate_ours(data, precision):
 
 
 def torch_loss(best=False, bfloat16=False, **more):
-    """Return the picture as a tensor of torch, and its loss(picture), as users write it or, if `best`, optimized.
+    """Return the initial picture as a torch tensor, and the function loss(picture).
 
-    `more` are options of ours, as prepared() takes them.
+    Both are written as users write them or, if `best`, optimized. `more` are options of ours, as for prepared().
     """
     import numpy as np
     import torch
@@ -201,7 +201,7 @@ class Reached(Exception):
 
 
 def search_torch(data, **more):
-    """Run torch's L-BFGS for a number of evaluations; list the seconds and the lowest loss so far after each."""
+    """Run torch's L-BFGS for EVALUATIONS evaluations. List (seconds, lowest loss so far) after each of them."""
     import torch
 
     picture, loss = torch_loss(**more)
@@ -233,7 +233,7 @@ def search_torch(data, **more):
 
 
 def search_ours(data, precision):
-    """Search as style_transfer.py does, from the same picture, until the loss is as low: (seconds, evaluations)."""
+    """Search as style_transfer.py does, from the same picture, down to REFERENCE_LOSS: (seconds, evaluations)."""
     import tqdm
 
     goal = float(os.environ["REFERENCE_LOSS"])

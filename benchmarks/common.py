@@ -1,4 +1,4 @@
-"""What the benchmarks share: each part is measured in its own process, in turn with its peer, and fills a table row."""
+"""Functions that the benchmarks share. Each part runs in its own process. Comparisons print rows of a table."""
 
 import argparse
 import contextlib
@@ -57,7 +57,7 @@ def native_precisions(data=None):
 
 
 def measure(part, arguments, precision=None):
-    """Run one part in its own process, in a precision if it takes one, and return what it measured."""
+    """Run one part in its own process and return its result. `precision` is given to parts that take one."""
     command = [
         sys.executable,
         arguments.script,
@@ -71,9 +71,10 @@ def measure(part, arguments, precision=None):
 
 
 def row(what, precision, ours, peer, unit, more_is_better=True):
-    """Return a row of the table: the medians of both, and the median and range of the ratios of all turns.
+    """Return a row of the table: the medians of ours and of the peer, and the median and range of the turns' ratios.
 
-    `precision` is ours. The peer's is float32 unless `what` says otherwise.
+    A ratio above 1 means that ours is better. `precision` is the precision of ours. The peer's is float32 unless `what`
+    says otherwise.
     """
     ratios = [a / b if more_is_better else b / a for a, b in zip(ours, peer, strict=True)]
     a, b = statistics.median(ours), statistics.median(peer)
@@ -82,14 +83,17 @@ def row(what, precision, ours, peer, unit, more_is_better=True):
 
 
 def take_turns(parts, arguments):
-    """Measure all `parts`, each a name or (name, precision), in turn and several times; return each part's results."""
+    """Measure the `parts` one after the other, --repeats times. Return a tuple of results for each part.
+
+    A part is a name or (name, precision).
+    """
     calls = [(part,) if isinstance(part, str) else part for part in parts]
     turns = ([measure(part, arguments, *precision) for part, *precision in calls] for _ in range(arguments.repeats))
     return zip(*turns, strict=True)
 
 
 def timed(command):
-    """Run one of our scripts as a user does; return the seconds it took and its standard output."""
+    """Run one of our scripts as a user does. Return the seconds that it took, and its standard output."""
     started = time.perf_counter()
     output = subprocess.run([sys.executable, *command, "--quiet"], cwd=ROOT, check=True, capture_output=True, text=True)
     return time.perf_counter() - started, output.stdout

@@ -4,51 +4,57 @@
     .venv/bin/python benchmarks/compare_pictures.py --photos holiday --paintings art --size 512 \\
         --variants "today=" "calm=--content-weight 6" "published=files:downloads"
 
-Photos and paintings are paired; the shorter list is repeated. A variant is a name and flags of style_transfer.py. Where
+Photos and paintings are paired; the shorter list is repeated. A variant is a name and flags of style_transfer.py. If
 the flags contain {painting}, as in --learned {painting}, it is replaced by the painting's name, and --style is not
-given. NAME=files:FOLDER is a variant of existing pictures. They are named PHOTO_PAINTING or PHOTO__PAINTING, with the
-ending of any picture format, or after a path with {photo} and {painting} in it, such as
-files:old/{photo}-{painting}-3.jpg. They are copied at the size of the others. Pictures that exist in --output are not
-made again. The results are the pictures, sheet.png, figures.csv, the folder blind and blind_key.json. The last two are
-explained in blind_sheets.py, which also counts the readers' answers.
+given.
 
-No figure that was tried ranks pictures as readers do. Each of these two detects one fault:
+NAME=files:FOLDER is a variant of existing pictures. Their names are PHOTO_PAINTING or PHOTO__PAINTING, with the ending
+of any picture format. NAME=files:PATH is a variant of existing pictures with other names. PATH contains {photo} and
+{painting}, as in files:old/{photo}-{painting}-3.jpg. Existing pictures are copied at the size of the others.
 
-- edges: how well a picture's gradients are aligned with the photo's, weighted by the photo's edges; 1 is full
+Pictures that are already in --output are not made again. The results are the pictures, sheet.png, figures.csv, the
+folder blind and blind_key.json. blind_sheets.py explains the last two, and counts the readers' answers.
+
+We tried 66 figures. None ranks pictures as readers do, but each of these two detects one fault:
+
+- edges: how well a picture's gradients are aligned with those of the photo, weighted by the photo's edges. 1 is full
   alignment, 0 is chance. A low value means that forms are blurred, melted or embossed. An unchanged photo has the best
   value.
-- style: the distance from the painting in Gram matrices of VGG16, at three sizes, divided by the photo's distance: 1
-  for the unchanged photo, 0 for the painting. A search and a training minimise a similar loss, so this figure favours
-  their pictures, and among them those with the most similar loss.
+- style: the distance from the painting in Gram matrices of VGG16, at three sizes, divided by the photo's distance. It
+  is 1 for the unchanged photo and 0 for the painting. A search and a training minimise a similar loss. So this figure
+  favours their pictures, and most of all those with the most similar loss.
 
-The table shows how often they order two pictures as readers do, at 512 pixels. The figures were chosen among 66 with
-the first, second and fourth row, so these rows are biased; the third was added afterwards. Only the fourth row's
-readers were blind; the differences in the other rows are obvious. Its 60 pairs come from 12 sheets, so they are not
-independent:
+The table shows how often each figure orders two pictures as readers do, at 512 pixels. The two figures were chosen with
+the first, second and fourth row, so these rows are biased. The third row was added afterwards. Only the readers of the
+fourth row were blind. In the other rows, the differences are obvious. The 60 pairs of the fourth row come from 12
+sheets, so they are not independent:
 
     pairs of pictures                                                            edges      style
-    four published ones of 2016, beside those of a network that embosses         4 of 4     0 of 4
-    a crisper network's of the same photo, beside the embossing one's            4 of 4     4 of 4
-    those two networks', of a portrait and after another painting                6 of 6     6 of 6
-    four searches' on 12 pairs, where two readers agree (60 of 72)               27 of 60   35 of 60
-    these published, crisper and searched ones, beside the photo left as it is   0 of 56    56 of 56
+    four pictures published in 2016, beside those of an embossing network        4 of 4     0 of 4
+    a sharper network's pictures of this photo, beside the embossing network's   4 of 4     4 of 4
+    the same two networks, with a portrait and with another painting             6 of 6     6 of 6
+    four searches on 12 pairs, where two readers agree (60 of 72)                27 of 60   35 of 60
+    published, sharper and searched pictures, beside the unchanged photo         0 of 56    56 of 56
 
-So edges detects embossing, also in other authors' pictures: at 384 pixels the embossing network's ten pictures have
-values from 0.34 to 0.47, and fourteen others from 0.49 to 0.74, for all photos and paintings. The style figure
-distinguishes the photo from a painting, and a worse network from a better one for the same painting. For searches both
+So edges detects embossing, also in other authors' pictures. At 384 pixels, ten pictures of the embossing network have
+values from 0.34 to 0.47, and fourteen other pictures from 0.49 to 0.74, for all photos and paintings. The style figure
+distinguishes the photo from a painting, and a worse network from a better one for the same painting. For searches, both
 figures are no better than chance: ordering the variants by name on all twelve pairs gives 39 of 60. So use the figures
-to detect these two faults, and ask readers where neither variant has one.
+to detect these two faults. If neither variant has a fault, ask readers.
 
-Tried and rejected, because they disagree (of 4 in the first and in the second row, of 60 in the fourth):
+These figures were rejected because they disagree with readers. The three counts are the pairs that they order as
+readers do, in the first row (of 4), in the second (of 4) and in the fourth (of 60):
 
-- sliced Wasserstein distances of colours and of patches at three sizes: 0, and 1 to 4, and 33 to 38;
-- the correlation of gradients' lengths at three sizes: 1 to 3, 1 to 2 and 23 to 27;
-- the photo's edges that are found within a pixel: 3, 2 and 25;
-- plain steps of lightness across its edges, which a relief lacks: 3, 4 and 31, but 3 of 6 in the third row;
-- colourfulness: 3, 0 and 25; the share of energy beyond half the Nyquist frequency, beside the painting's: 0, 0 and 29;
-- means, deviations and covariances of VGG16's channels, by block and by size: 0 to 2, 2 to 4 and 28 to 40;
-- the coherence of strokes by the structure tensor, beside the painting's: 1 to 2, 3 to 4 and 32 to 39; that of the
-  picture alone: 2, 4 and 44, where the best of so many figures comes to 43 by chance one time in twenty.
+- sliced Wasserstein distances of colours and of patches at three sizes: 0, 1 to 4, and 33 to 38;
+- the correlation of gradients' lengths at three sizes: 1 to 3, 1 to 2, and 23 to 27;
+- the share of the photo's edges that are found within a pixel: 3, 2 and 25;
+- plain steps of lightness across the photo's edges, which a relief lacks: 3, 4 and 31, but 3 of 6 in the third row;
+- colourfulness: 3, 0 and 25;
+- the share of energy above half the Nyquist frequency, compared with the painting's: 0, 0 and 29;
+- means, deviations and covariances of VGG16's channels, by block and by size: 0 to 2, 2 to 4, and 28 to 40;
+- the coherence of strokes by the structure tensor, compared with the painting's: 1 to 2, 3 to 4, and 32 to 39;
+- the coherence of the picture alone: 2, 4 and 44. By chance, the best of so many figures reaches 43 in one of twenty
+  cases.
 
 Local correlation with the photo gives the same results as edges.
 """
@@ -88,8 +94,8 @@ def figures_of(photo, painting, picture):
     height, width = picture.shape[:2]
     photo = imaging.resize_picture(photo, width, height)
     painting = imaging.resize_picture(painting, *imaging.fit(*painting.shape[1::-1], max(width, height)))
-    own, left_alone = style_distance(picture, painting), style_distance(photo, painting)
-    return {"edges": edges(photo, picture), "style": own / max(left_alone, 1e-9)}
+    of_picture, of_photo = style_distance(picture, painting), style_distance(photo, painting)
+    return {"edges": edges(photo, picture), "style": of_picture / max(of_photo, 1e-9)}
 
 
 def edges(photo, picture):
@@ -150,7 +156,7 @@ def vgg16():
 
 
 def read_variants(texts):
-    """Read variants, NAME=FLAGS or NAME=files:WHERE: {name: a list of flags, or files:WHERE}."""
+    """Parse variants, NAME=FLAGS or NAME=files:WHERE. Return {name: list of flags, or the text files:WHERE}."""
     split = (text.partition("=") for text in texts)
     return {name: value if value.startswith(FILES) else shlex.split(value) for name, _, value in split}
 
@@ -166,7 +172,7 @@ def pairs(photos, paintings):
 
 
 def make(photo, painting, name, variant, size, output):
-    """Make a variant's picture unless it exists, or copy one of files: at the size of the others. Return its file."""
+    """Make a variant's picture unless it exists, or copy and resize an existing one (files:). Return its file."""
     if isinstance(variant, str):
         result = output / f"{name}_{size}" / f"{photo.stem}__{painting.stem}.png"
         width, height = imaging.fit(*imaging.load_image(photo).shape[1::-1], size)
@@ -214,8 +220,8 @@ def result_of(photo, painting, name, flags, size, output):
 
     options = options_of(photo, painting.resolve(), flags, size)
     styles = [learned_styles.load_style(naming.name_and_weight(text)[0]).checksum for text in options.learned]
-    made_of = zlib.crc32(repr([str(photo.resolve()), options, *styles]).encode())
-    return output / f"{name}_{size}" / f"{photo.stem}__{painting.stem}_{made_of:08x}.png"
+    checksum = zlib.crc32(repr([str(photo.resolve()), options, *styles]).encode())
+    return output / f"{name}_{size}" / f"{photo.stem}__{painting.stem}_{checksum:08x}.png"
 
 
 # --- The comparison ----------------------------------------------------------------------------
@@ -244,11 +250,11 @@ def sheet(pictures, height=256):
 
 
 def print_table(rows, variants):
-    """Print each variant's medians over the pairs, and in brackets the median and the worst ratio to the first one."""
+    """Print each variant's medians over the pairs, with the median and the worst ratio to the first variant."""
     print(f"| variant | {' | '.join(FIGURES)} | seconds |\n|{' --- |' * (len(FIGURES) + 2)}")
-    of_variant = {name: [row for row in rows if row["variant"] == name] for name in variants}
-    first = next(iter(of_variant.values()))
-    for name, own in of_variant.items():
+    rows_of_variant = {name: [row for row in rows if row["variant"] == name] for name in variants}
+    first = next(iter(rows_of_variant.values()))
+    for name, own in rows_of_variant.items():
         cells = []
         for figure in (*FIGURES, "seconds"):
             ratios = [row[figure] / max(other[figure], 1e-9) for row, other in zip(own, first, strict=True)]
@@ -280,7 +286,7 @@ def main():
 def run(arguments):
     """Make the pictures, the figures and the sheets. Raises InputError."""
     variants, chosen = read_variants(arguments.variants), pairs(arguments.photos, arguments.paintings)
-    for variant in variants.values():  # a missing picture is reported before hours of work
+    for variant in variants.values():  # a missing picture is reported before other pictures are made
         for pair in chosen if isinstance(variant, str) else ():
             existing(*pair, variant)
     output = arguments.output

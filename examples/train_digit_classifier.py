@@ -2,9 +2,9 @@
 
     python examples/train_digit_classifier.py
 
-Writes the model after some of the epochs, and meta.json, into that folder. deepdream.py --class dreams of its classes,
-and visualize_filters.py --evolution shows how its filters changed. For the same with a classifier of yours, save its
-epochs as .keras files.
+The script writes meta.json, and the model after some of the epochs, into that folder. deepdream.py --class dreams of
+the model's classes, and visualize_filters.py --evolution shows how its filters changed. To do the same with your own
+classifier, save it after some of its epochs as .keras files in one folder.
 """
 
 import pathlib

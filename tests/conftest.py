@@ -10,6 +10,7 @@ import io
 import json
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import subprocess
@@ -37,6 +38,8 @@ if "TF_XLA_FLAGS" not in os.environ:  # all processes share what one has compile
     compiled = tempfile.TemporaryDirectory()
     flags = f"--tf_xla_persistent_cache_directory={compiled.name} --tf_xla_disable_strict_signature_checks=true"
     os.environ["TF_XLA_FLAGS"] = flags
+# The compiler's first level takes two thirds of the time. The tests' networks are small and compiled for each test.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
 
 import util
@@ -90,6 +93,17 @@ def restored_ctrl_c():
     finally:
         signal.signal(signal.SIGINT, handler)
         sys.unraisablehook = hook
+
+
+@contextlib.contextmanager
+def file_size_limit(size):
+    """Let writes of more than `size` bytes to a file fail, as on a full disk, in this process and its children."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def run_process(script, *arguments, status=0, **options):
@@ -359,16 +373,16 @@ def vgg():
 
 
 @pytest.fixture
-def taught(tmp_path):
+def style_of(tmp_path):
     """f(weights) -> the folder of a style that ships, as if it had been learned with these weights of VGG16."""
 
-    def style(weights):
-        folder = pathlib.Path(shutil.copytree(ROOT / "trained/styles/wave", tmp_path / f"taught with {weights}"))
+    def copy_style(weights):
+        folder = pathlib.Path(shutil.copytree(ROOT / "trained/styles/wave", tmp_path / f"wave with {weights}"))
         shutil.copy(ROOT / "trained/styles/network.npz", folder)
         (folder / "meta.json").write_text(json.dumps(meta_of(folder) | {"weights": weights}))
         return folder
 
-    return style
+    return copy_style
 
 
 @pytest.fixture(scope="session")

@@ -27,9 +27,9 @@ def classified(tiny, tmp_path_factory):
 def test_the_figures_agree_with_the_csv(classified, tiny, digits):
     figures, rows, folder = classified
     assert len(rows) == 360 == int(figures["images"])
-    right = np.mean([row["label"] == row["prediction"] for row in rows])
-    assert figures["accuracy"] == f"{right:.5f}"
-    assert right > 0.3
+    accuracy = np.mean([row["label"] == row["prediction"] for row in rows])
+    assert figures["accuracy"] == f"{accuracy:.5f}"
+    assert accuracy > 0.3
     for row in rows:
         posterior = np.array([float(row[f"p{digit}"]) for digit in range(10)])
         assert posterior.sum() == pytest.approx(1, abs=1e-4)
@@ -40,7 +40,7 @@ def test_the_figures_agree_with_the_csv(classified, tiny, digits):
     assert Image.open(folder / "confusion.png").size == (600, 600)
 
 
-def test_the_posterior_is_that_of_bayes_rule(classified, tiny, digits):
+def test_the_posterior_follows_bayes_rule(classified, tiny, digits):
     _, rows, _ = classified
     meta = model_meta.load_meta(tiny)
     tokens = util.to_sequences(digits[2][:5], 8, 7)
@@ -50,8 +50,8 @@ def test_the_posterior_is_that_of_bayes_rule(classified, tiny, digits):
     chosen = np.take_along_axis(probabilities, tokens[None, :, :, None].astype(int), -1)[..., 0]
     likelihoods = chosen.prod(-1).T
     expected = likelihoods / likelihoods.sum(1, keepdims=True)
-    given = [[float(row[f"p{digit}"]) for digit in range(10)] for row in rows[:5]]
-    np.testing.assert_allclose(given, expected, rtol=2e-3, atol=1e-6)
+    from_csv = [[float(row[f"p{digit}"]) for digit in range(10)] for row in rows[:5]]
+    np.testing.assert_allclose(from_csv, expected, rtol=2e-3, atol=1e-6)
 
 
 def test_empirical_priors_count_the_training_pictures(tiny):
@@ -70,13 +70,13 @@ def test_empirical_priors_count_the_training_pictures(tiny):
 def test_one_picture_gets_a_posterior(tiny, picture, classified):
     figures = results(run("classify_mnist.py", tiny, "--image", picture).stdout)
     assert next(iter(figures)) == "digit"
-    best, share = figures.pop("digit").removesuffix(")").split(" (")
+    best, best_probability = figures.pop("digit").removesuffix(")").split(" (")
     others = [float(other) for other in figures.values()]
-    assert len(others) == 9 and best not in figures and share == f"{float(share):.3f}"
-    assert others == sorted(others, reverse=True) and others[0] <= float(share) + 1e-3
+    assert len(others) == 9 and best not in figures and best_probability == f"{float(best_probability):.3f}"
+    assert others == sorted(others, reverse=True) and others[0] <= float(best_probability) + 1e-3
     row = classified[1][0]
     assert best == row["prediction"]
-    for digit, probability in (figures | {best: share}).items():
+    for digit, probability in (figures | {best: best_probability}).items():
         assert float(probability) == pytest.approx(float(row[f"p{digit}"]), abs=1e-3)
 
 
@@ -84,7 +84,7 @@ def test_the_shipped_tutorial_models_classify_the_first_500_test_digits(tmp_path
     for kind in ("images-idx3-ubyte.gz", "labels-idx1-ubyte.gz"):
         digits = ROOT / "tests/data/mnist_first_500" / f"t10k-{kind}"
         shutil.copy(digits, tmp_path)
-        shutil.copy(digits, tmp_path / f"train-{kind}")  # must be there; classifying does not use the training digits
+        shutil.copy(digits, tmp_path / f"train-{kind}")  # must exist, although classifying does not use it
     result = run("classify_mnist.py", "trained/mnist", "--data", tmp_path, "--output", tmp_path / "c.png")
     figures = results(result.stdout)
     assert figures["images"] == "500" and figures["accuracy"] == "0.98400"
@@ -93,7 +93,7 @@ def test_the_shipped_tutorial_models_classify_the_first_500_test_digits(tmp_path
 
 @pytest.mark.slow
 def test_the_shipped_tutorial_models_reach_the_published_accuracy(shared, tmp_path):
-    """On the first 2,000 test pictures; classify_mnist.py with all 10,000 gives the README's figure."""
+    """This test uses the first 2,000 test pictures. With all 10,000, classify_mnist.py prints the README's figure."""
     flags = ("--data", shared / "mnist", "--num-images", 2000, "--output", tmp_path / "c.png")
     assert float(results(run("classify_mnist.py", "trained/mnist", *flags).stdout)["accuracy"]) > 0.955
 
@@ -103,14 +103,14 @@ def test_the_shipped_digits_models_classify_held_out_digits(tmp_path):
     assert float(figures["accuracy"]) > 0.9
 
 
-def test_the_tutorials_own_models_classify(shared, tmp_path):
+def test_the_tutorials_own_models_classify_digits(shared, tmp_path):
     flags = ("--data", shared / "mnist", "--num-images", 300, "--output", tmp_path / "c.png")
     result = run("classify_mnist.py", shared / "tutorial_models", *flags)
     assert float(results(result.stdout)["accuracy"]) > 0.97
     assert "without a model" in result.stderr
 
 
-def test_classes_trained_in_any_order_are_told_apart(tmp_path):
+def test_models_trained_in_any_order_classify_digits(tmp_path):
     flags = (
         "--units",
         16,
@@ -128,35 +128,35 @@ def test_classes_trained_in_any_order_are_told_apart(tmp_path):
 # --- Damaged models ---
 
 
-def break_missing(folder):
+def break_by_removing_model(folder):
     (folder / "model_7.keras").unlink()
     return "model_7.keras is missing"
 
 
-def break_no_meta(folder):
+def break_by_removing_meta(folder):
     (folder / "meta.json").unlink()
     return "no meta.json"
 
 
-def break_meta(folder):
+def break_by_truncating_meta(folder):
     (folder / "meta.json").write_text('{"recipe": {"size"')
     return "meta.json is damaged"
 
 
-def break_size(folder):
+def break_by_changing_size(folder):
     meta = json.loads((folder / "meta.json").read_text())
     meta["recipe"]["size"] = 9
     (folder / "meta.json").write_text(json.dumps(meta))
     return "64 pixels"
 
 
-def break_zip(folder):
+def break_by_truncating_model(folder):
     path = folder / "model_4.keras"
     path.write_bytes(path.read_bytes()[:5000])
     return "model_4.keras can't be loaded"
 
 
-def break_lambda(folder):
+def break_by_lambda_layer(folder):
 
     inputs = keras.Input((64,), dtype="int32")
     marker = folder / "ran"
@@ -166,7 +166,7 @@ def break_lambda(folder):
     return "model_2.keras can't be loaded"
 
 
-def break_custom_code(folder):
+def break_by_custom_class(folder):
     path = folder / "model_5.keras"
     with zipfile.ZipFile(path) as archive:
         contents = {name: archive.read(name) for name in archive.namelist()}

@@ -17,7 +17,7 @@ import types
 import numpy as np
 import psutil
 import pytest
-from conftest import ROOT, TINY, check, interrupt_of, meta_of, pixels, results, rows_of, run, run_process, wait_for
+from conftest import ROOT, TINY, check, interrupt_of, meta_of, pixels, results, rows_of, run, wait_for
 from PIL import Image
 
 import config
@@ -109,7 +109,7 @@ def alone(album, made_once):
 
 @two
 def test_a_folder_of_photos_is_as_by_one_process(sharing, album, alone, tmp_path):
-    result = run_process("style_transfer.py", album, *LEARNED, *sharing, "--output", tmp_path, status=1)
+    result = run("style_transfer.py", album, *LEARNED, *sharing, "--output", tmp_path, status=1)
     rows, expected = rows_of(tmp_path), rows_of(alone)
     for name, row in rows.items():
         changed = {key for key in row if row[key] != expected[name][key]}
@@ -131,7 +131,7 @@ def test_dreams_run_on_workers(workers, album, tmp_path):
         shutil.copy(album / f"{name}.jpg", photos)
     command = ("deepdream.py", photos, "--size", 32, "--convnet", "trained/digit_classifier/epoch_32.keras")
     command += ("--layers", "conv2", "--precision", "float32")
-    run_process(*command, "--scheduler", workers[0], "--output", tmp_path / "shared")
+    run(*command, "--scheduler", workers[0], "--output", tmp_path / "shared")
     run(*command, "--output", tmp_path / "alone")
     for name in ("a.png", "b.png"):
         assert np.abs(pixels(tmp_path / "shared" / name) - pixels(tmp_path / "alone" / name)).max() <= 1
@@ -143,7 +143,7 @@ def test_classes_of_digits_are_trained_as_by_one_process(sharing, tiny, tmp_path
     folder = shutil.copytree(tiny, tmp_path / "digits")
     for label in (3, 7):  # of ten: as many as there are workers
         remove_class(folder, label)
-    result = run_process("train_rnn.py", "digits", "--all-digits", *TINY, "--resume", *sharing, "--output", folder)
+    result = run("train_rnn.py", "digits", "--all-digits", *TINY, "--resume", *sharing, "--output", folder)
     assert results(result.stdout)["epochs"] == "6"
     assert not list(folder.glob("*.lock"))
     assert checkpoints(folder) == checkpoints(tiny)

@@ -1,4 +1,4 @@
-"""colors.py: a given mean and covariance of colours."""
+"""colors.py: match_colors gives a picture the requested mean and covariance of colours."""
 
 import numpy as np
 from conftest import ROOT
@@ -6,7 +6,7 @@ from conftest import ROOT
 from atelier import colors, imaging
 
 
-def test_a_picture_gets_the_mean_and_covariance_of_colours_that_are_asked_for():
+def test_match_colors_gives_the_requested_mean_and_covariance():
     photo = imaging.load_image(ROOT / "images/content/coffee.jpg")
     same = colors.match_colors(photo, photo.mean((0, 1)), np.cov(photo.reshape(-1, 3).T))
     np.testing.assert_allclose(same, photo, atol=2)

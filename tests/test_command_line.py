@@ -22,8 +22,8 @@ SCRIPTS = [
 
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize(("flags", "status"), [(["--help"], 0), (["--no-such-flag"], 2)])
-def test_help_and_wrong_flags_do_not_wait_for_tensorflow(script, flags, status):
-    run_watched((script, *flags), status, started=False)
+def test_help_and_wrong_flags_do_not_import_tensorflow(script, flags, status):
+    run_and_check_import((script, *flags), status, imported=False)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -37,7 +37,7 @@ def test_the_commands_in_a_docstring_use_existing_flags(script):
             assert help_text.count(flag) > sum(word == flag for other in commands for word in other)
 
 
-def test_a_file_name_that_is_not_text_can_be_printed():
+def test_a_file_name_that_is_not_valid_utf_8_can_be_printed():
     code = "from atelier import command_line; command_line.run(lambda: print('picture: caf\\udce9.png'))"
     strict = environment(PYTHONIOENCODING="utf-8:strict")
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=strict, capture_output=True, text=True)
@@ -59,15 +59,15 @@ def test_a_package_that_is_not_installed_is_named_in_one_line(code):
     assert result.stderr == "error: the package no_such_package is not installed; pip install -r requirements.txt\n"
 
 
-def test_the_help_tells_the_defaults_that_other_flags_set():
+def test_the_help_states_defaults_that_depend_on_other_flags():
     printed = run("deepdream.py", "--help").stdout
     assert "default: 12; with noise: 64; with --class: 256; with --zoom: 3" in " ".join(printed.split())
 
 
 def test_another_program_that_uses_the_package_keeps_its_tracebacks(tmp_path):
     (tmp_path / "program.py").write_text("from atelier import command_line\nimport no_such_package")
-    command, there = [sys.executable, tmp_path / "program.py"], environment(PYTHONPATH=ROOT)
-    result = subprocess.run(command, cwd=ROOT, env=there, capture_output=True, text=True)
+    command, variables = [sys.executable, tmp_path / "program.py"], environment(PYTHONPATH=ROOT)
+    result = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
     assert result.returncode == 1 and "Traceback" in result.stderr
 
 
@@ -145,20 +145,20 @@ def test_a_flag_given_twice_has_its_last_value_and_a_note_says_so(tmp_path):
         (("deepdream.py", CHINA, "--layers", "block9"), "vgg16 has no block9"),
     ],
 )
-def test_a_wrong_command_is_reported_before_tensorflow_starts(command, message):
-    assert message in run_watched(command, status=2, started=False).stderr
+def test_a_wrong_command_is_reported_before_tensorflow_is_imported(command, message):
+    assert message in run_and_check_import(command, status=2, imported=False).stderr
 
 
-def test_the_watch_notices_an_import_of_tensorflow(tmp_path, monkeypatch):
-    (tmp_path / "tensorflow.py").touch()  # the watch looks at the name, and the real package takes seconds
+def test_run_and_check_import_detects_an_import_of_tensorflow(tmp_path, monkeypatch):
+    (tmp_path / "tensorflow.py").touch()  # an empty module of this name is enough; the real one takes seconds
     script = tmp_path / "script.py"
     script.write_text("import sys, tensorflow; sys.exit(2)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    run_watched((script,), 2, started=True)
+    run_and_check_import((script,), 2, imported=True)
 
 
-def run_watched(command, status, started):
-    """Run a script in a process that prints at its end whether TensorFlow was imported, and check that."""
+def run_and_check_import(command, status, imported):
+    """Run a script in its own process, and check its exit status and whether it imported TensorFlow."""
     code = (
         "import atexit, runpy, sys; sys.argv = sys.argv[1:]\n"
         "atexit.register(lambda: print('started:', 'tensorflow' in sys.modules))\n"
@@ -166,7 +166,7 @@ def run_watched(command, status, started):
     )
     words = [sys.executable, "-c", code, *map(str, command)]
     result = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
-    assert (result.returncode, result.stdout.splitlines()[-1]) == (status, f"started: {started}"), result.stderr
+    assert (result.returncode, result.stdout.splitlines()[-1]) == (status, f"started: {imported}"), result.stderr
     return result
 
 

@@ -49,7 +49,7 @@ def with_rotated_hues(picture, degrees):
 
 
 def embossed(picture, distance):
-    """Make a relief of a picture: the difference from itself, moved to the right and down."""
+    """Make a relief of a picture: subtract a copy that is shifted to the right and down, and add 128."""
     moved = np.roll(picture, (distance, distance), (0, 1))
     return np.clip(128 + picture - moved, 0, 255).astype("float32")
 
@@ -71,7 +71,7 @@ def test_stronger_changes_lose_more_edges(change, amounts, picture):
 
 
 @pytest.mark.parametrize("distance", [1, 2, 4])
-def test_a_relief_has_lost_many_edges(distance, picture):
+def test_a_relief_loses_many_edges(distance, picture):
     assert compare.edges(picture, embossed(picture, distance)) < 0.7
 
 
@@ -82,7 +82,7 @@ def test_edges_do_not_depend_on_contrast_or_colours(picture):
     assert compare.edges(picture, with_rotated_hues(picture, 90)) > 0.9
 
 
-def test_edges_of_another_picture_are_at_chance(picture, painting):
+def test_edges_of_an_unrelated_picture_score_about_zero(picture, painting):
     assert abs(compare.edges(picture, imaging.resize_picture(painting, 192, 128))) < 0.15
     assert compare.edges(picture, np.full_like(picture, 128)) == pytest.approx(0)
 
@@ -97,8 +97,11 @@ def test_an_edge_between_colours_of_the_same_lightness_counts():
 
 
 def test_the_style_figure_is_one_for_the_photo_and_falls_towards_the_painting(picture, painting):
-    as_large = imaging.resize_picture(painting, 192, 128)
-    mixed = [compare.figures_of(picture, as_large, (1 - part) * picture + part * as_large) for part in (0, 0.5, 1)]
+    resized_painting = imaging.resize_picture(painting, 192, 128)
+    mixed = [
+        compare.figures_of(picture, resized_painting, (1 - part) * picture + part * resized_painting)
+        for part in (0, 0.5, 1)
+    ]
     assert mixed[0]["style"] == pytest.approx(1)
     assert 1 > mixed[1]["style"] > mixed[2]["style"]
     assert mixed[2]["style"] == pytest.approx(0, abs=1e-6)
@@ -115,7 +118,7 @@ def test_the_style_figure_does_not_depend_on_where_strokes_are(picture, painting
 
 @pytest.fixture
 def files(tmp_path):
-    """Write two photos and a painting, and pictures of both pairs under three kinds of names."""
+    """Write two photos and a painting, and results for both pairs, whose names have three forms."""
     for name, grey in {
         "one.png": 10,
         "two.png": 20,
@@ -158,8 +161,8 @@ VARIANTS = {"first": 60, "second": 120, "third": 180}
 
 
 @pytest.fixture
-def shown(tmp_path):
-    """Make the sheets of eight pairs, whose pictures differ by their grey level: (folder, key)."""
+def sheets_and_key(tmp_path):
+    """Make the blind sheets of eight pairs: (folder, key). Each picture has its own grey level."""
     imaging.save_png(tmp_path / "art.png", np.full((40, 40, 3), 250, "uint8"), {})
     pairs = []
     for i in range(8):
@@ -169,18 +172,19 @@ def shown(tmp_path):
         imaging.save_png(tmp_path / f"photo{i}.png", np.full((40, 40, 3), 10 * i, "uint8"), {})
         pairs.append((tmp_path / f"photo{i}.png", tmp_path / "art.png", pictures))
     (tmp_path / "blind").mkdir()
-    imaging.save_png(tmp_path / "blind/12.png", np.zeros((9, 9, 3), "uint8"), {})  # of an earlier, longer comparison
+    # A sheet that an earlier, longer comparison has left.
+    imaging.save_png(tmp_path / "blind/12.png", np.zeros((9, 9, 3), "uint8"), {})
     blind_sheets.make_sheets(pairs, tmp_path / "blind", tmp_path / "key.json", seed=3)
-    again = tmp_path / "again.json"
-    blind_sheets.make_sheets(pairs, tmp_path / "blind", again, seed=3)
-    assert again.read_text() == (tmp_path / "key.json").read_text()
-    blind_sheets.make_sheets(pairs, tmp_path / "other", again, seed=4)
-    assert again.read_text() != (tmp_path / "key.json").read_text()
+    second_key = tmp_path / "again.json"
+    blind_sheets.make_sheets(pairs, tmp_path / "blind", second_key, seed=3)
+    assert second_key.read_text() == (tmp_path / "key.json").read_text()
+    blind_sheets.make_sheets(pairs, tmp_path / "other", second_key, seed=4)
+    assert second_key.read_text() != (tmp_path / "key.json").read_text()
     return tmp_path / "blind", json.loads((tmp_path / "key.json").read_text())
 
 
-def test_sheets_are_shuffled_and_the_key_is_right(shown):
-    folder, key = shown
+def test_sheets_are_shuffled_and_the_key_is_right(sheets_and_key):
+    folder, key = sheets_and_key
     assert [file.name for file in sorted(folder.iterdir())] == [f"{i:02}.png" for i in range(1, 9)]
     photos = [sheet["photo"] for sheet in key["sheets"].values()]
     assert sorted(photos) == [f"photo{i}.png" for i in range(8)] != photos
@@ -198,8 +202,8 @@ def test_sheets_are_shuffled_and_the_key_is_right(shown):
             assert (pixels[down, across] == VARIANTS[sheet["letters"][letter]] + pair).all()
 
 
-def test_letters_differ_and_no_sheet_names_its_variants(shown):
-    folder, _ = shown
+def test_letters_differ_and_no_sheet_names_its_variants(sheets_and_key):
+    folder, _ = sheets_and_key
     pixels = imaging.load_image(folder / "01.png")
     start = blind_sheets.LINE_HEIGHT + blind_sheets.HEIGHT_ON_TOP
     one, other = pixels[start : start + 30, :30], pixels[start : start + 30, 392:422]
@@ -262,26 +266,26 @@ def run(script, *words):
 
 
 @pytest.mark.slow
-def test_pictures_are_made_measured_laid_out_and_counted(tmp_path):
+def test_the_commands_make_and_measure_pictures_and_count_answers(tmp_path):
     for folder in ("photos", "found"):
         (tmp_path / folder).mkdir()
     for name in ("china", "flower"):
         photo = imaging.load_image(ROOT / f"images/content/{name}.jpg")
         pixels = imaging.to_pixels(imaging.resize_picture(photo, 96, 64))
         imaging.save_png(tmp_path / f"photos/{name}.png", pixels, {})
-        imaging.save_png(tmp_path / f"found/{name}_glands.png", pixels, {})  # nothing was done to it
+        imaging.save_png(tmp_path / f"found/{name}_glands.png", pixels, {})  # the unchanged photo
     few = "--iterations 2 --content-layers block1_conv2 --style-layers block1_conv1"
     words = ["--photos", tmp_path / "photos", "--paintings", ROOT / "images/style/glands.jpg", "--size", 64]
     words += ["--output", tmp_path / "out", "--variants", f"today={few}", f"found=files:{tmp_path / 'found'}"]
-    done = run("compare_pictures.py", *words)
-    assert done.returncode == 0, done.stderr
+    compared = run("compare_pictures.py", *words)
+    assert compared.returncode == 0, compared.stderr
     with open(tmp_path / "out/figures.csv", newline="") as file:
         rows = [*csv.DictReader(file)]
     assert [row["variant"] for row in rows] == ["today", "today", "found", "found"]
     assert {row["photo"] for row in rows} == {"china.png", "flower.png"}
     assert all(float(row["style"]) == pytest.approx(1, abs=0.02) for row in rows[2:])
     assert all(float(row["edges"]) > 0.98 for row in rows[2:])
-    assert "| today | " in done.stdout and "(1.00x, 1.00x)" in done.stdout
+    assert "| today | " in compared.stdout and "(1.00x, 1.00x)" in compared.stdout
     assert imaging.load_image(tmp_path / "out/sheet.png").shape[0] == 2 * (256 + 8)
     assert len([*(tmp_path / "out/blind").iterdir()]) == 2
 

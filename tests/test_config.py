@@ -38,7 +38,7 @@ def test_the_tutorial_preset_has_the_published_settings():
     assert (recipe.context, recipe.dropout, recipe.shift) == ("previous", 0, 0)
 
 
-WORDS = {
+FREE_TEXT = {
     "layer",
     "class_",
     "content_layers",
@@ -52,14 +52,14 @@ WORDS = {
 @pytest.mark.parametrize(
     "options", [config.Train, config.Generate, config.Classify, config.Style, config.Dream, config.Filters]
 )
-def test_an_option_with_free_text_is_a_path_or_one_of_these_words(options):
+def test_only_these_options_take_free_text(options):
     for item in dataclasses.fields(options):
         kinds = {item.type, *typing.get_args(item.type)}
         if str in kinds and not item.metadata["choices"]:
-            assert item.name in WORDS
+            assert item.name in FREE_TEXT
 
 
-def test_a_range_tells_which_numbers_it_allows():
+def test_a_range_describes_and_contains_the_numbers_it_allows():
     assert str(config.Range(least=1, most=8)) == "from 1 to 8" and str(config.Range(least=1)) == "at least 1"
     share = config.Range(least=0, below=1)
     assert str(share) == "at least 0 and below 1" and 0 in share and 0.999 in share and 1 not in share
@@ -91,7 +91,7 @@ def test_no_switch_is_on_by_default(options):
 @pytest.mark.parametrize(
     ("folder", "preset"), [("mnist", "tutorial"), ("mnist_best", "best"), ("digits", "digits"), ("monet", "painter")]
 )
-def test_the_models_that_ship_were_trained_with_their_preset(folder, preset):
+def test_the_shipped_models_were_trained_with_their_presets(folder, preset):
     recipe = json.loads((ROOT / "trained" / folder / "meta.json").read_text())["recipe"]
     expected = dataclasses.asdict(config.PRESETS[preset])
     assert recipe == expected | {"window": recipe["window"]} if preset == "painter" else recipe == expected
@@ -110,7 +110,7 @@ def test_the_docs_have_the_right_defaults():
     assert found >= 7
 
 
-def test_the_defaults_of_all_scripts_options_stay_the_same():
-    usual = {"overwrite": False, "seed": 0, "precision": "auto", "quiet": False, "debug": False}
+def test_options_of_all_scripts_have_the_same_common_defaults():
+    common = {"overwrite": False, "seed": 0, "precision": "auto", "quiet": False, "debug": False}
     for options in ALL:
-        assert usual.items() <= dataclasses.asdict(options()).items()
+        assert common.items() <= dataclasses.asdict(options()).items()

@@ -30,14 +30,14 @@ def load_vgg_once(vgg_once):
 
 @pytest.fixture(scope="module")
 def default_dream(photo, tmp_path_factory):
-    """The pixels of a dream on the photo without further flags."""
+    """Return the pixels of a dream on the photo with the flags QUICK alone."""
     result = tmp_path_factory.mktemp("default") / "a.png"
     dream(photo, result)
     return pixels(result)
 
 
 def dream(photo, result, *flags, status=0):
-    """Dream on a small photo in four steps; return what it printed."""
+    """Dream on a small photo in two octaves of two steps; return what the command printed."""
     return run("deepdream.py", photo, *QUICK, "--output", result, *flags, status=status)
 
 
@@ -47,7 +47,7 @@ def dreamer_for(**options):
 
 
 def small(photo):
-    """Return the photo as the dreams of QUICK read it."""
+    """Return the photo at the size that dreams with the flags QUICK have."""
     return imaging.resize_picture(pixels(photo), 64, 48)
 
 
@@ -63,7 +63,7 @@ def small(photo):
         {"convnet": str(CLASSIFIER), "class_": 3, "weights": None, "tv_weight": 2.0},
     ],
 )
-def test_the_gradient_is_that_of_finite_differences(options, photo):
+def test_the_gradient_agrees_with_finite_differences(options, photo):
     dreamer = dreamer_for(**options)
     picture = small(photo)
     targets = {**dreamer.objective.targets, "normalizer": dreamer.objective.normalizer(100)}
@@ -76,7 +76,7 @@ def test_the_gradient_is_that_of_finite_differences(options, photo):
         assert (above - below) / 2 == pytest.approx(float(np.sum(gradient * step)), rel=0.05, abs=1e-4)
 
 
-def test_narrow_pictures_are_extended_by_their_mirror_image_to_the_least_side():
+def test_narrow_pictures_are_mirrored_up_to_the_minimum_side():
     tiling = pixel_dreams.Tiling(640, margin=16, stride=16, jitter=3, least=96)
     ((seen, kept, inner),) = tiling.tiles(29, np.random.default_rng(0))
     assert len(seen) == 96 and kept == slice(0, 29) and (seen[inner] == np.arange(29)).all()
@@ -97,21 +97,21 @@ def test_tiles_cover_each_pixel_once_and_see_its_surroundings(side, tile):
         assert (times == 1).all()
 
 
-@pytest.mark.parametrize(("layer", "likeness"), [("block1_conv2", 0.999), ("block2_conv2", 0.85)])
-def test_tiles_have_the_gradient_of_the_whole_picture(layer, likeness, photo):
-    """For deeper layers nearly so: pooling windows start at other pixels in each tile, as they do at each shift."""
+@pytest.mark.parametrize(("layer", "correlation"), [("block1_conv2", 0.999), ("block2_conv2", 0.85)])
+def test_tiles_have_the_gradient_of_the_whole_picture(layer, correlation, photo):
+    """Deeper layers agree less: in each tile, as after each shift, the pooling windows start at other pixels."""
     picture = imaging.resize_picture(pixels(photo), 300, 220)
     gradients = []
     for tile in (160, 640):
         dreamer = dreamer_for(layers=(layer,), tile=tile, jitter=0)
         normalizer = dreamer.objective.normalizer(100)
         gradients.append(dreamer.gradient(picture, np.random.default_rng(0), normalizer)[0])
-    # A tile's mean is over fewer places, so its gradient is larger by a constant factor; a single tile has no margin.
+    # A tile's mean is over fewer places, so its gradient is larger by a constant factor. A single tile has no margin.
     inner = [gradient[16:-16, 16:-16].ravel() for gradient in gradients]
-    assert np.corrcoef(*inner)[0, 1] > likeness
+    assert np.corrcoef(*inner)[0, 1] > correlation
 
 
-def test_tiles_and_octaves_of_all_sizes_are_traced_once(photo):
+def test_the_gradient_is_traced_once_for_all_tiles_and_octaves(photo):
     dreamer = dreamer_for(layers=("block1_conv2",), tile=160, octaves=3, steps=1)
     dreamer.dream(imaging.resize_picture(pixels(photo), 300, 220), np.random.default_rng(0))
     assert dreamer.evaluate.traces == 1
@@ -135,18 +135,18 @@ def test_a_dream_makes_its_layers_stronger_and_records_its_command(photo, tmp_pa
         assert animation.n_frames >= 8 and animation.size == (64, 48)
 
 
-def test_a_dream_from_python_is_that_of_the_command(photo, default_dream, tmp_path):
+def test_a_dream_from_python_equals_that_of_the_command(photo, default_dream, tmp_path):
     options = config.Dream(size=64, octaves=2, steps=2, precision="float32", quiet=True)
     row = dreaming.make_picture(str(photo), str(tmp_path / "a.png"), options)
     assert (pixels(tmp_path / "a.png") == default_dream).all()
     assert (row["width"], row["height"], row["octaves"]) == (64, 48, 2)
 
 
-def test_the_change_of_a_dream_is_not_speckle(photo, tmp_path):
+def test_a_dream_does_not_add_speckle(photo, tmp_path):
     dream(photo, tmp_path / "a.png", "--size", 128, "--octaves", 3, "--steps", 8)
     change = pixels(tmp_path / "a.png") - imaging.resize_picture(pixels(photo), 128, 96)
     assert np.abs(change).mean() > 5
-    assert np.corrcoef(change[:, :-1].ravel(), change[:, 1:].ravel())[0, 1] > 0.6  # speckle has about 0
+    assert np.corrcoef(change[:, :-1].ravel(), change[:, 1:].ravel())[0, 1] > 0.6  # it is about 0 for speckle
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_the_change_of_a_dream_is_not_speckle(photo, tmp_path):
         ("--guide", ROOT / "images/style/gravel.jpg"),
     ],
 )
-def test_a_dream_is_better_for_its_own_objective_than_the_default_dream(flags, photo, default_dream, tmp_path):
+def test_a_dream_has_a_higher_value_of_its_own_objective_than_the_default_dream(flags, photo, default_dream, tmp_path):
     dream(photo, tmp_path / "a.png", *flags)
     options = deepdream.options_of_words(list(map(str, (photo, *QUICK, *flags, "--quiet"))))
     dreamer = dreaming.open_session(options).dreamer
@@ -179,7 +179,7 @@ def coarse_share(change):
     return ndimage.gaussian_filter(change, (3, 3, 0)).std() / change.std()
 
 
-def distance(change):
+def mean_change(change):
     return np.abs(change).mean()
 
 
@@ -194,15 +194,13 @@ def roughness(picture):
         (("--octaves", 1), coarse_share, True, 0.5, 0.9),
         (("--octave-scale", 2), coarse_share, True, 1.2, 2),
         (("--smooth", 2), coarse_share, True, 2, 5),
-        (("--steps", 3), distance, True, 1.2, 1.5),
-        (("--step-size", 3), distance, True, 1.6, 2),
+        (("--steps", 3), mean_change, True, 1.2, 1.5),
+        (("--step-size", 3), mean_change, True, 1.6, 2),
         (("--blur", 1), roughness, False, 0.1, 0.5),
         (("--tv-weight", 200), roughness, False, 0.5, 0.95),
     ],
 )
-def test_options_change_the_picture_in_their_direction(
-    flags, measure, of_change, least, most, photo, default_dream, tmp_path
-):
+def test_options_change_the_picture_as_intended(flags, measure, of_change, least, most, photo, default_dream, tmp_path):
     dream(photo, tmp_path / "a.png", *flags)
     pictures = [pixels(tmp_path / "a.png"), default_dream]
     ours, default = (measure(picture - small(photo) if of_change else picture) for picture in pictures)
@@ -229,7 +227,7 @@ def test_blend_mixes_the_photo_into_the_dream(photo, default_dream, tmp_path):
     assert (pixels(tmp_path / "a.png") == imaging.to_pixels(small(photo))).all()
 
 
-def test_channels_grow_more_than_the_others(photo, tmp_path):
+def test_the_chosen_channels_grow_more_than_others(photo, tmp_path):
     features = dreamer_for(layers=("block3_conv1",)).objective.features
     before, after = [], []
     for channel in (5, 40):
@@ -263,7 +261,7 @@ def test_layers_are_listed():
 
 @pytest.fixture(scope="module")
 def mobilenet(tmp_path_factory):
-    """MobileNetV2 with random weights, without its top and with it: trained ones would have to be downloaded."""
+    """Save random weights of MobileNetV2 with and without its top. Trained weights would need a download."""
     keras.utils.set_random_seed(0)
     folder = tmp_path_factory.mktemp("mobilenet")
     for top in (False, True):
@@ -304,32 +302,32 @@ def test_a_class_of_imagenet_is_given_by_its_name(mobilenet, photo, tmp_path):
 
 @pytest.mark.slow
 def test_dreams_of_digits_are_recognised_by_another_classifier(digits, tmp_path):
-    """The other one is a support vector machine, trained on the same digits, 8 x 8 pixels, of normalized contrast."""
+    """The other one is a support vector machine. It is trained on the same 8 x 8 digits with normalized contrast."""
     from sklearn.svm import SVC
 
     def normalized(images):
         flat = np.asarray(images, "float32").reshape(len(images), -1)
         return (flat - flat.mean(1, keepdims=True)) / flat.std(1, keepdims=True)
 
-    other = SVC(C=5).fit(normalized(digits[0]), digits[1])
-    assert other.score(normalized(digits[2]), digits[3]) > 0.94
-    right = 0
+    svm = SVC(C=5).fit(normalized(digits[0]), digits[1])
+    assert svm.score(normalized(digits[2]), digits[3]) > 0.94
+    recognised = 0
     for digit in range(0, 10, 2):
         result = tmp_path / f"{digit}.png"
         run("deepdream.py", "noise", "--convnet", CLASSIFIER, "--class", digit, "--size", 32, "--output", result)
-        seen = imaging.resize_picture(pixels(result), 8, 8).mean(2)
-        right += int(other.predict(normalized([seen]))[0]) == digit
-    assert right >= 4
+        small_dream = imaging.resize_picture(pixels(result), 8, 8).mean(2)
+        recognised += int(svm.predict(normalized([small_dream]))[0]) == digit
+    assert recognised >= 4
 
 
-def test_the_classifier_that_ships_has_its_published_accuracy(digits):
+def test_the_shipped_classifier_has_its_published_accuracy(digits):
     classifier = keras_files.load_keras_model(sorted(CLASSIFIER.glob("*.keras"))[-1])
     images = np.stack([imaging.resize_picture(image[..., None], 32, 32) for image in digits[2]])
     accuracy = np.mean(np.argmax(classifier.predict(images, verbose=0), 1) == digits[3])
     assert accuracy == pytest.approx(disk.read_json(CLASSIFIER / "meta.json")["test_accuracy"], abs=0.003)
 
 
-def test_weights_are_not_waited_for_when_the_network_does_not_answer(monkeypatch, photo, tmp_path):
+def test_a_download_of_weights_without_an_answer_is_abandoned(monkeypatch, photo, tmp_path):
     answered, test_is_over = [], threading.Event()
 
     def answer_too_late(*_, **__):
@@ -364,7 +362,7 @@ def test_a_folder_is_dreamed_on_and_a_broken_photo_is_named(photo, tmp_path):
     assert os.stat(tmp_path / "out/a.png").st_mtime_ns == before
 
 
-def test_a_folder_becomes_films_and_continues_after_ctrl_c(photo, tmp_path, monkeypatch):
+def test_films_of_a_folder_continue_after_ctrl_c(photo, tmp_path, monkeypatch):
     folder = tmp_path / "holiday"
     folder.mkdir()
     for name in "ab":
@@ -390,7 +388,7 @@ def album(photo, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (("--steps", 3), "--steps 2, now 3"),
         (("--layers", "block4_conv1"), "--layers not given, now block4_conv1"),
@@ -399,10 +397,10 @@ def album(photo, tmp_path):
         (("--zoom", 3), "--zoom not given, now 3"),
     ],
 )
-def test_a_folder_made_with_other_options_is_refused(flags, said, album, tmp_path):
+def test_a_folder_made_with_other_options_is_refused(flags, message, album, tmp_path):
     dream(album, tmp_path / "out")
-    refused = dream(album, tmp_path / "out", *flags, status=2).stderr
-    assert said in refused and "device" not in refused and "--overwrite" in refused
+    error = dream(album, tmp_path / "out", *flags, status=2).stderr
+    assert message in error and "device" not in error and "--overwrite" in error
     assert "done before: 2\n" in dream(album, tmp_path / "out").stdout
 
 
@@ -419,22 +417,22 @@ def test_a_guide_is_compared_by_its_content(album, tmp_path):
 
 
 def test_frames_of_a_replaced_film_are_not_used_for_the_new_one(album, tmp_path, monkeypatch):
-    """A folder is interrupted in its second film, then with other options in the first, and continues with these."""
+    """Interrupt the second film, then the first film with other options. Continue with these other options."""
     flags, out = ("--format", "gif", *FILM), tmp_path / "out"
     original, calls = zoom_films.move_frame, []
 
     def interrupted(frame, options):
         calls.append(1)
-        if len(calls) > most:
+        if len(calls) > allowed_calls:
             raise KeyboardInterrupt
         return original(frame, options)
 
     with monkeypatch.context() as patched:
         patched.setattr(zoom_films, "move_frame", interrupted)
-        most = 6
+        allowed_calls = 6
         assert "goes on" in dream(album, out, *flags, status=130).stderr
         assert (out / "a.gif").exists() and len(list((out / "b.gif_frames").glob("0*.png"))) == 3
-        most = len(calls) + 2
+        allowed_calls = len(calls) + 2
         error = dream(album, out, *flags, "--rotate", 9, "--overwrite", status=130).stderr
         assert "without --overwrite" in error
     assert "--rotate 9.0, now 0.0" in dream(album, out, *flags, status=2).stderr
@@ -446,11 +444,11 @@ def test_frames_of_a_replaced_film_are_not_used_for_the_new_one(album, tmp_path,
 
 
 def test_the_time_left_is_printed_for_a_picture_and_for_a_film(album, tmp_path):
-    for name, flags, of_what in (("a.png", ("--steps", 4), "picture"), ("a.gif", FILM, "film")):
-        told = [
+    for name, flags, kind in (("a.png", ("--steps", 4), "picture"), ("a.gif", FILM, "film")):
+        lines = [
             line for line in dream(album / "a.jpg", tmp_path / name, *flags).stderr.splitlines() if "time left" in line
         ]
-        assert len(told) == 1 and told[0].startswith("time left: about ") and f"for this {of_what}" in told[0]
+        assert len(lines) == 1 and lines[0].startswith("time left: about ") and f"for this {kind}" in lines[0]
         assert dream(album / "a.jpg", tmp_path / f"quiet_{name}", *flags, "--quiet").stderr == ""
 
 
@@ -458,7 +456,7 @@ def test_the_time_left_is_printed_for_a_picture_and_for_a_film(album, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "named"),
+    ("flags", "message"),
     [
         (("--class", "bananna"), "did you mean banana"),
         (("--class", "zzzzzz"), "no class is called zzzzzz"),
@@ -497,9 +495,9 @@ def test_the_time_left_is_printed_for_a_picture_and_for_a_film(album, tmp_path):
         (("--weights", "nothing.h5"), "nothing.h5 does not exist; --weights takes imagenet or a file"),
     ],
 )
-def test_wrong_options_are_refused_with_one_line(flags, named, photo, tmp_path):
+def test_wrong_options_are_refused_with_one_line(flags, message, photo, tmp_path):
     output = () if "--output" in flags else ("--output", tmp_path / "a.png")
-    assert named in run("deepdream.py", photo, *output, *flags, status=2).stderr
+    assert message in run("deepdream.py", photo, *output, *flags, status=2).stderr
 
 
 def test_a_class_that_does_not_exist_is_refused(tmp_path):

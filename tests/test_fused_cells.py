@@ -1,4 +1,4 @@
-"""fused_cells.py: the layers have the outputs and gradients of Keras's own."""
+"""fused_cells.py: the layers have the same outputs and gradients as Keras's layers."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ from atelier.networks import fused_cells
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_the_fused_cells_equal_keras_own(cell):
+def test_fused_cells_equal_those_of_keras(cell):
     model, settings = small_rnn(units=8, layers=2, cell=cell)
     fused = util.build_rnn(**settings, fused=True)
     fused.set_weights(model.get_weights())
@@ -35,7 +35,7 @@ def test_the_fused_cells_equal_keras_own(cell):
         (fused_cells.lstm_states, [(5, 2, 12), (3, 12), (2, 3), (2, 3)]),
     ],
 )
-def test_the_fused_cells_gradient_against_finite_differences(run, shapes):
+def test_gradients_of_fused_cells_agree_with_finite_differences(run, shapes):
     rng = np.random.default_rng(0)
     values = [tf.constant(rng.normal(size=shape)) for shape in shapes]  # float64
     weights = [rng.normal(size=(5, 2, 3)), rng.normal(size=(2, 3))]
@@ -50,12 +50,12 @@ def test_the_fused_cells_gradient_against_finite_differences(run, shapes):
         value = loss(*values)
     for i, gradient in enumerate(tape.gradient(value, values)):
         direction = rng.normal(size=shapes[i])
-        ends = []
+        losses = []
         for sign in (1, -1):
             moved = list(values)
             moved[i] = values[i] + sign * 1e-5 * direction
-            ends.append(float(loss(*moved)))
-        numeric = (ends[0] - ends[1]) / 2e-5
+            losses.append(float(loss(*moved)))
+        numeric = (losses[0] - losses[1]) / 2e-5
         np.testing.assert_allclose(np.sum(gradient * direction), numeric, rtol=1e-6)
 
 

@@ -15,15 +15,15 @@ CELL = 9 * 8  # a picture of 8 x 8 and a line, each pixel enlarged 8 times
 def cells(path, columns):
     """Cut a contact sheet into its pictures: uint8 N x 8 x 8."""
     sheet = np.asarray(Image.open(path))[::8, ::8]
-    rows, wide = (sheet.shape[0] - 1) // 9, (sheet.shape[1] - 1) // 9
-    assert wide == columns
+    rows, found_columns = (sheet.shape[0] - 1) // 9, (sheet.shape[1] - 1) // 9
+    assert found_columns == columns
     return np.array([sheet[1 + 9 * r : 9 + 9 * r, 1 + 9 * c : 9 + 9 * c] for r in range(rows) for c in range(columns)])
 
 
 def test_a_sheet_records_its_command_and_the_same_seed_draws_it_again(tiny, tmp_path):
-    for name, seed, how in (("a", 5, run_process), ("b", 5, run), ("c", 6, run)):
+    for name, seed, runner in (("a", 5, run_process), ("b", 5, run), ("c", 6, run)):
         flags = ("--digit", 3, "--grid", 4, "--seed", seed, "--output", tmp_path / f"{name}.png")
-        result = how("generate_rnn.py", tiny, *flags)
+        result = runner("generate_rnn.py", tiny, *flags)
         assert result.stdout == f"picture: {tmp_path / f'{name}.png'}\n"
     a, b, c = (cells(tmp_path / f"{name}.png", 4) for name in "abc")
     assert len(a) == 16 and len(np.unique(a, axis=0)) > 8
@@ -33,7 +33,7 @@ def test_a_sheet_records_its_command_and_the_same_seed_draws_it_again(tiny, tmp_
     assert "--digit 3" in text["command"] and text["seed"] == "5" and "tensorflow" in text["versions"]
 
 
-def test_all_digits_have_a_row_each_and_the_gif_ends_on_the_sheet(tiny, tmp_path):
+def test_all_digits_have_a_row_each_and_the_gif_ends_with_the_sheet(tiny, tmp_path):
     run("generate_rnn.py", tiny, "--all-digits", "--grid", 3, "--gif", "--output", tmp_path / "all.png")
     assert len(cells(tmp_path / "all.png", 3)) == 30
     with Image.open(tmp_path / "all.gif") as animation:
@@ -103,10 +103,10 @@ def draw_with_painter(painter, output, *flags, status=0):
 
 
 def cells_of_painter(path, columns=3):
-    """Cut a sheet of pictures of 16 x 12 pixels, in three columns, each pixel enlarged 8 times."""
+    """Cut a painter's sheet into its pictures: uint8 N x 12 x 16 x 3. The sheet enlarges each pixel 8 times."""
     sheet = np.asarray(Image.open(path))[::8, ::8]
-    rows, wide = sheet.shape[0] // 13, sheet.shape[1] // 17
-    assert wide == columns
+    rows, found_columns = sheet.shape[0] // 13, sheet.shape[1] // 17
+    assert found_columns == columns
     return np.array([sheet[1 + 13 * r :, 1 + 17 * c :][:12, :16] for r in range(rows) for c in range(columns)])
 
 
@@ -185,22 +185,22 @@ def test_wrong_flags_for_a_painter_are_refused(painter, tmp_path, flags, complai
     assert complaint in draw_with_painter(painter, tmp_path / "x.png", *flags, status=2).stderr
 
 
-def damage_model(folder):
+def damage_by_truncating_model(folder):
     (folder / "model.keras").write_bytes((folder / "model.keras").read_bytes()[:3000])
     return "model.keras can't be loaded"
 
 
-def damage_no_model(folder):
+def damage_by_removing_model(folder):
     (folder / "model.keras").unlink()
     return "model.keras is missing"
 
 
-def damage_palette(folder):
+def damage_by_invalid_color(folder):
     (folder / "meta.json").write_text((folder / "meta.json").read_text().replace('"palette": "', '"palette": "zz '))
     return "meta.json is damaged"
 
 
-def damage_other_palette(folder):
+def damage_by_additional_color(folder):
     (folder / "meta.json").write_text((folder / "meta.json").read_text().replace('"palette": "', '"palette": "112233 '))
     return "is not the network that meta.json describes"
 

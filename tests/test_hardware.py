@@ -1,4 +1,4 @@
-"""hardware.py: the precision on each kind of machine, the code for GPUs on a processor, cores and memory."""
+"""hardware.py: the precision on each kind of machine, the branches for GPUs (run on a processor), cores and memory."""
 
 import json
 import os
@@ -32,7 +32,7 @@ MACHINES = {
 
 @pytest.fixture
 def machine(monkeypatch):
-    """f(name): make hardware.py find one of MACHINES."""
+    """Return f(name), which makes hardware.py detect one of MACHINES."""
 
     def become(name):
         flags, capabilities, _ = MACHINES[name]
@@ -48,14 +48,14 @@ def machine(monkeypatch):
 
 @pytest.mark.parametrize("name", MACHINES)
 @pytest.mark.parametrize("work", hardware.BFLOAT16)
-def test_auto_uses_bfloat16_for_the_work_that_it_makes_faster(name, work, machine):
+def test_auto_uses_bfloat16_where_it_is_faster(name, work, machine):
     machine(name)
     assert hardware.device_kind() == name
     expected = "mixed_bfloat16" if work in MACHINES[name][2] else "float32"
-    told = hardware.use_precision("auto", work)
-    assert keras.config.dtype_policy().name == expected and told.endswith(f", {expected}")
+    description = hardware.use_precision("auto", work)
+    assert keras.config.dtype_policy().name == expected and description.endswith(f", {expected}")
     gpus = len(MACHINES[name][1])
-    assert told.startswith(f"{gpus} GPU" if gpus else "CPU")
+    assert description.startswith(f"{gpus} GPU" if gpus else "CPU")
 
 
 @pytest.mark.parametrize(("batch_size", "expected"), [(127, "float32"), (128, "mixed_bfloat16")])
@@ -92,7 +92,7 @@ def test_a_processors_flags_are_read_from_linux(text, flags, tmp_path, monkeypat
 # --- Scripts on machines where auto uses bfloat16 ---
 
 
-def both_ways(work, machine, usual="processor", other="AVX512-BF16"):
+def on_two_machines(work, machine, usual="processor", other="AVX512-BF16"):
     """Return the results of `work(name)` on two machines."""
     found = []
     for name in (usual, other):
@@ -101,8 +101,8 @@ def both_ways(work, machine, usual="processor", other="AVX512-BF16"):
     return found
 
 
-# A bfloat16 number has 8 bits, so an activation is wrong by up to 0.4 %. The result of a search of a few steps differs
-# by a grey level or two from that in float32.
+# A bfloat16 number has 8 significant bits, so an activation is wrong by up to 0.4 %. After a search of a few steps, the
+# picture differs by one or two grey levels from that in float32.
 NEAR = 4  # grey levels, on average over a picture
 
 
@@ -113,7 +113,7 @@ def test_a_painting_in_bfloat16_is_nearly_the_same(machine, photo, tmp_path, vgg
         assert MACHINES[name][2] == (("convolutions",) if "mixed_bfloat16" in told.stderr else ())
         return pixels(tmp_path / f"{name}.png"), float(results(told.stdout)["loss"])
 
-    (a, loss_a), (b, loss_b) = both_ways(paint, machine)
+    (a, loss_a), (b, loss_b) = on_two_machines(paint, machine)
     assert 0 < np.abs(a - b).mean() < NEAR
     assert loss_b == pytest.approx(loss_a, rel=0.1)
 
@@ -125,7 +125,7 @@ def test_a_dream_in_bfloat16_is_nearly_the_same(machine, photo, tmp_path, vgg_on
         assert MACHINES[name][2] == (("convolutions",) if "mixed_bfloat16" in told.stderr else ())
         return pixels(tmp_path / f"{name}.png")
 
-    a, b = both_ways(dream, machine)
+    a, b = on_two_machines(dream, machine)
     assert 0 < np.abs(a - b).mean() < NEAR
 
 
@@ -135,8 +135,9 @@ def test_filters_in_bfloat16_are_nearly_the_same(machine, photo, tmp_path, vgg_o
         told = run("visualize_filters.py", "block2_conv1", *flags, "--output", tmp_path / f"{name}.png")
         return float(results(told.stdout)["filter_3"].split()[1])
 
-    # Only the strongest: rounding can swap two neighbours, and then the places that must be apart from them change.
-    a, b = both_ways(look, machine)
+    # Compare only the strongest activation. Rounding can swap two later ones, and each place must be some distance from
+    # the earlier places, so the other places can change.
+    a, b = on_two_machines(look, machine)
     assert a != b == pytest.approx(a, rel=0.03)  # a sum of hundreds of products, each wrong by up to 0.8 %
 
 
@@ -155,14 +156,14 @@ def test_figures_and_drawings_are_the_same_on_every_machine(machine, tiny, tmp_p
 
 
 def test_the_published_figure_is_the_same_on_every_machine(machine, shared, tmp_path):
-    """These are some of the digits behind the README's 0.97680. bfloat16 got others wrong."""
+    """Classify 300 of the digits that give the README's 0.97680. With bfloat16, other digits were misclassified."""
 
     def classify(name):
         flags = ("--data", shared / "mnist", "--num-images", 300, "--output", tmp_path / f"{name}.png")
         printed = results(run("classify_mnist.py", "trained/mnist", *flags).stdout)
         return printed["accuracy"], printed["log_likelihood"]
 
-    assert len(set(both_ways(classify, machine))) == 1
+    assert len(set(on_two_machines(classify, machine))) == 1
 
 
 def test_a_training_with_amx_uses_bfloat16_in_large_batches(machine, tmp_path):
@@ -202,12 +203,12 @@ def test_a_network_in_bfloat16_scores_nearly_as_in_float32():
 
 
 # --- The branches for GPUs, on a processor ---
-# Only a real GPU can test its name, the growth of its memory, and cuDNN's kernels.
+# Not tested, since this needs a real GPU: its name, the growth of its memory, and cuDNN's kernels.
 
 
-# Keras's own cell adds in another order than ours, and two epochs hardly enlarge the difference. bfloat16 is wrong by
-# up to 0.4 %, and so are the losses.
-AGREE = {"float32": 1e-3, "auto": 0.03}
+# The relative tolerance of losses for each precision. In float32, Keras's own cell adds in another order than ours, and
+# two epochs hardly enlarge the difference. Numbers in bfloat16 are wrong by up to 0.4 %, and so are the losses.
+TOLERANCES = {"float32": 1e-3, "auto": 0.03}
 
 
 @pytest.mark.slow
@@ -228,7 +229,7 @@ def test_digits_can_be_trained_drawn_and_scored_with_a_gpu(machine, tmp_path):
         return [*losses, float(results(scored.stdout)["log_likelihood"].split()[0])]
 
     usual = work("processor", "float32")
-    for precision, tolerance in AGREE.items():
+    for precision, tolerance in TOLERANCES.items():
         np.testing.assert_allclose(work("recent GPU", precision), usual, rtol=tolerance)
 
 
@@ -245,7 +246,7 @@ def test_a_painter_can_be_trained_and_draw_with_a_gpu(machine, pictures, tmp_pat
         return np.loadtxt(folder / "loss.csv", delimiter=",", skiprows=1)
 
     usual = work("processor", "float32")
-    for precision, tolerance in AGREE.items():
+    for precision, tolerance in TOLERANCES.items():
         np.testing.assert_allclose(work("recent GPU", precision), usual, rtol=tolerance)
 
 
@@ -258,7 +259,7 @@ def test_a_photo_can_be_painted_and_dreamed_on_with_a_gpu(machine, photo, tmp_pa
         run("deepdream.py", photo, "--octaves", 2, "--steps", 2, *usual, "--output", dreamed)
         return [pixels(painted), pixels(dreamed)]
 
-    for a, b in zip(*both_ways(work, machine, other="recent GPU"), strict=True):
+    for a, b in zip(*on_two_machines(work, machine, other="recent GPU"), strict=True):
         # TensorFlow's own convolutions add in another order than Winograd's: some pixels differ by a grey level.
         assert np.abs(a - b).mean() < 0.5
 
@@ -306,7 +307,7 @@ def test_a_containers_cpu_quota_is_used(monkeypatch):
     assert hardware.cpu_count() == 3
 
 
-FRESH = """
+NEW_PROCESS = """
 import json, os, pathlib, tensorflow as tf
 from atelier import hardware
 
@@ -331,22 +332,22 @@ print(json.dumps([cores, memory]))
 
 
 @pytest.fixture(scope="module")
-def fresh():
-    """Run FRESH: the numbers of cores, and the memory before and after a reservation, of a new process."""
+def new_process():
+    """Run NEW_PROCESS; return its numbers of cores, and its memory before and after a reservation and after use."""
     environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": "1"}
-    command = [sys.executable, "-c", FRESH]
+    command = [sys.executable, "-c", NEW_PROCESS]
     printed = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     return json.loads(printed.stdout)
 
 
-def test_a_process_uses_as_many_cores_as_it_is_given_before_it_computes(fresh):
-    cores, _ = fresh
+def test_the_number_of_cores_cannot_change_after_the_first_computation(new_process):
+    cores, _ = new_process
     assert cores == [1, 1, 1]
 
 
 @pytest.mark.skipif((sys.platform, platform.machine()) != ("linux", "x86_64"), reason="TensorFlow has no such pool")
-def test_reserved_memory_is_used_later_and_takes_little_before(fresh):
-    before, reserved, used = fresh[1]
+def test_reserved_memory_takes_little_until_it_is_used(new_process):
+    before, reserved, used = new_process[1]
     assert reserved[0] > before[0] + 1.9
     assert reserved[1] < before[1] + 0.15
     assert used[0] < reserved[0] + 0.2

@@ -1,4 +1,4 @@
-"""imaging.py: pictures are read as they look, and sheets of them are made."""
+"""imaging.py: reading pictures (brightness, orientation, camera and date) and making contact sheets."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def test_a_picture_is_read_upright_and_without_transparency(tmp_path):
     pixels = np.zeros((20, 40, 3), "uint8")
     pixels[:, :20] = 255
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn a quarter clockwise to view
+    exif[0x0112] = 6  # viewers must rotate the picture 90 degrees clockwise
     Image.fromarray(pixels).save(path, exif=exif, quality=95)
     upright = imaging.load_image(path)
     assert upright.shape == (40, 20, 3)

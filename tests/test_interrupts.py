@@ -13,7 +13,7 @@ from conftest import ROOT, check, results
 
 def interrupted(command, stream, pattern, after=0.0, **options):
     """Run a command, and send SIGINT `after` seconds after a line of its stdout or stderr that matches `pattern`."""
-    # If the tests run in the background, the processes that they start ignore SIGINT without this.
+    # Without this, the processes started by tests in the background would ignore SIGINT.
     reset = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command, cwd=ROOT, text=True, preexec_fn=reset, **pipes, **options)
@@ -42,8 +42,8 @@ def test_ctrl_c_during_the_imports_is_reported_in_one_line(module, after, tmp_pa
     command += ["--output", str(tmp_path / "c.png")]
     result = interrupted(command, "stderr", rf"\| +{re.escape(module)}$", after)
     # TensorFlow writes its messages if its silenced import is interrupted.
-    others = ("import time:", "WARNING: All log messages", "I0000 ")
-    reported = [line for line in result.stderr.splitlines() if not line.startswith(others)]
+    ignored = ("import time:", "WARNING: All log messages", "I0000 ")
+    reported = [line for line in result.stderr.splitlines() if not line.startswith(ignored)]
     assert (result.returncode, reported, result.stdout) == (130, ["error: interrupted"], "")
 
 

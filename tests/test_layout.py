@@ -10,11 +10,11 @@ SOURCES = {
     for path in [*ROOT.glob("*.py"), *ROOT.glob("atelier/**/*.py")]
     if path.stem != "__init__"
 }
-SHARED = ("config", "util")  # the modules of the root that are no scripts
+SHARED = ("config", "util")  # modules in the root folder that are not scripts
 
 
 def imported_by(path):
-    """Return which of SOURCES a file imports, at once or lazily."""
+    """Return the modules of SOURCES that a file imports, directly or with lazy_import."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -35,7 +35,7 @@ def test_no_module_imports_a_script():
     assert {name: found & scripts for name, found in IMPORTS.items() if found & scripts} == {}
 
 
-def test_shared_modules_import_no_package():
+def test_shared_modules_import_no_subpackage():
     shared = {name for name in SOURCES if name.count(".") == 1}
     assert {name: IMPORTS[name] - shared - {*SHARED} for name in shared if IMPORTS[name] - shared - {*SHARED}} == {}
     assert IMPORTS["config"] == set()

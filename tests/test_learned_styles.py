@@ -181,7 +181,7 @@ def test_a_style_keeps_the_paintings_statistics(two, vgg):
     for kept, found in zip(style.statistics, loss.statistics(painting[None]), strict=True):
         for one, other in zip(kept, found, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3 * np.abs(other).max())
-    mixed = learned_styles.mixed([style, learned_styles.load_style(two / "starry_night")], [3, 1])
+    mixed = learned_styles.mix_styles([style, learned_styles.load_style(two / "starry_night")], [3, 1])
     of_starry_night = learned_styles.load_style(two / "starry_night").statistics[1][1]
     np.testing.assert_allclose(
         mixed.statistics[1][1], 0.75 * style.statistics[1][1] + 0.25 * of_starry_night, rtol=1e-5
@@ -298,7 +298,7 @@ def test_each_option_changes_the_picture(two, photo, tmp_path):
     _, _, alike, more_wave, *_ = (np.abs(x - found[0]).mean() for x in found)
     assert 0 < more_wave < alike
     np.testing.assert_allclose(found[4], (found[0] + of_photo) / 2, atol=1.5)
-    # Pixel by pixel: a network that has hardly been taught may come near the photo's mean by chance.
+    # Pixel by pixel: a network that has hardly been trained may come near the photo's mean by chance.
     chroma = [x - colors.luminance(x) for x in (*found, of_photo)]
     away = [np.abs(one - chroma[-1]).mean() for one in chroma]
     assert away[5] < 0.2 * away[0] and away[6] < 0.9 * away[0]  # hues are the photo's own, or their mixture is
@@ -562,7 +562,7 @@ def test_styles_of_two_networks_are_not_mixed(two, tmp_path):
     style = learned_styles.load_style(two / "wave")
     other = dataclasses.replace(style, network=tmp_path / "copy/network.npz")
     with pytest.raises(errors.InputError, match="only styles of one network can be mixed"):
-        learned_styles.mixed([style, other], [1, 1])
+        learned_styles.mix_styles([style, other], [1, 1])
 
 
 def test_refining_needs_the_weights_that_the_styles_were_learned_with(two, photo, tmp_path):
@@ -577,8 +577,8 @@ def test_refining_needs_the_weights_that_the_styles_were_learned_with(two, photo
     assert "--weights imagenet" in run(*refined, "--weights", "mine.npz", status=2).stderr
 
 
-def test_a_style_learned_with_former_weights_works_but_is_not_refined(taught, photo, tmp_path):
-    command = ("style_transfer.py", photo, "--learned", taught("hed"), "--size", 64, "--output", tmp_path / "a.png")
+def test_a_style_learned_with_former_weights_works_but_is_not_refined(style_of, photo, tmp_path):
+    command = ("style_transfer.py", photo, "--learned", style_of("hed"), "--size", 64, "--output", tmp_path / "a.png")
     run(*command)
     told = run(*command, "--refine", 1, "--overwrite", status=2).stderr
     assert "learned with the weights hed" in told and "train_style.py can learn it again" in told

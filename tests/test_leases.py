@@ -1,4 +1,4 @@
-"""leases.py: one process at a time holds a lease, and the lease of a dead process is taken over once."""
+"""leases.py: one process at a time holds a lease, and only one process takes over the lease of a dead one."""
 
 import concurrent.futures
 import functools
@@ -15,7 +15,7 @@ from atelier import errors, leases
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
+def short_polls(monkeypatch):
     monkeypatch.setattr(leases, "POLL", 0.02)
 
 
@@ -28,7 +28,7 @@ def hold(path, events, name):
     return name
 
 
-def test_one_holds_the_lease_at_a_time(tmp_path):
+def test_one_thread_at_a_time_holds_the_lease(tmp_path):
     events, path = [], tmp_path / "checkpoint_3.lock"
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         assert sorted(pool.map(functools.partial(hold, path, events), "abc")) == ["a", "b", "c"]
@@ -36,7 +36,7 @@ def test_one_holds_the_lease_at_a_time(tmp_path):
     assert not path.exists()
 
 
-# What another process does: it says when it holds the lease, and appends its number to a file, before and after a wait.
+# Code of another process: it prints when it holds the lease, and appends its number to a file before and after a wait.
 HOLD = """
 import sys, time
 from atelier import leases
@@ -55,22 +55,22 @@ with leases.Lease(path):
 
 
 def start_holder(path, log, number=0, seconds=100):
-    """Start a process that acquires a lease once it is told to go."""
+    """Start a process that waits for let_acquire(process) and then acquires a lease."""
     command = [sys.executable, "-c", HOLD, *map(str, (path, log, number, seconds))]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout.readline() == "ready\n"
     return process
 
 
-def go(process):
+def let_acquire(process):
     process.stdin.write("\n")
     process.stdin.flush()
 
 
-def leave_lease(path):
-    """Start a process that acquires a lease, and kill it."""
+def leave_dead_lease(path):
+    """Leave the lease of a dead process: start a process that acquires it, and kill the process."""
     owner = start_holder(path, os.devnull)
-    go(owner)
+    let_acquire(owner)
     assert owner.stdout.readline() == "acquired\n"
     owner.kill()
     owner.wait()
@@ -79,20 +79,20 @@ def leave_lease(path):
 
 def test_the_lease_of_a_dead_process_is_taken_over_without_waiting(tmp_path):
     path, waits = tmp_path / "checkpoint_3.lock", []
-    leave_lease(path)
+    leave_dead_lease(path)
     with leases.Lease(path, lambda: waits.append(1)) as lease:
         lease.check()
     assert not waits and not path.exists()
 
 
-def test_of_several_processes_one_at_a_time_takes_over(tmp_path):
+def test_several_processes_take_over_the_lease_one_at_a_time(tmp_path):
     path, log = tmp_path / "checkpoint_3.lock", tmp_path / "log"
     for _ in range(3):
-        leave_lease(path)
+        leave_dead_lease(path)
         log.unlink(missing_ok=True)
         processes = [start_holder(path, log, number, 0.1) for number in range(4)]
         for process in processes:
-            go(process)
+            let_acquire(process)
         assert [process.wait(timeout=60) for process in processes] == [0] * 4
         numbers = log.read_text().split()
         assert sorted(numbers[::2]) == list("0123") and numbers[::2] == numbers[1::2]
@@ -101,9 +101,9 @@ def test_of_several_processes_one_at_a_time_takes_over(tmp_path):
             process.stdout.close()
 
 
-def test_the_owner_on_another_machine_is_dead_once_its_heartbeat_stops(tmp_path, monkeypatch):
+def test_an_owner_on_another_machine_counts_as_dead_once_its_heartbeat_stops(tmp_path, monkeypatch):
     path, waits = tmp_path / "checkpoint_3.lock", []
-    leave_lease(path)
+    leave_dead_lease(path)
     content = re.sub("(?m)^host=.*$", "host=elsewhere", path.read_text())
     path.write_text(content.replace("duration=60.0", "duration=1.0"))
     monkeypatch.setattr(leases, "DURATION", 1.0)
@@ -111,7 +111,7 @@ def test_the_owner_on_another_machine_is_dead_once_its_heartbeat_stops(tmp_path,
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         lease = leases.Lease(path, lambda: waits.append(1))
         waiting = pool.submit(lease.acquire)
-        for _ in range(10):  # it beats for longer than the lease lasts
+        for _ in range(10):  # its heartbeat goes on for longer than the lease's duration
             time.sleep(0.2)
             path.touch()
         assert not waiting.done() and waits == [1] and "host=elsewhere" in path.read_text()
@@ -128,7 +128,7 @@ def test_an_owner_that_seemed_dead_stops_at_its_next_checkpoint(tmp_path):
         content = path.read_text()
         with pytest.raises(errors.LeaseLost, match="seemed to be dead"):
             lease.check()
-    assert path.read_text() == content  # a lease removes no other owner's file
+    assert path.read_text() == content  # a lease does not remove another owner's file
 
 
 def test_an_owner_whose_file_was_removed_stops_at_its_next_checkpoint(tmp_path):

@@ -1,4 +1,4 @@
-"""model_files.py: models that are saved and loaded, and .h5 files of the tutorial."""
+"""model_files.py: saving and loading models, and the tutorial's .h5 files."""
 
 import json
 import zipfile
@@ -13,7 +13,7 @@ from atelier.errors import InputError
 from atelier.pixel_rnn import datasets, model_files, model_meta, recurrent
 
 
-def test_a_saved_model_needs_nothing_but_keras(tmp_path):
+def test_a_saved_model_needs_only_keras(tmp_path):
     model, _ = small_rnn(context="above")
     model_files.save_model(tmp_path / "model_0.keras", model)
     with zipfile.ZipFile(tmp_path / "model_0.keras") as archive:
@@ -24,7 +24,7 @@ def test_a_saved_model_needs_nothing_but_keras(tmp_path):
 
 
 def test_the_tutorials_models_have_the_right_likelihoods(shared):
-    """Models saved in 2019 by the tutorial's own code; the expected likelihoods are computed with NumPy."""
+    """The tutorial's own code saved these models in 2019. The expected likelihoods are computed with NumPy."""
     import h5py
 
     _, _, images, labels = datasets.load_dataset("mnist", shared / "mnist")
@@ -63,7 +63,7 @@ def test_the_tutorials_models_have_the_right_likelihoods(shared):
         (lambda config: config.insert(1, {"class_name": "Lambda", "config": {}}), "Lambda"),
     ],
 )
-def test_an_h5_file_that_asks_for_anything_else_is_refused(shared, tmp_path, change, complaint):
+def test_an_h5_file_of_another_architecture_is_refused(shared, tmp_path, change, complaint):
     import shutil
 
     import h5py

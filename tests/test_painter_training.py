@@ -185,7 +185,7 @@ def test_without_a_flag_nothing_is_overwritten_and_an_unfinished_training_is_res
     few = (*TINY_PAINTER, "--epochs", 1)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "loss.csv").write_text("mine")
-    assert "in the way" in run("train_rnn.py", pictures, *few, "--output", tmp_path / "mine", status=2).stderr
+    assert "would be replaced" in run("train_rnn.py", pictures, *few, "--output", tmp_path / "mine", status=2).stderr
     assert "another training" in run("train_rnn.py", pictures, *few, "--output", painter, status=2).stderr
     monkeypatch.setattr("conftest.ROOT", tmp_path)
     with monkeypatch.context() as patch:

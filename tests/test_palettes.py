@@ -6,7 +6,7 @@ from skimage.color import rgb2lab
 from atelier.pixel_rnn import palettes
 
 
-def test_the_palette_is_close_in_cielab_and_sorted(digits):
+def test_a_palette_approximates_colours_in_cielab_and_is_sorted(digits):
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (4, 20, 20, 3)).astype("uint8")
     errors = []
@@ -21,7 +21,7 @@ def test_the_palette_is_close_in_cielab_and_sorted(digits):
     np.testing.assert_array_equal(tokens.ravel(), distance.argmin(1))
 
 
-def test_greys_are_a_palette_too(digits):
+def test_grey_levels_can_be_a_palette(digits):
     images = digits[0][:5]
     tokens = palettes.to_palette(images[..., None].repeat(3, -1), palettes.gray_palette(256))
     np.testing.assert_array_equal(tokens.reshape(images.shape), images)

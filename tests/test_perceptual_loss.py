@@ -25,7 +25,7 @@ def random_pictures(count, *shape):
     return [np.random.randn(*shape) for _ in range(count)]
 
 
-def test_the_losses_are_the_published_numbers():
+def test_the_losses_have_the_published_values():
     base, output = random_pictures(2, 10, 10, 3)
     gram = [[99.75723, -9.96186, -1.4740534], [-9.96186, 86.854324, -4.141108], [-1.4740534, -4.141108, 82.30106]]
     assert float(util.feature_reconstruction_loss(base, output)) == pytest.approx(605.62195, rel=1e-6)
@@ -47,7 +47,7 @@ def style_loss(photo, *, task="style", picture=None, **options):
     return model, targets, {name: float(value) for name, value in terms.items()}, np.asarray(gradient)[0]
 
 
-def test_published_losses_are_the_sums_of_the_paper(photo, vgg):
+def test_published_losses_equal_the_papers_formulas(photo, vgg):
     picture, layers = imaging.resize_picture(pixels(photo), 64, 48), config.STYLE_LAYERS
     painting = input_pictures.scaled(imaging.load_image(PAINTING), 64)
     other = np.flip(picture, 1).copy()
@@ -65,7 +65,7 @@ def test_published_losses_are_the_sums_of_the_paper(photo, vgg):
     expected = 0
     for weight, base, output in zip((1, 2, 3, 4, 5), of_painting[1:], of_other[1:]):
         places = np.prod(output.shape[1:3])
-        base = util.gram_matrix(base[0]) * places / np.prod(base.shape[1:3])  # as if it were of the photo's size
+        base = util.gram_matrix(base[0]) * places / np.prod(base.shape[1:3])  # as if the painting had the photo's size
         expected += weight * float(np.sum((base - util.gram_matrix(output[0])) ** 2)) / (2 * places) ** 2 / 5
     assert terms["style"] == pytest.approx(expected, rel=1e-3)
     assert terms["tv"] == pytest.approx(float(util.total_variation_loss(other[None])), rel=1e-5)
@@ -73,7 +73,7 @@ def test_published_losses_are_the_sums_of_the_paper(photo, vgg):
 
 
 @pytest.mark.parametrize("kind", ["style", "published"])
-def test_the_gradient_is_that_of_finite_differences(kind, photo):
+def test_the_gradient_agrees_with_finite_differences(kind, photo):
     picture = imaging.resize_picture(pixels(photo), 64, 48)
     model, targets, _, gradient = style_loss(picture, picture=np.flip(picture, 1).copy(), task=kind)
     direction = gradient / np.linalg.norm(gradient)
@@ -84,11 +84,11 @@ def test_the_gradient_is_that_of_finite_differences(kind, photo):
             float(model.loss_and_gradient((np.flip(picture, 1) + sign * step)[None], targets)[0]["total"])
             for sign in (1, -1)
         )
-        # Within 5 %, since a maximum has kinks.
+        # The tolerance is 5 %, since maxima are not differentiable everywhere.
         assert (above - below) / 2 == pytest.approx(float(np.sum(gradient * step)), rel=0.05)
 
 
-def test_the_covariance_and_the_mean_are_those_of_numpy():
+def test_the_covariance_and_the_mean_equal_those_of_numpy():
     features = np.float32(random_pictures(1, 9, 7, 5))
     covariance, mean = perceptual_loss.statistics(tf.constant(features))
     np.testing.assert_allclose(covariance, np.cov(features.reshape(-1, 5).T, bias=True), rtol=1e-4, atol=1e-4)
@@ -108,7 +108,7 @@ def test_missing_features_of_the_photo_count_and_additional_features_do_not():
 
 
 def test_the_loss_does_not_depend_on_the_scale_of_a_layer(photo, vgg, monkeypatch):
-    """One layer's kernel and bias times 3, and the next one's kernel over 3, leave the network's output unchanged."""
+    """Multiply a layer's kernel and bias by 3, and divide the next kernel by 3: the network's output stays the same."""
     picture = imaging.resize_picture(pixels(photo), 64, 48)
     scaled_vgg = keras.models.clone_model(vgg)
     scaled_vgg.set_weights(vgg.get_weights())
@@ -126,7 +126,7 @@ def test_the_loss_does_not_depend_on_the_scale_of_a_layer(photo, vgg, monkeypatc
     np.testing.assert_allclose(of_scaled, gradient, atol=1e-3 * np.abs(gradient).max())
 
 
-def test_the_weights_mean_the_same_at_every_size_and_for_all_numbers_of_channels():
+def test_the_terms_do_not_depend_on_the_size_or_the_number_of_channels():
     base, output = (np.float32(x)[None] for x in random_pictures(2, 10, 10, 3))
     grams = [perceptual_loss.mean_gram(tf.constant(x)) for x in (base, output)]
     likeness, style = (float(util.relative_difference(*pair)) for pair in ((base, output), grams))

@@ -15,11 +15,11 @@ from conftest import LOAD_VGG, ROOT, environment, run
 from atelier import errors, hardware, imaging
 from atelier.networks import pretrained, vision
 
-HALF = 2**-11  # the largest relative error of a number in half precision; below SMALL it is larger
+HALF = 2**-11  # the largest relative rounding error in half precision, for numbers of at least SMALL
 SMALL = 2**-14
 
 
-# --- ImageNet's own convolutions, which ship ---
+# --- The shipped convolutions, trained on ImageNet ---
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ SMALL = 2**-14
         ("block5_conv3", "kernel", (0, 2, 0, 400), -0.008714244),
     ],
 )
-def test_the_weights_that_ship_are_imagenets(layer, array, place, value, vgg):
+def test_the_shipped_weights_are_those_of_imagenet(layer, array, place, value, vgg):
     found = np.asarray(getattr(vgg.get_layer(layer), array))[place]
     assert found == pytest.approx(value, rel=1e-3)
 
@@ -44,7 +44,7 @@ def assert_equal_in_half_precision(ours, theirs):
         np.testing.assert_allclose(one, other, rtol=HALF, atol=HALF * SMALL)
 
 
-def test_the_weights_that_ship_are_those_in_the_cache_of_keras(vgg):
+def test_the_shipped_weights_equal_those_in_the_cache_of_keras(vgg):
     home = pathlib.Path(os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras")
     path = home / "models/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
     if not path.exists():
@@ -66,7 +66,7 @@ def test_half_precision_changes_no_weight_by_more_than_its_rounding(vgg, exact_v
     assert_equal_in_half_precision(vgg.get_weights(), exact_vgg.get_weights())
 
 
-def test_half_precision_changes_the_features_of_no_layer(vgg, exact_vgg):
+def test_half_precision_hardly_changes_the_features_of_any_layer(vgg, exact_vgg):
     photo = imaging.load_image(ROOT / "images/content/china.jpg")
     photo = imaging.resize_picture(photo, *imaging.fit(*photo.shape[1::-1], 256))
     layers = [layer.name for layer in vgg.layers if "conv" in layer.name]
@@ -77,7 +77,7 @@ def test_half_precision_changes_the_features_of_no_layer(vgg, exact_vgg):
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16", "bfloat16", "float16"])
-def test_the_weights_that_ship_can_be_used_in_every_precision(precision, vgg):
+def test_the_shipped_weights_can_be_used_in_every_precision(precision, vgg):
     hardware.keras.config.set_dtype_policy(precision)
     model, _ = LOAD_VGG()
     layer = model.get_layer("block5_conv3")
@@ -86,7 +86,7 @@ def test_the_weights_that_ship_can_be_used_in_every_precision(precision, vgg):
     np.testing.assert_allclose(kernel, vgg.get_layer("block5_conv3").get_weights()[0], rtol=2**-8, atol=1e-7)
 
 
-def test_only_vgg19_is_requested_and_not_waited_for_without_an_answer(monkeypatch, tmp_path):
+def test_shipped_weights_are_not_downloaded_and_a_download_without_an_answer_is_abandoned(monkeypatch, tmp_path):
     requested, answered, test_is_over = [], [], threading.Event()
 
     def answer_too_late(*_, **__):
@@ -107,8 +107,8 @@ def test_only_vgg19_is_requested_and_not_waited_for_without_an_answer(monkeypatc
     test_is_over.set()
 
 
-# With this as its sitecustomize.py, a process can reach no other machine, and creates a file when it tries.
-CUT_OFF = """
+# The sitecustomize.py of a process that cannot reach other machines. If it tries to, it creates the file $ASKED.
+OFFLINE = """
 import os, pathlib, sys
 
 def refuse(event, arguments):
@@ -119,7 +119,7 @@ def refuse(event, arguments):
 sys.addaudithook(refuse)
 """
 
-# Runs scripts one after the other, train_style.py with smaller crops and a shorter search to compare with.
+# Runs scripts one after the other. train_style.py uses smaller crops, and a shorter search to compare with.
 RUN_SCRIPTS = f"""
 import contextlib, json, runpy, sys
 
@@ -134,16 +134,16 @@ for sys.argv in json.loads(sys.argv[1]):
 
 
 @pytest.fixture
-def cut_off(tmp_path):
-    """The environment of a process without internet access and with an empty cache of Keras."""
-    (tmp_path / "sitecustomize.py").write_text(CUT_OFF)
+def offline(tmp_path):
+    """Return the environment of a process that has no internet access and an empty cache of Keras."""
+    (tmp_path / "sitecustomize.py").write_text(OFFLINE)
     return environment(PYTHONPATH=tmp_path, KERAS_HOME=tmp_path / "home", ASKED=tmp_path / "asked")
 
 
 PAINTING, PHOTO = ROOT / "images/style/glands.jpg", ROOT / "images/content/china.jpg"
 
 
-def test_scripts_work_without_internet_access_and_request_nothing(cut_off, tmp_path):
+def test_scripts_work_without_internet_access_and_request_nothing(offline, tmp_path):
     commands = {
         "painting.png": ("style_transfer.py", PHOTO, "--style", PAINTING, "--size", 64, "--iterations", 1),
         "dream.png": ("deepdream.py", PHOTO, "--size", 64, "--octaves", 1, "--steps", 1),
@@ -152,17 +152,17 @@ def test_scripts_work_without_internet_access_and_request_nothing(cut_off, tmp_p
     }
     words = json.dumps([[*map(str, command), "--output", str(tmp_path / name)] for name, command in commands.items()])
     command = [sys.executable, "-c", RUN_SCRIPTS, words]
-    told = subprocess.run(command, env=cut_off, cwd=ROOT, capture_output=True, text=True).stderr
-    assert "error" not in told and told.count("with the weights imagenet") == len(commands), told
+    printed = subprocess.run(command, env=offline, cwd=ROOT, capture_output=True, text=True).stderr
+    assert "error" not in printed and printed.count("with the weights imagenet") == len(commands), printed
     assert [name for name in commands if not (tmp_path / name).exists()] == []
     assert not (tmp_path / "asked").exists() and not (tmp_path / "home/models").exists()
 
 
-def test_a_request_would_be_noticed(cut_off, tmp_path):
+def test_a_request_is_detected(offline, tmp_path):
     asking = "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9')"
     assert (
         "there is no network"
-        in subprocess.run([sys.executable, "-c", asking], env=cut_off, capture_output=True, text=True).stderr
+        in subprocess.run([sys.executable, "-c", asking], env=offline, capture_output=True, text=True).stderr
     )
     assert (tmp_path / "asked").exists()
 
@@ -180,8 +180,8 @@ def test_weights_are_read_from_three_kinds_of_files(name, weight_files, vgg):
 
 @pytest.mark.parametrize("flags", [(), ("--list-layers",)])
 def test_the_weights_of_former_versions_are_refused(flags, tmp_path):
-    told = run("deepdream.py", "noise", "--weights", "hed", *flags, "--output", tmp_path / "a.png", status=2).stderr
-    assert "--weights hed is gone" in told and "ImageNet's own" in told and "leave it out" in told
+    error = run("deepdream.py", "noise", "--weights", "hed", *flags, "--output", tmp_path / "a.png", status=2).stderr
+    assert "--weights hed is gone" in error and "ImageNet's own" in error and "leave it out" in error
 
 
 def test_only_three_by_three_convolutions_are_read(tmp_path):
@@ -192,9 +192,9 @@ def test_only_three_by_three_convolutions_are_read(tmp_path):
     assert kernel.shape == (3, 3, 2, 4) and bias.shape == (4,)
 
 
-def test_the_input_of_an_efficientnet_is_the_same_as_with_weights_from_keras():
+def test_an_efficientnet_gets_the_same_input_as_with_weights_from_keras():
     picture = np.float32([[0, 128, 255], [30, 60, 90]])
     mean, deviation = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
-    # The network normalizes once more, so that in all it divides by deviation ** 1.5.
+    # The network itself also divides by the deviation: in all, the division is by deviation ** 1.5.
     normalized = (pretrained.efficientnet_input(picture) / 255 - mean) / deviation
     np.testing.assert_allclose(normalized, (picture / 255 - mean) / deviation**1.5, rtol=1e-4)

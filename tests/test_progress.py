@@ -19,7 +19,7 @@ def lines_of_picture(sizes, capsys, monkeypatch, seconds_of, quiet=False):
     monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
     forecast = progress.Forecast(sizes, "for this picture", quiet)
     for number, pixels in enumerate((pixels for count, pixels in sizes for _ in range(count)), 1):
-        now[0] += seconds_of(pixels) + (100 if number == 1 else 0)  # the first one compiles
+        now[0] += seconds_of(pixels) + (100 if number == 1 else 0)  # the first step compiles
         forecast.step(pixels)
         lines += [(number, line) for line in capsys.readouterr().err.splitlines()]
     return lines

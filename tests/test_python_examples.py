@@ -1,4 +1,4 @@
-"""docs/python.md: its examples run, with smaller pictures and fewer steps, and write and print what they say."""
+"""docs/python.md: the examples run with smaller pictures and fewer steps, and give the results that the page states."""
 
 import re
 

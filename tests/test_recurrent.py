@@ -22,7 +22,7 @@ def zero_states(model, count, units=7):
 
 @pytest.mark.parametrize("context", ["previous", "above", "place"])
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_windows_with_carried_state_have_the_likelihood_that_sampling_uses(cell, context):
+def test_windows_with_carried_state_have_the_same_likelihood_as_sampling(cell, context):
     model = tiny_painter(cell=cell, context=context, fused=True)
     tokens, windows = cut(count=3, context=context, whole=True)
     evaluate, states, nats = recurrent.make_evaluator(model), zero_states(model, 3), 0.0
@@ -32,11 +32,11 @@ def test_windows_with_carried_state_have_the_likelihood_that_sampling_uses(cell,
         states, nats = dict(zip(states, carried)), nats + float(loss) * weight.sum()
     step = recurrent.make_prediction_step(model, context, (4, 6))
     history = np.pad(tokens.astype("int32") + 1, ((0, 0), (1, 0)))
-    drawn, state = 0.0, recurrent.initial_states(model, 3)
+    sampling_nats, state = 0.0, recurrent.initial_states(model, 3)
     for t in range(24):
         log_probabilities, state = step(history, tf.constant(t), state)
-        drawn -= np.take_along_axis(np.asarray(log_probabilities), tokens[:, t, None].astype(int), 1).sum()
-    assert nats == pytest.approx(drawn, rel=1e-5)
+        sampling_nats -= np.take_along_axis(np.asarray(log_probabilities), tokens[:, t, None].astype(int), 1).sum()
+    assert nats == pytest.approx(sampling_nats, rel=1e-5)
 
 
 def test_training_steps_lower_the_loss():
@@ -52,7 +52,7 @@ def test_training_steps_lower_the_loss():
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 @pytest.mark.parametrize("context", ["previous", "above"])
-def test_the_likelihood_step_by_step_equals_that_of_the_whole_network(cell, context):
+def test_the_likelihood_computed_step_by_step_equals_that_of_the_whole_network(cell, context):
     model, _ = small_rnn(cell=cell, context=context, layers=2)
     tokens = random_tokens(7, 4, 3)
     whole = -np.sum(keras.losses.sparse_categorical_crossentropy(tokens, model(tokens), from_logits=True), 1)
@@ -62,8 +62,8 @@ def test_the_likelihood_step_by_step_equals_that_of_the_whole_network(cell, cont
 
 def test_probabilities_of_all_pictures_add_up_to_one():
     model, _ = small_rnn(size=2, levels=3)
-    everything = np.stack(np.meshgrid(*[np.arange(3)] * 4), -1).reshape(-1, 4).astype("uint8")
-    scores = recurrent.log_likelihoods(recurrent.make_scorer(model, "previous"), model, everything)
+    all_pictures = np.stack(np.meshgrid(*[np.arange(3)] * 4), -1).reshape(-1, 4).astype("uint8")
+    scores = recurrent.log_likelihoods(recurrent.make_scorer(model, "previous"), model, all_pictures)
     assert np.exp(scores).sum() == pytest.approx(1, abs=1e-5)
 
 
@@ -86,19 +86,19 @@ def sampler(model, **options):
     return draw
 
 
-def test_pictures_are_drawn_as_often_as_their_probability_says():
+def test_the_frequencies_of_drawn_pictures_agree_with_their_probabilities():
     model, _ = small_rnn(size=2, levels=3)
     model.set_weights([3 * weight for weight in model.get_weights()])
     drawn = sampler(model)(20_000)
-    everything = np.stack(np.meshgrid(*[np.arange(3)] * 4), -1).reshape(-1, 4).astype("uint8")
-    expected = np.exp(recurrent.log_likelihoods(recurrent.make_scorer(model, "previous"), model, everything))
-    counts = np.array([(drawn == one).all(1).sum() for one in everything])
+    all_pictures = np.stack(np.meshgrid(*[np.arange(3)] * 4), -1).reshape(-1, 4).astype("uint8")
+    expected = np.exp(recurrent.log_likelihoods(recurrent.make_scorer(model, "previous"), model, all_pictures))
+    counts = np.array([(drawn == one).all(1).sum() for one in all_pictures])
     assert counts.sum() == 20_000
     chi_squared = ((counts - 20_000 * expected) ** 2 / (20_000 * expected)).sum()
-    assert chi_squared < 130  # 80 degrees of freedom: above this once in 5,000 seeds; the seed is fixed
+    assert chi_squared < 130  # 80 degrees of freedom: one seed in 5,000 exceeds this; the seed is fixed
 
 
-def test_temperature_zero_takes_the_likeliest_pixel_and_top_k_1_the_same():
+def test_temperature_zero_and_top_k_1_draw_the_likeliest_pixel():
     model, _ = small_rnn()
     greedy = sampler(model)(3, temperature=0)
     assert (greedy == greedy[0]).all()

@@ -28,22 +28,22 @@ pytestmark = pytest.mark.usefixtures("vgg_once")
 
 
 def style(photo, result, *flags, status=0):
-    """Style a small photo in four steps; return what it printed."""
+    """Style a small photo in four steps; return what the command printed."""
     return run("style_transfer.py", photo, *QUICK, "--output", result, *flags, status=status)
 
 
 def test_the_first_step_of_lbfgs_is_about_one_grey_level():
-    away, evaluated = np.random.default_rng(0).normal(size=(40, 60, 3)).astype("float32"), []
+    slope, evaluated = np.random.default_rng(0).normal(size=(40, 60, 3)).astype("float32"), []
 
     def evaluate(picture):
         evaluated.append(picture)
-        return np.sum(picture * away), away
+        return np.sum(picture * slope), slope
 
-    minimizers.minimize_lbfgs(evaluate, np.full(away.shape, 128, "float32"), 1, np.array)
+    minimizers.minimize_lbfgs(evaluate, np.full(slope.shape, 128, "float32"), 1, np.array)
     assert 0.5 < np.sqrt(np.mean((evaluated[1] - evaluated[0]) ** 2)) < 2
 
 
-def test_without_style_and_smoothness_the_photo_stays(photo, tmp_path):
+def test_without_style_and_smoothness_the_photo_is_unchanged(photo, tmp_path):
     printed = style(photo, tmp_path / "same.png", *FEW_LAYERS, "--style-weight", 0, "--tv-weight", 0, "--scales", 1)
     expected = imaging.resize_picture(pixels(photo), *pixels(tmp_path / "same.png").shape[1::-1])
     np.testing.assert_allclose(pixels(tmp_path / "same.png"), expected, atol=0.51)
@@ -63,8 +63,8 @@ def test_broken_weights_are_refused(name, content, photo, tmp_path):
     assert name in style(photo, tmp_path / "a.png", "--weights", tmp_path / name, status=2).stderr
 
 
-@pytest.mark.parametrize(("task", "times"), [("style", 2), ("published", 20)])  # of distances, and of their squares
-def test_the_style_loss_falls_and_the_picture_stays_like_the_photo(task, times, tmp_path):
+@pytest.mark.parametrize(("task", "factor"), [("style", 2), ("published", 20)])  # published losses are squared
+def test_the_style_loss_falls_and_the_picture_stays_like_the_photo(task, factor, tmp_path):
     photo = imaging.resize_picture(pixels(ROOT / "images/content/china.jpg"), 128, 85)
     more = {"size": 128, "quiet": True, "scales": 1, "iterations": (60,)}
     options = dataclasses.replace(config.STYLE_DEFAULTS[task], style=(str(PAINTING),), **more)
@@ -72,8 +72,8 @@ def test_the_style_loss_falls_and_the_picture_stays_like_the_photo(task, times, 
     search = optimization.Search(model, photo, tmp_path / "a.png", options)
     first, _ = model.loss_and_gradient(optimization.with_margin(photo, search.margin)[None], search.targets(128, 85))
     search.run()
-    at_sixty = search.history[59 - (search.evaluations - len(search.history))]
-    assert at_sixty["style"] < float(first["style"]) / times
+    at_step_60 = search.history[59 - (search.evaluations - len(search.history))]
+    assert at_step_60["style"] < float(first["style"]) / factor
     picture = search.finished().astype("float32")
     neighbours = np.corrcoef(picture[:, :-1].ravel(), picture[:, 1:].ravel())[0, 1]
     likeness = np.corrcoef(colors.luminance(picture).ravel(), colors.luminance(photo).ravel())[0, 1]
@@ -108,7 +108,7 @@ OTHER = ROOT / "images/style/gravel.jpg"
 
 @pytest.fixture(scope="module")
 def plain(photo, tmp_path_factory):
-    """The pixels of the photo styled with few layers and no further flags, and the printed results."""
+    """Style the photo with few layers and no further flags; return the pixels and the printed results."""
     result = tmp_path_factory.mktemp("plain") / "a.png"
     return pixels_and_results(photo, result)
 
@@ -149,7 +149,7 @@ def test_a_larger_weight_makes_its_term_smaller(flag, weight, term, photo, plain
 
 
 @pytest.mark.parametrize(("init", "like"), [("style", PAINTING), (PHOTOS[0], PHOTOS[0])])
-def test_the_picture_is_more_like_what_the_search_begins_with(init, like, photo, plain, tmp_path):
+def test_the_picture_is_more_like_the_picture_given_with_init(init, like, photo, plain, tmp_path):
     picture, _ = pixels_and_results(photo, tmp_path / "a.png", "--init", init)
     like = colors.luminance(imaging.resize_picture(imaging.load_image(like), 64, 48)).ravel()
     with_init, without = (np.corrcoef(colors.luminance(x).ravel(), like)[0, 1] for x in (picture, plain[0]))
@@ -205,7 +205,8 @@ def test_a_finer_scale_begins_with_the_photos_details(photo):
     search = optimization.Search(model, fine, None, options)
     search.picture = imaging.resize_picture(fine, 32, 24)  # a coarse scale that changed nothing
     np.testing.assert_allclose(search.start(64, 48), fine, atol=1e-3)
-    search.picture = np.clip(search.picture + np.float32([20, 0, -20]), 0, 255)  # one that changed the colours
+    # A coarse scale that changed the colours.
+    search.picture = np.clip(search.picture + np.float32([20, 0, -20]), 0, 255)
     changed = search.start(64, 48) - fine
     np.testing.assert_allclose(changed.mean((0, 1)), [20, 0, -20], atol=3)
 
@@ -223,17 +224,17 @@ def test_the_photos_colours_can_be_kept(photo, tmp_path):
     flags = (*FEW_LAYERS, "--iterations", 8)
     style(photo, tmp_path / "free.png", *flags)
     of_photo = imaging.resize_picture(pixels(photo), 64, 48)
-    away = {}
+    chroma_error = {}
     for how in ("luminance", "histogram"):
         style(photo, tmp_path / f"{how}.png", *flags, "--keep-colors", how)
         chroma = [
             (x - colors.luminance(x)).mean((0, 1))
             for x in (pixels(tmp_path / f"{how}.png"), of_photo, pixels(tmp_path / "free.png"))
         ]
-        away[how] = np.abs(chroma[0] - chroma[1]).max()
+        chroma_error[how] = np.abs(chroma[0] - chroma[1]).max()
         free = np.abs(chroma[2] - chroma[1]).max()
-        assert away[how] < free
-    assert away["luminance"] < 4
+        assert chroma_error[how] < free
+    assert chroma_error["luminance"] < 4
 
 
 def test_with_a_uniform_painting_the_picture_is_uniform(photo, tmp_path):
@@ -250,7 +251,8 @@ def test_a_drawing_in_one_colour_makes_a_picture_in_that_colour(optimizer, tint,
     flags = (*FEW_LAYERS, "--style", tmp_path / "drawing.png", "--optimizer", optimizer, "--iterations", 8)
     style(photo, tmp_path / "a.png", *flags)
     picture = pixels(tmp_path / "a.png") / np.float32(tint)
-    inside = (picture > 2).all(2) & (pixels(tmp_path / "a.png") < 254).all(2)  # of sRGB: there nothing is clipped
+    # The pixels that are not clipped to the range of sRGB.
+    inside = (picture > 2).all(2) & (pixels(tmp_path / "a.png") < 254).all(2)
     assert np.ptp(picture, axis=2)[inside].max() < 3 and np.ptp(picture[..., 0]) > 50
 
 
@@ -287,17 +289,17 @@ def test_the_total_is_the_weighted_sum_of_the_terms(photo):
     assert float(terms["total"]) == pytest.approx(expected, rel=1e-4)
 
 
-def test_colours_are_mixed_as_the_paintings_are(photo):
+def test_the_paintings_colours_are_mixed_by_their_weights(photo):
     other = str(ROOT / "images/style/gravel.jpg")
-    one, two, both = (
+    of_first, of_second, of_both = (
         search_of(photo, style=style, style_weights=weights).colors
         for style, weights in (((str(PAINTING),), ()), ((other,), ()), ((str(PAINTING), other), (3, 1)))
     )
-    for a, b, mixed in zip(one, two, both):
+    for a, b, mixed in zip(of_first, of_second, of_both):
         np.testing.assert_allclose(mixed, 0.75 * a + 0.25 * b, rtol=1e-4)
 
 
-def test_a_texture_has_the_paintings_statistics_and_not_its_picture(tmp_path):
+def test_a_texture_has_the_paintings_mean_colour_and_not_its_content(tmp_path):
     run("style_transfer.py", *QUICK, "--iterations", 30, "--output", tmp_path / "a.png")
     texture = pixels(tmp_path / "a.png")
     painting = input_pictures.scaled(imaging.load_image(PAINTING), 64)
@@ -359,7 +361,7 @@ def test_ctrl_c_keeps_the_picture_so_far(photo, tmp_path):
     assert Image.open(result).size == (64, 48)
 
 
-def test_where_the_loss_becomes_nan_the_last_good_picture_is_kept(photo, tmp_path, monkeypatch):
+def test_if_the_loss_becomes_nan_the_last_good_picture_is_kept(photo, tmp_path, monkeypatch):
     original = vision.value_and_gradient
 
     def breaking(loss):
@@ -383,7 +385,7 @@ def test_where_the_loss_becomes_nan_the_last_good_picture_is_kept(photo, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         ((), "give a painting with --style, a learned style with --learned"),
         (("--layer", "block9_conv1"), "vgg16 has no block9_conv1"),
@@ -413,25 +415,25 @@ def test_where_the_loss_becomes_nan_the_last_good_picture_is_kept(photo, tmp_pat
         (("--style", PAINTING, "--learning-rate", 20), "--learning-rate is used by Adam alone: add --optimizer adam"),
     ],
 )
-def test_wrong_flags_are_explained(flags, said, photo):
-    assert said in run("style_transfer.py", photo, *flags, status=2).stderr
+def test_wrong_flags_are_explained(flags, message, photo):
+    assert message in run("style_transfer.py", photo, *flags, status=2).stderr
 
 
-def picture_of(path, width, height):
+def random_picture(path, width, height):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), "uint8")).save(path)
     return path
 
 
 @pytest.mark.parametrize(("width", "height"), [(31, 200), (200, 20)])
 def test_a_photo_or_painting_that_is_too_small_is_refused(width, height, photo, tmp_path):
-    small = picture_of(tmp_path / "small.png", width, height)
+    small = random_picture(tmp_path / "small.png", width, height)
     assert "pixels" in style(small, tmp_path / "a.png", status=2).stderr
     assert "pixels" in style(photo, tmp_path / "a.png", "--style", small, status=2).stderr
     assert "--style-scale" in style(photo, tmp_path / "a.png", "--style-scale", 0.2, status=2).stderr
 
 
 def test_the_error_for_a_panorama_names_the_size_that_it_needs(tmp_path):
-    panorama = picture_of(tmp_path / "wide.png", 1000, 100)
+    panorama = random_picture(tmp_path / "wide.png", 1000, 100)
     assert "--size 320" in style(panorama, tmp_path / "a.png", "--size", 200, status=2).stderr
     style(panorama, tmp_path / "a.png", "--size", 320, "--iterations", 1)
     assert Image.open(tmp_path / "a.png").size == (320, 32)
@@ -449,8 +451,8 @@ def test_a_file_that_is_not_a_picture_is_refused(content, photo, tmp_path):
 def test_all_pixel_formats_are_read(mode, tmp_path):
     picture = Image.open(ROOT / "images/content/coffee.jpg").resize((64, 48))
     path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
-    deep = Image.fromarray(np.asarray(picture.convert("L"), "uint16") * 257)
-    (deep if mode == "I;16" else picture.convert(mode)).save(path)
+    sixteen_bits = Image.fromarray(np.asarray(picture.convert("L"), "uint16") * 257)
+    (sixteen_bits if mode == "I;16" else picture.convert(mode)).save(path)
     photo = input_pictures.read_photo(path, config.Style(size=64))
     assert photo.shape == (48, 64, 3) and photo.dtype == "float32" and 0 <= photo.min() < photo.max() <= 255
 
@@ -476,19 +478,19 @@ def test_an_output_that_cannot_be_written_is_reported_before_the_network_is_load
     assert f"{tmp_path / 'file'}" in error and "the network" not in error
 
 
-def test_with_all_weights_at_zero_the_photo_stays(photo, tmp_path):
+def test_with_all_weights_zero_the_photo_is_unchanged(photo, tmp_path):
     style(photo, tmp_path / "a.png", *FEW_LAYERS, "--content-weight", 0, "--style-weight", 0, "--tv-weight", 0)
     of_photo = imaging.to_pixels(imaging.resize_picture(pixels(photo), 64, 48))
     assert (pixels(tmp_path / "a.png") == of_photo).all()
 
 
 @pytest.mark.parametrize(("precision", "gigabytes"), [("float32", 61), ("mixed_bfloat16", 29)])
-def test_a_search_that_needs_too_much_memory_is_refused(precision, gigabytes, photo, taught, tmp_path, monkeypatch):
+def test_a_search_that_needs_too_much_memory_is_refused(precision, gigabytes, photo, style_of, tmp_path, monkeypatch):
     monkeypatch.setattr(optimization.hardware, "machine_memory", lambda: 4)
     command = ("style_transfer.py", photo, *QUICK, "--precision", precision, "--size", 5700)
     error = run(*command, "--output", tmp_path / "a.png", status=2).stderr
     assert f"takes about {gigabytes} GB of memory, and this machine has 4" in error
-    refine = ("--learned", taught("imagenet"), "--refine", 1, "--size", 5700, "--precision", precision)
+    refine = ("--learned", style_of("imagenet"), "--refine", 1, "--size", 5700, "--precision", precision)
     assert (
         f"about {gigabytes} GB"
         in run("style_transfer.py", photo, *refine, "--output", tmp_path / "a.png", status=2).stderr

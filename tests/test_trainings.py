@@ -30,7 +30,7 @@ import config
 from atelier.errors import InputError
 from atelier.networks import keras_files
 from atelier.pixel_rnn import digit_training, painter_training
-from atelier.trainings import FolderState, Holds, find_folder, learning_rate, nothing_to_resume
+from atelier.trainings import FolderContent, FolderState, find_folder, learning_rate, nothing_to_resume
 
 
 @pytest.mark.slow
@@ -42,7 +42,7 @@ def test_without_output_a_new_training_takes_a_folder_of_its_own(tmp_path, monke
     finished = "trained/digits holds this training, finished (epochs: 1)"
     for flags in ((), ("--epochs", 2)):
         assert finished in run(*command, *flags, status=2).stderr
-    (trained / "digits" / "checkpoint_1.npz").unlink()  # the models that ship have none
+    (trained / "digits" / "checkpoint_1.npz").unlink()  # the shipped models have no checkpoint
     result = run(*command)
     assert "models: trained/digits-2\n" in result.stdout
     assert finished in result.stderr and "this one goes into trained/digits-2" in result.stderr
@@ -60,29 +60,29 @@ def test_without_output_a_new_training_takes_a_folder_of_its_own(tmp_path, monke
     run("train_rnn.py", "digits", "--digit", 3, *few, "--resume", status=2)
 
 
-NEW = FolderState(Holds.NO_TRAINING)
-OTHER, ELSE, UNFINISHED, FINISHED, NO_CHECKPOINT = (
+NEW = FolderState(FolderContent.NO_TRAINING)
+OTHER, SOMETHING_ELSE, UNFINISHED, FINISHED, NO_CHECKPOINT = (
     FolderState(holds, f"refused: {holds.name}")
     for holds in (
-        *(Holds.OTHER_TRAINING, Holds.SOMETHING_ELSE, Holds.UNFINISHED),
-        *(Holds.FINISHED, Holds.FINISHED_WITHOUT_CHECKPOINT),
+        *(FolderContent.OTHER_TRAINING, FolderContent.SOMETHING_ELSE, FolderContent.UNFINISHED),
+        *(FolderContent.FINISHED, FolderContent.FINISHED_WITHOUT_CHECKPOINT),
     )
 )
-TO_RESUME, DONE = FolderState(Holds.UNFINISHED), FolderState(Holds.FINISHED)
+TO_RESUME, DONE = FolderState(FolderContent.UNFINISHED), FolderState(FolderContent.FINISHED)
 
 
 @pytest.mark.parametrize(
     ("resume", "states", "expected"),
     [
         (False, [], "trained/x"),
-        (False, [OTHER, ELSE], "trained/x-3"),
+        (False, [OTHER, SOMETHING_ELSE], "trained/x-3"),
         (False, [OTHER, NEW, NEW], "trained/x-2"),
         (False, [NO_CHECKPOINT], "trained/x-2"),
         (False, [OTHER, UNFINISHED], "refused: UNFINISHED"),
         (False, [FINISHED, NEW], "refused: FINISHED"),
         (True, [OTHER, DONE, TO_RESUME], "trained/x-3"),
         (True, [UNFINISHED, DONE, OTHER], "trained/x-2"),
-        (True, [OTHER, UNFINISHED, ELSE, OTHER], "refused: SOMETHING_ELSE"),
+        (True, [OTHER, UNFINISHED, SOMETHING_ELSE, OTHER], "refused: SOMETHING_ELSE"),
         (True, [OTHER, OTHER], "refused: OTHER_TRAINING"),
         (True, [], "trained/x holds no training to resume"),
     ],
@@ -109,7 +109,7 @@ def test_the_folder_is_chosen_by_what_the_folders_hold(resume, states, expected,
     assert ("this one goes into trained/x-2" in capsys.readouterr().err) == (states == [NO_CHECKPOINT])
 
 
-def test_learning_rates_fall_as_their_schedules_say():
+def test_learning_rates_follow_their_schedules():
     late = config.PainterConfig(schedule="late", learning_rate=1.0)
     assert [learning_rate(late, step, 9) for step in (0, 5, 6, 8)] == [1, 1, 0.1, 0.1]
     plateau = config.PainterConfig(schedule="plateau", learning_rate=1.0)
@@ -118,8 +118,8 @@ def test_learning_rates_fall_as_their_schedules_say():
 
 
 @pytest.fixture(params=["digits", "painter"])
-def done(request, tmp_path):
-    """A finished training that a test may change: its arguments, and a copy of its folder."""
+def finished_training(request, tmp_path):
+    """Return the arguments of a finished training, and a copy of its folder, which a test may change."""
     if request.param == "digits":
         arguments, folder = ("digits", "--all-digits", *TINY), request.getfixturevalue("tiny")
     else:
@@ -173,13 +173,13 @@ def test_a_finished_training_is_trained_longer_and_a_kill_changes_nothing(kind, 
     assert process.returncode == -signal.SIGKILL and epochs_of(killed) < more
     assert "unfinished" in run("train_rnn.py", *longer, "--output", killed, status=2).stderr
     assert "has reached epoch" in run("train_rnn.py", *arguments, "--output", killed, "--resume", status=2).stderr
-    assert "since it went on" in run("train_rnn.py", *longer, "--output", killed, "--resume").stdout
+    assert "since it was resumed" in run("train_rnn.py", *longer, "--output", killed, "--resume").stdout
     assert_same_training(once, killed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["digits", "painter"])
-def test_without_a_schedule_more_epochs_are_those_of_a_longer_training(kind, pictures, tmp_path):
+def test_with_a_constant_rate_a_resumed_training_equals_a_longer_one(kind, pictures, tmp_path):
     arguments = (*(ONE if kind == "digits" else (pictures, *TINY_PAINTER)), "--schedule", "constant")
     for folder, epochs in (("once", 4), ("twice", 2), ("twice", 4)):
         resume = ("--resume",) if (tmp_path / folder).exists() else ()
@@ -193,7 +193,7 @@ def test_an_unfinished_training_may_be_made_longer_or_shorter(pictures, tmp_path
     with monkeypatch.context() as patch:
         interrupt_after(patch, 17)
         run(*arguments, status=130)
-    epochs = epochs_of(tmp_path / "m") + 1  # one has begun
+    epochs = epochs_of(tmp_path / "m") + 1  # the next epoch has begun
     shorter = run(*arguments, "--epochs", epochs - 1, "--resume", status=2).stderr
     assert f"has reached epoch {epochs}; --epochs {epochs - 1} is fewer" in shorter
     for more in (0, 6):
@@ -207,8 +207,8 @@ def test_an_unfinished_training_may_be_made_longer_or_shorter(pictures, tmp_path
     assert meta_of(tmp_path / "digits")["classes"]["3"]["epochs"] == 8
 
 
-def test_a_finished_training_prints_that_and_how_to_train_longer(done):
-    arguments, folder = done
+def test_a_finished_training_prints_that_it_is_finished_and_how_to_train_longer(finished_training):
+    arguments, folder = finished_training
     before = weights_of(folder)
     epochs = epochs_of(folder)
     line = f"{folder} holds this training, finished (epochs: {epochs}); more --epochs with --resume train it longer"
@@ -227,8 +227,8 @@ def test_a_finished_training_prints_that_and_how_to_train_longer(done):
         np.testing.assert_array_equal(a, b)
 
 
-def test_without_its_checkpoint_a_finished_training_is_not_changed(done):
-    arguments, folder = done
+def test_without_its_checkpoint_a_finished_training_is_not_changed(finished_training):
+    arguments, folder = finished_training
     for path in folder.glob("checkpoint_*.npz"):
         path.unlink()
     before = {path: path.read_bytes() for path in folder.rglob("*.*")}
@@ -238,11 +238,11 @@ def test_without_its_checkpoint_a_finished_training_is_not_changed(done):
     assert before == {path: path.read_bytes() for path in folder.rglob("*.*")}
 
 
-def test_a_training_prints_its_losses_its_duration_and_the_command_that_draws(done, tmp_path):
-    arguments, folder = done
+def test_a_training_prints_its_losses_its_duration_and_the_command_that_draws(finished_training, tmp_path):
+    arguments, folder = finished_training
     more = epochs_of(folder) + 1
     printed = results(run("train_rnn.py", *arguments, "--epochs", more, "--output", folder, "--resume").stdout)
-    assert printed["epochs"] == str(more) and printed["duration"].endswith(" s since it went on")
+    assert printed["epochs"] == str(more) and printed["duration"].endswith(" s since it was resumed")
     if "classes" in meta_of(folder):
         nats = -np.mean([entry["train_log_likelihood"] for entry in meta_of(folder)["classes"].values()])
         assert printed["loss"] == f"{nats:.3f} nats a picture, the mean of 10 classes"
@@ -269,8 +269,8 @@ for path in sys.argv[1:]:
 """
 
 
-def test_the_temporary_files_of_a_killed_write_are_removed_at_the_end(done):
-    arguments, folder = done
+def test_the_temporary_files_of_a_killed_write_are_removed_at_the_end(finished_training):
+    arguments, folder = finished_training
     painter = "classes" not in meta_of(folder)
     names = painter_training.FILES if painter else digit_training.FILES
     paths = [folder / name.replace("*", "3").replace("[ab]", "a") for name in names]
@@ -278,7 +278,7 @@ def test_the_temporary_files_of_a_killed_write_are_removed_at_the_end(done):
     (folder / ".mine").touch()
     left = [path for path in folder.rglob(".*") if path.name != ".mine"]
     assert len(left) == len(names) > 3
-    another_process = left.pop()
-    os.utime(another_process, (time.time() + 1000,) * 2)  # is writing it now
+    file_in_use = left.pop()
+    os.utime(file_in_use, (time.time() + 1000,) * 2)  # as if another process were writing it now
     run("train_rnn.py", *arguments, "--output", folder, "--resume")
-    assert set(folder.rglob(".*")) == {folder / ".mine", another_process}
+    assert set(folder.rglob(".*")) == {folder / ".mine", file_in_use}

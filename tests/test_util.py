@@ -16,7 +16,7 @@ def test_resizing_many_equals_resizing_each(digits):
     np.testing.assert_array_equal(util.resize_images(images, 5), np.array(each))
 
 
-def test_quantization_is_the_tutorials():
+def test_quantization_equals_the_tutorials():
     greys = np.arange(256, dtype="uint8")
     tokens = util.to_levels(greys, 7)
     np.testing.assert_array_equal(tokens, np.round(greys / (256 / 6)))
@@ -54,7 +54,7 @@ def test_a_pixel_is_predicted_from_earlier_pixels_only(cell, context):
             assert np.abs(after[:, t + 1 :] - before[:, t + 1 :]).max() > 0
 
 
-def test_the_tutorials_input_is_the_previous_pixel_and_a_zero_start():
+def test_the_tutorials_input_is_the_previous_pixel_and_zeros_at_the_start():
     model, _ = small_rnn()
     tokens = random_tokens(2, 4, 3)
     one_hot = np.eye(3, dtype="float32")[tokens]

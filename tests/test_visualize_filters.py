@@ -25,7 +25,7 @@ def load_vgg_once(vgg_once):
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
-    """A folder of two real photos, small."""
+    """Return a folder of two small real photos."""
     folder = tmp_path_factory.mktemp("photos")
     for name in ("china", "chelsea"):
         Image.open(ROOT / f"images/content/{name}.jpg").resize((96, 72)).save(folder / f"{name}.png")
@@ -51,7 +51,7 @@ def show(layer, photos, result, *flags, status=0):
         ("block5_conv3", 196, 16),
     ],
 )
-def test_receptive_fields_of_vgg_are_those_of_arithmetic(layer, size, stride):
+def test_receptive_fields_of_vgg_have_the_calculated_sizes(layer, size, stride):
     network = Deconvnet(*pretrained.load_network("vgg16")[:2], layer)
     assert (network.field.size, network.field.stride) == (size, stride)
 
@@ -69,7 +69,7 @@ def small_network(padding="same"):
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])
-def test_a_place_depends_on_its_receptive_field_and_on_nothing_else(padding):
+def test_a_place_depends_only_on_its_receptive_field(padding):
     network = Deconvnet(small_network(padding), lambda x: x, "two")
     assert network.field.size == 3 + 1 + 4 * 2
     picture = np.random.default_rng(0).uniform(0, 255, (40, 36, 3)).astype("float32")
@@ -109,7 +109,7 @@ def convolve_linear(x, kernel):
     return np.einsum("hwcij,ijck->hwk", windows, kernel)
 
 
-def test_projections_are_those_of_an_independent_deconvolutional_network():
+def test_projections_equal_those_of_an_independent_deconvolutional_network():
     model = small_network()
     network = Deconvnet(model, lambda x: x - 100, "two")
     picture = np.random.default_rng(1).uniform(0, 255, (24, 20, 3)).astype("float32")
@@ -136,7 +136,7 @@ def test_projections_are_those_of_an_independent_deconvolutional_network():
     np.testing.assert_allclose(
         found, edged[y + size : y + 2 * size, x + size : x + 2 * size], atol=1e-4 * np.abs(expected).max()
     )
-    assert np.abs(found).sum() == pytest.approx(np.abs(expected).sum(), rel=1e-4)  # nothing is outside
+    assert np.abs(found).sum() == pytest.approx(np.abs(expected).sum(), rel=1e-4)  # the patch has all of the projection
 
 
 def test_peaks_are_the_largest_values_and_a_distance_apart():
@@ -150,7 +150,7 @@ def test_peaks_are_the_largest_values_and_a_distance_apart():
 def test_patches_are_filled_beyond_the_edges_of_the_picture():
     network = Deconvnet(*pretrained.load_network("vgg16")[:2], "block3_conv1")
     picture = np.random.default_rng(0).uniform(0, 255, (32, 32, 3)).astype("float32")
-    outside = 10  # (24 - 4) / 2 pixels of the field are before the 4 x 4 pixels of the first place
+    outside = 10  # the 24 pixels of the field begin (24 - 4) / 2 pixels before the first place's 4 pixels
     corner = network.cut(picture, Activation(1.0, 0, 0, 0, 0), 128)
     assert corner.shape == (24, 24, 3)
     assert (corner[:outside] == 128).all() and (corner[:, :outside] == 128).all()
@@ -195,7 +195,7 @@ def test_dreams_excite_their_filter_and_the_second_is_unlike_the_first():
     grey = np.asarray(features(np.full((1, 64, 64, 3), 128, "float32"))[0]).mean((0, 1, 2))
     for activations in mean:
         assert activations[5] > 10 * max(grey[5], 0.1) and activations[5] > 2 * np.median(activations)
-    # The same seed and start as the second, but without the first to be unlike to.
+    # The same seed and start as for the second dream, but without the term that makes it unlike the first.
     objective = filter_dreams.FilterObjective(network, count=1)
     objective.targets["channel"] = np.float32(5)
     ascent, rng = fourier_images.FourierAscent(objective, 64), np.random.default_rng((0, 5, 1))
@@ -212,17 +212,17 @@ def test_the_filters_with_the_strongest_activations_are_chosen(photos, tmp_path)
     network = Deconvnet(*pretrained.load_network("vgg16")[:2], "block1_conv2")
     pictures, _ = visualize_filters.read_pictures(network.model, config.Filters(images=(str(photos),), size=64))
     strongest = np.max([network.activations(picture).max((0, 1)) for picture in pictures], axis=0)
-    # Three: the second and the third are nearly equal, and the same number in bfloat16.
+    # Compare the best three: the second and the third are nearly equal, and become the same number in bfloat16.
     best = sorted(f"filter_{channel}" for channel in np.argsort(strongest)[-3:])
     assert sorted(name for name in results(chosen) if name.startswith("filter")) == best
 
 
 def test_the_evolution_of_filters_over_saved_epochs(tmp_path):
-    sevens = tmp_path / "digits"
-    sevens.mkdir()
+    folder = tmp_path / "digits"
+    folder.mkdir()
     for i, image in enumerate(datasets.load_scikit_digits()[0][:12]):
-        Image.fromarray(image).resize((32, 32)).save(sevens / f"{i}.png")
-    flags = ("--evolution", CLASSIFIER, "--images", sevens, "--filters", 3, "--output", tmp_path / "a.png")
+        Image.fromarray(image).resize((32, 32)).save(folder / f"{i}.png")
+    flags = ("--evolution", CLASSIFIER, "--images", folder, "--filters", 3, "--output", tmp_path / "a.png")
     printed = results(run("visualize_filters.py", *flags).stdout)
     assert printed["epochs"].split() == [path.stem for path in sorted(CLASSIFIER.glob("*.keras"))]
     assert len(printed["filters"].split()) == 3
@@ -242,7 +242,7 @@ def test_a_broken_picture_is_named_and_the_others_are_used(photos, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "named"),
+    ("flags", "message"),
     [
         ((), "give a layer, or --evolution and a folder"),
         (("block1_conv1",), "give pictures, or folders of them, with --images"),
@@ -262,18 +262,18 @@ def test_a_broken_picture_is_named_and_the_others_are_used(photos, tmp_path):
         (("--evolution", "nothing"), "nothing"),
     ],
 )
-def test_wrong_options_are_refused_with_one_line(flags, named, tmp_path):
+def test_wrong_options_are_refused_with_one_line(flags, message, tmp_path):
     output = () if "--output" in flags else ("--output", tmp_path / "a.png")
-    assert named in run("visualize_filters.py", *flags, *output, status=2).stderr
+    assert message in run("visualize_filters.py", *flags, *output, status=2).stderr
 
 
 def test_activations_are_nearly_equal_in_mixed_precision(photos):
-    seen = []
+    activations = []
     for precision in ("float32", "mixed_bfloat16"):
         hardware.use_precision(precision, "convolutions")
         network = Deconvnet(*pretrained.load_network("vgg16")[:2], "block2_conv1")
-        seen.append(network.activations(imaging.load_image(photos / "china.png")))
-    assert 0 < np.abs(seen[0] - seen[1]).mean() < 0.05 * np.abs(seen[0]).mean()
+        activations.append(network.activations(imaging.load_image(photos / "china.png")))
+    assert 0 < np.abs(activations[0] - activations[1]).mean() < 0.05 * np.abs(activations[0]).mean()
 
 
 def test_epochs_are_in_the_order_of_their_numbers(tmp_path):

@@ -10,7 +10,7 @@ from atelier.networks import winograd
 
 @pytest.mark.parametrize(
     ("height", "width", "channels", "filters"),
-    [(16, 20, 64, 64), (13, 18, 64, 128), (5, 4, 8, 3), (9, 6, 320, 256)],  # the last one with smaller tiles
+    [(16, 20, 64, 64), (13, 18, 64, 128), (5, 4, 8, 3), (9, 6, 320, 256)],  # the last case has smaller tiles
 )
 def test_a_winograd_convolution_equals_that_of_keras(height, width, channels, filters):
     layer = keras.layers.Conv2D(filters, 3, padding="same", activation="relu", bias_initializer="normal")

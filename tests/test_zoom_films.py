@@ -1,4 +1,4 @@
-"""zoom_films.py and films.py: films of dreams, their frames, what a kill leaves, and two commands for one film."""
+"""zoom_films.py and films.py: films of dreams, their frames, killed commands, and two commands for one film."""
 
 import resource
 import signal
@@ -82,8 +82,8 @@ def test_two_commands_for_the_same_film_take_turns(photo, tmp_path):
     command = [sys.executable, ROOT / "deepdream.py", *map(str, flags)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     wait_for(lambda: (tmp_path / "a.gif_frames/00001.png").exists())
-    said = run("deepdream.py", *flags, status=2).stderr
-    assert "another process is making" in said and "a.gif exists already" in said
+    error = run("deepdream.py", *flags, status=2).stderr
+    assert "another process is making" in error and "a.gif exists already" in error
     assert process.wait() == 0 and [path.name for path in tmp_path.iterdir()] == ["a.gif"]
 
 
@@ -109,7 +109,7 @@ def test_moving_leaves_no_black_corners(photo):
 
 
 @pytest.mark.slow
-def test_a_killed_film_is_continued_and_is_the_same(photo, tmp_path):
+def test_a_killed_film_is_continued_and_equals_an_uninterrupted_one(photo, tmp_path):
     flags = (photo, *QUICK, "--octaves", 1, "--steps", 1, "--zoom", 12)
     command = [sys.executable, ROOT / "deepdream.py", *map(str, flags), "--output", tmp_path / "killed.gif"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)

@@ -72,7 +72,7 @@ TOOLKIT_CHECKSUM = toolkit_checksum()  # computed at import, since a worker keep
 # since Keras stores its precision per thread.
 THREAD = concurrent.futures.ThreadPoolExecutor(1)
 CANCELLATIONS = {}  # from Dask's key to an Event, for each call that runs or waits in this process
-CURRENT = types.SimpleNamespace(worker=None, session=None)  # those of the latest call in this process
+CURRENT = types.SimpleNamespace(worker=None, session=None)  # the worker and session of the latest call in this process
 
 
 def run_in_turn(session, call):
@@ -115,7 +115,7 @@ def clear_caches():
 
 
 def run_in_folder(folder, arguments, call):
-    """Run a call in the command's folder, with the command's sys.argv, which pictures record."""
+    """Run a call in the command's folder and with the command's sys.argv, because pictures record sys.argv."""
     os.chdir(folder)
     sys.argv = arguments
     return call()
@@ -150,12 +150,12 @@ CONNECT = 10  # seconds in which a scheduler must answer
 IN_FLIGHT = 2  # calls per worker that are given to the scheduler: one that runs, and one that waits
 MAX_DEATHS = 3  # a call is given up after its workers have died this many times
 
-# Dask's settings for --workers. docs/cluster.md names those that matter for a cluster of one's own.
+# Dask's settings for --workers. docs/cluster.md names the settings that matter for a user's own cluster.
 SETTINGS = {
     # When a worker dies, Dask also counts this as a failure of the call that waited there.
     "distributed.scheduler.allowed-failures": 5,
-    # While a worker loads a network, Python's global lock may delay its heartbeats. The death of a process is noticed
-    # at once all the same, since its connection closes.
+    # While a worker loads a network, Python's global lock may delay its heartbeats. Dask still notices at once that a
+    # process has died, since its connection closes.
     "distributed.scheduler.worker-ttl": "10 minutes",
     # The profiler would interrupt the thread that runs the calls a hundred times a second.
     "distributed.worker.profile.enabled": False,
@@ -206,13 +206,13 @@ def open_processes(count):
 def blocked_interrupts():
     """Block Ctrl-C, so that threads and processes started in this context ignore it.
 
-    This process receives it at the end of the context. A terminal sends Ctrl-C to all processes of a command, but here
-    the command itself ends its workers.
+    A terminal sends Ctrl-C to all processes of a command, but here the command itself ends its workers. If Ctrl-C is
+    pressed in this context, this process receives it at the end.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    # The filter silences the resource tracker's warnings about semaphores of killed processes. The tracker must start
+    # This silences the resource tracker's warnings about semaphores of killed processes. The tracker must start
     # before signals are blocked.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
     multiprocessing.resource_tracker.ensure_running()
@@ -372,8 +372,8 @@ class DaskSession:
         """Return how many more calls may be given to the scheduler."""
         if not any(task.deaths for task in (*waiting, *running.values())):
             return len(self.workers) * IN_FLIGHT - len(running)
-        # A call may have killed its workers. Until it is done, each worker gets one call, so that none waits behind it
-        # or for a dead worker.
+        # A call may have killed its workers. Until it is done, each worker gets only one call. A second call could wait
+        # behind that one, or for a dead worker.
         if len(running) < len(self.workers):
             self.look_at_workers()
         return len(self.workers) - len(running)
@@ -413,10 +413,10 @@ class DaskSession:
                     time.sleep(POLL)
                 self.look_at_workers(every=LOOK)
                 # Dask would wait for the workers that a call may run on, even if all of them have died.
-                stranded = [future for future, task in running.items() if task.workers.isdisjoint(self.workers)]
-                if stranded:
-                    self.client.cancel(stranded)
-                for task in (*lost, *map(running.pop, stranded)):
+                without_worker = [future for future, task in running.items() if task.workers.isdisjoint(self.workers)]
+                if without_worker:
+                    self.client.cancel(without_worker)
+                for task in (*lost, *map(running.pop, without_worker)):
                     task.deaths += 1
                     if task.deaths < MAX_DEATHS:
                         waiting.append(task)

@@ -46,8 +46,8 @@ class ImageTask:
     `script` is the script's file name. `make_picture(photo, result, options)` makes the picture of a photo, writes the
     file `result` last, and returns a dict for the summary. `prepare(options)` loads what all pictures share.
     `manifest_of(options)` returns the manifest of a picture, by manifests.manifest_of. Workers call these three, so
-    they are functions of importable modules. `options_of(words)` returns the options of another command line.
-    `prepare`, `manifest_of` and `options_of` raise InputError.
+    they must be functions of importable modules. `options_of(words)` returns the options of a command line that a
+    picture records. `prepare`, `manifest_of` and `options_of` raise InputError.
     """
 
     script: str
@@ -138,9 +138,9 @@ WRITING = 1 / 20  # largest share of the time for writing the summary, which may
 
 
 def with_summary(done, summary, rows):
-    """Yield each (job, row) of `done`, and add its row to the summary. It is written from time to time and at the end.
+    """Yield each (job, row) of `done`, and add its row to the summary.
 
-    `rows` is the summary so far, a dict from key to row.
+    The summary is written from time to time and at the end. `rows` is the summary so far, a dict from key to row.
     """
     written, duration = time.monotonic(), 0
     try:
@@ -216,7 +216,8 @@ def refuse_other_folder(output, rows, stored, manifest, task):
 def recorded_manifest(path, task):
     """Return the manifest of the command that a picture records, or None."""
     about = read_about(path)
-    if about.get("weights") == config.FORMER_WEIGHTS:  # the command names the same weights, or none
+    # The command line can no longer be used: it names these weights, or none, where ImageNet's are now the default.
+    if about.get("weights") == config.FORMER_WEIGHTS:
         return {"script": task.script, "weights": config.FORMER_WEIGHTS}
     return manifest_of_command(about.get("command", ""), task)
 

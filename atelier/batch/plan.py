@@ -88,9 +88,9 @@ def make_plan(jobs, found, rows, stored, manifest, overwrite):
     `found` has a Found for each job. `rows` is the folder's summary, `stored` its manifest or None, and `manifest` that
     of the command. Raises InputError for a picture that was made with other options.
 
-    The process may be killed at any moment, and even then no picture made with other options counts as done. For this,
-    a picture to be replaced has the status "waiting" in `rows`. The rows are written first, then the new manifest, then
-    the first picture.
+    No picture that was made with other options may count as done, even if the process is killed at any moment.
+    Therefore a picture to be replaced has the status "waiting" in the plan's rows. The rows are written first, then the
+    new manifest, then the first picture.
     """
     plan = Plan([], [], dict(rows))
     for job, on_disk in zip(jobs, found, strict=True):

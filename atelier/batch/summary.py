@@ -27,7 +27,7 @@ def read_summary(path):
 
 
 def with_reason(row):
-    """Add the column "reason" to a row of an older version. If a photo failed there, the status was the reason."""
+    """Add the column "reason" to a row of an older version. There, the status of a failed photo was the reason."""
     if "reason" in row or row["status"] in DONE:
         return row
     return row | {"status": "failed", "reason": row["status"]}

@@ -12,7 +12,7 @@ RESOURCE = "keras-atelier"
 
 
 class ToolkitPlugin(distributed.WorkerPlugin):
-    """Makes the toolkit importable on workers, makes each run one call at a time, and tells it of cancelled calls."""
+    """Makes the toolkit importable on workers, limits each to one call at a time, and reports cancelled calls to it."""
 
     def __init__(self, toolkit):
         self.toolkit = str(toolkit)
@@ -21,7 +21,7 @@ class ToolkitPlugin(distributed.WorkerPlugin):
     async def setup(self, worker):
         if self.toolkit not in sys.path:
             sys.path.insert(0, self.toolkit)
-        if RESOURCE not in worker.state.total_resources:  # another command may be using it
+        if RESOURCE not in worker.state.total_resources:  # if it has the resource, another command may be using it
             await worker.set_resources(**{RESOURCE: 1})
 
     def transition(self, key, start, finish, **_):

@@ -35,9 +35,9 @@ SMALLEST_RESULT = 8  # pixels of a picture
 
 
 def manifest_of(options, free=()):
-    """Return the manifest of a folder's pictures, or of a film's frames: the options that they depend on.
+    """Return the manifest: the options on which the pictures of a folder, or the frames of a film, depend.
 
-    `free` names options that are left out as well.
+    `free` names further options that are left out.
     """
     files = {"guide": [options.guide] if options.guide else []}
     if classifier := naming.own_classifier(options.convnet):
@@ -104,7 +104,7 @@ class Session:
         return self.dreamer.objective.names
 
     def forecast(self, sizes, options):
-        """Return a Forecast for a picture or film with these sizes; from the second call on it prints nothing."""
+        """Return a Forecast for a picture or film with these sizes. Only the first call's Forecast prints anything."""
         quiet, self.time_was_printed = options.quiet or self.time_was_printed, True
         return progress.Forecast(sizes, f"for this {'picture' if options.zoom is None else 'film'}", quiet)
 
@@ -139,7 +139,7 @@ def make_picture(photo, result, options):
 
 
 def make_single_picture(photo, result, options):
-    """Do the same as make_picture for the only photo of a command.
+    """Make the picture or film of the only photo of a command, as make_picture does, with two differences.
 
     After Ctrl-C the unfinished picture is written, and Interrupted is raised. Frames of another film are not replaced.
     """
@@ -162,7 +162,7 @@ def make_result(photo, result, options, session_of, alone):
 
 
 def dream_picture(session, photo, picture, result, options, about, alone):
-    """Dream on a picture, write it, and return the entries of its row that films do not have."""
+    """Dream on a picture and write it. Return those entries of its row that films do not have."""
     sizes = session.dreamer.sizes(picture)
     total = len(sizes) * options.steps
     forecast = session.forecast([(options.steps, width * height) for width, height in sizes], options)

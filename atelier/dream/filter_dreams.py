@@ -1,7 +1,7 @@
 """Dreams of filters: pictures that start as noise and excite one filter of a layer.
 
-The pictures of one filter differ in their forms. They are float32 size x size x 3 in 0..255 (Olah, Mordvintsev &
-Schubert 2017).
+The pictures of one filter differ in their forms (Olah, Mordvintsev & Schubert 2017). Pictures are float32 size x size x
+3 in 0..255.
 """
 
 from atelier import hardware  # noqa: F401, TensorFlow starts quietly
@@ -22,8 +22,9 @@ DIVERSITY = 0.5  # weight of the similarity to the filter's earlier pictures, as
 class FilterObjective:
     """The mean activation of one filter, reduced by the similarity to other pictures of this filter.
 
-    `network` is a Deconvnet. `targets` contains "channel", the filter's number, and "others", the results of
-    `coactivations` for `count` pictures that the new one should not resemble. See objectives.py for the interface.
+    `network` is a Deconvnet. `targets` contains "channel", the filter's number, and "others", `count` x C x C. The new
+    picture should not resemble `count` others, and "others" holds their coactivations(). See objectives.py for the
+    interface.
     """
 
     names, scope = ("activation",), "part"
@@ -68,9 +69,9 @@ class FilterDreamer:
 
 
 def coactivations(x):
-    """Return how strongly each two filters are active together: C x C, of unit norm.
+    """Return the coactivation of each pair of filters: the sum over all places of the product of their activations.
 
-    `x` are features 1 x h x w x C; a ReLU is applied to them.
+    `x` are features 1 x h x w x C before their ReLU, which is applied here. The result, C x C, is divided by its norm.
     """
     x = ops.reshape(ops.relu(x), (-1, x.shape[3]))
     products = ops.matmul(ops.transpose(x), x)

@@ -1,5 +1,7 @@
-"""Sheets of filters. They show each filter's strongest activations projected to pixels, with their patches, and its
-dreams, or its strongest activation after each saved epoch.
+"""Sheets of filters, of two kinds.
+
+One kind shows each filter's strongest activations projected to pixels, with their patches, and its dreams. The other
+kind shows the projection of each filter's strongest activation after each saved epoch.
 
 Pictures and sheets are uint8 H x W x 3.
 """

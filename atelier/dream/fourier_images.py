@@ -20,7 +20,7 @@ from atelier.networks import vision
 # --- The Fourier image -------------------------------------------------------------------------
 
 # The square root of the covariance of colours in ImageNet's photographs, along its principal axes, as in Lucid (Olah et
-# al. 2017), divided by the length of the longest axis.
+# al. 2017). It is divided by the length of the longest axis.
 COLORS = np.array([[0.26, 0.27, 0.27], [0.09, 0.00, -0.09], [0.02, -0.05, 0.03]], "float32") / 0.462
 GREYS = np.float32([[3**-0.5] * 3, [0] * 3, [0] * 3])
 DECAY = 1.2  # coefficients are weighted by frequency ** -DECAY, about as in photographs
@@ -35,7 +35,8 @@ class FourierImage:
 
     def __init__(self, height, width, grey=False, longest=None, shortest=None):
         self.colors = GREYS if grey else COLORS
-        frequency = np.hypot(np.arange(height)[:, None] / height, np.arange(width) / width)[..., None]  # 1: two pixels
+        # A frequency of 1 is a wave of two pixels.
+        frequency = np.hypot(np.arange(height)[:, None] / height, np.arange(width) / width)[..., None]
         weights = np.maximum(frequency, 2 / (longest or 2 * max(height, width))) ** -DECAY
         if shortest and shortest > 2:
             weights = np.where(frequency <= 2 / shortest, weights, 1e-6)
@@ -58,7 +59,7 @@ class FourierImage:
         return self.weights * fft.dctn(colors, axes=(0, 1), norm="ortho", workers=-1)
 
 
-INITIAL_DEVIATION = 0.01  # of the coefficients; a finished picture's are about 1
+INITIAL_DEVIATION = 0.01  # of the coefficients; those of a finished picture have about 1
 
 
 def nearly_grey(size, rng):
@@ -75,7 +76,7 @@ PHOTO_RATE = 0.1  # a photo's coefficients are larger
 FRAME_RATE = 0.05  # frames should differ little
 FRAME_DECAY = 0.97  # factor of each frame's coefficients; without it a long film becomes black and white
 COLORFUL = 8  # grey levels; a picture is grey if the colours of each pixel differ by less
-LONGEST = 64  # pixels: with the scope "part", longer waves have the weight of this length
+LONGEST = 64  # pixels: with the scope "part", longer waves have the weight of a wave of this length
 
 
 class Adam:
@@ -90,7 +91,7 @@ class Adam:
         self.mean, self.square = np.zeros_like(start), np.zeros_like(start)
 
     def step(self, gradient):
-        """Return the change of the variables, for the gradient of the loss that is maximized."""
+        """Return the change of the variables. `gradient` is that of the loss, which is maximized."""
         self.count += 1
         self.mean += 0.1 * (gradient - self.mean)
         self.square += 0.001 * (gradient**2 - self.square)
@@ -111,10 +112,10 @@ class FourierAscent:
         self.evaluate = vision.value_and_gradient(loss)
 
     def ascend(self, picture, rng, steps, rate, decay=1, show=lambda picture, strengths: None):
-        """Return a picture, float32 H x W x 3 in 0..255, after `steps` steps.
+        """Take `steps` steps from a picture, float32 H x W x 3 in 0..255, and return the new picture.
 
-        Its coefficients are multiplied by `decay` first. After each step, `show` is called with the new picture and the
-        strengths of the previous picture. Raises InputError if the gradient becomes NaN or infinite.
+        First, the picture's coefficients are multiplied by `decay`. After each step, `show` is called with the new
+        picture and the strengths of the previous picture. Raises InputError if the gradient becomes NaN or infinite.
         """
         image = self.fourier_image(picture)
         coefficients = decay * image.coefficients(picture)
@@ -124,7 +125,7 @@ class FourierAscent:
         for _ in range(steps):
             gradient, strengths = self.gradient(picture, rng, normalizer)
             normalizer = self.objective.normalizer(strengths)
-            normalizer = normalizer / normalizer.mean()  # only the layers' ratios matter: Adam scales the whole
+            normalizer = normalizer / normalizer.mean()  # only their ratios matter: Adam scales the gradient
             coefficients += adam.step(image.gradient(gradient, picture))
             picture = image.picture(coefficients)
             show(picture, strengths)
@@ -135,7 +136,7 @@ class FourierAscent:
         height, width = picture.shape[:2]
         grey = self.objective.input_channels == 1 and np.ptp(picture, axis=2).max() < COLORFUL
         longest, shortest = None, None
-        if self.objective.scope == "whole":  # no detail that the network cannot see at the largest scale
+        if self.objective.scope == "whole":  # finer details are invisible to the network even at the largest scale
             shortest = random_transforms.shorter_side(height, width) / self.side
         else:
             longest = LONGEST if self.objective.scope == "part" else 2 * self.side
@@ -186,7 +187,7 @@ class FourierDreamer:
 
 
 def side_seen(scope, options):
-    """Return the side, in pixels, of the square that a network sees of a Fourier image if it takes all sizes."""
+    """Return the side, in pixels, of the square of a Fourier image that a network sees, if it takes all sizes."""
     if scope == "whole":
         return pixel_dreams.CLASSIFIER_SIDE
     if scope == "middle":

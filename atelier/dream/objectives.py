@@ -1,11 +1,11 @@
 """The objectives of dreams: the strength of layers, channels or a neuron, similarity to a guide, or a class's logit.
 
 An objective has
-- `loss(pictures, targets)`: a dict of scalars of tensors N x H x W x 3 in 0..255, as vision.value_and_gradient takes
-  it: "total", which is maximized, and the strength of each of its names;
-- `names`: the names of the strengths, which are layers or "logit";
-- `normalizer(strengths)`: the numbers that the strengths of the next step are divided by, float32;
-- `targets`: what `loss` needs, besides the "normalizer";
+- `loss(pictures, targets)`: a function for vision.value_and_gradient, of pictures N x H x W x 3 in 0..255. It returns a
+  dict of scalars: "total", which is maximized, and the strength for each of `names`;
+- `names`: the names of the strengths: layers, "logit" or "activation";
+- `normalizer(strengths)`: the numbers by which the strengths of the next step are divided, float32;
+- `targets`: a dict of what `loss` needs, without the "normalizer";
 - `scope`: the area of a picture that a Fourier dream strengthens (see random_transforms.py);
 - `input_channels`: 1 if the network sees grey levels, or 3.
 """
@@ -33,7 +33,10 @@ from atelier.networks import classifiers, pretrained, vision
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A loaded network: its Keras model, its preprocessing, the source of its weights; `is_own`: the user's own."""
+    """A loaded network: its Keras model, its preprocessing, and the source of its weights.
+
+    `is_own` is true for a network of the user.
+    """
 
     model: keras.Model
     preprocess: typing.Callable
@@ -142,7 +145,7 @@ class LayerObjective:
         self.input_channels, self.targets = network.input_channels, {}
 
     def normalizer(self, strengths):
-        """Return the strengths of the step before, so that all layers have the same influence."""
+        """Return the strengths of the previous step. Divided by them, all layers have the same influence."""
         return np.maximum(np.abs(np.broadcast_to(strengths, len(self.names))), 1e-9).astype("float32")
 
     def loss(self, pictures, targets):
@@ -181,14 +184,18 @@ class NeuronObjective(LayerObjective):
 
 
 class GuideObjective(LayerObjective):
-    """The mean product of each place's features with those of the guide's most similar place."""
+    """The similarity of a picture's features to those of a guide.
+
+    For each place of the picture, it is the largest dot product of the place's features with those of a place of the
+    guide. The strength is the mean over the picture's places.
+    """
 
     def __init__(self, network, options):
         super().__init__(network, options)
         self.targets = {"guide": self.features_of_guide(options)}
 
     def features_of_guide(self, options):
-        """Return the guide's features, for each layer a tensor places x C. Raises InputError for a narrow guide."""
+        """Return the guide's features: for each layer a tensor, places x C. Raises InputError for a narrow guide."""
         picture = imaging.load_image(options.guide)
         width, height = imaging.fit(*picture.shape[1::-1], GUIDE_SIDE)
         if min(width, height) < SMALLEST_GUIDE:
@@ -199,7 +206,8 @@ class GuideObjective(LayerObjective):
         if self.channels:
             found = [ops.take(x, self.channels, axis=3) for x in found]
         flat = [ops.reshape(x, (-1, x.shape[3])) for x in found]
-        # Each place of a tile is compared with each place kept here. All places of an early layer would be too many.
+        # Each place of a tile is compared with each of these places of the guide. An early layer has too many places,
+        # so only every n-th place is returned.
         return [x[:: math.ceil(len(x) ** 2 * (tile_side(options) / GUIDE_SIDE) ** 2 / MAX_COMPARED)] for x in flat]
 
     def strength(self, features, targets, layer):
@@ -208,36 +216,37 @@ class GuideObjective(LayerObjective):
         return ops.mean(ops.max(products, axis=1))
 
 
-GUIDE_SIDE = 224  # pixels; each place of the picture is compared with each of the guide's
+GUIDE_SIDE = 224  # pixels of the guide's longer side
 SMALLEST_GUIDE = 32  # pixels of its shorter side
-MAX_COMPARED = 1e8  # pairs of places
-EDGE = 2  # places
+MAX_COMPARED = 1e8  # pairs of a place of a tile and a place of the guide
+EDGE = 2  # places that are left out at each edge
 
 
 def without_edges(features):
-    """Return features N x h x w x C without those at the edges, which a network's padding activates."""
+    """Return features N x h x w x C without the places at the edges: the network's padding activates these."""
     height, width = ops.shape(features)[1:3]
     top, left = (ops.minimum(side // 8, EDGE) for side in (height, width))
     return features[:, top : height - top, left : width - left]
 
 
 def mean_activation(x):
-    """Return the mean of activations before their ReLU, a scalar, in which negative ones count a tenth.
+    """Return the mean of activations before their ReLU, a scalar. Negative activations are multiplied by 0.1.
 
-    So the gradient also tells how to activate a channel where it is not active yet.
+    So the gradient is not zero where a channel is not active yet.
     """
     return ops.mean(ops.leaky_relu(x, 0.1))
 
 
 def tile_side(options):
-    """Return the longest side that the network sees at once, in pixels: less for pictures that take much memory."""
+    """Return the longest side that the network sees at once, in pixels. It is shorter for large pictures (memory)."""
     return options.tile or (640 if options.size <= 2000 else 400)
 
 
 def default_layers(model, options):
-    """Return the layers of a dream for which none are given, a dict from layer to weight.
+    """Return the default layers of a dream: a dict from layer to weight.
 
-    They are those of published dreams or, for other networks, the last layer at a sixteenth of the picture's size.
+    They are the layers of published dreams of this network. If there are none, it is the last layer at a sixteenth of
+    the picture's size.
     """
     if naming.own_classifier(options.convnet) is None:
         published = config.DREAM_LAYERS.get(naming.network_name(options.convnet))

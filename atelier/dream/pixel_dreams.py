@@ -19,8 +19,8 @@ from atelier.networks import vision
 SMALLEST_OCTAVE = 16  # pixels of the shorter side
 COARSEST = 190  # pixels of the longest side of the first octave
 
-# The correlation of colours in photographs: the square root of the covariance that Lucid measured (Olah et al. 2017).
-# Each row sums to about 1. Without it, a dream gets garish colours.
+# The square root of the covariance of colours in photographs, which Lucid measured (Olah et al. 2017). Each row sums to
+# about 1. Gradients are multiplied by this matrix. Without the matrix, a dream gets garish colours.
 COLORS = np.array([[0.477, 0.289, 0.214], [0.289, 0.429, 0.293], [0.214, 0.293, 0.502]], "float32")
 
 
@@ -47,8 +47,8 @@ class PixelDreamer:
     def dream(self, picture, rng, show=lambda picture, strengths: None, from_noise=False):
         """Dream on a picture, float32 H x W x 3 in 0..255: each octave adds its change to the next one.
 
-        After each step, `show` is called with the new picture and the strengths of the one before. `from_noise` makes
-        no difference here. Raises InputError if the gradient becomes NaN or infinite.
+        After each step, `show` is called with the new picture and the strengths of the previous one. `from_noise`
+        has no effect here. Raises InputError if the gradient becomes NaN or infinite.
         """
         options, sizes, change = self.options, self.sizes(picture), None
         smallest = imaging.resize_picture(picture, *sizes[0])
@@ -69,11 +69,11 @@ class PixelDreamer:
         return noise
 
     def next_frame(self, frame, rng):
-        """Dream on a film's former frame, after it was zoomed and moved."""
+        """Dream on the previous frame of a film, which is already zoomed and moved."""
         return self.dream(frame, rng)
 
     def changed(self, picture, gradient):
-        """Take a step, by the same amount on average whatever the size of the gradient."""
+        """Take a step along the gradient. The mean change is the same for small and for large gradients."""
         options = self.options
         gradient = gradient @ COLORS
         if options.smooth:
@@ -90,8 +90,8 @@ class PixelDreamer:
         for seen_rows, kept_rows, inner_rows in rows:
             for seen_columns, kept_columns, inner_columns in columns:
                 tile = picture[seen_rows][:, seen_columns]
-                terms, of_tile = self.evaluate(tile[None], {**objective.targets, "normalizer": normalizer})
-                gradient[kept_rows, kept_columns] = np.asarray(of_tile)[0, inner_rows, inner_columns]
+                terms, tile_gradient = self.evaluate(tile[None], {**objective.targets, "normalizer": normalizer})
+                gradient[kept_rows, kept_columns] = np.asarray(tile_gradient)[0, inner_rows, inner_columns]
                 strengths.append([float(terms[name]) for name in objective.names])
         objectives.check_gradient(gradient)
         return gradient, np.mean(strengths, axis=0)
@@ -110,11 +110,11 @@ def noise(size, rng):
 
 @dataclasses.dataclass(frozen=True)
 class Tiling:
-    """How a picture is divided into the tiles that the network sees, all in pixels.
+    """How a picture is divided into the tiles that the network sees. All lengths are in pixels.
 
-    A tile is no longer than `longest` and no shorter than `least`, and a multiple of `stride`. If there are several,
-    each sees a `margin` around the part that is kept, so that there are no seams. The tiles are shifted at random by up
-    to `jitter`. Beyond the picture's edges they see its mirror image.
+    The sides of a tile are multiples of `stride`, at most `longest` and at least `least`. If there are several tiles,
+    each has a `margin` around the part that is kept. The margins prevent seams. The tiles are shifted at random by up
+    to `jitter`. Beyond the picture's edges, a tile contains the picture's mirror image.
     """
 
     longest: int
@@ -124,7 +124,11 @@ class Tiling:
     least: int = 1
 
     def tiles(self, side, rng):
-        """Divide one side of a picture: [(indices of the pixels seen, slice that is kept, its slice of the tile)]."""
+        """Divide one side of a picture into tiles: a list of (indices, kept, inner).
+
+        `indices` are those of the tile's pixels in the picture. `kept` is the slice of the picture whose gradient is
+        taken from this tile, and `inner` is the same slice within the tile.
+        """
         jitter = min(self.jitter, side // 8)
         shift = int(rng.integers(jitter + 1))
         if side + jitter + self.stride <= self.longest:
@@ -143,13 +147,17 @@ class Tiling:
 
 
 MARGIN = 16
-STRIDE = 16  # pixels between neighbouring places in the layers that dreams are usually of
-LEAST_SEEN = 96  # networks that don't pad their convolutions need so many pixels
-CLASSIFIER_SIDE = 224  # pixels that a classifier sees if it takes all sizes
+STRIDE = 16  # pixels between neighbouring places of the layers that are usual in dreams
+LEAST_SEEN = 96  # pixels that networks without padding need
+CLASSIFIER_SIDE = 224  # pixels of the side that a classifier sees if it takes all sizes
 
 
 def tiling_for(network, options):
-    """Return the tiles for a network: one tile of its input's size if it has a fixed one, or if it classifies."""
+    """Return the Tiling for a network.
+
+    If the network's input has a fixed size, or if the dream is of a class, the tiles have no margin. Their longest side
+    is then that of the input plus the jitter plus 1.
+    """
     longest = objectives.tile_side(options)
     if network.input_side or options.class_ is not None:
         side = (network.input_side or CLASSIFIER_SIDE) + options.jitter + 1

@@ -1,7 +1,7 @@
-"""Random transforms of a picture before the network sees it: scaled, shifted and rotated, for feature visualization.
+"""Random transforms for feature visualization: they scale, shift and rotate a picture before the network sees it.
 
-Pictures are tensors 1 x H x W x 3 in 0..255. The transforms depend on a dream's `scope`: the "whole"
-picture (a class), every "part" of it (a layer or a channel), or its "middle" (a neuron).
+Pictures are tensors 1 x H x W x 3 in 0..255. The transforms depend on the `scope` of a dream. A dream of a class
+strengthens the "whole" picture, one of a layer or a channel every "part" of it, and one of a neuron its "middle".
 """
 
 from atelier import hardware  # noqa: F401, TensorFlow starts quietly
@@ -11,33 +11,35 @@ import numpy as np
 import tensorflow as tf
 
 MAX_ROTATION = 15  # degrees, in both directions
-# Scales for the whole picture, by the side that the network sees: the largest factor between the picture's shorter side
-# and that side. Networks with small inputs only know objects that fill their input.
+# With the scope "whole", the picture's shorter side is scaled to at most so many times the side that the network sees.
+# The keys are two such sides; in between, the factor is interpolated. Networks with small inputs only know objects that
+# fill their input.
 WHOLE_SCALES = {32: 1.2, 160: 2.0}
 SCALES = {"part": (0.85, 1.15), "middle": (0.9, 1.1)}
-MAX_ASPECT = 8  # a narrower strip is not scaled down to be seen whole, which would take much memory
+MAX_ASPECT = 8  # longer side / shorter side; narrower strips are enlarged less, as they would take much memory
 
 
 def choose_transforms(rng, height, width, side, scope, count=1):
-    """Choose `count` transforms of a picture, of each of which the network sees `side` pixels square.
+    """Choose `count` transforms of a picture. Each cuts a square of `side` x `side` pixels, which the network sees.
 
-    Returns a list of dicts of float32 arrays, `count` long: "sizes", the height and width that the picture is scaled
-    to; "centers", the row and column of its centre in the scaled picture; "angles", in radians. With the scope "whole"
-    the picture's shorter side is scaled to 1 to 2 times `side`; with the others its size changes little. With "part"
-    there are as many dicts as the network needs to see the entire picture, side by side.
+    Returns a list of dicts. Each dict holds three float32 arrays of length `count`: "sizes", the height and width that
+    the picture is scaled to; "centers", the row and column of the square's centre in the scaled picture; and "angles",
+    in radians. With the scope "whole", the picture's shorter side is scaled to 1 to 2 times `side` (WHOLE_SCALES). With
+    the other scopes, the picture's size changes little. With "part", the list has a dict for each of the squares that
+    together cover the picture. With the other scopes it has one dict.
     """
     offsets = [(0, 0)]
     if scope == "part":
         rows, columns = (np.arange(n) * side - (n - 1) / 2 * side for n in (-(-height // side), -(-width // side)))
         offsets = [(down, right) for down in rows for right in columns]
     if scope == "whole":
-        closest = np.interp(side, [*WHOLE_SCALES], [*WHOLE_SCALES.values()])
-        scales = rng.uniform(1, closest, count) * side / shorter_side(height, width)
+        largest = np.interp(side, [*WHOLE_SCALES], [*WHOLE_SCALES.values()])
+        scales = rng.uniform(1, largest, count) * side / shorter_side(height, width)
     else:
         scales = rng.uniform(*SCALES[scope], count)
     sizes = np.maximum(np.round(scales[:, None] * (height, width)), 2)
     max_shift = {"whole": np.maximum(sizes - side, 0) / 2 + side / 8, "part": side / 8, "middle": side / 32}[scope]
-    max_shift = side / 4 if len(offsets) > 1 else max_shift  # so that the seams between parts move
+    max_shift = side / 4 if len(offsets) > 1 else max_shift  # large shifts move the seams between the squares
     centers = (sizes - 1) / 2 + rng.uniform(-1, 1, (count, 2)) * max_shift
     angles = np.radians(rng.uniform(-MAX_ROTATION, MAX_ROTATION, count))
 
@@ -53,15 +55,15 @@ def choose_transforms(rng, height, width, side, scope, count=1):
 
 
 def shorter_side(height, width):
-    """Return the shorter side of a picture in pixels; for a narrow strip, a part of its longer side."""
+    """Return the shorter side of a picture in pixels, or for a narrow strip longer side / MAX_ASPECT."""
     return max(min(height, width), max(height, width) / MAX_ASPECT)
 
 
 def with_transforms(loss, side, scope, count=1):
     """Return the loss of a picture under the `count` transforms in targets["transforms"].
 
-    `loss(pictures, targets)` is a loss of pictures `count` x side x side x 3; the returned one is for
-    vision.value_and_gradient.
+    `loss(pictures, targets)` takes pictures `count` x side x side x 3. The returned function takes one picture, and is
+    for vision.value_and_gradient.
     """
     transform = scale_and_crop if scope == "whole" else crop
 
@@ -86,7 +88,10 @@ def scale_and_crop(picture, size, center, angle, side):
 
 
 def crop(picture, size, center, angle, side):
-    """Do the same for a picture that is about as large as `size`: without antialiasing, and only where it is cut."""
+    """Cut a rotated square, side x side x 3, out of a picture as if it were scaled to `size`, about its own size.
+
+    Only the pixels of the square are interpolated, without antialiasing. Beyond the picture's edges it is mirrored.
+    """
     shape = tf.shape(picture)[1:3]
     scale = size / tf.cast(shape, "float32")
     steps = tf.range(side, dtype="float32") - (side - 1) / 2

@@ -1,4 +1,4 @@
-"""Zoom films: each frame is the former one, zoomed, rotated and shifted, and dreamed on.
+"""Zoom films: each frame is a dream on the previous frame, which is first zoomed, rotated and shifted.
 
 Frames are float32 H x W x 3 in 0..255. `options` is a config.Dream.
 """
@@ -14,11 +14,12 @@ from atelier import disk, errors, films, imaging, leases
 
 
 def make_film(session, picture, result, options, manifest, about, from_noise, alone):
-    """Make a film that starts with a picture, and return the part of its row that only films have.
+    """Make a film that starts with a picture. Return those entries of its row that only films have.
 
-    Frames are kept in a folder beside the film until it is complete, so that the same command continues after an
-    interruption. `manifest` is what determines them. Frames with another manifest are an error if this film is the only
-    one of its command (`alone`), and are replaced otherwise: a folder's films were compared with the manifest before.
+    Until the film is complete, its frames are kept in a folder beside it. After an interruption, the same command
+    continues from these frames. `manifest` is all that determines the frames. `alone` tells that this film is the only
+    one of its command. Then frames with another manifest raise InputError, unless --overwrite is given. Otherwise such
+    frames are replaced, because the manifest of the whole folder was already compared.
     """
     films.check_encoder()
 
@@ -27,7 +28,7 @@ def make_film(session, picture, result, options, manifest, about, from_noise, al
             print(f"note: another process is making {result}; this one waits for it", file=sys.stderr)
 
     with leases.Lease(result.with_name(f".{result.name}.lock"), say_waiting) as lease:
-        if alone:  # another process may have made it in the meantime
+        if alone:  # another process may have made the film in the meantime
             disk.refuse_to_overwrite([result], options.overwrite)
         return make_missing_frames(session, picture, result, options, manifest, about, from_noise, alone, lease)
 
@@ -53,7 +54,7 @@ def make_missing_frames(session, picture, result, options, manifest, about, from
                 pixels = imaging.to_pixels(dreamed)
                 lease.check()
                 imaging.save_png(films.frame_path(folder, number), pixels, about)
-                frame = pixels.astype("float32")  # as in the file, so that an interrupted film is continued exactly
+                frame = pixels.astype("float32")  # as in the file: an interrupted film continues exactly
                 bar.update()
                 forecast.step(1)
         lease.check()

@@ -13,8 +13,8 @@ IMAGENET_CLASSES = config.ROOT / "trained/imagenet_classes.txt"
 def class_names(convnet):
     """List the names of a network's classes.
 
-    They are ImageNet's or, for a classifier of the user's own, those in the meta.json beside its file; the list is
-    empty if there is no such file.
+    They are ImageNet's or, for a classifier of the user's own, those in the meta.json beside its file. The list is
+    empty if that file does not exist or contains no names.
     """
     classifier = naming.own_classifier(convnet)
     if classifier is None:

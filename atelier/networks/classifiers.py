@@ -67,7 +67,10 @@ def input_preprocessing(model, input_range=None):
 
 
 def published_base(model):
-    """Name the network of keras.applications that a model is or begins with; None if preprocessing comes first."""
+    """Return the name of the network of keras.applications that a model is, or that it begins with.
+
+    Return None if there is no such network, or if preprocessing comes first.
+    """
     steps = model.layers if isinstance(model, keras.Sequential) else model.operations
     first = next((step for step in steps if not acts_only_in_training(step)), None)
     if isinstance(first, keras.Model):
@@ -115,7 +118,7 @@ CLASS_ACTIVATIONS = ("linear", "softmax", "sigmoid", "log_softmax", "hard_sigmoi
 
 
 def layer_of_output(tensor):
-    """Return the layer that computes a tensor; of a nested model it is the layer within."""
+    """Return the layer that computes a tensor. If a nested model computes it, return the layer inside that model."""
     layer = tensor._keras_history.operation
     while isinstance(layer, keras.Model):
         is_sequential = isinstance(layer, keras.Sequential)

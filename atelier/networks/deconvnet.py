@@ -1,4 +1,4 @@
-"""A deconvolutional network: a filter's strongest activations in pictures, projected back to pixels.
+"""A deconvolutional network: finds a filter's strongest activations in pictures, and projects them back to pixels.
 
 Pictures are H x W x 3 in 0..255; a layer's activations are float32 h x w x C (Zeiler & Fergus 2014).
 """
@@ -49,7 +49,7 @@ class ReceptiveField:
         )
 
     def first_pixel(self, place):
-        """Return the first pixel row (or column) of the field of an output row (or column); may be below 0."""
+        """Return the first pixel row (or column) in the field of output row (or column) `place`; it may be below 0."""
         return round(self.start + place * self.stride - (self.size - 1) / 2)
 
 
@@ -103,7 +103,7 @@ class Deconvnet:
         return np.asarray(self.compiled_activations(picture[None].astype("float32")))[0]
 
     def project(self, pictures, activation):
-        """Project an activation back to the pixels that it depends on: float32 size x size x 3, about 0."""
+        """Project an activation back to the pixels that it depends on: float32 size x size x 3, values around 0."""
         picture = pictures[activation.picture]
         places = np.zeros((1, *self.activations(picture).shape), "float32")
         places[0, activation.row, activation.column, activation.channel] = 1
@@ -154,7 +154,7 @@ def can_be_inverted(layer):
 
 
 def window_of(layer):
-    """Return the (kernel, stride, padding before) of a layer along each side."""
+    """Return (kernel, stride, padding at the start) of a layer; they are the same along both sides."""
     if isinstance(layer, keras.layers.Rescaling):
         return 1, 1, 0
     pooling = isinstance(layer, keras.layers.MaxPooling2D)
@@ -190,7 +190,7 @@ def choose_channels(network, pictures, channels, count):
 
 
 def strongest_activations(network, pictures, channels, count=9, quiet=False):
-    """Find each filter's strongest activations in pictures: a dict from channel to at most `count` of them, sorted."""
+    """Find each filter's strongest activations in pictures: a dict from channel to at most `count`, largest first."""
     strongest = {channel: [] for channel in channels}
     distance = max(1, network.field.size // (2 * network.field.stride))
     bar = tqdm(pictures, unit="picture", leave=False, disable=True if quiet else None)
@@ -204,9 +204,10 @@ def strongest_activations(network, pictures, channels, count=9, quiet=False):
 
 
 def peaks(activations, count, distance):
-    """List up to `count` of the largest values above 0 of h x w that are at least `distance` rows or columns apart.
+    """List the largest values above 0 in an array h x w, at most `count`, as (value, row, column).
 
-    Each is (value, row, column). Unlike the results of scikit-image's peak_local_max, they need not be local maxima.
+    They are at least `distance` rows or columns apart. Unlike the results of scikit-image's peak_local_max, they need
+    not be local maxima.
     """
     rest, found = activations.copy(), []
     while len(found) < count and rest.max() > 0:

@@ -71,7 +71,7 @@ def gru_states(inputs, kernel, bias, first):
     The gates are in the order update, reset, candidate. The forward and the backward loop are compiled with XLA. The
     large products are outside the loops, because TensorFlow computes them faster than XLA.
     """
-    # gradient() replaces the gradient of the loop. Without stop_gradient, a tape outside compiled code would record it.
+    # gradient() replaces the loop's gradient. Without stop_gradient, a tape in eager code would record the loop.
     h, last, *gates = gru_forward(*map(tf.stop_gradient, (inputs, kernel, bias, first)))
 
     def gradient(dstates):
@@ -86,7 +86,10 @@ def gru_states(inputs, kernel, bias, first):
 
 @compile_function
 def gru_forward(inputs, kernel, bias, first):
-    """Return the states before each step, the last state, and for the gradient z, r, n, and the product of h in n."""
+    """Return the states before each step, the last state, and four arrays for the gradient.
+
+    These are the update gate z, the reset gate r, the candidate n, and the part of n's input that is computed from h.
+    """
     steps, units = inputs.shape[0], inputs.shape[2] // 3
 
     def forward(t, h, *stacks):
@@ -126,7 +129,7 @@ def gru_backward(dstates, kernel, h, z, r, n, an):
 def lstm_states(inputs, kernel, first_h, first_c):
     """Run an LSTM (Hochreiter and Schmidhuber 1997) from a state: T x N x 4U inputs -> T x N x U, last cell N x U.
 
-    The gates are in the order input, forget, candidate, output. Compiled like gru_states.
+    The gates are in the order input, forget, candidate, output. The loops are compiled like those of gru_states.
     """
     h, c, gates = lstm_forward(*map(tf.stop_gradient, (inputs, kernel, first_h, first_c)))
 
@@ -168,11 +171,11 @@ def lstm_backward(dstates, dlast_c, kernel, first_c, c, gates):
     def backward(k, dh, dc, dproducts):
         t = steps - 1 - k
         i, f, g, o = tf.split(gates[t], 4, -1)
-        squashed = tf.tanh(c[t])
+        tanh_c = tf.tanh(c[t])
         dh += dstates[t]
-        dc += dh * o * (1 - squashed * squashed)
+        dc += dh * o * (1 - tanh_c * tanh_c)
         of_cell = [dc * g * i * (1 - i), dc * c_before[t] * f * (1 - f), dc * i * (1 - g * g)]
-        dproduct = tf.concat([*of_cell, dh * squashed * o * (1 - o)], -1)
+        dproduct = tf.concat([*of_cell, dh * tanh_c * o * (1 - o)], -1)
         return k + 1, dproduct @ transposed, dc * f, dproducts.write(t, dproduct)
 
     dh, dc, dproducts = loop_over(steps, backward, tf.zeros_like(first_c), dlast_c, stack_of(c, 4 * units))

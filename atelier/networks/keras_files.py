@@ -46,7 +46,7 @@ def read_config(path):
         if not is_hdf5(path):
             with zipfile.ZipFile(path) as archive:
                 config = json.loads(archive.read("config.json"))
-            return {name: part for name, part in config.items() if name != "compile_config"}  # it is not loaded
+            return {name: part for name, part in config.items() if name != "compile_config"}  # which is not loaded
         with h5py.File(path) as file:
             if "model_config" not in file.attrs:
                 raise InputError(f"{path} contains only weights, and no model; save the whole model with model.save")

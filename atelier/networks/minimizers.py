@@ -1,7 +1,7 @@
 """Optimizers of a picture: L-BFGS on its cosine transform, and Adam on its pixels.
 
 `evaluate(picture)` returns the loss and its gradient, float32 H x W x 3 like the picture. `accept(picture)` is called
-after each step.
+once in each step.
 """
 
 import math
@@ -17,8 +17,8 @@ from scipy import fft, optimize
 def minimize_lbfgs(evaluate, start, steps, accept):
     """Minimise with SciPy's L-BFGS. The variables are weighted cosine coefficients of the change from `start`.
 
-    Low frequencies have larger weights, because the loss has less curvature along them. L-BFGS does not know the length
-    of its first step. The scale of the weights makes this step about one grey level.
+    Low frequencies have larger weights, because the loss has less curvature along them. L-BFGS does not know how
+    long its first step should be. The scale of the weights makes this step about one grey level.
     """
     height, width, _ = start.shape
     frequency = np.hypot(np.arange(height)[:, None] / height, np.arange(width) / width)[..., None]
@@ -44,7 +44,7 @@ def minimize_lbfgs(evaluate, start, steps, accept):
 
 
 def minimize_adam(evaluate, start, steps, accept, learning_rate):
-    """Minimise with Adam (Kingma & Ba 2015)."""
+    """Minimise with Adam (Kingma & Ba 2015). `accept` gets the picture before each step."""
     picture = keras.Variable(start)
     optimizer = keras.optimizers.Adam(learning_rate)
     for _ in range(steps):

@@ -87,9 +87,9 @@ def read_convolutions(path):
 def load_network(convnet, weights=None, top=False, input_range=None):
     """Load a network of keras.applications, or a classifier of the user's own: (model, preprocess, source of weights).
 
-    `convnet` is a network's name, or a model file (see classifiers.py), and `input_range` the range of that model's
+    `convnet` is a network's name, or a model file (see classifiers.py). `input_range` is the range of a model file's
     input. With `top` the model returns the logits of its classes. `preprocess` turns pictures N x H x W x 3 in 0..255
-    into its input. `weights` is as for load_vgg, or a file with all the weights. Raises InputError.
+    into the model's input. `weights` is as for load_vgg, or a file with all the weights. Raises InputError.
     """
     if str(convnet).endswith(MODEL_FILES):
         if weights is not None:
@@ -119,7 +119,10 @@ def load_network(convnet, weights=None, top=False, input_range=None):
 
 
 def efficientnet_input(pictures):
-    """Divide pictures by sqrt(std). Keras adds this step to these networks only if it downloads the weights itself."""
+    """Divide the differences of pictures from ImageNet's mean by sqrt(std).
+
+    Keras adds this step to EfficientNetB0 to B7 only if it loads its own ImageNet weights.
+    """
     mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
     return 255 * (mean + (pictures / 255 - mean) / np.sqrt(std))
 

@@ -25,7 +25,7 @@ VGG_MEAN = (103.939, 116.779, 123.68)  # of blue, green and red
 def feature_extractor(model, layers):
     """Return f(picture, tensor 1 x H x W x 3 in 0..255) -> [features, float32 1 x h x w x C, of each layer] for a VGG.
 
-    In float32 without a GPU, it uses Winograd convolutions.
+    In float32 without a GPU, f uses Winograd convolutions.
     """
     last = max(model.layers.index(model.get_layer(name)) for name in layers)
     used = model.layers[1 : last + 1]
@@ -56,8 +56,8 @@ def is_wide(layer):
 def network_features(model, preprocess, layers, rectified=True):
     """Return f(pictures, tensor N x H x W x 3 in 0..255) -> [features, float32 N x h x w x C, of each layer].
 
-    If `rectified` is false, they are the values before a layer's ReLU. Where a channel is not active, the gradient of a
-    ReLU is 0, and so it does not show how to activate the channel.
+    If `rectified` is false, the features are the values before a layer's ReLU. Where a channel is not active, the
+    gradient of a ReLU is 0, and does not show how to activate the channel.
     """
     used = [layers_of(model)[name] for name in layers]
 
@@ -71,7 +71,7 @@ def network_features(model, preprocess, layers, rectified=True):
 
 @contextlib.contextmanager
 def recorded_outputs(layers, rectified=True):
-    """Yield a dict from a layer's id to its output, which is filled when the model is called.
+    """Yield a dict from a layer's id to its output. Each call of the model fills the dict.
 
     This also works for layers of nested models, which Keras does not accept as outputs of the outer model.
     """
@@ -142,9 +142,10 @@ def layers_with_places(model):
 
 
 def layer_at_stride(model, stride):
-    """Name the last layer with a stride of about `stride` pixels, or else the last layer with rows and columns.
+    """Return the name of the last layer with a stride of about `stride` pixels.
 
-    Raises InputError if no layer's output has rows and columns.
+    If there is none, it is the last layer whose output has rows and columns. Raises InputError if no layer's output has
+    rows and columns.
     """
     names = list(layers_with_places(model))
     if not names:

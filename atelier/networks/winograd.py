@@ -25,7 +25,7 @@ class FrozenConvolution:
         self.rotated_filters = tf.constant(winograd_filters(kernel[::-1, ::-1].swapaxes(2, 3)))
 
     @classmethod
-    @functools.lru_cache(maxsize=16)  # for one network: its transformed filters take hundreds of megabytes
+    @functools.lru_cache(maxsize=16)  # enough for one network, whose transformed filters take hundreds of megabytes
     def of(cls, layer):
         """Return the convolution of a layer. The filters of a layer are transformed only once."""
         return cls(layer)
@@ -41,7 +41,7 @@ class FrozenConvolution:
 def toom_cook(points):
     """Return the output, filter and input matrices of F(m, 3) for m + 1 points and infinity (Blahut 2010).
 
-    With them, the m sums of 3 products are output @ ((filter @ weights) * (input @ values)).
+    With these matrices, the m sums of 3 products are output @ ((filter @ weights) * (input @ values)).
     """
     n = len(points) + 1
     powers = np.vander([*points, 0], n, increasing=True)
@@ -62,7 +62,7 @@ MATRICES = {side: toom_cook([0.0, 1, -1, 2, -2, 0.5, -0.5][: side + 1]) for side
 
 def winograd_filters(kernel):
     """Transform filters from 3 x 3 x C x K to n x n x C x K."""
-    # Output tiles of 6 x 6 pixels need a fifth fewer products than those of 4 x 4, but filters nearly twice as large.
+    # Output tiles of 6 x 6 pixels need a fifth fewer products than tiles of 4 x 4, but filters nearly twice as large.
     _, g, _ = MATRICES[6 if kernel.shape[2] * kernel.shape[3] <= 2**16 else 4]
     return np.tensordot(g, np.tensordot(g, kernel, (1, 0)), (1, 1))  # columns, rows, C, K
 
@@ -91,7 +91,7 @@ def convolve(x, filters, bias=None):
     x = tf.reshape(x, (n, n, tiles * channels))
     x = [products(i) for i in range(n)]
     if bias is not None:
-        x[1] += tf.tile(bias, [tiles])  # the point 1 contributes to each pixel exactly once
+        x[1] += tf.tile(bias, [tiles])  # for the point 1, all factors in `outputs` are 1
     x = tf.matmul(outputs, tf.reshape(tf.stack(x), (n, -1)))
     x = tf.transpose(tf.reshape(x, (side, side, down, across, filters_count)), (2, 1, 3, 0, 4))
     return tf.reshape(x, (1, side * down, side * across, filters_count))[:, :height, :width]

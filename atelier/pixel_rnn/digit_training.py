@@ -24,7 +24,7 @@ from atelier import disk, leases, provenance, trainings
 from atelier.command_line import lazy_import
 from atelier.errors import InputError, Interrupted, PartlyDone, describe
 from atelier.pixel_rnn import datasets, model_files, model_meta, recurrent
-from atelier.trainings import FolderState, Holds
+from atelier.trainings import FolderContent, FolderState
 
 cluster = lazy_import("atelier.batch.cluster")
 
@@ -53,7 +53,7 @@ def train(source, digit, preset, training_config, options, name):
     trainings.print_results(training.results())
     try:
         if not state.is_finished or training.has_checkpoints():
-            training.plot()  # also for a finished training: a kill may have come before its plot
+            training.plot()  # a finished training may have been killed before its plot
         print(f"loss_curve: {training.folder / 'loss.png'}")
     except OSError as error:
         raise PartlyDone(f"{describe(error)}; the models are there, the loss curve is not") from error
@@ -115,27 +115,27 @@ class DigitTraining:
         """Return the FolderState of the folder for these classes. Raises InputError where a file is damaged."""
         earlier = self.earlier()
         if earlier and "classes" not in earlier:
-            return FolderState(Holds.SOMETHING_ELSE, f"{self.folder} holds a painter; give another --output")
+            return FolderState(FolderContent.SOMETHING_ELSE, f"{self.folder} holds a painter; give another --output")
         if self.options.resume:
             return self.examine_to_resume(earlier)
         if not earlier:
-            return FolderState(Holds.NO_TRAINING)
+            return FolderState(FolderContent.NO_TRAINING)
         changes = trainings.changed_options(self.meta, earlier)
         if self.options.overwrite:
             if changes and not set(map(int, earlier["classes"])) <= set(self.classes):
                 return trainings.other_training(self.folder, changes)
-            return FolderState(Holds.NO_TRAINING)
+            return FolderState(FolderContent.NO_TRAINING)
         entries = self.entries(earlier)
         if trainings.is_same_or_longer(self.meta, earlier) and any(entry is not None for entry in entries):
             if all(is_finished(entry, earlier["recipe"]["epochs"]) for entry in entries):
                 return self.finished(earlier)
             return trainings.unfinished(self.folder)
-        return trainings.other_training(self.folder, changes) if changes else FolderState(Holds.NO_TRAINING)
+        return trainings.other_training(self.folder, changes) if changes else FolderState(FolderContent.NO_TRAINING)
 
     def examine_to_resume(self, earlier):
         if not earlier:
             return trainings.nothing_to_resume(self.folder)
-        if changes := trainings.changed_options(self.meta, earlier, but_epochs=True):
+        if changes := trainings.changed_options(self.meta, earlier, ignore_epochs=True):
             return trainings.other_training(self.folder, changes)
         entries, epochs = self.entries(earlier), self.config.epochs
         if all(entry is None for entry in entries):
@@ -147,7 +147,7 @@ class DigitTraining:
         waiting = self.unfinished_classes(earlier)
         if any(earlier["classes"].get(str(c)) and not checkpoint(self.folder, c).exists() for c in waiting):
             return trainings.without_checkpoint(self.folder)
-        return FolderState(Holds.UNFINISHED) if waiting else self.finished(earlier)
+        return FolderState(FolderContent.UNFINISHED) if waiting else self.finished(earlier)
 
     def earlier(self):
         """Return the meta.json that an earlier training has written here, or None."""
@@ -195,7 +195,7 @@ class DigitTraining:
     # The work
 
     def execute(self, pictures):
-        """Train the classes, the keys of `pictures`. If the training fails, the checkpoints of all classes are kept."""
+        """Train the classes. `pictures` is a dict from class to pictures. After a failure, all checkpoints are kept."""
         begun = time.monotonic()
         done = {label: self.epochs_done(label) for label in pictures}
         images = {label: count_trained(len(own), self.options) for label, own in pictures.items()}
@@ -212,7 +212,8 @@ class DigitTraining:
                     disk.write_json(self.folder / "meta.json", self.meta)
             except BaseException as error:
                 self.raise_explained(error)
-        self.duration = trainings.format_duration(time.monotonic() - begun) + " since it went on" * any(done.values())
+        resumed = any(done.values())
+        self.duration = trainings.format_duration(time.monotonic() - begun) + " since it was resumed" * resumed
 
     def train_here(self, pictures, bar):
         """Train classes in parallel threads, one for each core. Yields (label, entry for meta.json)."""
@@ -238,7 +239,7 @@ class DigitTraining:
 
     def train_on_cluster(self, pictures, bar):
         """Train classes on a cluster, one class at a time on each worker. Yields (label, entry for meta.json)."""
-        for label in pictures:  # not on a worker: its threads share one random number generator
+        for label in pictures:  # not on a worker, whose threads share one random number generator
             if not checkpoint(self.folder, label).exists():
                 first_progress(label, self.config, self.options, self.folder).save(checkpoint(self.folder, label))
         source, folder = self.meta["source"], self.folder.resolve()
@@ -439,7 +440,7 @@ def build_trainer(training_config):
 
 
 def find_missing(source, data, crc32, folder):
-    """Say in a text if this worker cannot see the models' folder or has other pictures; else return None."""
+    """Return a message if this worker cannot see the models' folder or has other pictures, or else None."""
     if not folder.is_dir():
         return f"it does not see {folder}"
     images, labels, _, _ = datasets.load_dataset(source, data)

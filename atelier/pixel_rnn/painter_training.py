@@ -24,7 +24,7 @@ import util
 from atelier import disk, imaging, provenance, trainings
 from atelier.errors import InputError, Interrupted, PartlyDone
 from atelier.pixel_rnn import model_files, model_meta, palettes, recurrent
-from atelier.trainings import FolderState, Holds
+from atelier.trainings import FolderContent, FolderState
 
 TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)  # of the pictures on a sheet of samples
 SAVE_SECONDS = 300  # between checkpoints within an epoch
@@ -74,7 +74,7 @@ def check_disjoint(source, validation):
 
 
 def load_training_pictures(source, training_config, options):
-    """Return the training and the held-out pictures, uint8 N x H x W x 3 each, and why other files were left out."""
+    """Return the training and the held-out pictures, uint8 N x H x W x 3 each, and a message for each unused file."""
     read = functools.partial(
         imaging.load_pictures,
         width=training_config.width,
@@ -116,16 +116,18 @@ class PainterTraining:
         """Return the FolderState of the folder, and read what --resume needs. Raises InputError for damaged files."""
         earlier = model_meta.load_meta(self.folder) if (self.folder / "meta.json").exists() else None
         if earlier and "classes" in earlier:
-            return FolderState(Holds.SOMETHING_ELSE, f"{self.folder} holds models of digits; give another --output")
+            return FolderState(
+                FolderContent.SOMETHING_ELSE, f"{self.folder} holds models of digits; give another --output"
+            )
         if self.options.resume:
             return self.examine_to_resume(earlier)
         if self.options.overwrite:
-            return FolderState(Holds.NO_TRAINING)
+            return FolderState(FolderContent.NO_TRAINING)
         if not earlier:
-            if in_the_way := next(self.trained_files(), None):
-                refusal = f"{in_the_way} is in the way; give another --output, or --overwrite"
-                return FolderState(Holds.SOMETHING_ELSE, refusal)
-            return FolderState(Holds.NO_TRAINING)
+            if existing := next(self.trained_files(), None):
+                refusal = f"{existing} would be replaced; give another --output, or --overwrite"
+                return FolderState(FolderContent.SOMETHING_ELSE, refusal)
+            return FolderState(FolderContent.NO_TRAINING)
         if not trainings.is_same_or_longer(self.about, earlier):
             return trainings.other_training(self.folder, trainings.changed_options(self.about, earlier))
         if not earlier.get("finished"):
@@ -136,7 +138,7 @@ class PainterTraining:
     def examine_to_resume(self, earlier):
         if not earlier:
             return trainings.nothing_to_resume(self.folder)
-        if changes := trainings.changed_options(self.about, earlier, but_epochs=True):
+        if changes := trainings.changed_options(self.about, earlier, ignore_epochs=True):
             return trainings.other_training(self.folder, changes)
         self.progress = self.last_progress()
         before, epochs = earlier["recipe"]["epochs"], self.config.epochs
@@ -146,13 +148,13 @@ class PainterTraining:
                 return trainings.too_few_epochs(self.folder, done, epochs)
         self.meta = earlier | {"recipe": self.about["recipe"]}
         if not earlier.get("finished"):
-            return FolderState(Holds.UNFINISHED)
+            return FolderState(FolderContent.UNFINISHED)
         if epochs != before and self.progress is None:
             return trainings.without_checkpoint(self.folder)
         if epochs == before or self.progress.is_over(epochs, self.options.patience):
             return self.finished(earlier)
         self.meta["finished"] = False
-        return FolderState(Holds.UNFINISHED)
+        return FolderState(FolderContent.UNFINISHED)
 
     def finished(self, earlier):
         """Return the FolderState of a finished training."""
@@ -182,7 +184,7 @@ class PainterTraining:
         self.held_out = self.cut(palettes.to_palette(held_out, self.palette), whole=True) if len(held_out) else None
 
     def clear(self):
-        """Remove the files of an earlier training, meta.json first, so that it never describes missing files."""
+        """Remove the files of an earlier training. meta.json goes first: it must not describe missing files."""
         (self.folder / "meta.json").unlink(missing_ok=True)
         for path in self.trained_files():
             path.unlink()
@@ -246,7 +248,7 @@ class PainterTraining:
         if progress.variables:
             trainings.assign_variables(self.model, progress.variables)
         if progress.losses and not progress.step:
-            self.write_outputs(progress)  # a kill may have come between the checkpoint and these files
+            self.write_outputs(progress)  # a killed process may have written only the checkpoint
         epochs, steps = self.config.epochs, self.windows.steps
         disable = True if self.options.quiet else None
         done = len(progress.losses) * steps + progress.step
@@ -264,7 +266,7 @@ class PainterTraining:
         for path in self.checkpoints():
             if path != self.last_checkpoint:
                 path.unlink(missing_ok=True)
-        self.duration = trainings.format_duration(time.monotonic() - begun) + " since it went on" * resumed
+        self.duration = trainings.format_duration(time.monotonic() - begun) + " since it was resumed" * resumed
 
     def results(self):
         """Return the results to print, as a dict of texts by name."""
@@ -337,7 +339,10 @@ class PainterTraining:
         self.check_interrupt()
 
     def write_outputs(self, progress):
-        """Write the losses. Every --sample-every epochs, also draw a sheet of samples and the loss curve."""
+        """Write the losses; from time to time, also draw a sheet of samples and the loss curve.
+
+        These are drawn after the first epoch, every --sample-every epochs and at the end. A sheet that exists is kept.
+        """
         epoch = len(progress.losses)
         due = epoch == 1 or epoch % self.options.sample_every == 0 or epoch == self.config.epochs
         path = self.folder / "samples" / f"epoch_{epoch:04}.png"
@@ -366,7 +371,7 @@ class PainterTraining:
         model_files.save_model(self.folder / name, model)
 
     def check_finite(self):
-        """Raise InputError where a weight is NaN or infinite, so that such a network is not written."""
+        """Raise InputError where a weight is NaN or infinite. Such a network must not be written."""
         if not all(np.isfinite(weight).all() for weight in self.model.get_weights()):
             raise InputError(DIVERGED)
 
@@ -430,6 +435,6 @@ class PainterTraining:
         self.last_checkpoint = max(found, key=lambda path: (len(found[path].losses), found[path].step), default=None)
         last = found.get(self.last_checkpoint)
         if damaged:
-            come = f"epoch {len(last.losses) + 1}, step {last.step + 1}" if last else "the beginning"
-            print(f"note: {', '.join(damaged)}; going on from {come}", file=sys.stderr)
+            position = f"epoch {len(last.losses) + 1}, step {last.step + 1}" if last else "the beginning"
+            print(f"note: {', '.join(damaged)}; going on from {position}", file=sys.stderr)
         return last

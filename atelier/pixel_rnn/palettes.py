@@ -11,9 +11,10 @@ from skimage.color import deltaE_ciede2000, lab2rgb, rgb2lab
 
 
 def fit_palette(pictures, colors, seed):
-    """Choose at most `colors` colours for uint8 N x H x W x 3 by K-means in CIELAB: uint8 K x 3, dark to light.
+    """Choose a palette of at most `colors` colours for pictures by K-means in CIELAB: uint8 K x 3, dark to light.
 
-    If the pictures have at most `colors` distinct colours, all are kept. At most 200,000 random pixels are clustered.
+    If the pictures have at most `colors` distinct colours, these are the palette. Otherwise, at most 200,000 random
+    pixels are clustered.
     """
     from sklearn.cluster import MiniBatchKMeans
 
@@ -31,7 +32,7 @@ def fit_palette(pictures, colors, seed):
 
 
 def pack_colors(pixels):
-    """Convert colours ... x 3 in 0..255 to numbers 0xRRGGBB."""
+    """Convert colours, an array (..., 3) in 0..255, to numbers 0xRRGGBB, an array (...)."""
     red, green, blue = np.moveaxis(pixels.astype("uint32"), -1, 0)
     return red << 16 | green << 8 | blue
 
@@ -59,6 +60,9 @@ def from_palette(tokens, palette, height, width):
 
 
 def color_error(pictures, quantized):
-    """Return the mean CIEDE2000 colour difference between uint8 pictures. About 1 is just visible side by side."""
+    """Return the mean CIEDE2000 colour difference between uint8 pictures.
+
+    A difference of about 1 is just visible when the colours are side by side.
+    """
     errors = [deltaE_ciede2000(rgb2lab(a), rgb2lab(b)).mean() for a, b in zip(pictures, quantized, strict=True)]
     return float(np.mean(errors))

@@ -36,7 +36,7 @@ def make_training_step(model, optimizer):
         )  # the gradient of an embedding is sparse; XLA needs it dense
         return loss, states
 
-    # On a CPU, only the loops and the update are compiled by XLA: TensorFlow's own large products are faster.
+    # On a CPU, XLA compiles only the loops and the update. TensorFlow's own products of large matrices are faster.
     return compile_function(training_step, jit=False)
 
 

@@ -31,9 +31,9 @@ class LearnedStyle:
     """A style that a stylization network has learned from a painting.
 
     `network` is the network's file. `vector` is the style vector, STYLE_DIM numbers, an input of the network. `mean`,
-    3, and `covariance`, 3 x 3, describe the colours of the painting's pixels in 0..255. A search that refines a picture
-    also needs the painting's `statistics`, as perceptual_loss.statistics returns them, for each of config.STYLE_LAYERS,
-    and the `weights` of the VGG16 that they were computed with.
+    3, and `covariance`, 3 x 3, describe the colours of the painting's pixels in 0..255. `statistics` are those of the
+    painting for each of config.STYLE_LAYERS, as perceptual_loss.statistics returns them. `weights` names the weights of
+    VGG16 that they were computed with. A search that refines a picture needs both.
     """
 
     name: str
@@ -44,7 +44,7 @@ class LearnedStyle:
     statistics: list | None
     weights: str | None
 
-    # The attributes of optimization.PaintingMixture, for optimization.Search:
+    # optimization.Search uses a LearnedStyle like an optimization.PaintingMixture, so it has the same attributes:
     paintings = ()
 
     def color_statistics(self, _):
@@ -65,8 +65,8 @@ def load_style(name):
     folder = next((path for path in (pathlib.Path(name), STYLES / name) if (path / META).is_file()), None)
     if folder is None:
         known = known_styles()
-        told = f"the learned styles are {', '.join(known)}" if known else "train_style.py learns one"
-        raise InputError(f"there is no learned style {name}{naming.suggestion(str(name), known)}; {told}")
+        advice = f"the learned styles are {', '.join(known)}" if known else "train_style.py learns one"
+        raise InputError(f"there is no learned style {name}{naming.suggestion(str(name), known)}; {advice}")
     meta, path = read_meta(folder), folder / STYLE
     if not meta.get("finished"):
         raise InputError(f"{folder} is not finished; train_style.py with --resume continues the training")
@@ -79,7 +79,7 @@ def load_style(name):
         raise InputError(f"{folder} is a style without its network; {NETWORK} must be in it or beside it")
     if meta.get("network") != checksum(network):
         raise InputError(f"{folder} belongs to another network than {network}")
-    statistics = unpacked(scales, halves)
+    statistics = unpack_statistics(scales, halves)
     return LearnedStyle(folder.resolve().name, network, vector, mean, covariance, statistics, str(meta.get("weights")))
 
 
@@ -112,7 +112,7 @@ def read_arrays(path, shapes):
 
 def save_style(folder, style, meta):
     """Write a style and its meta.json, a dict, into its folder. The network must have been saved before."""
-    arrays = (style.vector, style.mean, style.covariance, *packed(style.statistics))
+    arrays = (style.vector, style.mean, style.covariance, *pack_statistics(style.statistics))
     with disk.whole_file(folder / STYLE) as temporary:
         np.savez(temporary, **dict(zip(style_shapes(), arrays, strict=True)))
     disk.write_json(folder / META, meta | {"network": checksum(style.network)})
@@ -125,7 +125,7 @@ def statistics_shapes():
     return [[(count, count), (1, count)] for count in counts]
 
 
-def packed(statistics):
+def pack_statistics(statistics):
     """Return the scale of each statistic, and each one divided by its scale, in half precision.
 
     Only the upper half of a symmetric matrix is kept.
@@ -136,14 +136,14 @@ def packed(statistics):
     return [scales, *(np.float16(x / scale) for x, scale in zip(halves, scales))]
 
 
-def unpacked(scales, halves):
-    """Return the original statistics of what packed() returned, rounded to half precision."""
+def unpack_statistics(scales, halves):
+    """Return the statistics that pack_statistics() was called with, rounded to half precision."""
     found = (scale * half for scale, half in zip(scales, halves))
-    return [[unfolded(next(found), shape) for shape in shapes] for shapes in statistics_shapes()]
+    return [[restore_array(next(found), shape) for shape in shapes] for shapes in statistics_shapes()]
 
 
-def unfolded(half, shape):
-    """Return a vector as an array of a shape. For a matrix, which is symmetric, the vector is the upper half."""
+def restore_array(half, shape):
+    """Convert a vector to an array of a shape. A matrix is symmetric, and the vector holds its upper half."""
     if shape[0] == 1:
         return half.reshape(shape)
     matrix = np.zeros(shape, "float32")
@@ -152,9 +152,9 @@ def unfolded(half, shape):
 
 
 def style_shapes():
-    """Return the names and the shapes of the arrays in a style's file. The style vector is named numbers there."""
+    """Return a dict from the names to the shapes of the arrays in a style's file. "numbers" is the style vector."""
     shapes = {"numbers": (stylization_network.STYLE_DIM,), "mean": (3,), "covariance": (3, 3)}
-    statistics = [shape for shapes in statistics_shapes() for shape in shapes]
+    statistics = [shape for layer_shapes in statistics_shapes() for shape in layer_shapes]
     halves = [(math.comb(columns + 1, 2) if rows > 1 else columns,) for rows, columns in statistics]
     return shapes | {"scales": (len(halves),)} | {f"statistic_{i}": shape for i, shape in enumerate(halves)}
 
@@ -187,7 +187,7 @@ def load_network(path):
 def save_network(path, network, styles):
     """Write the network's weights and the mean of its style vectors, N x STYLE_DIM.
 
-    The weights are saved in half precision. Its effect on pictures is invisible.
+    The weights are saved in half precision. The rounding has no visible effect on pictures.
     """
     weights = {f"weight_{i}": np.asarray(weight, "float16") for i, weight in enumerate(network.get_weights())}
     with disk.whole_file(path) as temporary:
@@ -199,7 +199,7 @@ def checksum(path):
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def mixed(styles, weights):
+def mix_styles(styles, weights):
     """Mix styles of one network by weights: a LearnedStyle. Raises InputError if the networks differ.
 
     Statistics that were computed with different weights of VGG16 cannot be mixed. The mixture then has no `statistics`
@@ -211,21 +211,21 @@ def mixed(styles, weights):
     alike = len({style.weights for style in styles}) == 1
     shares = np.float32(np.asarray(weights, "float64") / np.sum(weights))
 
-    def mean(parts):
-        return sum(share * part for share, part in zip(shares, parts))
+    def mean(values):
+        return sum(share * value for share, value in zip(shares, values))
 
-    of_all = ([getattr(style, part) for style in styles] for part in ("vector", "mean", "covariance"))
+    parts = ([getattr(style, part) for style in styles] for part in ("vector", "mean", "covariance"))
     statistics = [[mean(same) for same in zip(*layers)] for layers in zip(*(style.statistics for style in styles))]
     refinable = (statistics, styles[0].weights) if alike else (None, None)
-    return LearnedStyle("+".join(style.name for style in styles), styles[0].network, *map(mean, of_all), *refinable)
+    return LearnedStyle("+".join(style.name for style in styles), styles[0].network, *map(mean, parts), *refinable)
 
 
 class Stylizer:
-    """A stylization network, and a learned style or a mixture of several: [(name, weight), ...]."""
+    """A stylization network and a style. `styles` are [(name, weight), ...]; several are mixed."""
 
     def __init__(self, styles):
         names, weights = zip(*styles)
-        self.style = mixed([load_style(name) for name in names], weights)
+        self.style = mix_styles([load_style(name) for name in names], weights)
         self.network = load_network(self.style.network)
 
     def stylize(self, photo):
@@ -234,7 +234,7 @@ class Stylizer:
 
 
 def stylize(network, photo, style):
-    """Paint a photo, float32 H x W x 3, in a style and in the span of the painting's colours."""
+    """Paint a photo, float32 H x W x 3, in a style. The result's colours are in the span of the painting's colours."""
     before = colors.color_mapping(photo, style.mean, style.covariance)
     span = colors.color_projection(style.covariance)
     after = span, style.mean - style.mean @ span
@@ -244,8 +244,8 @@ def stylize(network, photo, style):
 def finished(picture, photo, keep_colors=None, strength=1.0):
     """Apply --keep-colors and --strength to a picture, float32 H x W x 3 like the photo: uint8.
 
-    `keep_colors` is luminance, which takes the photo's hues, or histogram, which gives the result the mean and the
-    covariance of the photo's colours. `strength` is the share of the picture in the result, the rest is the photo.
+    With the `keep_colors` "luminance", the result has the photo's hues. With "histogram", it has the mean and the
+    covariance of the photo's colours. `strength` is the share of the picture in the result. The rest is the photo.
     """
     if keep_colors == "luminance":
         picture = colors.with_colors_of(picture, photo)

@@ -21,7 +21,7 @@ from atelier.networks import minimizers
 from atelier.style import input_pictures, learned_styles, perceptual_loss
 
 COARSEST = 128  # pixels of the longest side at the first scale
-MARGIN = 8  # pixels, added and later cut off: VGG pads with zeros, which changes the picture near its border
+MARGIN = 8  # pixels that are added and later cut off: VGG's padding with zeros changes the picture near its border
 GIGABYTES_PER_MEGAPIXEL = {"float32": 2.5, "half": 1.2}
 
 # --- The network -------------------------------------------------------------------------------
@@ -35,17 +35,17 @@ class StyleModel(perceptual_loss.PerceptualLoss):
 
     def __init__(self, options):
         device = hardware.use_precision(options.precision, "convolutions")
-        hardware.reserve_memory(1 + 2.5 * (options.size / 1000) ** 2)  # gigabytes, about the peak of the search
+        hardware.reserve_memory(1 + 2.5 * (options.size / 1000) ** 2)  # in GB, about the peak memory of a search
         super().__init__(options)
         if not options.quiet:
             print(f"device: {device}; {options.convnet} with the weights {self.source}", file=sys.stderr)
         # The cache is small because each mixture takes some megabytes.
         self.mixture_of = functools.lru_cache(maxsize=8)(lambda options: PaintingMixture(self, options))
-        self.has_told_time = False
+        self.time_was_printed = False
 
     def forecast(self, sizes, quiet):
         """Return a progress.Forecast. It prints the remaining time for the first picture only."""
-        quiet, self.has_told_time = quiet or self.has_told_time, True
+        quiet, self.time_was_printed = quiet or self.time_was_printed, True
         return progress.Forecast(sizes, "for this picture", quiet)
 
 
@@ -79,14 +79,14 @@ class PaintingMixture:
         pixels = [painting.reshape(-1, 3) for painting in paintings]
         return self.mean([x.mean(0, dtype="float64") for x in pixels]), self.mean([np.cov(x.T) for x in pixels])
 
-    def mean(self, of_paintings):
-        """Return the mean of one value per painting, weighted by --style-weights."""
-        weights = np.resize(self.options.style_weights or (1.0,), len(of_paintings))
-        return sum(weight * value for weight, value in zip(weights / weights.sum(), of_paintings))
+    def mean(self, values):
+        """Return the mean of `values`, one for each painting, weighted by --style-weights."""
+        weights = np.resize(self.options.style_weights or (1.0,), len(values))
+        return sum(weight * value for weight, value in zip(weights / weights.sum(), values))
 
 
 def read_paintings(options):
-    """Yield each painting at the size that the search compares with. Raises InputError if a painting is too small."""
+    """Yield each painting at the largest size that the search uses. Raises InputError if a painting is too small."""
     for path in imaging.find_paintings(options.style):
         yield input_pictures.read_painting(path, options.size * options.style_scale, "--size or --style-scale")
 
@@ -193,9 +193,10 @@ class Search:
         return targets
 
     def minimize(self, start, targets, count):
-        """Minimise the loss at one scale in `count` steps. The picture's colours stay in the span of the paintings'.
+        """Minimise the loss at one scale in `count` steps.
 
-        For example, with a painting in greys the picture stays in greys.
+        The picture's colours stay in the span of the paintings' colours. For example, a grey painting gives a grey
+        picture.
         """
         height, width = start.shape[:2]
         if self.colors is None:
@@ -284,8 +285,8 @@ def adapted(painting, photo, keep_colors):
     if keep_colors is None or photo is None:
         return painting
     if keep_colors == "luminance":
-        gray, model = colors.luminance(painting), colors.luminance(photo)
-        return np.clip((gray - gray.mean()) * model.std() / max(gray.std(), 1e-3) + model.mean(), 0, 255)
+        gray, target = colors.luminance(painting), colors.luminance(photo)
+        return np.clip((gray - gray.mean()) * target.std() / max(gray.std(), 1e-3) + target.mean(), 0, 255)
     from skimage.exposure import match_histograms
 
     return match_histograms(painting, photo, channel_axis=2).astype("float32")

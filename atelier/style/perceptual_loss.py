@@ -51,10 +51,10 @@ def statistics(features, published=False):
 def statistics_of(features, options):
     """Return f(picture) -> the statistics of each style layer. `features(picture)` lists the layers' features."""
 
-    def of_picture(picture):
+    def layer_statistics(picture):
         return [statistics(x, options.published_losses) for x in features(picture)]
 
-    return of_picture
+    return layer_statistics
 
 
 def moments(features):
@@ -62,18 +62,18 @@ def moments(features):
     _, height, width, channels = ops.shape(features)
 
     @ops.custom_gradient
-    def of_places(x):
+    def gram_and_mean(x):
         count = ops.cast(height * width, "float32")
         mean = ops.matmul(ops.ones((1, height * width)), x) / count
 
-        def gradient(of_gram, of_mean):
+        def gradient(gram_gradient, mean_gradient):
             # Both gradients are added in one expression. A separate gradient of the mean would be another array as
             # large as the features.
-            return (ops.matmul(x, (of_gram + ops.transpose(of_gram)) / count) + of_mean / count,)
+            return (ops.matmul(x, (gram_gradient + ops.transpose(gram_gradient)) / count) + mean_gradient / count,)
 
         return (ops.matmul(ops.transpose(x), x) / count, mean), gradient
 
-    return of_places(ops.reshape(features, (-1, channels)))
+    return gram_and_mean(ops.reshape(features, (-1, channels)))
 
 
 def mean_gram(features):
@@ -91,8 +91,8 @@ def style_distance(bases, found, options):
 def content_distance(base, output, options):
     """Return the share of the photo's features, 1 x h x w x C, that a picture lacks: from 0 (none) to 1 (all).
 
-    Additional features of the picture cost nothing. So stars may appear in an empty sky, but eyes must not disappear.
-    In the published loss, missing and additional features cost the same.
+    Features that only the picture has do not increase this distance. So stars may appear in an empty sky, but eyes must
+    not disappear. In the published loss, missing and additional features count equally.
     """
     if options.published_losses:
         return util.feature_reconstruction_loss(base, output)
@@ -110,7 +110,7 @@ def default_weight(layer, options):
 
 
 def style_transfer_loss(features, options):
-    """Return the loss of content, style and smoothness, a function for vision.value_and_gradient.
+    """Return the loss, a function for vision.value_and_gradient. Its terms are content, style and smoothness.
 
     Each difference is divided by the size of the target, and the total variation is a mean over pixels scaled to 0..1.
     So a weight has the same effect at every size and for every number of channels. With `published_losses` the terms
@@ -138,7 +138,7 @@ def style_transfer_loss(features, options):
 
 
 def reconstruction_loss(features, options):
-    """Return the loss of Mahendran & Vedaldi (2015): error of one layer's features, and two natural-image priors."""
+    """Return the loss of Mahendran & Vedaldi (2015): the error of one layer's features, and two image priors."""
 
     def loss(picture, targets):
         terms = {

@@ -29,25 +29,27 @@ from atelier.style import input_pictures, learned_styles, perceptual_loss, styli
 
 CROP = 256  # pixels of the sides of the pieces of photos
 BATCH = 2  # pieces in a step
-SCALES = (0.6, 1.25)  # range of the photos' size, relative to the paintings', when pieces are cut out
+SCALES = (0.6, 1.25)  # range of the photos' size when pieces are cut out, relative to the size of the paintings
 MAX_PHOTO_SIDE = 1000  # pixels of the photos kept in memory
 MAX_PHOTOS = 1000  # if a folder has more, this number is chosen at random
 CHECKPOINT_SECONDS = 60  # from one checkpoint to the next
 SHEET_SECONDS = 180  # from one sheet to the next
-EVALUATED_PIECES = 3  # at the end of the training
-SEARCH_STEPS = 40  # of the search on each of them
+EVALUATED_PIECES = 3  # pieces on which the network is compared with a search at the end of the training
+SEARCH_STEPS = 40  # of the search on each of these pieces
 EVALUATION_SEED = 2**40  # no step has this number, so these pieces are not those of the training
-TIMED_STEPS = 7  # steps that show how long the others take
-STYLE_RATE = 4  # learning rate of a style, relative to the network's: only some of the pieces train it
-KERNEL_RATE = 0.3  # root mean square of the change of a kernel in a step, in learning rates
+TIMED_STEPS = 7  # steps that are timed to estimate how long the others take
+STYLE_RATE = 4  # learning rate of a style / that of the network: only some of the pieces train a style
+KERNEL_RATE = 0.3  # root mean square of the change of a kernel in a step, divided by the learning rate
 CONTENT_LAYERS = ("block4_conv2",)  # used in the training of the included network
 TERMS = ("total", "content", "style", "tv")  # of the loss
 
-# The guidance is the squared difference of the mean colours of the picture and the photo. At the
-# same similarity of strokes to the painting's, it keeps more of the photo's forms than the content loss does.
+# The guidance is the squared difference of the mean colours of small squares of the picture and of the photo. It keeps
+# more of the photo's forms than the content loss does, when the strokes are equally similar to the painting's.
 GUIDANCE = 0.25  # its weight
-GUIDANCE_FALL = 0.5  # share of a training from scratch in which the weight falls from 1; or light and dark may swap
-GUIDANCE_SIDE, GUIDANCE_UNIT = 16, 64  # pixels of the squares that are compared, and grey levels that count as 1
+# In a training from scratch, the weight is 1 at first, or light and dark may swap. It falls linearly, and would be 0
+# after this share of the training, but it does not fall below GUIDANCE.
+GUIDANCE_FALL = 0.5
+GUIDANCE_SIDE, GUIDANCE_UNIT = 16, 64  # the side of the squares in pixels, and the grey levels that count as 1
 
 # Share of a training with a base in which the network is not changed: an untrained style vector would spoil it.
 STYLE_ONLY = 0.1
@@ -93,7 +95,7 @@ def read_painting_to_learn(path, size):
 
 
 def read_photos(folder, seed):
-    """Read the photos in a folder: (uint8 H x W x 3 each, the errors of the others). Raises InputError for none."""
+    """Read the photos in a folder: (list of uint8 H x W x 3, errors of the other files). Raises InputError for none."""
     paths = imaging.find_pictures(folder)
     if len(paths) > MAX_PHOTOS:
         chosen = np.random.default_rng(seed).choice(len(paths), MAX_PHOTOS, replace=False)
@@ -188,7 +190,7 @@ class ParameterGroup:
 
 
 class StepBudget:
-    """The number of steps that fit into some minutes, known once TIMED_STEPS have shown how long one takes."""
+    """Computes the number of steps that fit into some minutes, once TIMED_STEPS steps were timed."""
 
     def __init__(self, minutes):
         self.minutes, self.begun, self.first = minutes, time.monotonic(), None
@@ -211,7 +213,7 @@ class StyleTraining:
     """The training of a network on one painting or several, and its folder.
 
     `paintings` are files, `photos` uint8 H x W x 3 each. `base` is the style or network to begin with, as
-    learned_styles.load_base() takes it. `meta` is what meta.json says of the training.
+    learned_styles.load_base() takes it. `meta` is the content of meta.json.
     """
 
     def __init__(self, folder, paintings, photos, base, options):
@@ -232,7 +234,7 @@ class StyleTraining:
 
     @functools.cached_property
     def targets(self):
-        """The StyleTarget of each painting. It takes seconds, so it is not computed for a training that is refused."""
+        """The StyleTarget of each painting. They take seconds, so a training that is refused does not compute them."""
         paintings = (read_painting_to_learn(path, self.options.size) for path in self.paintings)
         return [StyleTarget(painting, self.loss) for painting in paintings]
 
@@ -253,8 +255,8 @@ class StyleTraining:
         """Remove an earlier training's files from the folder, and write meta.json."""
         _ = self.targets  # raises InputError for an unusable painting before the folder is changed
         self.folder.mkdir(parents=True, exist_ok=True)
-        beneath = [path.parent for path in self.folder.glob(f"*/{learned_styles.STYLE}")]
-        of_same_network = [folder for folder in beneath if not (folder / learned_styles.NETWORK).exists()]
+        style_folders = [path.parent for path in self.folder.glob(f"*/{learned_styles.STYLE}")]
+        of_same_network = [folder for folder in style_folders if not (folder / learned_styles.NETWORK).exists()]
         for folder in (self.folder, *of_same_network, *self.folders().values()):
             for name in FILES:
                 (folder / name).unlink(missing_ok=True)
@@ -278,9 +280,9 @@ class StyleTraining:
     def loss_and_gradients(self, photo, noise, number, content, statistics, guidance):
         """Return the TERMS of the loss of the network's picture, and the gradient for each parameter group.
 
-        `photo`, 1 x CROP x CROP x 3, has the painting's colours; draw_noise() makes `noise`; `number`, of shape 1, is
-        the painting's. The gradients include the guidance with this weight. The terms do not, so that they can be
-        compared with a search's.
+        `photo`, 1 x CROP x CROP x 3, has the painting's colours. `noise` is from draw_noise(). `number`, of shape 1, is
+        the number of the painting. `guidance` is the weight of the guidance. The gradients include the guidance. The
+        terms do not, so that they can be compared with those of a search.
         """
         variables = [[variable.value for variable in group.variables] for group in self.groups]
         with tf.GradientTape() as tape:
@@ -288,7 +290,7 @@ class StyleTraining:
             terms = self.loss.loss(picture, {"content": content, "style": statistics})
             difference = keras.ops.average_pool(picture - photo, GUIDANCE_SIDE) / GUIDANCE_UNIT
             total = terms["total"] + guidance * keras.ops.mean(difference**2)
-            scaled = CROP**2 * total  # a float16 gradient of a mean would vanish
+            scaled = CROP**2 * total  # the gradient of a mean would underflow in float16
         gradients = tf.nest.map_structure(tf.convert_to_tensor, tape.gradient(scaled, variables))
         return [terms[name] for name in TERMS], [[x / CROP**2 for x in of_group] for of_group in gradients]
 
@@ -310,7 +312,7 @@ class StyleTraining:
         self.state.losses.append(loss.tolist())
 
     def loss_of_piece(self, photo, recolored, noise, i, guidance):
-        """Return loss_and_gradients() of what draw_piece() returned, for the painting `i`."""
+        """Return loss_and_gradients() for the painting `i` and a piece, the three results of draw_piece()."""
         content, number = self.loss.content(photo[None]), np.array([i], "int32")
         return self.compiled_loss(recolored[None], noise, number, content, self.targets[i].statistics, guidance)
 
@@ -381,7 +383,7 @@ class StyleTraining:
         return {path: self.folder if alone else self.folder / path.stem for path in self.paintings}
 
     def save_network(self):
-        """Write the network, or with --keep-network a copy of the base, which may change later. Return its file."""
+        """Write the network and return its file. With --keep-network, copy the base, because it may change later."""
         file = self.folder / learned_styles.NETWORK
         if not self.options.keep_network:
             learned_styles.save_network(file, self.network, np.asarray(self.styles))
@@ -427,8 +429,8 @@ class StyleTraining:
         rows = [np.pad(row, ((0, 8), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
         imaging.save_png(self.folder / "sheet.png", np.concatenate(rows), provenance.of_result(self.options.seed))
 
-    def write_losses(self, of_search):
-        """Write loss.csv, with a row for each step, and loss.png, with the total loss of a search for comparison."""
+    def write_losses(self, search_loss):
+        """Write loss.csv, with a row for each step, and loss.png, which also shows the total loss of a search."""
         from matplotlib.figure import Figure
 
         with disk.whole_file(self.folder / "loss.csv") as temporary, open(temporary, "w", newline="") as file:
@@ -440,7 +442,7 @@ class StyleTraining:
         window = max(1, len(self.state.losses) // 50)
         for name, values in zip(TERMS, np.transpose(self.state.losses)):
             axes.semilogy(np.convolve(values, np.ones(window) / window, "valid"), label=name)
-        axes.axhline(of_search, color="black", linestyle=":", label=f"total of a search, {SEARCH_STEPS} steps")
+        axes.axhline(search_loss, color="black", linestyle=":", label=f"total of a search, {SEARCH_STEPS} steps")
         axes.set(xlabel=f"step, means of {window}", ylabel="loss, its terms before their weights")
         axes.legend()
         with disk.whole_file(self.folder / "loss.png") as temporary:

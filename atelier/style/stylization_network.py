@@ -3,10 +3,10 @@
 Its inputs are a photo, float32 1 x H x W x 3 in 0..255, noise, and a style vector. Its output is a picture of the
 photo's size, whose values may lie slightly outside 0..255. All styles share the convolutions. A style vector holds a
 scale and a shift for each normalized channel (Dumoulin et al. 2017), STYLE_DIM numbers in all. Noise is an input
-because a flat sky is uniform, and the network could not place strokes there (Ulyanov et al. 2016).
+because the network could not place strokes in a uniform flat sky without it (Ulyanov et al. 2016).
 
-The network has an encoder, a middle part and a decoder. The list MIDDLE defines the middle part, once for photos that
-are processed as a whole and for large photos, which are processed in strips.
+The network has an encoder, a middle part and a decoder. The list MIDDLE defines the middle part. Photos that are
+processed as a whole and large photos, which are processed in strips, share this definition.
 """
 
 from atelier import hardware  # noqa: F401, it keeps TensorFlow quiet at its start
@@ -30,21 +30,22 @@ EPSILON = 0.01  # added to variances. A smaller value would amplify the grain of
 
 
 def noise_at_half(noise):
-    """Return noise 1 x h x w x C as a list of what is concatenated to features of its size."""
+    """Return a list with the noise, 1 x h x w x C: the tensor that is concatenated to features of the same size."""
     return [noise]
 
 
 def noise_at_quarter(noise):
-    """Split noise 1 x h x w x C into four parts of half its sides (space to depth), which loses no detail."""
+    """Split noise 1 x h x w x C into four tensors with half its height and width (space to depth), without loss."""
     return [noise[:, top::2, left::2] for top in range(2) for left in range(2)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A 3 x 3 convolution of the middle part. Its output is normalized, then goes through a ReLU or ends a residual.
+    """A 3 x 3 convolution of the middle part. Its output is normalized. A ReLU or the end of a residual follows.
 
-    `noise`, where given, returns what is concatenated to the input. A block that `begins_residual` keeps its input. The
-    next block that `ends_residual` adds this to its output, and has no ReLU.
+    `noise`, if given, is a function of the noise. It lists the tensors that are concatenated to the input. A block with
+    `begins_residual` keeps its input. The next block with `ends_residual` adds this kept input to its output, and has
+    no ReLU.
     """
 
     name: str
@@ -57,7 +58,7 @@ class Block:
 
 
 def residual_blocks(number):
-    """List the two blocks of a residual block. The first of all gets noise."""
+    """List the two Blocks of a residual block. Only the first Block of the residual block 1 gets noise."""
     noise = noise_at_quarter if number == 1 else None
     return [
         Block(f"block{number}_first", WIDTHS[2], noise=noise, begins_residual=True),
@@ -72,19 +73,20 @@ MIDDLE = [
     Block("refine", WIDTHS[1], noise=noise_at_half),
 ]
 
-# The channels that a style vector scales and shifts. They are normalized first, except the last, those of the decoder.
+# The numbers of channels that a style vector scales and shifts, in the order of the layers. All are normalized before,
+# except those of the last layer, which is in the decoder.
 STYLED_CHANNELS = [WIDTHS[1], *(block.channels for block in MIDDLE), WIDTHS[0]]
 STYLE_DIM = 2 * sum(STYLED_CHANNELS)
 
 NO_COLOR_CHANGE = np.eye(3), np.zeros(3)
 MAX_WHOLE_PIXELS = 2**21  # of a photo that is processed as a whole
-STRIP_PIXELS = 2**20  # of a larger photo, processed at once
+STRIP_PIXELS = 2**20  # of one strip of a larger photo
 
 
 class StylizationNetwork(keras.Model):
     """[photo, noise, style vector 1 x STYLE_DIM] -> picture. A photo's sides must be multiples of 4.
 
-    draw_noise() makes the noise. The model owns the functions that are compiled from it.
+    draw_noise() makes the noise. The model also keeps the functions that are compiled from it.
     """
 
     def __init__(self):
@@ -96,8 +98,8 @@ class StylizationNetwork(keras.Model):
     def stylize(self, photo, style, before=NO_COLOR_CHANGE, after=NO_COLOR_CHANGE):
         """Turn a photo of any size into a painting, both float32 H x W x 3. `style` is a vector, 1 x STYLE_DIM.
 
-        The noise depends on the photo's size alone, so the result is always the same. `before` and `after` change the
-        colours of the photo and of the picture: a matrix, 3 x 3, and a shift, 3.
+        The noise depends on the photo's size alone, so the result is always the same. `before` changes the colours of
+        the photo, and `after` those of the picture. Each is a matrix, 3 x 3, and a shift, 3.
         """
         height, width = photo.shape[:2]
         rows = height if height * width <= MAX_WHOLE_PIXELS else STRIP_PIXELS // width
@@ -111,11 +113,11 @@ class StylizationNetwork(keras.Model):
         return np.concatenate([with_colors(strip.numpy()[0], after) for strip in strips])[:height, :width]
 
     def in_strips(self, strips, rows, noise, style):
-        """Process a large photo, an iterator of strips of so many rows, layer by layer: yields strips of the picture.
+        """Process a large photo layer by layer: yields strips of the picture.
 
-        The normalizations use the statistics of all strips, so no seam shows. Features are iterators of strips. Each
-        strip is freed once the next layer has used it, so that about one layer's features are in memory, and the input
-        of one residual block.
+        `strips` is an iterator of the photo's strips, of `rows` rows each. The normalizations use the statistics of all
+        strips, so no seam shows. The features of each layer are an iterator of strips, too. A strip is freed once the
+        next layer has used it. So memory holds the features of about one layer and the input of one residual block.
         """
         convolutions = self.for_strips
         noise = [noise[:, top : top + rows // 2] for top in range(0, noise.shape[1], rows // 2)]
@@ -133,8 +135,8 @@ class StylizationNetwork(keras.Model):
     def for_strips(self):
         """Each part of the network, compiled once for strips of all sizes.
 
-        Returns a dict from a part's name to f(above, strip, below, ...), and to the rows that it needs above and below
-        the strip. The number of rows is even where the part halves the sides.
+        It is a dict from a part's name to (f, margin). f(above, strip, below, ...) is the compiled part. `margin` is
+        the number of rows that it needs above and below the strip, an even number where the part halves the sides.
         """
         encoder, middle, decoder = (self.get_layer(name) for name in ("encoder", "middle", "decoder"))
         parts = {"encoder": (compiled_for_strips(encoder, 3, "float32"), ENCODER_MARGIN + 1)}
@@ -192,7 +194,7 @@ def apply_middle(x, noise, style, operations):
 
 
 class WholeOperations:
-    """What apply_middle() does with features that are one tensor, 1 x h x w x C. The layers are created here."""
+    """The operations of apply_middle() on features that are one tensor, 1 x h x w x C. They create the layers."""
 
     def apply(self, function, *features):
         return function(*features)
@@ -208,7 +210,7 @@ class WholeOperations:
 
 
 class StripOperations:
-    """What apply_middle() does with features that are an iterator of strips, 1 x rows x w x C, from top to bottom."""
+    """The operations of apply_middle() on features that are an iterator of strips, 1 x rows x w x C, top to bottom."""
 
     apply = map
 
@@ -229,17 +231,17 @@ class StripOperations:
         def normalized(strip):
             return batch_norm(strip, scale, shift, mean, variance, is_training=False)[0]
 
-        yield from map(normalized, drained(strips))  # a loop over the strips would keep one for longer
+        yield from map(normalized, drained(strips))  # a for loop's variable would keep each strip longer
 
 
 def drained(strips):
-    """Yield the strips of a deque, each of which leaves the deque, so that it can be freed."""
+    """Yield the strips of a deque and remove each from the deque, so that it can be freed."""
     while strips:
         yield strips.popleft()
 
 
 def decoder():
-    """[features of half the picture's size, style vector] -> picture. It needs no statistics either."""
+    """[features of half the picture's size, style vector] -> picture. It needs no statistics, like the encoder."""
     features, style = keras.Input((None, None, WIDTHS[1]), name="features"), keras.Input((STYLE_DIM,), name="style")
     x = enlarged(mirrored(features, DECODER_MARGIN))
     x = ops.relu(smoothed(ScaledConvolution(WIDTHS[0], 3, name="double_again")(x, *split(style)[-1])))
@@ -247,7 +249,7 @@ def decoder():
     return keras.Model([features, style], 128 + 64 * ops.cast(x, "float32"), name="decoder")
 
 
-DECODER_MARGIN = 2  # of the features
+DECODER_MARGIN = 2  # places of the features
 
 
 def split(style):
@@ -269,7 +271,7 @@ def neutral_style():
 
 
 def convolve(block, layer, x):
-    """Apply a block's convolution to features that are continued by their mirror image."""
+    """Pad features with their mirror image and apply a block's convolution."""
     x = mirrored(x, 1)
     return smoothed(layer(enlarged(x))) if block.enlarges else layer(x)
 
@@ -280,7 +282,7 @@ def with_noise(block, x, noise):
 
 
 def mirrored(x, margin):
-    """Continue a picture or features on each side by their mirror image. tf.pad takes twice as long on processors."""
+    """Pad a picture or features with their mirror image on each side. tf.pad takes twice as long on a CPU."""
     left, right = x[:, :, 1 : margin + 1], x[:, :, -margin - 1 : -1]
     x = ops.concatenate([ops.flip(left, 2), x, ops.flip(right, 2)], axis=2)
     above, below = x[:, 1 : margin + 1], x[:, -margin - 1 : -1]
@@ -288,14 +290,15 @@ def mirrored(x, margin):
 
 
 def enlarged(x):
-    """Double the sides before a convolution. A transposed convolution leaves a checkerboard (Odena et al. 2016)."""
+    """Double the sides before a convolution. A transposed one leaves a checkerboard pattern (Odena et al. 2016)."""
     return keras.layers.UpSampling2D(2, interpolation="nearest")(x)
 
 
 def smoothed(x):
-    """Turn nearest-neighbour enlargement into linear interpolation. It removes one place on each side.
+    """Smooth features after their nearest-neighbour enlargement. Together, the two are a linear interpolation.
 
-    This is done after the convolution: the result is the same, and there are fewer channels.
+    The result has one place less on each side. The smoothing follows the convolution, where there are fewer channels.
+    The result would be the same before the convolution.
     """
     for _ in range(2):
         x = ops.average_pool(x, 2, strides=1, padding="valid")
@@ -303,7 +306,7 @@ def smoothed(x):
 
 
 class ScaledConvolution(keras.layers.Conv2D):
-    """A convolution whose output channels are scaled and shifted, by scaling its weights, which is cheaper."""
+    """A convolution whose output channels are scaled and shifted. Its weights are scaled, because that is cheaper."""
 
     def call(self, x, scale, shift):
         return ops.conv(x, self.kernel * scale) + (self.bias * scale + shift)
@@ -312,7 +315,7 @@ class ScaledConvolution(keras.layers.Conv2D):
 class InstanceNormalization(keras.Operation):
     """Give each channel of features 1 x h x w x C the standard deviation `scale` and the mean `shift`.
 
-    This is batch normalization of a batch of one. On processors, its parts one by one take three times as long.
+    It is computed as the batch normalization of a batch of one. On a CPU, separate operations take three times as long.
     """
 
     def call(self, x, scale, shift):
@@ -329,9 +332,9 @@ batch_norm = functools.partial(tf.compat.v1.nn.fused_batch_norm, epsilon=EPSILON
 
 
 def cut(photo, rows, colors):
-    """Change a photo's colours, and cut it into strips: yields them, 1 x `rows` x W x 3. The last may have fewer rows.
+    """Change a photo's colours and cut it into strips. Yields the strips, 1 x `rows` x W x 3; the last may be shorter.
 
-    The photo is continued to multiples of 4, because the network halves its sides twice.
+    First, the photo is padded with its mirror image until its sides are multiples of 4: the network halves them twice.
     """
     photo = with_colors(photo, colors)
     height, width = photo.shape[:2]
@@ -350,31 +353,35 @@ def with_colors(picture, change):
 
 
 def apply_to_strips(part, margin, strips, *more):
-    """Apply a part of the network, compiled for strips, to strips with rows of their neighbours: yields strips."""
+    """Apply a part of the network to strips: yields the output strips.
+
+    `part` is from compiled_for_strips(). With each strip, it gets `margin` rows of the strip above and of that below.
+    """
     strips = iter(strips)
     strip = next(strips)
     above = strip[:, :0]
     for below in strips:
-        done = part(above, strip, below[:, :margin], *more)
+        output = part(above, strip, below[:, :margin], *more)
         above, strip = strip[:, -margin:], below
-        yield done
+        yield output
     yield part(above, strip, strip[:, :0], *more)
 
 
 def compiled_for_strips(part, channels, dtype, *others):
-    """Compile f(above, strip, below, ...) of a part of the network: it returns the output rows of the strip alone.
+    """Compile a part of the network as f(above, strip, below, ...). f returns only the output rows of the strip.
 
-    `channels` and `dtype` are those of its features, `others` the TensorSpecs of its other inputs.
+    `above` and `below` are rows of the neighbouring strips. `channels` and `dtype` are those of the part's input
+    features. `others` are the TensorSpecs of its other inputs.
     """
 
-    def of_strip(above, strip, below, *more):
+    def apply_part(above, strip, below, *more):
         x = tf.concat([above, strip, below], axis=1)
-        done = part(x, *more)
-        first, count = (tf.shape(rows)[1] * tf.shape(done)[1] // tf.shape(x)[1] for rows in (above, strip))
-        return done[:, first : first + count]
+        output = part(x, *more)
+        first, count = (tf.shape(rows)[1] * tf.shape(output)[1] // tf.shape(x)[1] for rows in (above, strip))
+        return output[:, first : first + count]
 
     strip = tf.TensorSpec((1, None, None, channels), dtype)
-    return tf.function(of_strip, input_signature=[strip, strip, strip, *others], autograph=False)
+    return tf.function(apply_part, input_signature=[strip, strip, strip, *others], autograph=False)
 
 
 def moments(strips):
@@ -382,7 +389,7 @@ def moments(strips):
     found = [batch_norm(x, tf.ones(x.shape[3]), tf.zeros(x.shape[3]))[1:3] for x in strips]
     counts = np.array([x.shape[1] * x.shape[2] for x in strips])[:, None]
     means, variances = (np.array(x, "float64") for x in zip(*found))
-    variances *= (counts - 1) / counts  # fused_batch_norm returns the variance of a sample
+    variances *= (counts - 1) / counts  # fused_batch_norm divides by count - 1
     shares = counts / counts.sum()
     mean = (shares * means).sum(0)
     return np.float32(mean), np.float32((shares * (variances + (means - mean) ** 2)).sum(0))

@@ -39,7 +39,7 @@ LOSS_KEYS = {  # the terms of the loss, as they are printed
 
 
 def paint(content, result, options, keep_unfinished=False):
-    """Make the picture of one photo, or None for a texture, and write it to the file `result`.
+    """Make the picture of one photo, and write it to the file `result`. `content` is None for a texture.
 
     Returns a dict to print: size, seconds, the steps at each scale and the losses at the end. Raises InputError if
     the photo can't be used. If the search diverges or is interrupted and `keep_unfinished` is true, the last good
@@ -145,8 +145,8 @@ def load_style_model(options):
     except errors.InputError as error:
         if not options.learned:
             raise
-        told = f"--refine needs VGG16 with the weights of the style, {options.weights}: {error}"
-        raise errors.InputError(told) from error
+        message = f"--refine needs VGG16 with the weights of the style, {options.weights}: {error}"
+        raise errors.InputError(message) from error
 
 
 def with_weights_of_style(options):
