@@ -28,17 +28,18 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 sys.path.insert(0, str(ROOT))
 if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
-    # Processes that all use all cores slow one another down: each process, and its children, get a share of the cores.
+    # Each process and its children get some of the cores. Processes that all use all cores slow one another down.
     worker, workers = int(os.environ["PYTEST_XDIST_WORKER"][2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[worker % len(cores) :: workers])
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as in the scripts that compute VGG features
 os.environ["KERAS_BACKEND"] = "jax"  # hardware.py has to replace it, see test_hardware.py
-if "TF_XLA_FLAGS" not in os.environ:  # all processes share what one has compiled: many train the same tiny network
-    compiled = tempfile.TemporaryDirectory()
-    flags = f"--tf_xla_persistent_cache_directory={compiled.name} --tf_xla_disable_strict_signature_checks=true"
+if "TF_XLA_FLAGS" not in os.environ:  # processes share compiled code: many train the same tiny network
+    code_cache = tempfile.TemporaryDirectory()
+    flags = f"--tf_xla_persistent_cache_directory={code_cache.name} --tf_xla_disable_strict_signature_checks=true"
     os.environ["TF_XLA_FLAGS"] = flags
-# The compiler's first level takes two thirds of the time. The tests' networks are small and compiled for each test.
+# With optimization level 1, the compiler takes two thirds of its usual time. The tests' networks are small and are
+# compiled for each test.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
 
@@ -60,13 +61,13 @@ SLOWEST = (
 
 
 def pytest_collection_modifyitems(items):
-    """Begin with the slowest files, so that all cores are busy to the end."""
-    order = {f"test_{name}": place for place, name in enumerate(SLOWEST)}
+    """Run the slowest files first. Then all cores are busy until the end."""
+    order = {f"test_{name}": position for position, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 def run(script, *arguments, status=0):
-    """Run a script's command in this process, which need not import TensorFlow anew: same output, same exit status."""
+    """Run a script in this process. This saves an import of TensorFlow; output and exit status are the same."""
     module = importlib.import_module(script.removesuffix(".py"))
     output, errors = io.StringIO(), io.StringIO()
     command = [script, *map(str, arguments)]
@@ -86,7 +87,7 @@ def run(script, *arguments, status=0):
 
 @contextlib.contextmanager
 def restored_ctrl_c():
-    """Restore the handler of Ctrl-C in the tests' own process: a script ignores Ctrl-C at its end."""
+    """Restore this process's handler of Ctrl-C afterwards, because a script ignores Ctrl-C at its end."""
     handler, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook
     try:
         yield
@@ -97,7 +98,7 @@ def restored_ctrl_c():
 
 @contextlib.contextmanager
 def file_size_limit(size):
-    """Let writes of more than `size` bytes to a file fail, as on a full disk, in this process and its children."""
+    """Limit files to `size` bytes: larger writes fail as on a full disk, in this process and its children."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
@@ -107,14 +108,14 @@ def file_size_limit(size):
 
 
 def run_process(script, *arguments, status=0, **options):
-    """Run a script in a process of its own, as a user does."""
+    """Run a script in a new process, as a user does."""
     command = [sys.executable, str(ROOT / script), *map(str, arguments)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, **options)
     return check(result, status)
 
 
 def check(result, status):
-    """Check the exit status and, where the command failed, that it printed one line of error."""
+    """Check the exit status. For the statuses 1 and 2, check also that exactly one line of error was printed."""
     assert result.returncode == status, result.stderr + result.stdout
     assert "Traceback" not in result.stderr
     if status in (1, 2):
@@ -151,14 +152,14 @@ def write_idx_folder(folder, x_train, y_train, x_test, y_test):
 
 
 @pytest.fixture(autouse=True)
-def exact():
-    """Each test starts in float32, whatever the one before it chose."""
+def float32_precision():
+    """Set the precision to float32 before each test."""
     hardware.use_precision("float32", "training")
 
 
 @pytest.fixture(scope="session")
-def shared():
-    """Real MNIST and the tutorial's models, where they lie beside the project."""
+def shared_data():
+    """The folder with MNIST and the tutorial's models. Tests that use it are skipped if it does not exist."""
     if not SHARED.is_dir():
         pytest.skip("the shared data are not beside the project")
     return SHARED
@@ -170,39 +171,39 @@ def digits():
     return datasets.load_scikit_digits()
 
 
-TINY = ("--units", 16, "--epochs", 6, "--num-images", 80, "--batch-size", 8)
+TINY_DIGITS = ("--units", 16, "--epochs", 6, "--num-images", 80, "--batch-size", 8)
 
 
 @pytest.fixture(scope="session")
-def made_once(tmp_path_factory):
-    """f(name, make) -> a folder that make(folder) has filled, only once for all processes that share the tests."""
-    own = tmp_path_factory.getbasetemp()
-    root = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+def make_once(tmp_path_factory):
+    """Return f(name, make), which returns a folder. make(folder) fills it, only once for all test processes."""
+    own_folder = tmp_path_factory.getbasetemp()
+    common_folder = own_folder.parent if "PYTEST_XDIST_WORKER" in os.environ else own_folder
 
-    def made(name, make):
-        folder, done = root / "once" / name, root / f"{name}.done"
+    def make_folder(name, make):
+        folder, marker = common_folder / "once" / name, common_folder / f"{name}.done"
         folder.parent.mkdir(exist_ok=True)
-        with open(root / f"{name}.lock", "w") as lock:
+        with open(common_folder / f"{name}.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not done.exists():
+            if not marker.exists():
                 make(folder)
-                done.touch()
+                marker.touch()
         return folder
 
-    return made
+    return make_folder
 
 
 @pytest.fixture(scope="session")
-def tiny(made_once):
-    """Models of all ten classes of digits, trained for six epochs by the command."""
-    command = ("train_rnn.py", "digits", "--all-digits", *TINY, "--output")
-    return made_once("tiny", lambda folder: run(*command, folder))
+def tiny_models(make_once):
+    """The folder of models of all ten digits, which train_rnn.py trained for six epochs."""
+    command = ("train_rnn.py", "digits", "--all-digits", *TINY_DIGITS, "--output")
+    return make_once("tiny", lambda folder: run(*command, folder))
 
 
 @pytest.fixture
-def broken(tiny, tmp_path):
-    """A copy of the tiny models that a test may damage."""
-    return pathlib.Path(shutil.copytree(tiny, tmp_path / "broken"))
+def copied_models(tiny_models, tmp_path):
+    """A copy of the folder `tiny_models`, which a test may damage."""
+    return pathlib.Path(shutil.copytree(tiny_models, tmp_path / "broken"))
 
 
 @pytest.fixture
@@ -220,9 +221,9 @@ TINY_PAINTER = (
 
 
 @pytest.fixture(scope="session")
-def pictures(made_once):
+def pictures(make_once):
     """A folder of twelve small pictures, cut from a photograph that comes with scikit-learn."""
-    return made_once("china", cut_tiles)
+    return make_once("china", cut_tiles)
 
 
 def cut_tiles(folder):
@@ -236,15 +237,15 @@ def cut_tiles(folder):
 
 
 @pytest.fixture(scope="session")
-def painter(pictures, made_once):
-    """A painter, trained on these pictures for four epochs by the command."""
+def painter(pictures, make_once):
+    """The folder of a painter, which train_rnn.py trained on `pictures` for four epochs."""
     command = ("train_rnn.py", pictures, *TINY_PAINTER, "--output")
-    return made_once("painter", lambda folder: run(*command, folder))
+    return make_once("painter", lambda folder: run(*command, folder))
 
 
 @pytest.fixture(scope="session")
 def photo(tmp_path_factory):
-    """A real photo, small, wider than high."""
+    """The path of a small photo of 128 x 96 pixels."""
     path = tmp_path_factory.mktemp("photos") / "china.jpg"
     Image.open(ROOT / "images/content/china.jpg").resize((128, 96)).save(path, quality=95)
     return path
@@ -258,20 +259,20 @@ NO_COMPILATION_CACHE = environment(TF_XLA_FLAGS="")  # for tests that limit the 
 
 
 @pytest.fixture
-def vgg_once(monkeypatch):
-    """Load each network once for all tests that ask for this."""
-    monkeypatch.setattr(pretrained, "load_vgg", load_vgg_once)
+def cache_vgg(monkeypatch):
+    """Keep loaded networks for the next tests that use this fixture."""
+    monkeypatch.setattr(pretrained, "load_vgg", load_cached_vgg)
 
 
-def load_vgg_once(convnet="vgg16", weights=None):
-    return vgg_of(convnet, weights, hardware.keras.config.dtype_policy().name)
+def load_cached_vgg(convnet="vgg16", weights=None):
+    return load_vgg_in_precision(convnet, weights, hardware.keras.config.dtype_policy().name)
 
 
 LOAD_VGG = pretrained.load_vgg
 
 
 @functools.lru_cache(maxsize=3)
-def vgg_of(convnet, weights, precision):
+def load_vgg_in_precision(convnet, weights, precision):
     return LOAD_VGG(convnet, weights)
 
 
@@ -285,7 +286,7 @@ def small_rnn(**options):
     hardware.keras.utils.set_random_seed(3)
     settings = {"size": 4, "levels": 3, "units": 8} | options
     model = util.build_rnn(**settings)
-    rng = np.random.default_rng(3)  # biases are initially zero, and some probabilities would be equal
+    rng = np.random.default_rng(3)  # with the initial biases of zero, some probabilities would be equal
     model.set_weights([weight + rng.normal(0, 0.1, weight.shape) for weight in model.get_weights()])
     return model, settings
 
@@ -294,14 +295,14 @@ def random_tokens(count, size, levels, seed=0):
     return np.random.default_rng(seed).integers(0, levels, (count, size * size)).astype("uint8")
 
 
-def cut(count=5, width=6, height=4, window=6, **options):
+def random_windows(count=5, width=6, height=4, window=6, **options):
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, 50, (count, width * height)).astype("uint16")
     settings = {"context": "place", "stride": 1, "batch_size": 3, "targets": "all"} | options
     return tokens, util.Windows(tokens, width, height, window=window, **settings)
 
 
-ONE = ("digits", "--digit", 3, *TINY)
+ONE_DIGIT = ("digits", "--digit", 3, *TINY_DIGITS)
 
 
 def meta_of(folder):
@@ -323,14 +324,14 @@ def wait_for(condition, seconds=120):
 
 
 @pytest.fixture(scope="session")
-def long_training(made_once):
+def long_training(make_once):
     """The arguments of a longer training of a digit, and its folder."""
-    arguments = ["digits", "--digit", "3", *map(str, TINY), "--epochs", "24", "--dropout", "0.2"]
-    return arguments, made_once("long_training", lambda folder: run("train_rnn.py", *arguments, "--output", folder))
+    arguments = ["digits", "--digit", "3", *map(str, TINY_DIGITS), "--epochs", "24", "--dropout", "0.2"]
+    return arguments, make_once("long_training", lambda folder: run("train_rnn.py", *arguments, "--output", folder))
 
 
-def interrupt_of(process):
-    """Press Ctrl-C in the terminal of a process that leads its group: all of the group get it."""
+def press_ctrl_c(process):
+    """Send SIGINT to a process and all others of the group that it leads, as Ctrl-C in its terminal does."""
     os.killpg(process.pid, signal.SIGINT)
 
 
@@ -340,28 +341,28 @@ def losses_of(folder):
 
 
 @pytest.fixture(scope="session")
-def long_painter_training(pictures, made_once):
+def long_painter_training(pictures, make_once):
     """The arguments of a longer training of a painter, and its folder."""
     arguments = [str(pictures), *map(str, TINY_PAINTER), "--epochs", "12", "--batch-size", "4", "--sample-every", "12"]
-    return arguments, made_once(
+    return arguments, make_once(
         "long_painter_training", lambda folder: run("train_rnn.py", *arguments, "--output", folder)
     )
 
 
-def interrupt_after(monkeypatch, steps):
-    """Make the training of a painter find Ctrl-C pressed after this many steps."""
+def interrupt_after(monkeypatch, checks):
+    """Simulate Ctrl-C after a training has checked for it `checks` times."""
 
-    class Stop:
+    class Interrupt:
         def __init__(self):
-            self.asked = 0
+            self.checks_done = 0
 
         def is_set(self):
-            self.asked += 1
-            return self.asked > steps
+            self.checks_done += 1
+            return self.checks_done > checks
 
     @contextlib.contextmanager
     def interrupt():
-        yield Stop()
+        yield Interrupt()
 
     monkeypatch.setattr(trainings, "deferred_interrupt", interrupt)
 
@@ -373,8 +374,8 @@ def vgg():
 
 
 @pytest.fixture
-def style_of(tmp_path):
-    """f(weights) -> the folder of a style that ships, as if it had been learned with these weights of VGG16."""
+def style_copy(tmp_path):
+    """Return f(weights), which copies an included style and records that it was learned with these weights of VGG16."""
 
     def copy_style(weights):
         folder = pathlib.Path(shutil.copytree(ROOT / "trained/styles/wave", tmp_path / f"wave with {weights}"))
@@ -387,14 +388,14 @@ def style_of(tmp_path):
 
 @pytest.fixture(scope="session")
 def weight_files(vgg, tmp_path_factory):
-    """VGG16's convolutions in the three kinds of file."""
+    """A folder with VGG16's convolutions in the three file formats."""
     folder = tmp_path_factory.mktemp("weights")
     vgg.save_weights(folder / "vgg.weights.h5")
     arrays = {}
     with h5py.File(folder / "vgg.h5", "w") as file:
         for layer in vgg.layers:
             for name, array in zip(("kernel", "bias"), layer.get_weights()):
-                file[f"{layer.name}/{layer.name}/{name}:0"] = array  # as Keras's own no-top files have it
+                file[f"{layer.name}/{layer.name}/{name}:0"] = array  # the names in Keras's own no-top files
                 arrays[f"{layer.name}/{name}"] = array
     np.savez(folder / "vgg.npz", **arrays)
     return folder

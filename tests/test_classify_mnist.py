@@ -17,14 +17,16 @@ from atelier.pixel_rnn import model_files, model_meta
 
 
 @pytest.fixture(scope="session")
-def classified(tiny, tmp_path_factory):
+def classified(tiny_models, tmp_path_factory):
     folder = tmp_path_factory.mktemp("classified")
-    output = run("classify_mnist.py", tiny, "--csv", folder / "all.csv", "--output", folder / "confusion.png").stdout
+    output = run(
+        "classify_mnist.py", tiny_models, "--csv", folder / "all.csv", "--output", folder / "confusion.png"
+    ).stdout
     with open(folder / "all.csv", newline="") as file:
         return results(output), list(csv.DictReader(file)), folder
 
 
-def test_the_figures_agree_with_the_csv(classified, tiny, digits):
+def test_the_figures_agree_with_the_csv(classified, tiny_models, digits):
     figures, rows, folder = classified
     assert len(rows) == 360 == int(figures["images"])
     accuracy = np.mean([row["label"] == row["prediction"] for row in rows])
@@ -40,11 +42,11 @@ def test_the_figures_agree_with_the_csv(classified, tiny, digits):
     assert Image.open(folder / "confusion.png").size == (600, 600)
 
 
-def test_the_posterior_follows_bayes_rule(classified, tiny, digits):
+def test_the_posterior_follows_bayes_rule(classified, tiny_models, digits):
     _, rows, _ = classified
-    meta = model_meta.load_meta(tiny)
+    meta = model_meta.load_meta(tiny_models)
     tokens = util.to_sequences(digits[2][:5], 8, 7)
-    models = [model_files.load_rnn(tiny, digit, meta) for digit in range(10)]
+    models = [model_files.load_rnn(tiny_models, digit, meta) for digit in range(10)]
     logits = np.array([np.asarray(model(tokens), "float64") for model in models])
     probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     chosen = np.take_along_axis(probabilities, tokens[None, :, :, None].astype(int), -1)[..., 0]
@@ -54,10 +56,10 @@ def test_the_posterior_follows_bayes_rule(classified, tiny, digits):
     np.testing.assert_allclose(from_csv, expected, rtol=2e-3, atol=1e-6)
 
 
-def test_empirical_priors_count_the_training_pictures(tiny):
+def test_empirical_priors_count_the_training_pictures(tiny_models):
     import classify_mnist
 
-    meta = model_meta.load_meta(tiny)
+    meta = model_meta.load_meta(tiny_models)
     counts = np.array([entry["pictures"] for entry in meta["classes"].values()])
     assert counts.sum() == 1437
     np.testing.assert_allclose(np.exp(classify_mnist.class_priors(meta, "empirical")), counts / counts.sum())
@@ -67,8 +69,8 @@ def test_empirical_priors_count_the_training_pictures(tiny):
         classify_mnist.class_priors(meta, "empirical")
 
 
-def test_one_picture_gets_a_posterior(tiny, picture, classified):
-    figures = results(run("classify_mnist.py", tiny, "--image", picture).stdout)
+def test_one_picture_gets_a_posterior(tiny_models, picture, classified):
+    figures = results(run("classify_mnist.py", tiny_models, "--image", picture).stdout)
     assert next(iter(figures)) == "digit"
     best, best_probability = figures.pop("digit").removesuffix(")").split(" (")
     others = [float(other) for other in figures.values()]
@@ -92,9 +94,9 @@ def test_the_shipped_tutorial_models_classify_the_first_500_test_digits(tmp_path
 
 
 @pytest.mark.slow
-def test_the_shipped_tutorial_models_reach_the_published_accuracy(shared, tmp_path):
+def test_the_shipped_tutorial_models_reach_the_published_accuracy(shared_data, tmp_path):
     """This test uses the first 2,000 test pictures. With all 10,000, classify_mnist.py prints the README's figure."""
-    flags = ("--data", shared / "mnist", "--num-images", 2000, "--output", tmp_path / "c.png")
+    flags = ("--data", shared_data / "mnist", "--num-images", 2000, "--output", tmp_path / "c.png")
     assert float(results(run("classify_mnist.py", "trained/mnist", *flags).stdout)["accuracy"]) > 0.955
 
 
@@ -103,9 +105,9 @@ def test_the_shipped_digits_models_classify_held_out_digits(tmp_path):
     assert float(figures["accuracy"]) > 0.9
 
 
-def test_the_tutorials_own_models_classify_digits(shared, tmp_path):
-    flags = ("--data", shared / "mnist", "--num-images", 300, "--output", tmp_path / "c.png")
-    result = run("classify_mnist.py", shared / "tutorial_models", *flags)
+def test_the_tutorials_own_models_classify_digits(shared_data, tmp_path):
+    flags = ("--data", shared_data / "mnist", "--num-images", 300, "--output", tmp_path / "c.png")
+    result = run("classify_mnist.py", shared_data / "tutorial_models", *flags)
     assert float(results(result.stdout)["accuracy"]) > 0.97
     assert "without a model" in result.stderr
 
@@ -180,11 +182,11 @@ def break_by_custom_class(folder):
 
 
 @pytest.mark.parametrize("damage", [value for name, value in sorted(globals().items()) if name.startswith("break_")])
-def test_a_damaged_model_is_reported_in_one_line(broken, tmp_path, damage):
-    complaint = damage(broken)
-    result = run("classify_mnist.py", broken, "--output", tmp_path / "c.png", status=2)
+def test_a_damaged_model_is_reported_in_one_line(copied_models, tmp_path, damage):
+    complaint = damage(copied_models)
+    result = run("classify_mnist.py", copied_models, "--output", tmp_path / "c.png", status=2)
     assert complaint in result.stderr
-    assert not (tmp_path / "c.png").exists() and not (broken / "ran").exists()
+    assert not (tmp_path / "c.png").exists() and not (copied_models / "ran").exists()
 
 
 @pytest.mark.parametrize(
@@ -196,8 +198,8 @@ def test_a_damaged_model_is_reported_in_one_line(broken, tmp_path, damage):
         (("--data", "absent"), "does not exist"),
     ],
 )
-def test_bad_flags_are_reported_in_one_line(tiny, tmp_path, flags, complaint):
-    result = run("classify_mnist.py", tiny, *flags, "--output", tmp_path / "c.png", status=2)
+def test_bad_flags_are_reported_in_one_line(tiny_models, tmp_path, flags, complaint):
+    result = run("classify_mnist.py", tiny_models, *flags, "--output", tmp_path / "c.png", status=2)
     assert complaint in result.stderr
 
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import tensorflow as tf
-from conftest import ROOT, TINY, environment, run
+from conftest import ROOT, TINY_DIGITS, environment, run
 
 from atelier import errors
 
@@ -209,7 +209,7 @@ def test_a_tilde_is_the_home_folder_in_every_output_path(tmp_path, monkeypatch):
     flags = ("--num-images", 20, "--output=~/new/c.png", "--csv", "~/c.csv")
     run("classify_mnist.py", SHIPPED, *flags)
     run("generate_rnn.py", SHIPPED, "--digit", 3, "--grid", 2, "--output=~/g.png")
-    run("train_rnn.py", "digits", "--digit", 3, *TINY, "--epochs", 1, "--output", "~/m")
+    run("train_rnn.py", "digits", "--digit", 3, *TINY_DIGITS, "--epochs", 1, "--output", "~/m")
     for name in ("new/c.png", "c.csv", "g.png", "m/model_3.keras"):
         assert (tmp_path / name).exists()
 
@@ -221,7 +221,7 @@ def test_no_file_or_folder_is_named_with_a_tilde(path, photo, tmp_path, monkeypa
         ("generate_rnn.py", SHIPPED, "--digit", 3, "--output", path),
         ("classify_mnist.py", SHIPPED, "--num-images", 20, "--output", path),
         ("classify_mnist.py", SHIPPED, "--num-images", 20, "--output", "c.png", "--csv", path.replace("png", "csv")),
-        ("train_rnn.py", "digits", "--digit", 3, *TINY, "--output", path),
+        ("train_rnn.py", "digits", "--digit", 3, *TINY_DIGITS, "--output", path),
         ("style_transfer.py", "--style", photo, "--output", path),
     ):
         assert "write out which one is meant" in run(*command, status=2).stderr

@@ -24,7 +24,7 @@ QUICK = ("--size", 64, "--octaves", 2, "--steps", 2, "--precision", "float32", "
 
 
 @pytest.fixture(autouse=True)
-def load_vgg_once(vgg_once):
+def load_vgg_once(cache_vgg):
     pass
 
 

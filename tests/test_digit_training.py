@@ -1,4 +1,4 @@
-"""digit_training.py, through the command train_rnn.py."""
+"""digit_training.py, tested through train_rnn.py."""
 
 import functools
 import io
@@ -12,9 +12,9 @@ import pytest
 import tqdm
 from conftest import (
     NO_COMPILATION_CACHE,
-    ONE,
+    ONE_DIGIT,
     ROOT,
-    TINY,
+    TINY_DIGITS,
     mark_unfinished,
     meta_of,
     run,
@@ -27,34 +27,34 @@ from PIL import Image
 from atelier.pixel_rnn import datasets
 
 
-def test_a_training_writes_models_meta_json_checkpoints_and_a_loss_curve(tiny):
-    names = {path.name for path in tiny.iterdir()}
-    each = {name for digit in range(10) for name in (f"model_{digit}.keras", f"checkpoint_{digit}.npz")}
-    assert names == {"meta.json", "loss.png", *each}
-    meta = meta_of(tiny)
+def test_a_training_writes_models_meta_json_checkpoints_and_a_loss_curve(tiny_models):
+    names = {path.name for path in tiny_models.iterdir()}
+    of_each_digit = {name for digit in range(10) for name in (f"model_{digit}.keras", f"checkpoint_{digit}.npz")}
+    assert names == {"meta.json", "loss.png", *of_each_digit}
+    meta = meta_of(tiny_models)
     assert meta["recipe"]["units"] == 16 and meta["recipe"]["size"] == 8 and meta["preset"] == "digits"
     for entry in meta["classes"].values():
         assert entry["trained_on"] == 80 < entry["pictures"] and entry["epochs"] == 6
         assert entry["loss"][1] < entry["loss"][0] and entry["train_log_likelihood"] < 0
-    picture = Image.open(tiny / "loss.png")
+    picture = Image.open(tiny_models / "loss.png")
     assert "train_rnn.py digits" in picture.text["command"]
 
 
-def test_models_are_saved_without_the_optimizer(tiny):
+def test_models_are_saved_without_the_optimizer(tiny_models):
     import zipfile
 
     import h5py
 
-    with zipfile.ZipFile(tiny / "model_0.keras") as archive, archive.open("model.weights.h5") as file:
+    with zipfile.ZipFile(tiny_models / "model_0.keras") as archive, archive.open("model.weights.h5") as file:
         weights = h5py.File(file)
         assert not any("optimizer" in name for name in weights)
 
 
-def test_the_same_seed_trains_the_same_model_and_another_seed_another(tiny, tmp_path):
+def test_the_same_seed_trains_the_same_model_and_another_seed_another(tiny_models, tmp_path):
     for seed, folder in ((0, tmp_path / "same"), (1, tmp_path / "other")):
-        run("train_rnn.py", *ONE, "--seed", seed, "--output", folder)
+        run("train_rnn.py", *ONE_DIGIT, "--seed", seed, "--output", folder)
     again = meta_of(tmp_path / "same")["classes"]["3"]
-    assert again == meta_of(tiny)["classes"]["3"]
+    assert again == meta_of(tiny_models)["classes"]["3"]
     assert meta_of(tmp_path / "other")["classes"]["3"]["loss"] != again["loss"]
 
 
@@ -64,8 +64,8 @@ def test_a_stopped_training_is_resumed_exactly(long_training, tmp_path, signal_s
     folder = tmp_path / "stopped"
     command = [sys.executable, str(ROOT / "train_rnn.py"), *arguments, "--output", str(folder)]
     # If the tests run in the background, Ctrl-C is ignored in the processes that they start.
-    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
+    receive_ctrl_c = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=receive_ctrl_c)
     wait_for((folder / "checkpoint_3.npz").exists)
     process.send_signal(signal_sent)
     _, errors = process.communicate(timeout=60)
@@ -83,12 +83,14 @@ def test_a_stopped_training_is_resumed_exactly(long_training, tmp_path, signal_s
 def test_validation_and_early_stopping_keep_the_best_epoch(tmp_path):
     folder = tmp_path / "early"
     flags = ("--validation-split", 0.5, "--patience", 2, "--epochs", 200, "--learning-rate", 0.03)
-    run("train_rnn.py", *ONE, *flags, "--schedule", "constant", "--output", folder)
+    run("train_rnn.py", *ONE_DIGIT, *flags, "--schedule", "constant", "--output", folder)
     entry = meta_of(folder)["classes"]["3"]
     assert entry["epochs"] < 200 and entry["trained_on"] == 40
     assert len(entry["validation_loss"]) == entry["epochs"] == int(np.argmin(entry["validation_loss"])) + 3
     assert -entry["validation_log_likelihood"] == pytest.approx(min(entry["validation_loss"]), abs=1e-3)
-    again = run("train_rnn.py", *ONE, *flags, "--schedule", "constant", "--epochs", 300, "--output", folder, "--resume")
+    again = run(
+        "train_rnn.py", *ONE_DIGIT, *flags, "--schedule", "constant", "--epochs", 300, "--output", folder, "--resume"
+    )
     assert f"finished (epochs: {entry['epochs']}, stopped by --patience 2)\n" in again.stderr
     assert meta_of(folder)["classes"]["3"] == entry
 
@@ -96,15 +98,15 @@ def test_validation_and_early_stopping_keep_the_best_epoch(tmp_path):
 def test_classes_can_be_added_and_are_not_overwritten_without_the_flag(tmp_path):
     folder = tmp_path / "few"
     for digit in (1, 7):
-        run("train_rnn.py", "digits", "--digit", digit, *TINY, "--output", folder)
+        run("train_rnn.py", "digits", "--digit", digit, *TINY_DIGITS, "--output", folder)
     before = (folder / "model_1.keras").read_bytes()
     assert set(meta_of(folder)["classes"]) == {"1", "7"}
-    result = run("train_rnn.py", "digits", "--digit", 1, *TINY, "--output", folder, status=2)
+    result = run("train_rnn.py", "digits", "--digit", 1, *TINY_DIGITS, "--output", folder, status=2)
     assert "--overwrite" in result.stderr
-    result = run("train_rnn.py", "digits", "--digit", 2, *TINY, "--units", 12, "--output", folder, status=2)
+    result = run("train_rnn.py", "digits", "--digit", 2, *TINY_DIGITS, "--units", 12, "--output", folder, status=2)
     assert "units 16, not 12" in result.stderr
     assert (folder / "model_1.keras").read_bytes() == before
-    run("train_rnn.py", "digits", "--digit", 1, *TINY, "--output", folder, "--overwrite")
+    run("train_rnn.py", "digits", "--digit", 1, *TINY_DIGITS, "--output", folder, "--overwrite")
 
 
 @pytest.mark.parametrize(
@@ -118,42 +120,42 @@ def test_classes_can_be_added_and_are_not_overwritten_without_the_flag(tmp_path)
         ("--levels", 2),
     ],
 )
-def test_each_training_option_changes_the_training(tiny, tmp_path, flags):
-    run("train_rnn.py", *ONE, *flags, "--output", tmp_path / "other")
+def test_each_training_option_changes_the_training(tiny_models, tmp_path, flags):
+    run("train_rnn.py", *ONE_DIGIT, *flags, "--output", tmp_path / "other")
     losses = meta_of(tmp_path / "other")["classes"]["3"]["loss"]
-    assert losses != meta_of(tiny)["classes"]["3"]["loss"] and losses[1] < losses[0]
+    assert losses != meta_of(tiny_models)["classes"]["3"]["loss"] and losses[1] < losses[0]
 
 
-def test_the_same_data_from_files_gives_the_same_training(digits, tiny, tmp_path):
+def test_the_same_data_from_files_gives_the_same_training(digits, tiny_models, tmp_path):
     folder = write_idx_folder(tmp_path / "idx", *digits)
     np.savez(tmp_path / "set.npz", **dict(zip(("x_train", "y_train", "x_test", "y_test"), digits, strict=True)))
-    for given, read in zip(digits, datasets.load_dataset("digits", folder), strict=True):
-        np.testing.assert_array_equal(given, read)
+    for expected, loaded in zip(digits, datasets.load_dataset("digits", folder), strict=True):
+        np.testing.assert_array_equal(expected, loaded)
     flags = ("--preset", "digits", "--data", tmp_path / "set.npz", "--output", tmp_path / "m")
-    run("train_rnn.py", *ONE, *flags)
-    assert meta_of(tmp_path / "m")["classes"]["3"] == meta_of(tiny)["classes"]["3"]
+    run("train_rnn.py", *ONE_DIGIT, *flags)
+    assert meta_of(tmp_path / "m")["classes"]["3"] == meta_of(tiny_models)["classes"]["3"]
 
 
-def test_a_damaged_checkpoint_is_named(broken):
-    mark_unfinished(broken, 3)
-    (broken / "checkpoint_3.npz").write_bytes(b"PK half a file")
-    result = run("train_rnn.py", *ONE, "--output", broken, "--resume", status=2)
+def test_a_damaged_checkpoint_is_reported(copied_models):
+    mark_unfinished(copied_models, 3)
+    (copied_models / "checkpoint_3.npz").write_bytes(b"PK half a file")
+    result = run("train_rnn.py", *ONE_DIGIT, "--output", copied_models, "--resume", status=2)
     assert "checkpoint_3.npz is damaged" in result.stderr
 
 
 @pytest.mark.slow
 def test_a_full_disk_is_reported_in_one_line_and_leaves_no_partial_file(tmp_path):
-    limit = 12_000  # bytes a file: less than a model, more than meta.json
+    limit = 12_000  # bytes per file: less than a model, more than meta.json
     set_limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # noqa: E731
     result = run_process(
-        "train_rnn.py", *ONE, "--output", tmp_path / "m", status=2, preexec_fn=set_limit, env=NO_COMPILATION_CACHE
+        "train_rnn.py", *ONE_DIGIT, "--output", tmp_path / "m", status=2, preexec_fn=set_limit, env=NO_COMPILATION_CACHE
     )
     assert "file too large" in result.stderr
     assert {path.name for path in (tmp_path / "m").iterdir()} == {"meta.json"}
-    run("train_rnn.py", *ONE, "--output", tmp_path / "m", "--resume")
+    run("train_rnn.py", *ONE_DIGIT, "--output", tmp_path / "m", "--resume")
 
 
-def test_the_bar_counts_each_picture_of_each_epoch(tmp_path, monkeypatch):
+def test_the_progress_bar_counts_each_picture_of_each_epoch(tmp_path, monkeypatch):
     counted = []
 
     class Bar(tqdm.tqdm):
@@ -165,5 +167,5 @@ def test_the_bar_counts_each_picture_of_each_epoch(tmp_path, monkeypatch):
             super().close()
 
     monkeypatch.setattr(tqdm, "tqdm", Bar)
-    run("train_rnn.py", *ONE, "--epochs", 2, "--output", tmp_path / "m")
+    run("train_rnn.py", *ONE_DIGIT, "--epochs", 2, "--output", tmp_path / "m")
     assert set(counted) == {(160, 160)}

@@ -212,7 +212,7 @@ THIRDS = slice(32), slice(32, 64), slice(64, 96)
 LAYER = ("--layers", "block3_conv1", "--size", 48, "--steps", 30, "--precision", "float32")
 
 
-def test_layers_channels_and_a_neuron_are_strengthened_in_the_right_places(vgg_once, tmp_path):
+def test_layers_channels_and_a_neuron_are_strengthened_in_the_right_places(cache_vgg, tmp_path):
     found = {}
     flags_of = {"layer": (), "channels": ("--channels", 12), "neuron": ("--channels", 12, "--neuron")}
     for name, flags in flags_of.items():
@@ -227,7 +227,7 @@ def test_layers_channels_and_a_neuron_are_strengthened_in_the_right_places(vgg_o
     assert found["channels"].std() > 35  # steps must not become smaller as the activation grows
 
 
-def test_every_part_of_a_picture_is_dreamed_on_when_tiles_are_small(vgg_once, tmp_path, monkeypatch):
+def test_every_part_of_a_picture_is_dreamed_on_when_tiles_are_small(cache_vgg, tmp_path, monkeypatch):
     monkeypatch.setattr(objectives, "tile_side", lambda options: 32)
     run("deepdream.py", "noise", *LAYER, "--channels", 12, "--size", 96, "--output", tmp_path / "a.png")
     picture = pixels(tmp_path / "a.png")
@@ -236,7 +236,7 @@ def test_every_part_of_a_picture_is_dreamed_on_when_tiles_are_small(vgg_once, tm
     assert max(ninths) < 2 * min(ninths)
 
 
-def test_the_same_seed_gives_the_same_dream_and_another_seed_another(vgg_once, tmp_path):
+def test_the_same_seed_gives_the_same_dream_and_another_seed_another(cache_vgg, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         run("deepdream.py", "noise", *LAYER, "--seed", seed, "--output", tmp_path / f"{name}.png")
     a, b, c = (pixels(tmp_path / f"{name}.png") for name in "abc")

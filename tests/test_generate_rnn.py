@@ -9,8 +9,6 @@ import util
 from atelier import imaging
 from atelier.pixel_rnn import model_meta, palettes
 
-CELL = 9 * 8  # a picture of 8 x 8 and a line, each pixel enlarged 8 times
-
 
 def cells(path, columns):
     """Cut a contact sheet into its pictures: uint8 N x 8 x 8."""
@@ -20,10 +18,10 @@ def cells(path, columns):
     return np.array([sheet[1 + 9 * r : 9 + 9 * r, 1 + 9 * c : 9 + 9 * c] for r in range(rows) for c in range(columns)])
 
 
-def test_a_sheet_records_its_command_and_the_same_seed_draws_it_again(tiny, tmp_path):
+def test_a_sheet_records_its_command_and_the_same_seed_draws_it_again(tiny_models, tmp_path):
     for name, seed, runner in (("a", 5, run_process), ("b", 5, run), ("c", 6, run)):
         flags = ("--digit", 3, "--grid", 4, "--seed", seed, "--output", tmp_path / f"{name}.png")
-        result = runner("generate_rnn.py", tiny, *flags)
+        result = runner("generate_rnn.py", tiny_models, *flags)
         assert result.stdout == f"picture: {tmp_path / f'{name}.png'}\n"
     a, b, c = (cells(tmp_path / f"{name}.png", 4) for name in "abc")
     assert len(a) == 16 and len(np.unique(a, axis=0)) > 8
@@ -33,8 +31,8 @@ def test_a_sheet_records_its_command_and_the_same_seed_draws_it_again(tiny, tmp_
     assert "--digit 3" in text["command"] and text["seed"] == "5" and "tensorflow" in text["versions"]
 
 
-def test_all_digits_have_a_row_each_and_the_gif_ends_with_the_sheet(tiny, tmp_path):
-    run("generate_rnn.py", tiny, "--all-digits", "--grid", 3, "--gif", "--output", tmp_path / "all.png")
+def test_all_digits_have_a_row_each_and_the_gif_ends_with_the_sheet(tiny_models, tmp_path):
+    run("generate_rnn.py", tiny_models, "--all-digits", "--grid", 3, "--gif", "--output", tmp_path / "all.png")
     assert len(cells(tmp_path / "all.png", 3)) == 30
     with Image.open(tmp_path / "all.gif") as animation:
         assert animation.n_frames > 30
@@ -45,9 +43,9 @@ def test_all_digits_have_a_row_each_and_the_gif_ends_with_the_sheet(tiny, tmp_pa
     assert np.abs(last - np.asarray(Image.open(tmp_path / "all.png"), int)).max() <= 2
 
 
-def test_completion_keeps_the_given_rows(tiny, picture, digits, tmp_path):
+def test_completion_keeps_the_given_rows(tiny_models, picture, digits, tmp_path):
     flags = ("--digit", 0, "--complete", picture, "--rows", 5, "--grid", 4, "--output", tmp_path / "c.png")
-    run("generate_rnn.py", tiny, *flags)
+    run("generate_rnn.py", tiny_models, *flags)
     drawn = cells(tmp_path / "c.png", 4)
     given = util.from_levels(util.to_levels(digits[2][0], 7), 7)
     for one in drawn:
@@ -55,16 +53,18 @@ def test_completion_keeps_the_given_rows(tiny, picture, digits, tmp_path):
     assert len(np.unique(drawn[:, 5:], axis=0)) > 4
 
 
-def test_at_temperature_zero_all_pictures_are_the_same(tiny, tmp_path):
-    run("generate_rnn.py", tiny, "--digit", 1, "--temperature", 0, "--grid", 3, "--output", tmp_path / "zero.png")
+def test_at_temperature_zero_all_pictures_are_the_same(tiny_models, tmp_path):
+    run(
+        "generate_rnn.py", tiny_models, "--digit", 1, "--temperature", 0, "--grid", 3, "--output", tmp_path / "zero.png"
+    )
     assert len(np.unique(cells(tmp_path / "zero.png", 3), axis=0)) == 1
-    run("generate_rnn.py", tiny, "--digit", 1, "--top-k", 1, "--grid", 3, "--output", tmp_path / "top.png")
+    run("generate_rnn.py", tiny_models, "--digit", 1, "--top-k", 1, "--grid", 3, "--output", tmp_path / "top.png")
     assert (tmp_path / "zero.png").read_bytes()[-100:] == (tmp_path / "top.png").read_bytes()[-100:]
 
 
-def test_a_result_is_not_overwritten_without_the_flag(tiny, tmp_path):
+def test_a_result_is_not_overwritten_without_the_flag(tiny_models, tmp_path):
     (tmp_path / "mine.png").write_text("precious")
-    flags = (tiny, "--digit", 3, "--output", tmp_path / "mine.png")
+    flags = (tiny_models, "--digit", 3, "--output", tmp_path / "mine.png")
     assert "--overwrite" in run("generate_rnn.py", *flags, status=2).stderr
     assert (tmp_path / "mine.png").read_text() == "precious"
     run("generate_rnn.py", *flags, "--overwrite")
@@ -82,16 +82,16 @@ def test_a_result_is_not_overwritten_without_the_flag(tiny, tmp_path):
         (("--digit", 3, "--complete", "README.md"), "README.md is not a picture"),
     ],
 )
-def test_bad_flags_are_reported_in_one_line(tiny, tmp_path, flags, complaint):
-    result = run("generate_rnn.py", tiny, *flags, "--output", tmp_path / "no.png", status=2)
+def test_bad_flags_are_reported_in_one_line(tiny_models, tmp_path, flags, complaint):
+    result = run("generate_rnn.py", tiny_models, *flags, "--output", tmp_path / "no.png", status=2)
     assert complaint in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("rows", [0, 8, 9])
-def test_too_few_or_too_many_rows_are_refused(rows, tiny, picture):
+def test_too_few_or_too_many_rows_are_refused(rows, tiny_models, picture):
     flags = ("--digit", 3, "--complete", picture, "--rows", rows, "--output", picture)
-    assert "--rows must be " in run("generate_rnn.py", tiny, *flags, status=2).stderr
+    assert "--rows must be " in run("generate_rnn.py", tiny_models, *flags, status=2).stderr
 
 
 # --- Painters ---

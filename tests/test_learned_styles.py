@@ -24,25 +24,25 @@ QUICK = ("--size", 128, "--precision", "float32", "--from-scratch")
 
 
 @pytest.fixture(autouse=True)
-def quick(vgg_once, monkeypatch):
-    make_quick(monkeypatch)
+def small_trainings(cache_vgg, monkeypatch):
+    make_trainings_small(monkeypatch)
 
 
-def make_quick(patch):
+def make_trainings_small(patch):
     for name, value in (("CROP", 64), ("EVALUATED_PIECES", 1), ("SEARCH_STEPS", 6)):
         patch.setattr(style_training, name, value)
 
 
 @pytest.fixture(scope="session")
-def two(made_once):
-    """Two styles of one network, and a training's folder."""
+def two_styles(make_once):
+    """The folder of a training, with two styles of one network."""
 
     def make(folder):
         with pytest.MonkeyPatch.context() as patch:
-            make_quick(patch)
+            make_trainings_small(patch)
             run("train_style.py", PAINTING, OTHER, *QUICK, "--steps", 12, "--output", folder)
 
-    return made_once("two styles", make)
+    return make_once("two styles", make)
 
 
 @pytest.fixture
@@ -56,29 +56,29 @@ def random_style():
 
 
 @pytest.mark.parametrize("shape", [(61, 83), (64, 64), (33, 120)])
-def test_strips_make_the_same_picture_as_the_whole(shape, network, monkeypatch):
+def test_strips_give_the_same_picture_as_the_whole_photo(shape, network, monkeypatch):
     photo = imaging.resize_picture(pixels(ROOT / "images/content/china.jpg"), *shape[::-1])
-    colors, swapped = (np.diag([0.5, 0.6, 0.7]), np.float32([9, 8, 7])), (np.eye(3)[::-1], np.float32([1, 2, 3]))
-    whole = network.stylize(photo, random_style(), colors, swapped)
+    before, after = (np.diag([0.5, 0.6, 0.7]), np.float32([9, 8, 7])), (np.eye(3)[::-1], np.float32([1, 2, 3]))
+    whole = network.stylize(photo, random_style(), before, after)
     assert whole.shape == (*shape, 3)
-    by_hand = network.stylize(photo * np.float32([0.5, 0.6, 0.7]) + colors[1], random_style())
-    np.testing.assert_allclose(whole, by_hand[..., ::-1] + swapped[1], atol=1e-2)
+    by_hand = network.stylize(photo * np.float32([0.5, 0.6, 0.7]) + before[1], random_style())
+    np.testing.assert_allclose(whole, by_hand[..., ::-1] + after[1], atol=1e-2)
     monkeypatch.setattr(stylization_network, "MAX_WHOLE_PIXELS", 0)
     monkeypatch.setattr(stylization_network, "STRIP_PIXELS", 2**10)
-    strips = network.stylize(photo, random_style(), colors, swapped)
+    strips = network.stylize(photo, random_style(), before, after)
     np.testing.assert_allclose(strips, whole, atol=1e-2)
 
 
 def test_a_flat_sky_in_strips_shows_no_seam(network, monkeypatch):
     sky = np.full((128, 64, 3), 200, "float32")
-    sky[8:16, 20:30] = 90  # a bird, in the first strip
+    sky[8:16, 20:30] = 90  # a dark rectangle in the first strip
     whole = network.stylize(sky, random_style())
     monkeypatch.setattr(stylization_network, "MAX_WHOLE_PIXELS", 0)
     monkeypatch.setattr(stylization_network, "STRIP_PIXELS", 2**10)
     np.testing.assert_allclose(network.stylize(sky, random_style()), whole, atol=1e-2)
 
 
-def test_a_uniform_photo_gets_strokes_from_the_noise_alone(network, monkeypatch):
+def test_a_uniform_photo_gets_strokes_only_from_the_noise(network, monkeypatch):
     draw_noise = stylization_network.draw_noise
     sky = np.full((64, 64, 3), 200, "float32")
     assert np.ptp(network.stylize(sky, random_style()), axis=(0, 1)).min() > 1
@@ -90,8 +90,9 @@ def test_a_flat_sky_shows_no_checkerboard():
     style = learned_styles.load_style("wave")
     network = learned_styles.load_network(style.network)
     sky = learned_styles.stylize(network, np.full((256, 256, 3), 200, "float32"), style)
-    of_place = sky.reshape(64, 4, 64, 4, 3).mean((0, 2))  # of the 4 x 4 that the quarter makes
-    assert np.ptp(of_place, axis=(0, 1)).max() < 0.15 * sky.std((0, 1)).min()  # 0.05 to 0.09; a grid was seen at 0.3
+    mean_by_place = sky.reshape(64, 4, 64, 4, 3).mean((0, 2))  # for each place in blocks of 4 x 4 pixels
+    # The ratio is 0.05 to 0.09. At 0.3, a grid is visible.
+    assert np.ptp(mean_by_place, axis=(0, 1)).max() < 0.15 * sky.std((0, 1)).min()
 
 
 def test_normalization_gives_each_channel_its_mean_and_deviation():
@@ -114,28 +115,28 @@ def test_a_scaled_convolution_equals_a_convolution_with_scaled_output():
     np.testing.assert_allclose(layer(features, scale, shift), expected, rtol=1e-5, atol=1e-4)
 
 
-def test_each_number_of_a_style_has_the_gradient_of_finite_differences(network):
+def test_the_gradient_of_a_style_agrees_with_finite_differences(network):
     photo = tf.constant(imaging.resize_picture(pixels(ROOT / "images/content/china.jpg"), 48, 32)[None])
     noise = tf.constant(stylization_network.draw_noise(32, 48, np.random.default_rng(0)))
-    wanted = np.random.default_rng(0).normal(size=photo.shape).astype("float32")
+    weights = np.random.default_rng(0).normal(size=photo.shape).astype("float32")
 
-    def strength(style):
-        return tf.reduce_mean(network([photo, noise, style]) * wanted)
+    def objective(style):
+        return tf.reduce_mean(network([photo, noise, style]) * weights)
 
     style = tf.constant(random_style())
     with tf.GradientTape() as tape:
         tape.watch(style)
-        value = strength(style)
+        value = objective(style)
     gradient = np.asarray(tape.gradient(value, style))
     assert (gradient != 0).mean() > 0.95  # the gradient of a channel that is negative everywhere is 0
     begin = 0
-    for channels in stylization_network.STYLED_CHANNELS:  # in the direction of the gradient of each normalisation
+    for channels in stylization_network.STYLED_CHANNELS:  # along the gradient of one normalisation
         part = np.zeros_like(gradient)
         part[:, begin : begin + 2 * channels] = gradient[:, begin : begin + 2 * channels]
         begin += 2 * channels
         length = np.linalg.norm(part)
         step = 0.02 * part / length
-        found = (strength(style + step) - strength(style - step)) / 0.04
+        found = (objective(style + step) - objective(style - step)) / 0.04
         np.testing.assert_allclose(found, length, rtol=0.05)
 
 
@@ -153,7 +154,7 @@ def test_half_precision_gives_nearly_the_same_picture(precision, monkeypatch):
     assert np.abs(learned_styles.stylize(network, photo, style) - whole).mean() < 4
 
 
-def test_features_are_continued_by_their_mirror_image():
+def test_features_are_padded_with_their_mirror_image():
     features = np.random.default_rng(0).normal(size=(1, 5, 7, 2)).astype("float32")
     for margin in (1, 3):
         sides = ((0, 0), (margin, margin), (margin, margin), (0, 0))
@@ -162,71 +163,71 @@ def test_features_are_continued_by_their_mirror_image():
         )
 
 
-def test_a_training_lowers_the_loss_and_writes_styles(two):
-    assert {path.name for path in two.iterdir()} == {
+def test_a_training_lowers_the_loss_and_writes_styles(two_styles):
+    assert {path.name for path in two_styles.iterdir()} == {
         *("network.npz", "meta.json", "sheet.png", "loss.csv", "loss.png", "starry_night", "wave")
     }
-    losses = np.genfromtxt(two / "loss.csv", delimiter=",", names=True)
+    losses = np.genfromtxt(two_styles / "loss.csv", delimiter=",", names=True)
     assert len(losses) == 12 and losses["total"][-4:].mean() < losses["total"][:4].mean()
     for name in ("starry_night", "wave"):
-        meta = json.loads((two / name / "meta.json").read_text())
+        meta = json.loads((two_styles / name / "meta.json").read_text())
         assert meta["painting"] == f"{name}.jpg" and meta["finished"]
 
 
-def test_a_style_keeps_the_paintings_statistics(two, vgg):
-    style = learned_styles.load_style(two / "wave")
+def test_a_style_keeps_the_paintings_statistics(two_styles, vgg):
+    style = learned_styles.load_style(two_styles / "wave")
     loss = perceptual_loss.PerceptualLoss(config.Style())
     painting = input_pictures.read_painting(OTHER, 128)
     assert style.weights == "imagenet"
     for kept, found in zip(style.statistics, loss.statistics(painting[None]), strict=True):
         for one, other in zip(kept, found, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3 * np.abs(other).max())
-    mixed = learned_styles.mix_styles([style, learned_styles.load_style(two / "starry_night")], [3, 1])
-    of_starry_night = learned_styles.load_style(two / "starry_night").statistics[1][1]
+    mixed = learned_styles.mix_styles([style, learned_styles.load_style(two_styles / "starry_night")], [3, 1])
+    of_starry_night = learned_styles.load_style(two_styles / "starry_night").statistics[1][1]
     np.testing.assert_allclose(
         mixed.statistics[1][1], 0.75 * style.statistics[1][1] + 0.25 * of_starry_night, rtol=1e-5
     )
 
 
-def test_refining_begins_with_the_picture_of_the_network_and_lowers_the_loss(two, photo, tmp_path):
-    flags = ("--learned", two / "wave", "--size", 96, "--precision", "float32")
-    begun = results(run("style_transfer.py", photo, *flags, "--refine", 1, "--output", tmp_path / "a.png").stdout)
+def test_refining_begins_with_the_picture_of_the_network_and_lowers_the_loss(two_styles, photo, tmp_path):
+    flags = ("--learned", two_styles / "wave", "--size", 96, "--precision", "float32")
+    one_step = results(run("style_transfer.py", photo, *flags, "--refine", 1, "--output", tmp_path / "a.png").stdout)
     more = ("--refine", 8, "--plot", "--gif", "--compare", "--output", tmp_path / "b.png")
-    refined = results(run("style_transfer.py", photo, *flags, *more).stdout)
-    assert begun["steps"] == "1" and refined["steps"] == "8"
-    assert float(refined["loss"]) < float(begun["loss"])
-    assert Image.open(refined["animation"]).n_frames > 2 and Image.open(refined["plot"]).size == (800, 500)
+    eight_steps = results(run("style_transfer.py", photo, *flags, *more).stdout)
+    assert one_step["steps"] == "1" and eight_steps["steps"] == "8"
+    assert float(eight_steps["loss"]) < float(one_step["loss"])
+    assert Image.open(eight_steps["animation"]).n_frames > 2 and Image.open(eight_steps["plot"]).size == (800, 500)
     run("style_transfer.py", photo, *flags, "--output", tmp_path / "c.png")
-    at_once, first = pixels(tmp_path / "c.png"), pixels(tmp_path / "a.png")
-    assert 0 < np.abs(first - at_once).mean() < np.abs(pixels(tmp_path / "b.png") - at_once).mean()
+    unrefined, first = pixels(tmp_path / "c.png"), pixels(tmp_path / "a.png")
+    assert 0 < np.abs(first - unrefined).mean() < np.abs(pixels(tmp_path / "b.png") - unrefined).mean()
     half = ("--refine", 1, "--strength", 0.5, "--output", tmp_path / "d.png")
     run("style_transfer.py", photo, *flags, *half)
-    of_photo = imaging.resize_picture(pixels(photo), 96, 72)
-    np.testing.assert_allclose(pixels(tmp_path / "d.png"), (first + of_photo) / 2, atol=1.5)
+    resized_photo = imaging.resize_picture(pixels(photo), 96, 72)
+    np.testing.assert_allclose(pixels(tmp_path / "d.png"), (first + resized_photo) / 2, atol=1.5)
 
 
 @pytest.mark.slow
-def test_with_keep_network_a_new_style_mixes_with_the_others(two, photo, tmp_path):
-    shutil.copytree(two, tmp_path / "styles")
-    base, beside = tmp_path / "styles/network.npz", tmp_path / "styles/beside"
-    run("train_style.py", OTHER, *QUICK[:-1], "--base", base, "--keep-network", "--steps", 2, "--output", beside)
-    assert (beside / "network.npz").read_bytes() == base.read_bytes()
-    assert (learned_styles.load_style(beside).vector != learned_styles.load_base(base)[1]).any()
+def test_with_keep_network_a_new_style_can_be_mixed_with_the_others(two_styles, photo, tmp_path):
+    shutil.copytree(two_styles, tmp_path / "styles")
+    base, new_style = tmp_path / "styles/network.npz", tmp_path / "styles/beside"
+    run("train_style.py", OTHER, *QUICK[:-1], "--base", base, "--keep-network", "--steps", 2, "--output", new_style)
+    assert (new_style / "network.npz").read_bytes() == base.read_bytes()
+    assert (learned_styles.load_style(new_style).vector != learned_styles.load_base(base)[1]).any()
     run(
         *("style_transfer.py", photo, "--size", 64, "--output", tmp_path / "a.png", "--learned"),
-        *(f"{beside}=2", tmp_path / "styles/starry_night"),
+        *(f"{new_style}=2", tmp_path / "styles/starry_night"),
     )
 
 
-def test_a_training_replaces_all_styles_of_its_network_and_no_others(two, tmp_path):
+def test_a_training_replaces_all_styles_of_its_network_and_no_others(two_styles, tmp_path):
     photos = [np.asarray(Image.open(ROOT / "images/content/china.jpg").resize((96, 64)))]
     options = config.Learn(size=128)
     training = style_training.StyleTraining(tmp_path / "m", [PAINTING, OTHER], photos, None, options)
-    shutil.copytree(two, tmp_path / "m")
-    for name in ("wave", "mine"):  # each with a network of its own
-        shutil.copytree(two / "wave", tmp_path / "m" / name, dirs_exist_ok=True)
-        shutil.copy(two / "network.npz", tmp_path / "m" / name)
-    shutil.copytree(two / "wave", tmp_path / "m/of the same network")
+    shutil.copytree(two_styles, tmp_path / "m")
+    for name in ("wave", "mine"):  # each with its own copy of the network
+        shutil.copytree(two_styles / "wave", tmp_path / "m" / name, dirs_exist_ok=True)
+        shutil.copy(two_styles / "network.npz", tmp_path / "m" / name)
+    shutil.copytree(two_styles / "wave", tmp_path / "m/of the same network")
     (tmp_path / "m/meta.json").unlink()
     command = ("train_style.py", PAINTING, OTHER, *QUICK, "--overwrite", "--output", tmp_path / "m")
     assert "m holds other learned styles" in run(*command, status=2).stderr
@@ -237,7 +238,7 @@ def test_a_training_replaces_all_styles_of_its_network_and_no_others(two, tmp_pa
 
 
 @pytest.mark.slow
-def test_ctrl_c_works_during_the_final_comparison(two, vgg, tmp_path, monkeypatch):
+def test_ctrl_c_works_during_the_final_comparison(two_styles, vgg, tmp_path, monkeypatch):
     command = ("train_style.py", PAINTING, OTHER, *QUICK, "--steps", 1, "--output", tmp_path / "m")
     with monkeypatch.context() as patch:
         interrupt_after(patch, 2)  # the training checks for Ctrl-C twice in a step
@@ -247,15 +248,15 @@ def test_ctrl_c_works_during_the_final_comparison(two, vgg, tmp_path, monkeypatc
     assert learned_styles.load_style(tmp_path / "m/wave").name == "wave"
 
 
-def test_raw_photos_of_cameras_are_reported(two, tmp_path):
+def test_raw_photos_of_cameras_are_reported(two_styles, tmp_path):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw/a.heic").touch()
     command = ("train_style.py", PAINTING, *QUICK, "--photos", tmp_path / "raw", "--output", tmp_path / "m")
     assert "a.heic can't be read; save them as JPEG" in run(*command, status=2).stderr
 
 
-def test_the_base_of_a_training_is_not_replaced(two, tmp_path):
-    shutil.copytree(two, tmp_path / "styles")
+def test_the_base_of_a_training_is_not_replaced(two_styles, tmp_path):
+    shutil.copytree(two_styles, tmp_path / "styles")
     folder = tmp_path / "styles/wave"
     before = (folder / "style.npz").read_bytes()
     command = ("train_style.py", OTHER, *QUICK[:-1], "--base", folder, "--overwrite", "--output", folder)
@@ -263,121 +264,122 @@ def test_the_base_of_a_training_is_not_replaced(two, tmp_path):
     assert (folder / "style.npz").read_bytes() == before
 
 
-def test_a_training_reports_the_loss_of_a_search(two):
-    losses = json.loads((two / "meta.json").read_text())["losses"]
+def test_a_training_reports_the_loss_of_a_search(two_styles):
+    losses = json.loads((two_styles / "meta.json").read_text())["losses"]
     assert 0 < losses["search"]["total"] < losses["network"]["total"]
 
 
-def test_a_learned_style_paints_a_photo_the_same_each_time(two, photo, tmp_path):
-    flags = ("--learned", two / "wave", "--size", 96, "--precision", "float32")
+def test_a_learned_style_gives_the_same_picture_each_time(two_styles, photo, tmp_path):
+    flags = ("--learned", two_styles / "wave", "--size", 96, "--precision", "float32")
     printed = results(run("style_transfer.py", photo, *flags, "--compare", "--output", tmp_path / "a.png").stdout)
     run("style_transfer.py", photo, *flags, "--output", tmp_path / "b.png")
     assert printed["width"] == "96" and (pixels(tmp_path / "a.png") == pixels(tmp_path / "b.png")).all()
     assert Image.open(printed["comparison"]).size == (96 * 2 + 8, 72)
-    of_photo = imaging.resize_picture(pixels(photo), 96, 72)
-    assert np.abs(pixels(tmp_path / "a.png") - of_photo).mean() > 5
+    resized_photo = imaging.resize_picture(pixels(photo), 96, 72)
+    assert np.abs(pixels(tmp_path / "a.png") - resized_photo).mean() > 5
 
 
-def test_each_option_changes_the_picture(two, photo, tmp_path):
+def test_each_option_changes_the_picture(two_styles, photo, tmp_path):
     found = []
     for flags in (
-        (two / "wave",),
-        (two / "starry_night",),
-        (two / "wave", two / "starry_night"),
-        (f"{two / 'wave'}=3", two / "starry_night"),
-        (two / "wave", "--strength", 0.5),
-        (two / "wave", "--keep-colors", "luminance"),
-        (two / "wave", "--keep-colors", "histogram"),
+        (two_styles / "wave",),
+        (two_styles / "starry_night",),
+        (two_styles / "wave", two_styles / "starry_night"),
+        (f"{two_styles / 'wave'}=3", two_styles / "starry_night"),
+        (two_styles / "wave", "--strength", 0.5),
+        (two_styles / "wave", "--keep-colors", "luminance"),
+        (two_styles / "wave", "--keep-colors", "histogram"),
     ):
         result = tmp_path / f"{len(found)}.png"
         run("style_transfer.py", photo, "--size", 64, "--output", result, "--learned", *flags)
         found.append(pixels(result))
-    of_photo = imaging.resize_picture(pixels(photo), 64, 48)
+    resized_photo = imaging.resize_picture(pixels(photo), 64, 48)
     for i, one in enumerate(found):
         assert all((one != other).any() for other in found[:i])
-    _, _, alike, more_wave, *_ = (np.abs(x - found[0]).mean() for x in found)
-    assert 0 < more_wave < alike
-    np.testing.assert_allclose(found[4], (found[0] + of_photo) / 2, atol=1.5)
-    # Pixel by pixel: a network that has hardly been trained may come near the photo's mean by chance.
-    chroma = [x - colors.luminance(x) for x in (*found, of_photo)]
-    away = [np.abs(one - chroma[-1]).mean() for one in chroma]
-    assert away[5] < 0.2 * away[0] and away[6] < 0.9 * away[0]  # hues are the photo's own, or their mixture is
+    _, _, equal_mixture, more_wave, *_ = (np.abs(x - found[0]).mean() for x in found)
+    assert 0 < more_wave < equal_mixture
+    np.testing.assert_allclose(found[4], (found[0] + resized_photo) / 2, atol=1.5)
+    # Pixels are compared, because the mean colour of a barely trained network may be near the photo's by chance.
+    chroma = [x - colors.luminance(x) for x in (*found, resized_photo)]
+    chroma_errors = [np.abs(one - chroma[-1]).mean() for one in chroma]
+    # "luminance" keeps the photo's hues, and "histogram" the mean and the covariance of its colours.
+    assert chroma_errors[5] < 0.2 * chroma_errors[0] and chroma_errors[6] < 0.9 * chroma_errors[0]
 
 
-def test_the_photos_own_size_and_strength_0_give_the_photo(two, photo, tmp_path):
+def test_the_photos_own_size_and_strength_0_give_the_photo(two_styles, photo, tmp_path):
     run(
         "style_transfer.py",
         photo,
         "--learned",
-        two / "wave",
+        two_styles / "wave",
         *("--size", 0, "--strength", 0, "--output", tmp_path / "a.png"),
     )
     np.testing.assert_allclose(pixels(tmp_path / "a.png"), pixels(photo), atol=1)
 
 
-def test_a_grey_painting_makes_grey_pictures(two, photo):
-    style = learned_styles.load_style(two / "wave")
-    stylizer = learned_styles.Stylizer([(two / "wave", 1.0)])
+def test_a_grey_painting_makes_grey_pictures(two_styles, photo):
+    style = learned_styles.load_style(two_styles / "wave")
+    stylizer = learned_styles.Stylizer([(two_styles / "wave", 1.0)])
     grey = np.full((3, 3), style.covariance.mean())
     stylizer.style = dataclasses.replace(style, mean=np.full(3, 120.0), covariance=grey)
     picture = learned_styles.finished(stylizer.stylize(pixels(photo)), pixels(photo)).astype(int)
     assert np.ptp(picture, axis=2).max() <= 1 < np.ptp(picture[..., 0])
 
 
-def test_a_folder_is_continued_with_the_same_style_only(two, tmp_path):
+def test_a_folder_is_continued_only_with_the_same_style(two_styles, tmp_path):
     (tmp_path / "photos").mkdir()
     for name in ("china", "flower"):
         Image.open(ROOT / f"images/content/{name}.jpg").resize((96, 64)).save(tmp_path / f"photos/{name}.jpg")
     (tmp_path / "photos/broken.jpg").write_bytes(b"no photo")
     command = ("style_transfer.py", tmp_path / "photos", "--size", 64, "--output", tmp_path / "out", "--learned")
-    run(*command, two / "wave", status=1)
+    run(*command, two_styles / "wave", status=1)
     assert [row["status"] for row in rows_of(tmp_path / "out").values()] == ["failed", "done", "done"]
-    assert "done before: 2" in run(*command, two / "wave", status=1).stdout
-    assert "--learned" in run(*command, two / "starry_night", status=2).stderr
-    assert "--learned" in run(*command, f"{two / 'wave'}=2", two / "starry_night", status=2).stderr
-    assert "--refine" in run(*command, two / "wave", "--refine", 1, status=2).stderr
-    run(*command, two / "wave", "--refine", 1, "--overwrite", status=1)
+    assert "done before: 2" in run(*command, two_styles / "wave", status=1).stdout
+    assert "--learned" in run(*command, two_styles / "starry_night", status=2).stderr
+    assert "--learned" in run(*command, f"{two_styles / 'wave'}=2", two_styles / "starry_night", status=2).stderr
+    assert "--refine" in run(*command, two_styles / "wave", "--refine", 1, status=2).stderr
+    run(*command, two_styles / "wave", "--refine", 1, "--overwrite", status=1)
     assert [row.get("steps") for row in rows_of(tmp_path / "out").values()] == ["", "1", "1"]
 
 
 @pytest.mark.slow
-def test_an_interrupted_training_is_continued_exactly(two, tmp_path, monkeypatch):
+def test_an_interrupted_training_is_continued_exactly(two_styles, tmp_path, monkeypatch):
     command = ("train_style.py", PAINTING, OTHER, *QUICK, "--steps", 12, "--output", tmp_path / "m")
     with monkeypatch.context() as patch:
         interrupt_after(patch, 4)
         assert "--resume" in run(*command, status=130).stderr
     assert "--resume" in run(*command, status=2).stderr
     assert "is not finished" in run("style_transfer.py", PAINTING, "--learned", tmp_path / "m", status=2).stderr
-    for flags, told in (
+    for flags, complaint in (
         (("--content-weight", 3), "content_weight 0.6, not 3.0"),
         (("--precision", "mixed_bfloat16"), "precision float32, not mixed_bfloat16"),
         (("--photos", ROOT / "images/style"), "photos 6, not 8"),
     ):
-        assert told in run(*command, *flags, "--resume", status=2).stderr
+        assert complaint in run(*command, *flags, "--resume", status=2).stderr
     checkpoint = style_training.TrainingState.load(tmp_path / "m/checkpoint.npz")
     dataclasses.replace(checkpoint, variables=checkpoint.variables[1:]).save(tmp_path / "m/checkpoint.npz")
     assert "another version" in run(*command, "--resume", status=2).stderr
     checkpoint.save(tmp_path / "m/checkpoint.npz")
     run(*command, "--resume")
-    assert (tmp_path / "m/loss.csv").read_text() == (two / "loss.csv").read_text()
-    one, other = (np.load(folder / "network.npz") for folder in (two, tmp_path / "m"))
-    assert all((one[name] == other[name]).all() for name in one)
+    assert (tmp_path / "m/loss.csv").read_text() == (two_styles / "loss.csv").read_text()
+    expected, resumed = (np.load(folder / "network.npz") for folder in (two_styles, tmp_path / "m"))
+    assert all((expected[name] == resumed[name]).all() for name in expected)
     for flags in ((), ("--resume",)):
         assert "--overwrite to learn it again" in run(*command, *flags, status=2).stderr
-    for flags in (("--weights", tmp_path / "no.h5"), ("--base", two / "loss.csv")):  # nothing is lost by these
+    for flags in (("--weights", tmp_path / "no.h5"), ("--base", two_styles / "loss.csv")):  # errors that delete nothing
         run(*(word for word in command if word != "--from-scratch"), *flags, "--overwrite", status=2)
     assert learned_styles.load_style(tmp_path / "m/wave").name == "wave"
 
 
-def test_a_training_begins_with_the_given_base_or_the_included_one_or_none(two, tmp_path, monkeypatch):
-    base, style = two / "network.npz", learned_styles.load_style(two / "wave")
-    mean = (style.vector + learned_styles.load_style(two / "starry_night").vector) / 2
+def test_a_training_begins_with_the_given_base_or_the_included_one_or_none(two_styles, tmp_path, monkeypatch):
+    base, style = two_styles / "network.npz", learned_styles.load_style(two_styles / "wave")
+    mean = (style.vector + learned_styles.load_style(two_styles / "starry_night").vector) / 2
     assert train_style.base_of(config.Learn(base=str(base))) == base
-    for place, vector in ((base, mean), (two, mean), (two / "wave", style.vector)):
-        begun = learned_styles.load_base(place)
-        assert begun[0] == base
-        np.testing.assert_allclose(begun[1], vector, atol=1e-6)
-    monkeypatch.setattr(learned_styles, "STYLES", two)
+    for path, vector in ((base, mean), (two_styles, mean), (two_styles / "wave", style.vector)):
+        loaded = learned_styles.load_base(path)
+        assert loaded[0] == base
+        np.testing.assert_allclose(loaded[1], vector, atol=1e-6)
+    monkeypatch.setattr(learned_styles, "STYLES", two_styles)
     assert train_style.base_of(config.Learn()) == base
     assert train_style.base_of(config.Learn(from_scratch=True)) is None
     monkeypatch.setattr(learned_styles, "STYLES", tmp_path)
@@ -388,7 +390,7 @@ def test_a_step_of_muon_is_about_as_large_in_all_directions():
     kernel = keras.Variable(np.zeros((3, 3, 4, 16), "float32"))
     muon = style_training.Muon(1.0)
     muon.build([kernel])
-    gradient = np.random.default_rng(0).normal(size=kernel.shape) * np.logspace(0, 1, 16)  # some columns outweigh
+    gradient = np.random.default_rng(0).normal(size=kernel.shape) * np.logspace(0, 1, 16)  # columns of different scales
     muon.apply([tf.constant(gradient, "float32")], [kernel])
     change = -np.asarray(kernel).reshape(36, 16)
     lengths = np.linalg.svd(change, compute_uv=False) / (6 * style_training.KERNEL_RATE)
@@ -407,27 +409,29 @@ def test_muon_trains_all_kernels_except_that_of_the_last_layer(network):
     assert by_muon == {x.path for x in network.trainable_variables if x.name == "kernel" and "leave" not in x.path}
 
 
-def test_the_guidance_brings_mean_colours_closer_and_is_strongest_at_first(vgg, tmp_path):
+def test_the_guidance_brings_mean_colours_closer_and_is_strongest_at_the_start(vgg, tmp_path):
     assert [style_training.guidance_weight(share) for share in (0, 0.25, 0.5, 1)] == [1, 0.5, 0.25, 0.25]
     options = config.Learn(size=128, steps=10)
     photos = [np.asarray(Image.open(ROOT / "images/content/china.jpg").resize((96, 64)))]
     training = style_training.StyleTraining(tmp_path, [PAINTING], photos, None, options)
     photo, recolored, noise = training.draw_piece(np.random.default_rng(0), training.targets[0])
 
-    def away():
+    def color_error():
         picture = np.asarray(training.network([recolored[None], noise, np.asarray(training.styles)]))[0]
         return (imaging.resize_picture(picture - recolored, 4, 4) ** 2).mean()
 
     terms, plain = training.loss_of_piece(photo, recolored, noise, 0, np.float32(0))
     same, guided = training.loss_of_piece(photo, recolored, noise, 0, np.float32(1))
     np.testing.assert_allclose(terms, same, rtol=1e-5)
-    before = away()
-    for variable, one, other in zip(training.network.trainable_variables, guided[1], plain[1], strict=True):
-        variable.assign_sub(0.01 * (one - other))
-    assert away() < before
+    before = color_error()
+    for variable, guided_gradient, plain_gradient in zip(
+        training.network.trainable_variables, guided[1], plain[1], strict=True
+    ):
+        variable.assign_sub(0.01 * (guided_gradient - plain_gradient))
+    assert color_error() < before
 
 
-def test_minutes_become_steps_after_some_timed_steps(monkeypatch):
+def test_minutes_are_converted_to_steps_after_some_timed_steps(monkeypatch):
     monkeypatch.setattr(style_training.time, "monotonic", lambda: 100)
     budget, found = style_training.StepBudget(minutes=10), []
     for done, seconds in enumerate((30, *range(32, 46, 2)), 1):  # the first step, which compiles, and seven more
@@ -484,7 +488,7 @@ def test_wrong_commands_with_learned_styles_are_explained_in_one_line(flags, com
     assert complaint in run("style_transfer.py", photo, *flags, "--output", tmp_path / "a.png", status=2).stderr
 
 
-def test_folders_without_a_style_are_not_changed(two, tmp_path):
+def test_folders_without_a_style_are_not_changed(two_styles, tmp_path):
     shutil.copytree(ROOT / "trained/mnist", tmp_path / "mnist")
     command = ("train_style.py", PAINTING, *QUICK, "--steps", 1, "--output")
     for flags in ((), ("--overwrite",), ("--resume",)):
@@ -493,10 +497,10 @@ def test_folders_without_a_style_are_not_changed(two, tmp_path):
     (tmp_path / "mine/loss.csv").write_text("mine")
     assert "loss.csv would be replaced" in run(*command, tmp_path / "mine", status=2).stderr
     assert (tmp_path / "mine/loss.csv").read_text() == "mine"
-    among = run("train_style.py", PAINTING, "--photos", tmp_path, "--output", tmp_path / "m", status=2).stderr
-    assert "among the photos" in among
+    message = run("train_style.py", PAINTING, "--photos", tmp_path, "--output", tmp_path / "m", status=2).stderr
+    assert "among the photos" in message
     with pytest.raises(errors.InputError, match="a network with several styles; give one of them: .*starry_night"):
-        learned_styles.load_style(two)
+        learned_styles.load_style(two_styles)
 
 
 @pytest.mark.parametrize(
@@ -513,10 +517,10 @@ def test_folders_without_a_style_are_not_changed(two, tmp_path):
         ("meta.json", "other", "does not hold a learned style"),
     ],
 )
-def test_a_damaged_style_is_explained_in_one_line(name, damage, complaint, two, tmp_path):
+def test_a_damaged_style_is_explained_in_one_line(name, damage, complaint, two_styles, tmp_path):
     folder = tmp_path / "wave"
-    shutil.copytree(two / "wave", folder)
-    shutil.copy(two / "network.npz", folder)
+    shutil.copytree(two_styles / "wave", folder)
+    shutil.copy(two_styles / "network.npz", folder)
     path = folder / name
     if damage == "gone":
         path.unlink()
@@ -552,36 +556,36 @@ def test_the_included_styles_are_small_documented_and_different(photo):
     assert mixed.style.name == "wave+scream"
 
 
-def test_styles_of_two_networks_are_not_mixed(two, tmp_path):
-    shutil.copytree(two, tmp_path / "copy")
-    network = learned_styles.load_network(two / "network.npz")
+def test_styles_of_two_networks_are_not_mixed(two_styles, tmp_path):
+    shutil.copytree(two_styles, tmp_path / "copy")
+    network = learned_styles.load_network(two_styles / "network.npz")
     network.set_weights([2 * weight for weight in network.get_weights()])
     learned_styles.save_network(tmp_path / "copy/network.npz", network, random_style())
     with pytest.raises(errors.InputError, match="another network"):
         learned_styles.load_style(tmp_path / "copy/wave")
-    style = learned_styles.load_style(two / "wave")
+    style = learned_styles.load_style(two_styles / "wave")
     other = dataclasses.replace(style, network=tmp_path / "copy/network.npz")
     with pytest.raises(errors.InputError, match="only styles of one network can be mixed"):
         learned_styles.mix_styles([style, other], [1, 1])
 
 
-def test_refining_needs_the_weights_that_the_styles_were_learned_with(two, photo, tmp_path):
-    shutil.copytree(two, tmp_path / "both")
+def test_refining_needs_the_weights_that_the_styles_were_learned_with(two_styles, photo, tmp_path):
+    shutil.copytree(two_styles, tmp_path / "both")
     meta = json.loads((tmp_path / "both/wave/meta.json").read_text())
     (tmp_path / "both/wave/meta.json").write_text(json.dumps(meta | {"weights": "mine.npz"}))
     command = ("style_transfer.py", photo, "--size", 64, "--output", tmp_path / "a.png")
     mixture = (*command, "--learned", tmp_path / "both/wave", tmp_path / "both/starry_night")
     run(*mixture)
     assert "they can be mixed, but not with --refine" in run(*mixture, "--refine", 1, "--overwrite", status=2).stderr
-    refined = (*command, "--learned", two / "wave", "--refine", 1, "--overwrite")
+    refined = (*command, "--learned", two_styles / "wave", "--refine", 1, "--overwrite")
     assert "--weights imagenet" in run(*refined, "--weights", "mine.npz", status=2).stderr
 
 
-def test_a_style_learned_with_former_weights_works_but_is_not_refined(style_of, photo, tmp_path):
-    command = ("style_transfer.py", photo, "--learned", style_of("hed"), "--size", 64, "--output", tmp_path / "a.png")
+def test_a_style_learned_with_former_weights_works_but_is_not_refined(style_copy, photo, tmp_path):
+    command = ("style_transfer.py", photo, "--learned", style_copy("hed"), "--size", 64, "--output", tmp_path / "a.png")
     run(*command)
-    told = run(*command, "--refine", 1, "--overwrite", status=2).stderr
-    assert "learned with the weights hed" in told and "train_style.py can learn it again" in told
+    message = run(*command, "--refine", 1, "--overwrite", status=2).stderr
+    assert "learned with the weights hed" in message and "train_style.py can learn it again" in message
 
 
 def test_results_of_searches_styles_and_refinements_have_different_names():

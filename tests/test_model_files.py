@@ -23,19 +23,19 @@ def test_a_saved_model_needs_only_keras(tmp_path):
     np.testing.assert_array_equal(loaded(tokens), model(tokens))
 
 
-def test_the_tutorials_models_have_the_right_likelihoods(shared):
+def test_the_tutorials_models_have_the_right_likelihoods(shared_data):
     """The tutorial's own code saved these models in 2019. The expected likelihoods are computed with NumPy."""
     import h5py
 
-    _, _, images, labels = datasets.load_dataset("mnist", shared / "mnist")
-    meta = model_meta.load_meta(shared / "tutorial_models")
+    _, _, images, labels = datasets.load_dataset("mnist", shared_data / "mnist")
+    meta = model_meta.load_meta(shared_data / "tutorial_models")
     assert list(meta["classes"]) == ["0", "8"]
     images, labels = images[:200], labels[:200]
     tokens = util.to_sequences(images, 10, 7)
-    zero = model_files.load_rnn(shared / "tutorial_models", 0, meta)
+    zero = model_files.load_rnn(shared_data / "tutorial_models", 0, meta)
     scores = recurrent.log_likelihoods(recurrent.make_scorer(zero, "previous"), zero, tokens)
 
-    with h5py.File(shared / "tutorial_models" / "model_0.h5") as file:
+    with h5py.File(shared_data / "tutorial_models" / "model_0.h5") as file:
         gru = file["model_weights/gru_1/gru_1"]
         dense = file["model_weights/time_distributed_1/time_distributed_1"]
         kernel, inner, bias = (gru[name][()] for name in ("kernel:0", "recurrent_kernel:0", "bias:0"))
@@ -63,13 +63,13 @@ def test_the_tutorials_models_have_the_right_likelihoods(shared):
         (lambda config: config.insert(1, {"class_name": "Lambda", "config": {}}), "Lambda"),
     ],
 )
-def test_an_h5_file_of_another_architecture_is_refused(shared, tmp_path, change, complaint):
+def test_an_h5_file_of_another_architecture_is_refused(shared_data, tmp_path, change, complaint):
     import shutil
 
     import h5py
 
     path = tmp_path / "model_0.h5"
-    shutil.copy(shared / "tutorial_models" / "model_0.h5", path)
+    shutil.copy(shared_data / "tutorial_models" / "model_0.h5", path)
     path.chmod(0o644)
     with h5py.File(path, "r+") as file:
         model_config = json.loads(file.attrs["model_config"])

@@ -1,4 +1,4 @@
-"""painter_training.py, through the command train_rnn.py."""
+"""painter_training.py, tested through train_rnn.py."""
 
 import pathlib
 import resource
@@ -37,20 +37,20 @@ def test_a_training_writes_a_model_its_palette_samples_and_losses(painter):
     assert "train_rnn.py" in Image.open(painter / "samples" / "epoch_0004.png").text["command"]
 
 
-def test_an_interrupted_training_is_resumed_exactly_also_from_the_checkpoint_before(
+def test_an_interrupted_training_is_resumed_exactly_also_from_the_previous_checkpoint(
     pictures, painter, tmp_path, monkeypatch
 ):
     arguments = (pictures, *TINY_PAINTER, "--output")
     with monkeypatch.context() as patch:
         interrupt_after(patch, 40)
         assert "--resume" in run("train_rnn.py", *arguments, tmp_path / "m", status=130).stderr
-    assert max(np.load(path)["step"] for path in (tmp_path / "m").glob("checkpoint_*.npz")) > 0  # within an epoch
+    assert max(np.load(path)["step"] for path in (tmp_path / "m").glob("checkpoint_*.npz")) > 0  # saved within an epoch
     damaged = pathlib.Path(shutil.copytree(tmp_path / "m", tmp_path / "damaged"))
-    later = max(damaged.glob("checkpoint_*.npz"), key=lambda path: path.stat().st_mtime_ns)
-    later.write_bytes(later.read_bytes()[:-500])
+    latest = max(damaged.glob("checkpoint_*.npz"), key=lambda path: path.stat().st_mtime_ns)
+    latest.write_bytes(latest.read_bytes()[:-500])
     assert "is damaged" not in run("train_rnn.py", *arguments, tmp_path / "m", "--resume").stderr
     result = run("train_rnn.py", *arguments, damaged, "--resume")
-    assert f"{later} is damaged; going on from epoch" in result.stderr
+    assert f"{latest} is damaged; going on from epoch" in result.stderr
     for folder in (tmp_path / "m", damaged):
         np.testing.assert_allclose(losses_of(folder)[1], losses_of(painter)[1], rtol=1e-6)
 
@@ -64,13 +64,13 @@ def test_an_interrupted_training_is_resumed_exactly_also_from_the_checkpoint_bef
         (("--num-images", 4), "num_images None, not 4"),
     ],
 )
-def test_another_training_is_not_resumed(pictures, painter, flags, complaint):
+def test_a_training_with_other_options_is_not_resumed(pictures, painter, flags, complaint):
     result = run("train_rnn.py", pictures, *TINY_PAINTER, *flags, "--output", painter, "--resume", status=2)
     assert complaint in result.stderr
 
 
 @pytest.mark.parametrize(
-    ("flags", "draws"),
+    ("flags", "draw_pictures"),
     [
         (("--targets", "last", "--stride", 5), True),
         (("--context", "previous"), True),
@@ -83,11 +83,11 @@ def test_another_training_is_not_resumed(pictures, painter, flags, complaint):
         (("--precision", "mixed_bfloat16"), True),
     ],
 )
-def test_each_option_of_a_painter_changes_the_training(pictures, painter, tmp_path, flags, draws):
+def test_each_option_of_a_painter_changes_the_training(pictures, painter, tmp_path, flags, draw_pictures):
     run("train_rnn.py", pictures, *TINY_PAINTER, "--epochs", 1, *flags, "--output", tmp_path / "m")
     losses, default = losses_of(tmp_path / "m")[1], losses_of(painter)[1]
     assert losses[0, 1] < np.log(24) * 1.02 and losses[0, 1] != default[0, 1]
-    if draws:  # the option changes the network, and not only its training
+    if draw_pictures:
         run("generate_rnn.py", tmp_path / "m", "--count", 2, "--output", tmp_path / "drawn.png")
 
 
@@ -109,7 +109,7 @@ def test_a_painters_validation_folder_and_patience(pictures, tmp_path):
     assert len(losses_of(tmp_path / "m")[1]) == len(validation)
 
 
-def test_the_presets_are_the_published_painters():
+def test_the_presets_have_the_published_settings():
     monet, sumi = PRESETS["monet"], PRESETS["sumi-e"]
     assert (monet.width, monet.height, monet.colors, monet.window, monet.stride) == (75, 75, 1000, None, 3)
     assert (sumi.width, sumi.height, sumi.gray, sumi.window, sumi.stride, sumi.batch_size) == (
@@ -125,7 +125,7 @@ def test_the_presets_are_the_published_painters():
     assert monet.dropout == 0.2
 
 
-def test_unusable_pictures_are_named_once_and_the_rest_is_used(pictures, tmp_path):
+def test_unusable_pictures_are_reported_once_and_the_others_are_used(pictures, tmp_path):
     folder = tmp_path / "mixed"
     shutil.copytree(pictures, folder)
     good = Image.open(folder / "tile_00.png")
@@ -163,7 +163,7 @@ def write_bomb(path):
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
 
 
-def test_fewer_colours_than_asked_for_are_enough(tmp_path):
+def test_pictures_with_fewer_colours_than_requested_can_be_used(tmp_path):
     folder = tmp_path / "flags"
     folder.mkdir()
     Image.new("RGB", (20, 20), "red").save(folder / "red.png")
@@ -174,33 +174,36 @@ def test_fewer_colours_than_asked_for_are_enough(tmp_path):
     assert results(result.stdout)["palette"] == "2 colours, mean Delta E 0.00"
 
 
-def test_one_colour_is_nothing_to_learn_from(tmp_path):
+def test_pictures_of_one_colour_are_refused(tmp_path):
     Image.new("RGB", (20, 20), "red").save(tmp_path / "red.png")
     assert "one colour" in run("train_rnn.py", tmp_path, "--output", tmp_path / "m", status=2).stderr
 
 
-def test_without_a_flag_nothing_is_overwritten_and_an_unfinished_training_is_resumed_first(
+def test_without_a_flag_nothing_is_overwritten_and_an_unfinished_training_must_be_resumed(
     pictures, painter, tmp_path, monkeypatch
 ):
-    few = (*TINY_PAINTER, "--epochs", 1)
+    short_training = (*TINY_PAINTER, "--epochs", 1)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "loss.csv").write_text("mine")
-    assert "would be replaced" in run("train_rnn.py", pictures, *few, "--output", tmp_path / "mine", status=2).stderr
-    assert "another training" in run("train_rnn.py", pictures, *few, "--output", painter, status=2).stderr
+    assert (
+        "would be replaced"
+        in run("train_rnn.py", pictures, *short_training, "--output", tmp_path / "mine", status=2).stderr
+    )
+    assert "another training" in run("train_rnn.py", pictures, *short_training, "--output", painter, status=2).stderr
     monkeypatch.setattr("conftest.ROOT", tmp_path)
     with monkeypatch.context() as patch:
         interrupt_after(patch, 1)
-        assert "trained/china is kept" in run("train_rnn.py", pictures, *few, status=130).stderr
-    assert "--resume goes on" in run("train_rnn.py", pictures, *few, status=2).stderr
-    other = results(run("train_rnn.py", pictures, *few, "--colors", 4).stdout)
+        assert "trained/china is kept" in run("train_rnn.py", pictures, *short_training, status=130).stderr
+    assert "--resume goes on" in run("train_rnn.py", pictures, *short_training, status=2).stderr
+    other = results(run("train_rnn.py", pictures, *short_training, "--colors", 4).stdout)
     assert other["folder"] == "trained/china-2"
     assert other["palette"].startswith("4 colours") and 8 < float(other["palette"].split()[-1]) < 25
-    assert "folder: trained/china\n" in run("train_rnn.py", pictures, *few, "--resume").stdout
+    assert "folder: trained/china\n" in run("train_rnn.py", pictures, *short_training, "--resume").stdout
 
 
 @pytest.mark.slow
 def test_a_training_stopped_by_a_full_disk_can_be_resumed(pictures, tmp_path):
-    limit = 30_000  # bytes a file: less than a checkpoint, more than the sample sheets
+    limit = 30_000  # bytes per file: less than a checkpoint, more than the sample sheets
     set_limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # noqa: E731
     arguments = ("train_rnn.py", pictures, *TINY_PAINTER, "--epochs", 1, "--output", tmp_path / "m")
     result = run_process(*arguments, status=2, preexec_fn=set_limit, env=NO_COMPILATION_CACHE)

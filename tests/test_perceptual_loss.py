@@ -17,7 +17,7 @@ from atelier.style import input_pictures, optimization, perceptual_loss
 PAINTING = ROOT / "images/style/glands.jpg"
 
 
-pytestmark = pytest.mark.usefixtures("vgg_once")
+pytestmark = pytest.mark.usefixtures("cache_vgg")
 
 
 def random_pictures(count, *shape):

@@ -53,9 +53,9 @@ def test_the_shipped_weights_equal_those_in_the_cache_of_keras(vgg):
 
 
 @pytest.fixture(scope="module")
-def exact_vgg(shared):
+def exact_vgg(shared_data):
     """VGG16 with ImageNet's weights in single precision."""
-    path = shared / "vgg16/vgg16_imagenet.npz"
+    path = shared_data / "vgg16/vgg16_imagenet.npz"
     if not path.exists():
         pytest.skip("the weights in single precision are not beside the project")
     hardware.use_precision("float32", "convolutions")

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import cut, random_tokens, small_rnn
+from conftest import random_tokens, random_windows, small_rnn
 
 import util
 from atelier.pixel_rnn import recurrent
@@ -24,7 +24,7 @@ def zero_states(model, count, units=7):
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_windows_with_carried_state_have_the_same_likelihood_as_sampling(cell, context):
     model = tiny_painter(cell=cell, context=context, fused=True)
-    tokens, windows = cut(count=3, context=context, whole=True)
+    tokens, windows = random_windows(count=3, context=context, whole=True)
     evaluate, states, nats = recurrent.make_evaluator(model), zero_states(model, 3), 0.0
     for step in range(windows.steps):
         inputs, targets, weight, _ = windows.batch(0, 0, step)
@@ -44,7 +44,7 @@ def test_training_steps_lower_the_loss():
     optimizer = keras.optimizers.RMSprop(0.01, global_clipnorm=1.0)
     optimizer.build(model.trainable_variables)
     train_step = recurrent.make_training_step(model, optimizer)
-    _, windows = cut(count=3)
+    _, windows = random_windows(count=3)
     inputs, targets, weight, _ = windows.batch(0, 0, 0)
     losses = [float(train_step(inputs | zero_states(model, 3), targets, weight)[0]) for _ in range(20)]
     assert losses[0] == pytest.approx(np.log(50), rel=0.05) and losses[-1] < 0.8 * losses[0]

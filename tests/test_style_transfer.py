@@ -24,7 +24,7 @@ QUICK = ("--precision", "float32", "--size", 64, "--iterations", 4, "--style", P
 FEW_LAYERS = ("--content-layers", "block2_conv2", "--style-layers", "block1_conv1", "block2_conv1")  # quickly traced
 
 
-pytestmark = pytest.mark.usefixtures("vgg_once")
+pytestmark = pytest.mark.usefixtures("cache_vgg")
 
 
 def style(photo, result, *flags, status=0):
@@ -485,12 +485,12 @@ def test_with_all_weights_zero_the_photo_is_unchanged(photo, tmp_path):
 
 
 @pytest.mark.parametrize(("precision", "gigabytes"), [("float32", 61), ("mixed_bfloat16", 29)])
-def test_a_search_that_needs_too_much_memory_is_refused(precision, gigabytes, photo, style_of, tmp_path, monkeypatch):
+def test_a_search_that_needs_too_much_memory_is_refused(precision, gigabytes, photo, style_copy, tmp_path, monkeypatch):
     monkeypatch.setattr(optimization.hardware, "machine_memory", lambda: 4)
     command = ("style_transfer.py", photo, *QUICK, "--precision", precision, "--size", 5700)
     error = run(*command, "--output", tmp_path / "a.png", status=2).stderr
     assert f"takes about {gigabytes} GB of memory, and this machine has 4" in error
-    refine = ("--learned", style_of("imagenet"), "--refine", 1, "--size", 5700, "--precision", precision)
+    refine = ("--learned", style_copy("imagenet"), "--refine", 1, "--size", 5700, "--precision", precision)
     assert (
         f"about {gigabytes} GB"
         in run("style_transfer.py", photo, *refine, "--output", tmp_path / "a.png", status=2).stderr

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import ONE, TINY_PAINTER, environment, run, run_process, write_idx, write_idx_folder
+from conftest import ONE_DIGIT, TINY_PAINTER, environment, run, run_process, write_idx, write_idx_folder
 
 
 @pytest.mark.parametrize(
@@ -33,53 +33,53 @@ def test_a_source_without_pictures_is_reported_in_one_line(tmp_path):
     (tmp_path / "bad.png").write_text("no")
     assert "bad.png is not a picture" in run("train_rnn.py", tmp_path, "--output", tmp_path / "m", status=2).stderr
     assert "no folder of pictures nowhere" in run("train_rnn.py", "nowhere", status=2).stderr
-    assert "--colors is for folders" in run("train_rnn.py", *ONE, "--colors", 5, status=2).stderr
+    assert "--colors is for folders" in run("train_rnn.py", *ONE_DIGIT, "--colors", 5, status=2).stderr
     assert not (tmp_path / "m").exists()
 
 
-def damage_absent(folder):
+def damage_by_missing_folder(folder):
     return folder / "absent", "does not exist"
 
 
-def damage_npz(folder):
+def damage_by_missing_arrays(folder):
     np.savez(folder / "few.npz", x_train=np.zeros((2, 4, 4), "uint8"))
     return folder / "few.npz", "lacks an array"
 
 
-def damage_npz_text(folder):
+def damage_by_text_as_npz(folder):
     (folder / "text.npz").write_text("not a zip")
     return folder / "text.npz", "not a readable .npz"
 
 
-def damage_truncated(folder):
+def damage_by_truncating_pictures(folder):
     path = folder / "train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:2000])
     return folder, "cut short"
 
 
-def damage_swapped(folder):
+def damage_by_labels_as_pictures(folder):
     (folder / "train-images-idx3-ubyte.gz").write_bytes((folder / "train-labels-idx1-ubyte.gz").read_bytes())
     return folder, "magic number"
 
 
-def damage_sizes(folder):
+def damage_by_wrong_size(folder):
     (folder / "train-images-idx3-ubyte.gz").unlink()
     header = bytes([0, 0, 8, 3, *b"\0\0\0\x0a", *b"\0\0\0\x08", *b"\0\0\0\x08"])
     (folder / "train-images-idx3-ubyte").write_bytes(header + bytes(100))
     return folder, "should be 656 bytes"
 
 
-def damage_lengths(folder):
+def damage_by_wrong_number_of_labels(folder):
     write_idx(folder / "train-labels-idx1-ubyte.gz", np.zeros(7, "uint8"))
     return folder, "but 7 labels"
 
 
-def damage_class(folder):
+def damage_by_missing_class(folder):
     write_idx(folder / "train-labels-idx1-ubyte.gz", np.zeros(1437, "uint8"))
     return folder, "no training pictures of class 3"
 
 
-def damage_missing(folder):
+def damage_by_removing_labels(folder):
     (folder / "t10k-labels-idx1-ubyte.gz").unlink()
     return folder, "lacks t10k-labels"
 
@@ -87,7 +87,7 @@ def damage_missing(folder):
 @pytest.mark.parametrize("damage", [value for name, value in sorted(globals().items()) if name.startswith("damage_")])
 def test_damaged_data_are_reported_in_one_line_and_nothing_is_written(digits, tmp_path, damage):
     data, complaint = damage(write_idx_folder(tmp_path / "data", *digits))
-    result = run("train_rnn.py", *ONE, "--data", data, "--output", tmp_path / "out", status=2)
+    result = run("train_rnn.py", *ONE_DIGIT, "--data", data, "--output", tmp_path / "out", status=2)
     assert complaint in result.stderr
     assert not (tmp_path / "out").exists()
 
@@ -104,17 +104,17 @@ def test_damaged_data_are_reported_in_one_line_and_nothing_is_written(digits, tm
     ],
 )
 def test_numbers_out_of_range_are_refused(tmp_path, flags):
-    run("train_rnn.py", *ONE, *flags, "--output", tmp_path / "out", status=2)
+    run("train_rnn.py", *ONE_DIGIT, *flags, "--output", tmp_path / "out", status=2)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_reported_in_one_line(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    result = run("train_rnn.py", *ONE, "--output", tmp_path / "file" / "m", status=2)
+    result = run("train_rnn.py", *ONE_DIGIT, "--output", tmp_path / "file" / "m", status=2)
     assert "not a directory" in result.stderr
 
 
 def test_mnist_that_is_neither_cached_nor_reachable_is_reported_in_one_line(tmp_path):
-    hidden = environment(KERAS_HOME=tmp_path, https_proxy="http://127.0.0.1:9", HTTPS_PROXY="http://127.0.0.1:9")
-    result = run_process("train_rnn.py", "mnist", "--digit", 0, "--output", tmp_path / "m", status=2, env=hidden)
+    offline = environment(KERAS_HOME=tmp_path, https_proxy="http://127.0.0.1:9", HTTPS_PROXY="http://127.0.0.1:9")
+    result = run_process("train_rnn.py", "mnist", "--digit", 0, "--output", tmp_path / "m", status=2, env=offline)
     assert "--data" in result.stderr and result.stdout == ""

@@ -12,9 +12,9 @@ import time
 import numpy as np
 import pytest
 from conftest import (
-    ONE,
+    ONE_DIGIT,
     ROOT,
-    TINY,
+    TINY_DIGITS,
     TINY_PAINTER,
     interrupt_after,
     losses_of,
@@ -121,7 +121,7 @@ def test_learning_rates_follow_their_schedules():
 def finished_training(request, tmp_path):
     """Return the arguments of a finished training, and a copy of its folder, which a test may change."""
     if request.param == "digits":
-        arguments, folder = ("digits", "--all-digits", *TINY), request.getfixturevalue("tiny")
+        arguments, folder = ("digits", "--all-digits", *TINY_DIGITS), request.getfixturevalue("tiny_models")
     else:
         arguments, folder = (request.getfixturevalue("pictures"), *TINY_PAINTER), request.getfixturevalue("painter")
     return arguments, pathlib.Path(shutil.copytree(folder, tmp_path / "it's done"))
@@ -180,7 +180,7 @@ def test_a_finished_training_is_trained_longer_and_a_kill_changes_nothing(kind, 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["digits", "painter"])
 def test_with_a_constant_rate_a_resumed_training_equals_a_longer_one(kind, pictures, tmp_path):
-    arguments = (*(ONE if kind == "digits" else (pictures, *TINY_PAINTER)), "--schedule", "constant")
+    arguments = (*(ONE_DIGIT if kind == "digits" else (pictures, *TINY_PAINTER)), "--schedule", "constant")
     for folder, epochs in (("once", 4), ("twice", 2), ("twice", 4)):
         resume = ("--resume",) if (tmp_path / folder).exists() else ()
         run("train_rnn.py", *arguments, "--epochs", epochs, "--output", tmp_path / folder, *resume)
@@ -200,7 +200,7 @@ def test_an_unfinished_training_may_be_made_longer_or_shorter(pictures, tmp_path
         run(*arguments, "--epochs", epochs + more, "--resume")
         assert len(losses_of(tmp_path / "m")[1]) == epochs + more
 
-    few = ("train_rnn.py", *ONE, "--output", tmp_path / "digits")
+    few = ("train_rnn.py", *ONE_DIGIT, "--output", tmp_path / "digits")
     run(*few)
     mark_unfinished(tmp_path / "digits", 3)
     run(*few, "--epochs", 8, "--resume")

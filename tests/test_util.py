@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import cut, random_tokens, small_rnn
+from conftest import random_tokens, random_windows, small_rnn
 from skimage.transform import resize
 
 import util
@@ -91,18 +91,18 @@ def targets_of_epoch(windows, epoch=0):
     ],
 )
 def test_every_pixel_is_a_target_once_an_epoch(options):
-    tokens, windows = cut(**options)
+    tokens, windows = random_windows(**options)
     np.testing.assert_array_equal(np.sort(targets_of_epoch(windows)), np.sort(tokens.ravel()))
     assert (targets_of_epoch(windows) != targets_of_epoch(windows, epoch=1)).any()
 
 
 def test_with_a_stride_every_nth_pixel_is_a_target():
-    tokens, windows = cut(targets="last", stride=5)
+    tokens, windows = random_windows(targets="last", stride=5)
     np.testing.assert_array_equal(np.sort(targets_of_epoch(windows)), np.sort(tokens[:, ::5].ravel()))
 
 
 def test_a_window_reads_the_pixels_before_each_target():
-    tokens, windows = cut(batch_size=5)
+    tokens, windows = random_windows(batch_size=5)
     for step in range(windows.steps):
         inputs, targets, weight, first = windows.batch(0, 0, step)
         for b in range(5):

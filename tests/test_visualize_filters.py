@@ -19,7 +19,7 @@ CLASSIFIER = ROOT / "trained/digit_classifier"
 
 
 @pytest.fixture(autouse=True)
-def load_vgg_once(vgg_once):
+def load_vgg_once(cache_vgg):
     pass
 
 

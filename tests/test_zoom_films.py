@@ -19,7 +19,7 @@ from atelier.dream import zoom_films
 
 
 @pytest.fixture(autouse=True)
-def load_vgg_once(vgg_once):
+def load_vgg_once(cache_vgg):
     pass
 
 
