@@ -33,10 +33,24 @@ def return_freed_memory():
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
+@contextlib.contextmanager
+def hidden_modules(*names):
+    """Let imports of these modules fail in this context, as if they were not installed. Loaded modules stay."""
+    hidden = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
 keep_freed_memory()
 os.environ["KERAS_BACKEND"] = "tensorflow"  # the only tested backend; this overrides the user's Keras settings
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-with silenced_stderr():  # TensorFlow writes messages before its log level can be set
+# TensorFlow writes messages before its log level can be set. Keras takes a second to import these two modules, for
+# wrappers and plots that this toolkit does not use.
+with silenced_stderr(), hidden_modules("sklearn", "matplotlib.pyplot"):
     import keras
     import tensorflow as tf
 tf.get_logger().setLevel("ERROR")  # it warns when one function is compiled for several networks

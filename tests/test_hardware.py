@@ -309,8 +309,12 @@ def test_a_containers_cpu_quota_is_used(monkeypatch):
 
 
 NEW_PROCESS = """
-import json, os, pathlib, tensorflow as tf
+import json, os, pathlib, sys
 from atelier import hardware
+import tensorflow as tf
+
+slow_imports = [name for name in ("sklearn", "scipy.stats", "matplotlib.pyplot") if name in sys.modules]
+import matplotlib.pyplot, sklearn  # must still be possible
 
 def used():  # gigabytes of address space, and of memory
     statm = pathlib.Path("/proc/self/statm")
@@ -328,13 +332,14 @@ memory.append(used())
 kept = tf.raw_ops.Empty(shape=(2**20, 256), dtype="float32", init=False)
 memory.append(used())
 hardware.reserve_memory(10**6)  # a petabyte
-print(json.dumps([cores, memory]))
+print(json.dumps([cores, memory, slow_imports]))
 """
 
 
 @pytest.fixture(scope="module")
 def new_process():
-    """Run NEW_PROCESS; return its numbers of cores, and its memory before and after a reservation and after use."""
+    """Run NEW_PROCESS. Return its numbers of cores, its memory (before and after a reservation and after use), and
+    the names of slow modules that it imported."""
     environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": "1"}
     command = [sys.executable, "-c", NEW_PROCESS]
     printed = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
@@ -342,8 +347,11 @@ def new_process():
 
 
 def test_the_number_of_cores_cannot_change_after_the_first_computation(new_process):
-    cores, _ = new_process
-    assert cores == [1, 1, 1]
+    assert new_process[0] == [1, 1, 1]
+
+
+def test_the_start_imports_no_large_modules_that_are_not_used(new_process):
+    assert new_process[2] == []
 
 
 @pytest.mark.skipif((sys.platform, platform.machine()) != ("linux", "x86_64"), reason="TensorFlow has no such pool")
