@@ -116,6 +116,7 @@ class Search:
     def __init__(self, model, photo, result, options, mixture=None):
         self.model, self.result, self.options = model, result, options
         self.photo = photo  # in its own colours
+        check_memory(*self.final_size())
         self.mixture = mixture or model.mixture_of(options)
         self.paintings = [adapted(painting, photo, options.keep_colors) for painting in self.mixture.paintings]
         self.has_style = bool(self.paintings or mixture)
@@ -126,7 +127,6 @@ class Search:
         self.content = colors.luminance(photo) if options.keep_colors == "luminance" else photo
         self.initial = self.recolored(self.content)
         self.margin = 0 if options.published_losses else MARGIN
-        check_memory(*self.sizes()[-1])
         self.picture, self.frames, self.history, self.steps, self.evaluations = None, [], [], [], 0
 
     def recolored(self, photo):
@@ -147,9 +147,13 @@ class Search:
             for count, (width, height) in zip(steps, sizes):
                 self.minimize(self.start(width, height), self.targets(width, height), count)
 
+    def final_size(self):
+        """Return the (width, height) of the finished picture."""
+        return self.photo.shape[1::-1] if self.photo is not None else (self.options.size,) * 2
+
     def sizes(self):
         """List the (width, height) of each scale, from coarse to fine."""
-        height, width = self.photo.shape[:2] if self.photo is not None else (self.options.size,) * 2
+        width, height = self.final_size()
         longest = max(width, height)
         count = self.options.scales or max(1, 1 + round(math.log2(longest / COARSEST)))
         sizes = [imaging.fit(width, height, longest / 2**i) for i in reversed(range(count))]

@@ -132,16 +132,23 @@ def manifest_of(options):
 # --- The models --------------------------------------------------------------------------------
 
 
+OPTIONS_BESIDE_THE_LOSS = (
+    *("style", "style_weights", "style_scale", "each", "init", "keep_colors", "learned", "refine", "strength"),
+    *("iterations", "scales", "optimizer", "learning_rate", "seed"),
+    *("output", "overwrite", "format", "recursive", "compare", "plot", "gif", "save_every"),
+)
+
+
 def load_style_model(options):
-    """Return the StyleModel of a search. It is loaded once for all photos, paintings and output folders.
+    """Return the StyleModel of a search. It is loaded once for all searches with the same loss.
 
     A search that refines a picture uses the weights of VGG16 that the style was learned with. Raises InputError.
     """
     if options.learned:
         options = with_weights_of_style(options)
-    shared = {"style": (), "style_weights": (), "each": False, "output": None, "overwrite": False}
+    default = {name: getattr(config.Style(), name) for name in OPTIONS_BESIDE_THE_LOSS}
     try:
-        return cached_style_model(dataclasses.replace(options, **shared))
+        return cached_style_model(dataclasses.replace(options, **default))
     except errors.InputError as error:
         if not options.learned:
             raise
