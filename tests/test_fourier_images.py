@@ -258,6 +258,7 @@ def test_features_before_a_relu_are_available_and_the_model_is_unchanged():
         assert np.asarray(model(picture)).max() == 0
 
 
+@pytest.mark.slow
 def test_frames_of_a_film_of_a_class_change_little(dog_model, tmp_path, monkeypatch):
     quick = dataclasses.replace(config.DREAM_DEFAULTS["waves_class"], steps=20)
     monkeypatch.setitem(config.DREAM_DEFAULTS, "waves_class", quick)

@@ -160,6 +160,7 @@ def test_the_evolution_shows_every_saved_epoch(painter, tmp_path):
     assert Image.open(tmp_path / "e.gif").n_frames == 3
 
 
+@pytest.mark.slow
 def test_no_picture_of_the_shipped_painter_is_mostly_one_colour(tmp_path):
     run("generate_rnn.py", "trained/monet", "--count", 6, "--output", tmp_path / "m.png")
     sheet = np.asarray(Image.open(tmp_path / "m.png"))

@@ -106,6 +106,7 @@ def on_two_machines(work, machine, usual="processor", other="AVX512-BF16"):
 NEAR = 4  # grey levels, on average over a picture
 
 
+@pytest.mark.slow
 def test_a_painting_in_bfloat16_is_nearly_the_same(machine, photo, tmp_path, cache_vgg):
     def paint(name):
         flags = ("--size", 64, "--iterations", 6, "--style", PAINTING)

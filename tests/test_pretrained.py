@@ -143,6 +143,7 @@ def offline(tmp_path):
 PAINTING, PHOTO = ROOT / "images/style/glands.jpg", ROOT / "images/content/china.jpg"
 
 
+@pytest.mark.slow
 def test_scripts_work_without_internet_access_and_request_nothing(offline, tmp_path):
     commands = {
         "painting.png": ("style_transfer.py", PHOTO, "--style", PAINTING, "--size", 64, "--iterations", 1),
