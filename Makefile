@@ -28,7 +28,7 @@ test: lint
 	$(TESTS) -m "not slow" tests
 
 test-slow: .venv/installed-test
-	$(TESTS) -m slow tests
+	$(TESTS) --dist worksteal -m slow tests
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
