@@ -336,6 +336,7 @@ class Style(Photos):
         least=0,
     )
     strength: float = option(1.0, "with --learned: from 0, the photo, to 1, the full style", least=0, most=1)
+    stroke_size: float = option(1.0, "with --learned: a factor of the size of the strokes", least=0.5, most=8)
     layer: str | None = option(None, "without --style: reconstruct the photo from the features of this layer alone")
     convnet: str = option("vgg16", "network whose features are compared", choices=("vgg16", "vgg19"))
     iterations: tuple[int, ...] = option(

@@ -85,7 +85,7 @@ def format_value(value):
 
 # Options that older manifests do not contain, with the values that were in effect then.
 FORMER_VALUES = {
-    "style_transfer.py": {"strength": 1.0, "refine": 0},
+    "style_transfer.py": {"strength": 1.0, "refine": 0, "stroke_size": 1.0},
     "deepdream.py": {"canvas": "pixels"},
 }
 

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from conftest import ROOT, interrupt_after, pixels, results, rows_of, run
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 import config
 import style_transfer
@@ -279,6 +280,41 @@ def test_a_learned_style_gives_the_same_picture_each_time(two_styles, photo, tmp
     assert np.abs(pixels(tmp_path / "a.png") - resized_photo).mean() > 5
 
 
+@pytest.mark.parametrize(
+    ("width", "height", "stroke_size", "expected"),
+    [
+        (700, 500, 1, [700]),
+        (1024, 768, 2, [512, 1024]),
+        (768, 1024, 0.5, [2048]),
+        (1024, 768, 4, [256, 512, 1024]),
+        (900, 900, 3, [300, 300 * 3**0.5, 900]),
+        (1000, 96, 2, [1000 / 1.5, 1000]),  # at half the size, the shorter side would be too short
+        (1000, 50, 2, [1000]),
+    ],
+)
+def test_with_a_larger_stroke_size_a_photo_is_painted_from_coarse_to_fine(width, height, stroke_size, expected):
+    np.testing.assert_allclose(learned_styles.longest_sides(width, height, stroke_size), expected)
+
+
+def test_the_sky_is_smooth_and_the_temple_is_not():
+    smooth = learned_styles.smoothness(imaging.load_image(ROOT / "images/content/china.jpg"))
+    assert smooth.shape == (342, 512, 1)
+    assert smooth[40:130, 300:420].min() > 0.9 and smooth[150:240, 100:180].mean() < 0.2
+    assert (learned_styles.smoothness(np.full((70, 90, 3), 120, "float32")) == 1).all()
+
+
+def test_a_larger_stroke_size_makes_larger_strokes():
+    stylizer = learned_styles.Stylizer([("starry_night", 1.0)])
+    sky = np.linspace(150, 220, 256, dtype="float32")[:, None, None] + np.zeros((256, 256, 3), "float32")
+    blurred_shares = []
+    for stroke_size in (0.5, 1, 2):
+        picture = stylizer.stylize(sky, stroke_size).mean(-1)
+        picture -= picture.mean(1, keepdims=True)
+        blurred_shares.append(gaussian_filter(picture, 4).std() / picture.std())
+    assert picture.shape == (256, 256) and blurred_shares == sorted(blurred_shares)
+    assert blurred_shares[2] > 1.3 * blurred_shares[0]
+
+
 def test_each_option_changes_the_picture(two_styles, photo, tmp_path):
     found = []
     for flags in (
@@ -289,6 +325,7 @@ def test_each_option_changes_the_picture(two_styles, photo, tmp_path):
         (two_styles / "wave", "--strength", 0.5),
         (two_styles / "wave", "--keep-colors", "luminance"),
         (two_styles / "wave", "--keep-colors", "histogram"),
+        (two_styles / "wave", "--stroke-size", 0.5),
     ):
         result = tmp_path / f"{len(found)}.png"
         run("style_transfer.py", photo, "--size", 64, "--output", result, "--learned", *flags)
@@ -481,6 +518,7 @@ def test_a_uniform_painting_is_refused(tmp_path):
         (("--style", PAINTING, "--refine", 3), "need --learned"),
         (("--style", PAINTING, "--strength", 0.5), "need --learned"),
         (("--style", PAINTING, "--size", 0), "need --learned"),
+        (("--style", PAINTING, "--stroke-size", 2), "--stroke-size needs --learned; with --style, use --style-scale"),
         (("--learned", "a", "--size", 8), "at least 32"),
     ],
 )

@@ -14,6 +14,7 @@ import zipfile
 import zlib
 
 import numpy as np
+from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude
 
 import config
 from atelier import colors, disk, imaging, naming
@@ -228,9 +229,67 @@ class Stylizer:
         self.style = mix_styles([load_style(name) for name in names], weights)
         self.network = load_network(self.style.network)
 
-    def stylize(self, photo):
-        """Paint a photo in the style. Photo and result are float32 H x W x 3 in 0..255; the result is not clipped."""
-        return stylize(self.network, photo, self.style)
+    def stylize(self, photo, stroke_size=1.0):
+        """Paint a photo in the style, from coarse to fine. Photo and result are float32 H x W x 3 in 0..255.
+
+        The network's strokes have a fixed size in pixels. For larger ones, a `stroke_size` above 1, the photo is
+        painted at each of longest_sides(). From the second on, the painting at the previous size replaces the photo
+        where the photo is smooth. So skies get large strokes, and faces keep small ones. The result is not clipped.
+        """
+        height, width = photo.shape[:2]
+        sizes = [imaging.fit(width, height, longest) for longest in longest_sides(width, height, stroke_size)]
+        if len(sizes) == 1:
+            picture = stylize(self.network, imaging.resize_picture(photo, *sizes[0]), self.style)
+            return imaging.resize_picture(picture, width, height)
+        smooth, difference = smoothness(photo), None
+        for size in sizes:
+            recolored = colors.match_colors(
+                imaging.resize_picture(photo, *size), self.style.mean, self.style.covariance
+            )
+            start = recolored
+            if difference is not None:
+                start = imaging.resize_picture(difference, *size)
+                start *= imaging.resize_picture(smooth, *size)
+                start += recolored
+            picture = stylize(self.network, start, self.style)
+            if size != sizes[-1]:
+                difference = picture - recolored
+        return picture
+
+
+LEAST_SIDE = 64  # pixels of the shorter side of the smallest size that is painted
+
+
+def longest_sides(width, height, stroke_size):
+    """List the longest sides, in pixels, of the sizes at which a photo is painted, from coarse to fine.
+
+    The first is the photo's divided by `stroke_size`, and the last is the photo's own, if that is not smaller. Each
+    size is at most twice the previous one.
+    """
+    longest = max(width, height)
+    if stroke_size <= 1:
+        return [longest / stroke_size]
+    ratio = max(1, min(stroke_size, min(width, height) / LEAST_SIDE))
+    count = math.ceil(math.log2(ratio))
+    return [longest / ratio ** (step / count) for step in range(count, 0, -1)] + [longest]
+
+
+def smoothness(photo):
+    """Return how smooth a photo is at each place: float32 H x W x 1, from 0, detailed, to 1, uniform.
+
+    For a large photo, H and W are those of a smaller copy.
+    """
+    height, width = photo.shape[:2]
+    small = imaging.resize_picture(photo, *imaging.fit(width, height, min(max(width, height), SMOOTHNESS_SIDE)))
+    edges = gaussian_gradient_magnitude(small.mean(axis=2) / 255, EDGE_SIZE)
+    detail = gaussian_filter(edges, DETAIL_SIZE * max(small.shape[:2]))
+    return 1 / (1 + (detail / DETAIL) ** 2)[..., None]
+
+
+SMOOTHNESS_SIDE = 512  # pixels of the longest side of that copy
+EDGE_SIZE = 0.75  # pixels, the deviation of the Gaussian whose derivative finds edges
+DETAIL_SIZE = 0.027  # distance from an edge up to which a place counts as detailed, relative to the longest side
+DETAIL = 0.016  # mean change of the greys in 0..1, per pixel, at which a photo counts as half smooth
 
 
 def stylize(network, photo, style):

@@ -278,7 +278,7 @@ class Refinement(Search):
         self.given = options
         steps = {"iterations": (options.refine,), "scales": 1, "keep_colors": None}
         super().__init__(model, photo, result, dataclasses.replace(options, **steps), mixture=stylizer.style)
-        self.initial = stylizer.stylize(photo)
+        self.initial = stylizer.stylize(photo, options.stroke_size)
 
     def finished(self):
         return learned_styles.finished(self.picture, self.photo, self.given.keep_colors, self.given.strength)

@@ -86,7 +86,9 @@ def paint_without_search(content, result, options):
     files = output_files(result, options)
     disk.refuse_to_replace(files.values(), (content,))
     photo, stylizer = input_pictures.read_photo(content, options), load_stylizer(options)
-    picture = learned_styles.finished(stylizer.stylize(photo), photo, options.keep_colors, options.strength)
+    picture = learned_styles.finished(
+        stylizer.stylize(photo, options.stroke_size), photo, options.keep_colors, options.strength
+    )
     about = provenance.of_result(options.seed, styles=" ".join(options.learned), source=str(content))
     if options.compare:
         sheet = imaging.side_by_side([photo, picture.astype("float32")], len(photo))
@@ -134,6 +136,7 @@ def manifest_of(options):
 
 OPTIONS_BESIDE_THE_LOSS = (
     *("style", "style_weights", "style_scale", "each", "init", "keep_colors", "learned", "refine", "strength"),
+    *("stroke_size",),
     *("iterations", "scales", "optimizer", "learning_rate", "seed"),
     *("output", "overwrite", "format", "recursive", "compare", "plot", "gif", "save_every"),
 )
