@@ -68,8 +68,8 @@ class Common:
     seed: int = option(0, "the same seed gives the same result on the same machine", least=0, most=999_999)
     precision: str = option(
         "auto",
-        "number format of the networks; auto uses bfloat16 for convolutions and for training in large batches, on "
-        "hardware that is faster with it, and float32 for all else",
+        "number format of the networks; auto uses bfloat16 for convolutions and for training, on hardware that is "
+        "faster with it, and float32 for all else",
         choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
     )
     quiet: bool = option(False, "no progress bars and no notes")

@@ -92,9 +92,10 @@ def read_context(history, positions, levels):
 class Windows:
     """Batches of windows of pictures. Windows are cut out when needed; only the tokens are kept, two bytes a pixel.
 
-    `tokens` is uint16 N x T, T = height * width, row by row. With the targets `all`, windows follow one another in at
-    most `batch_size` parallel streams. The network's state is carried along each stream, and every pixel is a target
-    once an epoch. A stream continues from picture to picture. It may begin within a picture, unless `whole` is true.
+    `tokens` is uint16 N x T, T = height * width, row by row. With the targets `all`, the pictures, one after
+    another, are divided into at most `batch_size` streams. Each step takes the next window of each stream, and the
+    network's state is carried along the stream. Every pixel is a target once an epoch. A stream may begin within a
+    picture, unless `whole` is true.
     With the targets `last`, each window is independent and has one target, the pixel after its end; there is one window
     every `stride` pixels. A batch depends only on the seed, the epoch and the step, so that a training can be resumed
     at any step.
@@ -106,13 +107,13 @@ class Windows:
         self.history[:, 1:] = tokens + np.uint16(1)
         self.table = context_table(height, width, context)
         self.width, self.window, self.stride, self.context, self.targets = width, window, stride, context, targets
-        self.each = -(-length // (window if targets == "all" else stride))  # windows in each picture
-        self.total = count * self.each
+        self.windows_per_picture = -(-length // (window if targets == "all" else stride))
+        self.total = count * self.windows_per_picture
         self.batch_size = min(batch_size, count if targets == "all" else self.total)
         self.steps = -(-self.total // self.batch_size)
         if targets == "all" and whole:
-            self.steps = -(-count // self.batch_size) * self.each
-        elif targets == "all" and self.batch_size > 1 and self.steps % self.each == 0:
+            self.steps = -(-count // self.batch_size) * self.windows_per_picture
+        elif targets == "all" and self.batch_size > 1 and self.steps % self.windows_per_picture == 0:
             self.steps += 1  # otherwise all streams would always be in the same row of their pictures
 
     def batch(self, seed, epoch, step):
@@ -122,16 +123,16 @@ class Windows:
         if self.targets == "all":
             chosen = rows * self.steps + step
             real = chosen < self.total
-            pictures = rng.permutation(len(self.history))[chosen % self.total // self.each]
-            start = chosen % self.each * self.window
+            pictures = rng.permutation(len(self.history))[chosen % self.total // self.windows_per_picture]
+            start = chosen % self.windows_per_picture * self.window
             pixels = start[:, None] + np.arange(self.window)
             first = (start == 0) | (step == 0)
         else:
             index = rows + step * self.batch_size
             real = index < self.total
             chosen = (rng.integers(self.total) + index * random_coprime(rng, self.total)) % self.total
-            pictures = chosen // self.each
-            pixels = (chosen % self.each * self.stride)[:, None] + np.arange(1 - self.window, 1)
+            pictures = chosen // self.windows_per_picture
+            pixels = (chosen % self.windows_per_picture * self.stride)[:, None] + np.arange(1 - self.window, 1)
             first = np.ones(self.batch_size, bool)
         inputs, targets = self.look_up(pictures, pixels)
         weight = real[:, None] & (pixels < len(self.table))

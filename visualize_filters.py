@@ -36,12 +36,14 @@ pretrained = command_line.lazy_import("atelier.networks.pretrained")
 provenance = command_line.lazy_import("atelier.provenance")
 tqdm = command_line.lazy_import("tqdm")
 
-SMALLEST_SIDE = 32  # in pixels; the fifth block of VGG then has 2 x 2 positions
-
 
 def parse_arguments():
     parser = command_line.Parser(__doc__)
-    parser.add_argument("layer", nargs="?", help="the layer whose filters are shown (with --evolution: the last one)")
+    parser.add_argument(
+        "layer",
+        nargs="?",
+        help="the layer whose filters are shown (can be left out with --evolution: then the last convolution)",
+    )
     command_line.add_options(parser, config.Filters)
     return parser.parse_args()
 
@@ -165,7 +167,7 @@ def read_pictures(model, options):
             height, width = model.input_shape[1:3]
             if not height:
                 width, height = imaging.fit(*picture.shape[1::-1], options.size)
-                if min(width, height) < SMALLEST_SIDE:
+                if min(width, height) < config.VGG_LEAST_SIDE:
                     raise errors.InputError(f"{path} would be {width} x {height} pixels, which is too narrow")
             pictures.append(imaging.to_pixels(imaging.resize_picture(picture, width, height)))
         except errors.InputError as error:

@@ -13,7 +13,7 @@ from atelier.disk import as_json, read_json
 from atelier.errors import InputError, describe
 from config import FORMER_WEIGHTS
 
-MANIFEST = "recipe.json"
+MANIFEST = "recipe.json"  # the "recipe" in a training's meta.json is something else, its configuration
 
 # Options that do not change a picture: its path, the choice of photos, and other output.
 IGNORED = {"output", "overwrite", "quiet", "debug", "recursive", "gif", "workers", "scheduler"}

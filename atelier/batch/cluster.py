@@ -148,7 +148,7 @@ LOOK = 2  # seconds from one check of the list of workers to the next
 POLL = 0.01  # seconds from one check for results to the next
 CONNECT = 10  # seconds in which a scheduler must answer
 IN_FLIGHT = 2  # calls per worker that are given to the scheduler: one that runs, and one that waits
-MAX_DEATHS = 3  # a call is given up after its workers have died this many times
+MAX_DEATHS = 3  # a call is given up after the scheduler has reported this many times that its workers died
 
 # Dask's settings for --workers. docs/cluster.md names the settings that matter for a user's own cluster.
 SETTINGS = {
@@ -241,7 +241,7 @@ def connect(address):
 
 @dataclasses.dataclass
 class Task:
-    """A call with its label, the number of times its workers died, and the workers that may run it now."""
+    """A call with its label, the number of reports that its workers died, and the workers that may run it now."""
 
     label: typing.Any
     call: typing.Callable
@@ -312,7 +312,8 @@ class DaskSession:
     def no_worker(self):
         if self.refusals:
             return self.failure(f"no worker of {self.place} can take part: {[*self.refusals.values()][0]}")
-        return self.failure(f"{self.place} had no worker for {PATIENCE} s; start some, and run the same command again")
+        seconds = round(self.looked - self.last_seen)
+        return self.failure(f"{self.place} had no worker for {seconds} s; start some, and run the same command again")
 
     def scheduler_gone(self):
         return self.failure(f"the scheduler {self.place} went away; what is done is kept, the same command continues")
@@ -372,8 +373,8 @@ class DaskSession:
         """Return how many more calls may be given to the scheduler."""
         if not any(task.deaths for task in (*waiting, *running.values())):
             return len(self.workers) * IN_FLIGHT - len(running)
-        # A call may have killed its workers. Until it is done, each worker gets only one call. A second call could wait
-        # behind that one, or for a dead worker.
+        # A call may have killed its workers. Until it is done, each worker gets only one call. Otherwise, a second
+        # call might wait behind it, or on a worker that has died.
         if len(running) < len(self.workers):
             self.look_at_workers()
         return len(self.workers) - len(running)
@@ -381,8 +382,8 @@ class DaskSession:
     def results(self, calls):
         """Run calls, given as pairs (label, call): yield (label, result) when each is done, in any order.
 
-        If the workers of a call died MAX_DEATHS times, its result is WorkersDied. Raises the exceptions of the calls
-        and of look_at_workers. The scheduler has only a few calls at any time.
+        After MAX_DEATHS reports that the workers of a call died, its result is WorkersDied. Raises the exceptions of
+        the calls and of look_at_workers. The scheduler has only a few calls at any time.
         """
         folder, arguments = os.getcwd(), sys.argv
         calls, waiting, running = iter(calls), collections.deque(), {}

@@ -216,7 +216,7 @@ def refuse_other_folder(output, rows, stored, manifest, task):
 def recorded_manifest(path, task):
     """Return the manifest of the command that a picture records, or None."""
     about = read_about(path)
-    # The command line can no longer be used: it names these weights, or none, where ImageNet's are now the default.
+    # The recorded command would give another manifest now. It names the former weights, or names none and meant them.
     if about.get("weights") == config.FORMER_WEIGHTS:
         return {"script": task.script, "weights": config.FORMER_WEIGHTS}
     return manifest_of_command(about.get("command", ""), task)

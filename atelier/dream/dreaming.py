@@ -139,9 +139,10 @@ def make_picture(photo, result, options):
 
 
 def make_single_picture(photo, result, options):
-    """Make the picture or film of the only photo of a command, as make_picture does, with two differences.
+    """Make the picture or film of the only photo of a command, as make_picture does, with three differences.
 
-    After Ctrl-C the unfinished picture is written, and Interrupted is raised. Frames of another film are not replaced.
+    The network is not kept for the next call. After Ctrl-C the unfinished picture is written, and Interrupted is
+    raised. Frames of another film are not replaced.
     """
     return make_result(photo, result, options, open_session, alone=True)
 

@@ -16,15 +16,14 @@ from atelier.networks import vision
 
 STEPS = 64
 SIDES = 64, 160  # pixels of a picture, at least and at most
-DIVERSITY = 0.5  # weight of the similarity to the filter's earlier pictures, as a share of its activation
+DIVERSITY = 0.5  # weight of the similarity to the filter's earlier pictures, as a share of the activation
 
 
 class FilterObjective:
     """The mean activation of one filter, reduced by the similarity to other pictures of this filter.
 
-    `network` is a Deconvnet. `targets` contains "channel", the filter's number, and "others", `count` x C x C. The new
-    picture should not resemble `count` others, and "others" holds their coactivations(). See objectives.py for the
-    interface.
+    `network` is a Deconvnet. `targets` contains "channel", the filter's number, and "others", `count` x C x C: the
+    coactivations() of earlier pictures, which the new picture should not resemble. See objectives.py for the interface.
     """
 
     names, scope = ("activation",), "part"

@@ -91,7 +91,7 @@ class Adam:
         self.mean, self.square = np.zeros_like(start), np.zeros_like(start)
 
     def step(self, gradient):
-        """Return the change of the variables. `gradient` is that of the loss, which is maximized."""
+        """Return the change of the variables along `gradient`, in whose direction the loss grows."""
         self.count += 1
         self.mean += 0.1 * (gradient - self.mean)
         self.square += 0.001 * (gradient**2 - self.square)
@@ -187,7 +187,7 @@ class FourierDreamer:
 
 
 def side_seen(scope, options):
-    """Return the side, in pixels, of the square of a Fourier image that a network sees, if it takes all sizes."""
+    """Return the side, in pixels, of the square that a network without a fixed input size sees of a Fourier image."""
     if scope == "whole":
         return pixel_dreams.CLASSIFIER_SIDE
     if scope == "middle":

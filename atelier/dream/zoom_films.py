@@ -18,8 +18,8 @@ def make_film(session, picture, result, options, manifest, about, from_noise, al
 
     Until the film is complete, its frames are kept in a folder beside it. After an interruption, the same command
     continues from these frames. `manifest` is all that determines the frames. `alone` tells that this film is the only
-    one of its command. Then frames with another manifest raise InputError, unless --overwrite is given. Otherwise such
-    frames are replaced, because the manifest of the whole folder was already compared.
+    one of its command. Then frames with another manifest raise InputError, unless --overwrite is given. In a folder of
+    photos, they are replaced: the folder's manifest was already compared.
     """
     films.check_encoder()
 
@@ -34,7 +34,7 @@ def make_film(session, picture, result, options, manifest, about, from_noise, al
 
 
 def make_missing_frames(session, picture, result, options, manifest, about, from_noise, alone, lease):
-    """Make the frames that are missing, and then the film. Raises AnotherTraining if the lease is lost."""
+    """Make the frames that are missing, and then the film. Raises LeaseLost if the lease is lost."""
     folder = result.with_name(f"{result.name}_frames")
     done = films.frames_done(folder, manifest, options.zoom, replace=options.overwrite or not alone)
     frame = imaging.load_image(films.frame_path(folder, done)) if done else None

@@ -19,7 +19,7 @@ from atelier.networks import keras_files
 
 def load_classifier(path):
     """Load a model whose input is one picture. Raises InputError for other models and for files that contain code."""
-    model = keras_files.load_keras_layers_only(path)
+    model = keras_files.load_model_of_keras_layers(path)
     if not isinstance(model, keras.Model) or not model.built:
         raise InputError(f"{path} contains no built model; call the model on a picture before you save it")
     shapes = [tuple(x.shape[1:]) for x in model.inputs]

@@ -23,7 +23,7 @@ def load_keras_model(path, custom_objects=None):
         raise cannot_be_loaded(path, error) from error
 
 
-def load_keras_layers_only(path):
+def load_model_of_keras_layers(path):
     """Load the model in a file that contains nothing but Keras's own layers. Raises InputError for any other file."""
     refuse_code(read_config(path), path)
     return load_keras_model(path, {"DepthwiseConv2D": Keras2DepthwiseConv2D} if is_hdf5(path) else None)

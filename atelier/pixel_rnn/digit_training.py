@@ -225,7 +225,7 @@ class DigitTraining:
                 bar.update(images)
                 bar.set_postfix(loss=f"{loss:.1f} nats", refresh=False)
 
-        progress = {label: first_progress(label, self.config, self.options, self.folder) for label in pictures}
+        progress = {label: load_or_start_progress(label, self.config, self.options, self.folder) for label in pictures}
         with concurrent.futures.ThreadPoolExecutor(count) as pool:
             try:
                 futures = [
@@ -241,7 +241,9 @@ class DigitTraining:
         """Train classes on a cluster, one class at a time on each worker. Yields (label, entry for meta.json)."""
         for label in pictures:  # not on a worker, whose threads share one random number generator
             if not checkpoint(self.folder, label).exists():
-                first_progress(label, self.config, self.options, self.folder).save(checkpoint(self.folder, label))
+                load_or_start_progress(label, self.config, self.options, self.folder).save(
+                    checkpoint(self.folder, label)
+                )
         source, folder = self.meta["source"], self.folder.resolve()
         check = functools.partial(find_missing, source, self.options.data, self.meta["data_crc32"], folder)
         settings = (self.config, dataclasses.replace(self.options, quiet=True), folder, self.meta["precision"])
@@ -312,7 +314,7 @@ def checkpoint(folder, label):
     return folder / f"checkpoint_{label}.npz"
 
 
-def first_progress(label, training_config, options, folder):
+def load_or_start_progress(label, training_config, options, folder):
     """Read a class's checkpoint, or create random initial weights if there is none."""
     if checkpoint(folder, label).exists():
         try:

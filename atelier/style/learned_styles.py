@@ -34,7 +34,7 @@ class LearnedStyle:
     `network` is the network's file. `vector` is the style vector, STYLE_DIM numbers, an input of the network. `mean`,
     3, and `covariance`, 3 x 3, describe the colours of the painting's pixels in 0..255. `statistics` are those of the
     painting for each of config.STYLE_LAYERS, as perceptual_loss.statistics returns them. `weights` names the weights of
-    VGG16 that they were computed with. A search that refines a picture needs both.
+    VGG16 that they were computed with. --refine needs both.
     """
 
     name: str
@@ -74,13 +74,13 @@ def load_style(name):
     if "painting" not in meta:
         styles = " ".join(str(style.parent) for style in sorted(folder.glob(f"*/{STYLE}")))
         raise InputError(f"{folder} is a network with several styles; give one of them: {styles}")
-    vector, mean, covariance, scales, *halves = read_arrays(path, style_shapes())
+    vector, mean, covariance, scales, *packed = read_arrays(path, style_shapes())
     network = next((file for file in (folder / NETWORK, folder.parent / NETWORK) if file.is_file()), None)
     if network is None:
         raise InputError(f"{folder} is a style without its network; {NETWORK} must be in it or beside it")
     if meta.get("network") != checksum(network):
         raise InputError(f"{folder} belongs to another network than {network}")
-    statistics = unpack_statistics(scales, halves)
+    statistics = unpack_statistics(scales, packed)
     return LearnedStyle(folder.resolve().name, network, vector, mean, covariance, statistics, str(meta.get("weights")))
 
 
@@ -133,13 +133,13 @@ def pack_statistics(statistics):
     """
     flat = [np.asarray(x) for layer in statistics for x in layer]
     scales = np.float32([np.abs(x).max() or 1 for x in flat])
-    halves = [x[np.triu_indices(len(x))] if len(x) > 1 else x[0] for x in flat]
-    return [scales, *(np.float16(x / scale) for x, scale in zip(halves, scales))]
+    packed = [x[np.triu_indices(len(x))] if len(x) > 1 else x[0] for x in flat]
+    return [scales, *(np.float16(x / scale) for x, scale in zip(packed, scales))]
 
 
-def unpack_statistics(scales, halves):
+def unpack_statistics(scales, packed):
     """Return the statistics that pack_statistics() was called with, rounded to half precision."""
-    found = (scale * half for scale, half in zip(scales, halves))
+    found = (scale * vector for scale, vector in zip(scales, packed))
     return [[restore_array(next(found), shape) for shape in shapes] for shapes in statistics_shapes()]
 
 
@@ -156,8 +156,8 @@ def style_shapes():
     """Return a dict from the names to the shapes of the arrays in a style's file. "numbers" is the style vector."""
     shapes = {"numbers": (stylization_network.STYLE_DIM,), "mean": (3,), "covariance": (3, 3)}
     statistics = [shape for layer_shapes in statistics_shapes() for shape in layer_shapes]
-    halves = [(math.comb(columns + 1, 2) if rows > 1 else columns,) for rows, columns in statistics]
-    return shapes | {"scales": (len(halves),)} | {f"statistic_{i}": shape for i, shape in enumerate(halves)}
+    packed = [(math.comb(columns + 1, 2) if rows > 1 else columns,) for rows, columns in statistics]
+    return shapes | {"scales": (len(packed),)} | {f"statistic_{i}": shape for i, shape in enumerate(packed)}
 
 
 def load_base(base):

@@ -57,8 +57,8 @@ class Block:
     ends_residual: bool = False
 
 
-def residual_blocks(number):
-    """List the two Blocks of a residual block. Only the first Block of the residual block 1 gets noise."""
+def blocks_of_residual(number):
+    """List the two Blocks of a residual block. Noise enters only the first Block of residual block 1."""
     noise = noise_at_quarter if number == 1 else None
     return [
         Block(f"block{number}_first", WIDTHS[2], noise=noise, begins_residual=True),
@@ -68,7 +68,7 @@ def residual_blocks(number):
 
 MIDDLE = [
     Block("quarter", WIDTHS[2], strides=2),
-    *(block for number in range(1, RESIDUAL_BLOCKS + 1) for block in residual_blocks(number)),
+    *(block for number in range(1, RESIDUAL_BLOCKS + 1) for block in blocks_of_residual(number)),
     Block("double", WIDTHS[1], enlarges=True),
     Block("refine", WIDTHS[1], noise=noise_at_half),
 ]

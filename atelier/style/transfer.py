@@ -134,7 +134,7 @@ def manifest_of(options):
 # --- The models --------------------------------------------------------------------------------
 
 
-OPTIONS_BESIDE_THE_LOSS = (
+OPTIONS_THAT_DO_NOT_CHANGE_THE_LOSS = (
     *("style", "style_weights", "style_scale", "each", "init", "keep_colors", "learned", "refine", "strength"),
     *("stroke_size",),
     *("iterations", "scales", "optimizer", "learning_rate", "seed"),
@@ -149,7 +149,7 @@ def load_style_model(options):
     """
     if options.learned:
         options = with_weights_of_style(options)
-    default = {name: getattr(config.Style(), name) for name in OPTIONS_BESIDE_THE_LOSS}
+    default = {name: getattr(config.Style(), name) for name in OPTIONS_THAT_DO_NOT_CHANGE_THE_LOSS}
     try:
         return cached_style_model(dataclasses.replace(options, **default))
     except errors.InputError as error:
