@@ -49,6 +49,9 @@ def parse_arguments():
 def main():
     arguments = parse_arguments()
     options = command_line.collect(config.Classify, arguments)
+    if arguments.models.is_file() and arguments.models.suffix not in naming.MODEL_FILES:
+        typed = command_line.command_with_first(SHIPPED, "--image", arguments.models, without=[arguments.models])
+        raise errors.InputError(f"{arguments.models} is a file, not a folder of models; to classify a picture: {typed}")
     if options.data:
         naming.check_set("", options.data)
     meta = model_meta.load_meta(arguments.models)
@@ -68,6 +71,9 @@ def main():
         print_posterior(classifier, picture)
     else:
         report(classifier, images, labels, options, output)
+
+
+SHIPPED = "trained/mnist_best"  # the more accurate of the models that are included
 
 
 def class_priors(meta, kind):

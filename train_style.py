@@ -67,7 +67,7 @@ def main():
     print(f"style: {folder}")
     print(f"sheet: {folder / 'sheet.png'}")
     style = folder if len(paintings) == 1 else folder / paintings[0].stem
-    print(f"paint: {trainings.command_of('style_transfer.py', 'PHOTO', '--learned', str(style))}")
+    print(f"paint: {command_line.command_of('style_transfer.py', 'PHOTO', '--learned', str(style))}")
     if refused:
         raise errors.PartlyDone(
             f"{len(refused)} files in {source} could not be used as photos; the first: {refused[0]}"

@@ -67,6 +67,7 @@ def check(arguments, options):
         if not naming.saved_epochs(options.evolution):
             raise errors.InputError(f"{options.evolution} is not a folder of .keras files, one for each saved epoch")
     elif arguments.layer is None:
+        refuse_layer_after_images(options)
         raise errors.InputError("give a layer, or --evolution and a folder of saved epochs")
     elif not options.images:
         raise errors.InputError("give pictures, or folders of them, with --images")
@@ -75,6 +76,14 @@ def check(arguments, options):
     for path in options.images:
         if not pathlib.Path(path).exists():
             raise errors.InputError(f"{path} does not exist")
+
+
+def refuse_layer_after_images(options):
+    """Raise InputError if one of the words after --images is no file, and so may be the layer."""
+    missing = [path for path in options.images if not pathlib.Path(path).exists()]
+    if len(missing) == 1 and len(options.images) > 1:
+        command = command_line.command_with_first(*missing, without=missing)
+        raise errors.InputError(f"{missing[0]} is no file; if it is the layer, it comes before --images: {command}")
 
 
 def show_filters(layer, options):

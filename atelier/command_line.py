@@ -37,6 +37,8 @@ import itertools
 import math
 import pathlib
 import re
+import shlex
+import shutil
 import signal
 import threading
 import typing
@@ -69,12 +71,16 @@ class Parser(argparse.ArgumentParser):
                 print(f"note: {flag} is given {times} times; the last one is used", file=sys.stderr)
         arguments, stray = self.parse_known_args(args, namespace)
         if stray:
-            list_flags = [
-                action.option_strings[0] for action in self._actions if action.nargs == "+" and action.type is expanded
-            ]
-            after = f"; does it belong after {' or '.join(list_flags)}?" if list_flags and stray[0][:1] != "-" else ""
-            self.error(f"there is no place for {' '.join(stray)}{after}")
+            places = [] if stray[0].startswith("-") else self._places_of_pictures()
+            question = f"; does it belong {' or '.join(places)}?" if places else ""
+            self.error(f"there is no place for {' '.join(stray)}{question}")
         return arguments
+
+    def _places_of_pictures(self):
+        """List where the command line can have pictures, in words."""
+        takers = [action for action in self._actions if action.metavar in ("PICTURE", "PAINTING", "PHOTO")]
+        first = [f"beside the first {action.metavar.lower()}" for action in takers if not action.option_strings]
+        return first + [f"after {action.option_strings[0]}" for action in takers if action.option_strings]
 
     def _check_value(self, action, value):
         if action.choices is not None and value not in action.choices:
@@ -89,6 +95,19 @@ class Parser(argparse.ArgumentParser):
 def expanded(path):
     """Replace a leading ~ or ~user in a path, since the shell does not replace it after = or in quotes."""
     return os.path.expanduser(path)
+
+
+def command_of(script, *arguments):
+    """Return the shell command that runs another script of the toolkit from the current folder."""
+    python = "python" if shutil.which("python") == sys.executable else sys.executable
+    return shlex.join([python, str(pathlib.Path(sys.argv[0]).with_name(script)), *map(str, arguments)])
+
+
+def command_with_first(*words, without=()):
+    """Return this process's command with `words` before its other words, and without those in `without`."""
+    left_out = {str(word) for word in without}
+    others = [word for word in sys.argv[1:] if expanded(word) not in left_out]
+    return command_of(pathlib.Path(sys.argv[0]).name, *words, *others)
 
 
 def require_suffix(path, *suffixes):

@@ -5,6 +5,7 @@ Names are returned in Keras's spelling. A wrong name raises InputError. This mod
 
 import difflib
 import math
+import os
 import pathlib
 import re
 
@@ -142,6 +143,29 @@ def parse_layers(layers):
         if not (math.isfinite(weights[name]) and weights[name]):
             raise InputError(f"--layers {text}: a weight must be a finite number other than 0")
     return weights
+
+
+# --- Photos ------------------------------------------------------------------------------------
+
+
+def check_photos(paths):
+    """Raise InputError if one of these photos, or folders of photos, does not exist."""
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path} does not exist")
+
+
+def are_many(paths):
+    """Tell whether the pictures go to a folder: there are several photos, or there is a folder of them."""
+    return len(paths) > 1 or any(path.is_dir() for path in paths)
+
+
+def name_of_photos(paths):
+    """Return the name that results are named after: that of the photo, or of the folder that holds all photos."""
+    if not are_many(paths):
+        return paths[0].stem
+    folders = [path.resolve() if path.is_dir() else path.resolve().parent for path in paths]
+    return pathlib.Path(os.path.commonpath(folders)).name or "photos"
 
 
 # --- Data sets ---------------------------------------------------------------------------------

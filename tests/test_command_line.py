@@ -108,7 +108,10 @@ CHINA = "images/content/china.jpg"
         (("style_transfer.py", CHINA, "--layer", "block3"), "no block3 (did you mean block3_conv1?)"),
         (("visualize_filters.py", "block3", "--images", CHINA), "no block3 (did you mean block3_conv1?)"),
         (("visualize_filters.py", "block3_conv1", "photos"), "no place for photos; does it belong after --images?"),
-        (("style_transfer.py", "a.jpg", "b.jpg", "--style", "c"), "no place for b.jpg; does it belong after --style?"),
+        (
+            ("style_transfer.py", "a.jpg", "--size", 64, "b.jpg", "--style", "c"),
+            "for b.jpg; does it belong beside the first photo or after --style?",
+        ),
         (
             ("train_rnn.py", "images/contents"),
             "of pictures images/contents (did you mean content?); for a set of digits, add --all-digits",

@@ -156,11 +156,23 @@ def with_summary(done, summary, rows):
         write_summary(summary, rows.values())
 
 
-def find_photos(folder, output, options):
-    """List the photos in a folder. Raises InputError if there are none, or if results would be among them."""
-    inside = options.recursive and folder.resolve() in output.resolve().parents
-    if output.resolve() == folder.resolve() or inside:
-        raise InputError(f"{output} is where the photos are; give another folder with --output")
+def find_photos(paths, output, options):
+    """List the photos in `paths`, which are photos and folders of them, each photo once.
+
+    Raises InputError if a folder holds none, or if results would be among the photos.
+    """
+    photos = []
+    for path in paths:
+        folder = path if path.is_dir() else path.parent
+        inside = options.recursive and path.is_dir() and folder.resolve() in output.resolve().parents
+        if output.resolve() == folder.resolve() or inside:
+            raise InputError(f"{output} is where the photos are; give another folder with --output")
+        photos += find_in_folder(path, options) if path.is_dir() else [path]
+    return [*{photo.resolve(): photo for photo in photos}.values()]
+
+
+def find_in_folder(folder, options):
+    """List the photos in a folder, and print a note about those that can't be read. Raises InputError for none."""
     photos = find_pictures(folder, options.recursive)
     unread = unread_pictures(folder, options.recursive)
     if unread and not options.quiet:

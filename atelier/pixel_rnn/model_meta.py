@@ -22,6 +22,8 @@ def load_meta(folder):
     Raises InputError if there are no models or if meta.json is damaged.
     """
     folder = pathlib.Path(folder)
+    if folder.is_file():
+        raise InputError(f"{folder} is a file; give a folder of models, as train_rnn.py writes it")
     if not folder.is_dir():
         raise InputError(f"{folder} does not exist; train_rnn.py makes such folders")
     path = folder / "meta.json"

@@ -1,0 +1,98 @@
+"""Mistakes that are easily made on the command line, and the commands that the messages recommend."""
+
+import shlex
+import shutil
+
+from conftest import ROOT, pixels, results, run
+
+from atelier import naming
+
+WAVE, SCREAM = ROOT / "images/style/wave.jpg", ROOT / "images/style/scream.jpg"
+
+
+def recommended(message):
+    """Return the words of the command that a message recommends at its end: the script and its arguments."""
+    _, script, *words = shlex.split(message[message.index("python") :].replace(" (--help lists the flags)", ""))
+    return script, *words
+
+
+def test_a_picture_in_place_of_the_models_is_classified_with_image(picture):
+    error = run("classify_mnist.py", picture, "--quiet", status=2).stderr
+    assert f"{picture} is a file, not a folder of models; to classify a picture: " in error
+    assert "digit" in results(run(*recommended(error)).stdout)
+
+
+def test_a_picture_after_the_models_is_said_to_belong_after_image(picture):
+    error = run("classify_mnist.py", "trained/digits", picture, status=2).stderr
+    assert f"there is no place for {picture}; does it belong after --image?" in error
+
+
+def test_a_file_is_not_a_folder_of_models(picture):
+    assert "is a file; give a folder of models" in run("generate_rnn.py", picture, status=2).stderr
+
+
+def test_a_model_file_is_not_taken_for_a_picture():
+    assert "a file; give a folder of models" in run("classify_mnist.py", "trained/mnist/model_0.keras", status=2).stderr
+
+
+def obey(error, folder):
+    """Run the command that a message recommends, and return the path of the picture that it writes into `folder`."""
+    before = {*folder.rglob("*.png")}
+    run(*recommended(error))
+    (made,) = {*folder.rglob("*.png")} - before
+    return made
+
+
+def test_a_photo_after_a_learned_style_is_said_to_come_first(photo, tmp_path):
+    flags = ("--size", 64, "--output", tmp_path / "a.png")
+    error = run("style_transfer.py", *flags, "--learned", "wave", photo, status=2).stderr
+    assert f"{photo} is no learned style; a photo comes before --learned: " in error
+    assert pixels(obey(error, tmp_path)).shape == (48, 64, 3)
+    assert "needs a photo, or a folder" in run("style_transfer.py", "--learned", "wave", status=2).stderr
+
+
+def test_a_photo_among_the_paintings_is_said_to_come_first(photo, tmp_path):
+    flags = ("--size", 64, "--iterations", 1, "--output", tmp_path / "a.png", "--quiet")
+    error = run("style_transfer.py", *flags, "--style", WAVE, photo, status=2).stderr
+    assert f"{photo} comes after --style, so it is taken for a painting; for a texture of all" in error
+    assert pixels(obey(error, tmp_path)).shape == (48, 64, 3)
+
+
+def test_a_texture_of_two_paintings_is_made_when_it_is_asked_for(tmp_path):
+    flags = ("--size", 64, "--iterations", 1, "--init", "noise", "--output", tmp_path / "a.png")
+    assert "this makes a texture" in run("style_transfer.py", "--style", WAVE, SCREAM, *flags).stderr
+    assert pixels(tmp_path / "a.png").shape == (64, 64, 3)
+
+
+def test_a_layer_after_the_pictures_is_said_to_come_first(photo, tmp_path):
+    flags = ("--filters", 1, "--dreams", 0, "--size", 64, "--output", tmp_path / "a.png", "--quiet")
+    error = run("visualize_filters.py", *flags, "--images", photo, "block1_conv1", status=2).stderr
+    assert "block1_conv1 is no file; if it is the layer, it comes before --images: " in error
+    assert obey(error, tmp_path) == tmp_path / "a.png"
+
+
+def test_several_photos_are_taken_as_a_folder_is(photo, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        shutil.copy(photo, photos / name)
+    flags = ("--learned", "wave", "--size", 64, "--output", tmp_path / "painted", "--quiet")
+    run("style_transfer.py", *sorted(photos.iterdir()), *flags)
+    assert {path.name for path in (tmp_path / "painted").glob("*.png")} == {"a.png", "b.png"}
+    assert "done before: 2" in run("style_transfer.py", photos, *flags).stdout
+    few = ("--steps", 1, "--octaves", 1, "--size", 64, "--output", tmp_path / "dreamed", "--quiet")
+    run("deepdream.py", photos / "b.jpg", photos / "a.jpg", *few)
+    assert {path.name for path in (tmp_path / "dreamed").glob("*.png")} == {"a.png", "b.png"}
+
+
+def test_several_photos_are_refused_where_one_is_missing_or_the_results_would_be_among_them(photo, tmp_path):
+    command = ("style_transfer.py", photo, "no.jpg", "--learned", "wave")
+    assert "no.jpg does not exist" in run(*command, status=2).stderr
+    command = ("style_transfer.py", photo, photo, "--learned", "wave", "--output", photo.parent)
+    assert "is where the photos are" in run(*command, status=2).stderr
+    assert "give it alone" in run("deepdream.py", "noise", photo, status=2).stderr
+
+
+def test_results_of_several_photos_are_named_after_their_folder(tmp_path):
+    photos = [tmp_path / "holiday/day 1/a.jpg", tmp_path / "holiday/day 2/b.jpg"]
+    assert naming.name_of_photos(photos) == "holiday" and naming.name_of_photos(photos[:1]) == "a"
