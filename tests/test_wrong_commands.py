@@ -96,3 +96,17 @@ def test_several_photos_are_refused_where_one_is_missing_or_the_results_would_be
 def test_results_of_several_photos_are_named_after_their_folder(tmp_path):
     photos = [tmp_path / "holiday/day 1/a.jpg", tmp_path / "holiday/day 2/b.jpg"]
     assert naming.name_of_photos(photos) == "holiday" and naming.name_of_photos(photos[:1]) == "a"
+
+
+def test_a_learned_style_is_not_drawn_with_but_painted_with(photo, tmp_path):
+    error = run("generate_rnn.py", "trained/styles/wave", status=2).stderr
+    assert "trained/styles/wave holds a learned style, which paints photos: " in error
+    words = [photo if word == "PHOTO" else word for word in recommended(error)]
+    run(*words, "--size", 64, "--output", tmp_path / "a.png")
+    assert pixels(tmp_path / "a.png").shape == (48, 64, 3)
+
+
+def test_a_classifier_is_not_drawn_with_but_dreamed_of(tmp_path):
+    error = run("generate_rnn.py", "trained/digit_classifier", status=2).stderr
+    assert "trained/digit_classifier holds a classifier, which can dream: " in error
+    run(*recommended(error), "--size", 32, "--steps", 1, "--octaves", 1, "--output", tmp_path / "a.png")

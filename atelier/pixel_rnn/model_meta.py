@@ -10,6 +10,7 @@ import pathlib
 import numpy as np
 
 import config
+from atelier.command_line import command_of
 from atelier.errors import InputError
 from atelier.pixel_rnn import palettes
 
@@ -35,6 +36,7 @@ def load_meta(folder):
         return {"source": "mnist", "recipe": training_config, "classes": {str(label): {} for label in classes}}
     try:
         meta = json.loads(path.read_text())
+        refuse_other_networks(folder, meta)
         training_config, source = meta["recipe"], meta["source"]
         if not isinstance(source, str) or training_config["context"] not in CONTEXTS:
             raise ValueError("its source or context is not known")
@@ -48,6 +50,16 @@ def load_meta(folder):
         return meta | {"classes": {str(label): entry for label, entry in classes}}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is damaged: {error}") from error
+
+
+def refuse_other_networks(folder, meta):
+    """Raise InputError if a folder's meta.json, a dict, is that of a learned style or of a classifier for dreams."""
+    if "paintings" in meta:
+        command = command_of("style_transfer.py", "PHOTO", "--learned", folder)
+        raise InputError(f"{folder} holds a learned style, which paints photos: {command}")
+    if "classes" in meta and "recipe" not in meta:
+        command = command_of("deepdream.py", "noise", "--convnet", folder, "--class", 0, "--canvas", "pixels")
+        raise InputError(f"{folder} holds a classifier, which can dream: {command}")
 
 
 def read_palette(text, training_config):
