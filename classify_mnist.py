@@ -64,7 +64,10 @@ def main():
         output = pathlib.Path(options.output or f"generated/{arguments.models.name}_confusion.png")
         command_line.require_suffix(output, ".png")
         command_line.require_suffix(options.csv, ".csv")
-        disk.refuse_to_overwrite(filter(None, (output, options.csv)), options.overwrite)
+        files = [output] if options.csv is None else [output, options.csv]
+        disk.refuse_to_overwrite(files, options.overwrite)
+        for file in files:
+            disk.check_writable(file)
         images, labels = test_set(meta, options)
     classifier = Classifier(arguments.models, meta, priors, options)
     if options.image:

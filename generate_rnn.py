@@ -82,10 +82,14 @@ def check_kind(arguments, is_painter):
 
 
 def choose_output(options, name, animated):
-    """Return the paths of the picture and the animation. Raises InputError if one must not be overwritten."""
+    """Return the paths of the picture and the animation.
+
+    Raises InputError if one must not be overwritten or can't be written.
+    """
     output = pathlib.Path(options.output or f"generated/{name}.png")
     animation = output.with_suffix(".gif")
     disk.refuse_to_overwrite([output, animation] if animated else [output], options.overwrite)
+    disk.check_writable(output)
     return output, animation
 
 

@@ -150,7 +150,8 @@ def check(options, task):
     if not options.learned and (options.strength != 1 or options.refine or not options.size):
         raise errors.InputError("--strength, --refine and --size 0 (the photo's own size) need --learned")
     if 0 < options.size < config.VGG_LEAST_SIDE:
-        raise errors.InputError(f"--size must be at least {config.VGG_LEAST_SIDE}, or 0 for the photo's own")
+        own = ", or 0 for the photo's own" if options.learned else ""
+        raise errors.InputError(f"--size must be at least {config.VGG_LEAST_SIDE}{own}")
     for text in options.learned:
         naming.name_and_weight(text, "--learned")
     if (task, options.init) == ("layer", "style") or ("texture" in task and options.init == "content"):

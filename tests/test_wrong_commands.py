@@ -1,12 +1,18 @@
 """Mistakes that are easily made on the command line, and the commands that the messages recommend."""
 
+import os
 import shlex
 import shutil
 
+import pytest
 from conftest import ROOT, pixels, results, run
 
 from atelier import naming
+from atelier.networks import pretrained
+from atelier.pixel_rnn import model_files, recurrent
+from atelier.style import learned_styles
 
+CHINA = "images/content/china.jpg"
 WAVE, SCREAM = ROOT / "images/style/wave.jpg", ROOT / "images/style/scream.jpg"
 
 
@@ -96,6 +102,61 @@ def test_several_photos_are_refused_where_one_is_missing_or_the_results_would_be
 def test_results_of_several_photos_are_named_after_their_folder(tmp_path):
     photos = [tmp_path / "holiday/day 1/a.jpg", tmp_path / "holiday/day 2/b.jpg"]
     assert naming.name_of_photos(photos) == "holiday" and naming.name_of_photos(photos[:1]) == "a"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("generate_rnn.py", "trained/monet"),
+        ("classify_mnist.py", "trained/digits"),
+        ("style_transfer.py", CHINA, "--learned", "wave"),
+        ("style_transfer.py", "images/content", "--learned", "wave"),
+        ("deepdream.py", CHINA),
+        ("visualize_filters.py", "block1_conv1", "--images", CHINA),
+        ("train_rnn.py", "digits", "--digit", 3),
+        ("train_rnn.py", "images/content"),
+        ("train_style.py", WAVE),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_named_before_any_work(command, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    several = command[0].startswith("train") or command[1] == "images/content"
+    output = tmp_path / "file" / ("made" if several else "made.png")
+    with monkeypatch.context() as patched:
+        for module, work in WORK:
+            patched.setattr(module, work, refuse_work)
+        error = run(*command, "--output", output, "--quiet", status=2).stderr
+    assert error.startswith(f"error: {output}") and "can't be written: " in error and error.count("\n") == 1
+
+
+WORK = [
+    (recurrent, "make_sampler"),
+    (model_files, "load_rnn"),
+    (learned_styles, "load_network"),
+    (pretrained, "build_network"),
+    (pretrained, "load_vgg"),
+]
+
+
+def refuse_work(*_, **__):
+    raise AssertionError("the work has begun")
+
+
+def test_a_read_only_folder_is_named_as_it_was_typed(tmp_path):
+    folder = tmp_path / "ro"
+    folder.mkdir(mode=0o500)
+    if os.access(folder, os.W_OK):
+        pytest.skip("this user may write into any folder")
+    error = run("generate_rnn.py", "trained/monet", "--output", folder / "a.png", status=2).stderr
+    assert error == f"error: {folder / 'a.png'} can't be written: permission denied; give another name\n"
+
+
+def test_size_0_is_recommended_only_where_it_is_allowed(photo, tmp_path):
+    command, flags = ("style_transfer.py", photo), ("--output", tmp_path / "a.png")
+    assert "must be at least 32\n" in run(*command, "--style", WAVE, "--size", 5, status=2).stderr
+    assert "32, or 0 for the photo's own\n" in run(*command, "--learned", "wave", "--size", 5, status=2).stderr
+    run(*command, "--learned", "wave", "--size", 0, *flags)
+    assert pixels(tmp_path / "a.png").shape == (96, 128, 3)
 
 
 def test_a_learned_style_is_not_drawn_with_but_painted_with(photo, tmp_path):

@@ -52,6 +52,7 @@ def train(source, preset, training_config, options, name):
     if state.is_finished:
         trainings.note(state.message, options)
     else:
+        disk.check_writable(training.folder / "meta.json")
         training.prepare(pictures, held_out)
         del pictures, held_out  # only the tokens are needed now, two bytes a pixel
         training.execute()
