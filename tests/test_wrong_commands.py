@@ -7,7 +7,7 @@ import shutil
 import pytest
 from conftest import ROOT, pixels, results, run
 
-from atelier import naming
+from atelier import imaging, naming
 from atelier.networks import pretrained
 from atelier.pixel_rnn import model_files, recurrent
 from atelier.style import learned_styles
@@ -149,6 +149,29 @@ def test_a_read_only_folder_is_named_as_it_was_typed(tmp_path):
         pytest.skip("this user may write into any folder")
     error = run("generate_rnn.py", "trained/monet", "--output", folder / "a.png", status=2).stderr
     assert error == f"error: {folder / 'a.png'} can't be written: permission denied; give another name\n"
+
+
+def test_a_phones_photo_gets_the_same_advice_alone_and_in_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(imaging, "picture_endings", lambda: {".jpg"})  # as without pillow-heif
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/phone.HEIC").write_bytes(b"what Pillow does not read")
+    advice, flags = (
+        "pip install pillow-heif reads HEIC, or save as JPEG",
+        ("--learned", "wave", "--output", tmp_path / "a"),
+    )
+    alone = run("style_transfer.py", tmp_path / "photos/phone.HEIC", *flags[:2], status=2).stderr
+    assert "phone.HEIC is not a picture that can be read" in alone and advice in alone
+    assert advice in run("style_transfer.py", tmp_path / "photos", *flags, status=2).stderr
+    assert advice in run("train_rnn.py", tmp_path / "photos", status=2).stderr
+
+
+def test_a_jpeg_with_the_name_of_a_phones_photo_is_read_alone_and_in_a_folder(photo, tmp_path):
+    (tmp_path / "photos").mkdir()
+    shutil.copy(photo, tmp_path / "photos/phone.HEIC")
+    flags = ("--learned", "wave", "--size", 64, "--output")
+    run("style_transfer.py", tmp_path / "photos/phone.HEIC", *flags, tmp_path / "a.png")
+    assert "can't be read" not in run("style_transfer.py", tmp_path / "photos", *flags, tmp_path / "b").stderr
+    assert (pixels(tmp_path / "b/phone.png") == pixels(tmp_path / "a.png")).all()
 
 
 def test_size_0_is_recommended_only_where_it_is_allowed(photo, tmp_path):

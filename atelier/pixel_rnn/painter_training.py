@@ -37,8 +37,9 @@ def train(source, preset, training_config, options, name):
     check_disjoint(source, options.validation)
     pictures, held_out, refused = load_training_pictures(source, training_config, options)
     device = hardware.use_precision(options.precision, "training", training_config.batch_size)
-    for line in refused:
-        trainings.note(f"left out: {line}", options)
+    unread = imaging.unread_pictures(source)
+    for line in [*(f"left out: {line}" for line in refused), *([unread] if unread else [])]:
+        trainings.note(line, options)
     if not options.quiet:
         print(f"device: {device}", file=sys.stderr)
     about = {"source": str(source), "preset": preset, "recipe": dataclasses.asdict(training_config)}
