@@ -69,6 +69,9 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"there is no {flag}{naming.suggestion(flag, list(known))}")
             if times > 1 and "--quiet" not in words:
                 print(f"note: {flag} is given {times} times; the last one is used", file=sys.stderr)
+        for value in (word.partition("=")[2] if word.startswith("-") else word for word in words):
+            if re.match("(https?|ftp)://", value):
+                self.error(f"{value} is a web address; download it first, and give the file's name")
         arguments, stray = self.parse_known_args(args, namespace)
         if stray:
             places = [] if stray[0].startswith("-") else self._places_of_pictures()
@@ -88,8 +91,31 @@ class Parser(argparse.ArgumentParser):
             flag = "/".join(action.option_strings)
             self.error(f"{flag} has no {value}{naming.suggestion(value, known)}; it has {', '.join(known)}")
 
+    def _get_value(self, action, word):
+        try:
+            return super()._get_value(action, word)
+        except argparse.ArgumentError:
+            refuse_swallowed(action, word)
+            raise argparse.ArgumentError(None, no_number(action, word)) from None
+
     def error(self, message):
         fail(f"{message} (--help lists the flags)", 2)
+
+
+def no_number(action, word):
+    """Return the message for a word that the flag of an argparse action takes for a number."""
+    flag, what = action.option_strings[0], "a whole number" if action.type is int else "a number"
+    message = f"{flag} takes {what}, and {word} is none"
+    if action.type is float and re.fullmatch(r"-?\d*,\d+", word):
+        return f"{message}; write {word.replace(',', '.')}"
+    return message
+
+
+def refuse_swallowed(action, word):
+    """Exit with a message if a photo or a layer stands behind a flag that takes several numbers."""
+    flag, is_input = action.option_strings[0], pathlib.Path(word).exists() or word in naming.layer_names("vgg19")
+    if action.nargs == "+" and is_input and (flag, word) not in itertools.pairwise(sys.argv):
+        fail(f"{no_number(action, word)}; give it before {flag}: {command_with_first(word, without=[word])}", 2)
 
 
 def expanded(path):

@@ -5,7 +5,7 @@ import shlex
 import shutil
 
 import pytest
-from conftest import ROOT, pixels, results, run
+from conftest import ROOT, pixels, results, run, write_idx_folder
 
 from atelier import imaging, naming
 from atelier.networks import pretrained
@@ -18,7 +18,7 @@ WAVE, SCREAM = ROOT / "images/style/wave.jpg", ROOT / "images/style/scream.jpg"
 
 def recommended(message):
     """Return the words of the command that a message recommends at its end: the script and its arguments."""
-    _, script, *words = shlex.split(message[message.index("python") :].replace(" (--help lists the flags)", ""))
+    _, script, *words = shlex.split(message[message.index("python") :])
     return script, *words
 
 
@@ -172,6 +172,41 @@ def test_a_jpeg_with_the_name_of_a_phones_photo_is_read_alone_and_in_a_folder(ph
     run("style_transfer.py", tmp_path / "photos/phone.HEIC", *flags, tmp_path / "a.png")
     assert "can't be read" not in run("style_transfer.py", tmp_path / "photos", *flags, tmp_path / "b").stderr
     assert (pixels(tmp_path / "b/phone.png") == pixels(tmp_path / "a.png")).all()
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (("style_transfer.py", "https://example.com/a.jpg", "--learned", "wave"), "https://example.com/a.jpg is a web"),
+        (("deepdream.py", CHINA, "--guide=http://example.com/a.jpg"), "http://example.com/a.jpg is a web address"),
+        (("classify_mnist.py", "x", "--num-images", "huge"), "--num-images takes a whole number, and huge is none ("),
+        (("style_transfer.py", CHINA, "--strength", "0,5"), "--strength takes a number, and 0,5 is none; write 0.5 ("),
+        (("generate_rnn.py", "x", "--digit", "4.5"), "--digit takes a whole number, and 4.5 is none ("),
+    ],
+)
+def test_a_web_address_or_a_word_in_place_of_a_number_is_explained(command, message):
+    assert message in run(*command, status=2).stderr
+
+
+def test_a_photo_after_a_flag_that_takes_numbers_is_said_to_come_first(photo, tmp_path):
+    flags = ("--size", 64, "--output", tmp_path / "a.png", "--quiet", "--style", WAVE)
+    error = run("style_transfer.py", *flags, "--iterations", 1, photo, status=2).stderr
+    assert f"--iterations takes a whole number, and {photo} is none; give it before --iterations: " in error
+    assert pixels(obey(error, tmp_path)).shape == (48, 64, 3)
+
+
+def test_a_file_of_mnist_in_place_of_its_folder_is_explained(digits, tmp_path):
+    folder = write_idx_folder(tmp_path / "idx", *digits)
+    command = ("classify_mnist.py", "trained/digits", "--output", tmp_path / "a.png", "--data")
+    error = run(*command, folder / "train-images-idx3-ubyte.gz", status=2).stderr
+    assert error.endswith(f"for the IDX files beside it: --data {folder}\n") and "pickle" not in error
+    run(*command, folder)
+    assert "an .npz or a folder with the four IDX files" in run(*command, WAVE, "--overwrite", status=2).stderr
+
+
+def test_a_folder_without_photos_is_said_to_have_none_once(tmp_path):
+    error = run("train_style.py", WAVE, "--photos", tmp_path, "--output", tmp_path.parent / "made", status=2).stderr
+    assert error == f"error: {tmp_path} holds no photo to learn from\n"
 
 
 def test_size_0_is_recommended_only_where_it_is_allowed(photo, tmp_path):

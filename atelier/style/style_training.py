@@ -111,8 +111,8 @@ def read_photos(folder, seed):
         except InputError as error:
             refused.append(str(error))
     if not photos:
-        why = f"; the first: {refused[0]}" if refused else f"; {imaging.unread_pictures(folder) or 'it has none'}"
-        raise InputError(f"{folder} holds no photo to learn from{why}")
+        why = f"the first: {refused[0]}" if refused else imaging.unread_pictures(folder)
+        raise InputError(f"{folder} holds no photo to learn from" + (f"; {why}" if why else ""))
     return photos, refused
 
 
