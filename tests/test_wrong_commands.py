@@ -7,7 +7,7 @@ import shutil
 import pytest
 from conftest import ROOT, pixels, results, run, write_idx_folder
 
-from atelier import imaging, naming
+from atelier import hardware, imaging, naming
 from atelier.networks import pretrained
 from atelier.pixel_rnn import model_files, recurrent
 from atelier.style import learned_styles
@@ -207,6 +207,25 @@ def test_a_file_of_mnist_in_place_of_its_folder_is_explained(digits, tmp_path):
 def test_a_folder_without_photos_is_said_to_have_none_once(tmp_path):
     error = run("train_style.py", WAVE, "--photos", tmp_path, "--output", tmp_path.parent / "made", status=2).stderr
     assert error == f"error: {tmp_path} holds no photo to learn from\n"
+
+
+def test_a_class_by_name_is_explained_where_the_classifier_names_none_and_works_where_it_does(tmp_path):
+    shutil.copy(ROOT / "trained/digit_classifier/epoch_32.keras", tmp_path / "own.keras")
+    flags = ("--convnet", tmp_path / "own.keras", "--size", 32, "--steps", 1, "--output", tmp_path / "a.png")
+    error = run("deepdream.py", "noise", *flags, "--class", "three", status=2).stderr
+    assert f"{tmp_path / 'own.keras'} does not name its classes; give --class a number, or list the names" in error
+    assert f"in {tmp_path / 'meta.json'}" in error
+    (tmp_path / "meta.json").write_text('{"classes": ["one", "two", "three"]}')
+    assert "class: three" in run("deepdream.py", "noise", *flags, "--class", "three").stdout
+
+
+def test_mnist_without_the_internet_is_told_to_come_from_data(monkeypatch, tmp_path):
+    def load_data():
+        raise OSError("no internet")
+
+    monkeypatch.setattr(hardware.keras.datasets.mnist, "load_data", load_data)
+    error = run("classify_mnist.py", "trained/mnist", "--output", tmp_path / "a.png", status=2).stderr
+    assert "--data takes an .npz like Keras's or a folder with the four IDX files" in error
 
 
 def test_size_0_is_recommended_only_where_it_is_allowed(photo, tmp_path):

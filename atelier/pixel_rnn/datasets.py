@@ -54,7 +54,10 @@ def load_with_keras(source):
         with contextlib.redirect_stdout(sys.stderr):  # Keras prints its download on standard output
             (x_train, y_train), (x_test, y_test) = getattr(hardware.keras.datasets, source).load_data()
     except Exception as error:
-        message = f"{source} is not in Keras's cache and can't be downloaded; give its files with --data"
+        message = (
+            f"{source} is not in Keras's cache and can't be downloaded; --data takes an .npz like Keras's or a folder "
+            "with the four IDX files"
+        )
         raise InputError(message) from error
     return x_train, y_train, x_test, y_test
 
