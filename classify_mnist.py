@@ -33,6 +33,7 @@ disk = command_line.lazy_import("atelier.disk")
 hardware = command_line.lazy_import("atelier.hardware")
 model_files = command_line.lazy_import("atelier.pixel_rnn.model_files")
 model_meta = command_line.lazy_import("atelier.pixel_rnn.model_meta")
+outputs = command_line.lazy_import("atelier.outputs")
 provenance = command_line.lazy_import("atelier.provenance")
 recurrent = command_line.lazy_import("atelier.pixel_rnn.recurrent")
 tqdm = command_line.lazy_import("tqdm")
@@ -61,13 +62,7 @@ def main():
     if options.image:
         picture = datasets.load_drawing(options.image, meta)
     else:
-        output = pathlib.Path(options.output or f"generated/{arguments.models.name}_confusion.png")
-        command_line.require_suffix(output, ".png")
-        command_line.require_suffix(options.csv, ".csv")
-        files = [output] if options.csv is None else [output, options.csv]
-        disk.refuse_to_overwrite(files, options.overwrite)
-        for file in files:
-            disk.check_writable(file)
+        output = choose_output(arguments.models, options)
         images, labels = test_set(meta, options)
     classifier = Classifier(arguments.models, meta, priors, options)
     if options.image:
@@ -77,6 +72,18 @@ def main():
 
 
 SHIPPED = "trained/mnist_best"  # the more accurate of the models that are included
+
+
+def choose_output(models, options):
+    """Return the path of the confusion matrix. Raises InputError if it or the CSV can't be written."""
+    command_line.require_suffix(options.output, ".png")
+    command_line.require_suffix(options.csv, ".csv")
+    table = [options.csv] if options.csv else []
+    default = f"generated/{models.resolve().name}_confusion.png"
+    output = outputs.choose_result(options, default, lambda output: [output, *table])
+    for path in table:
+        disk.check_writable(path)
+    return output
 
 
 def class_priors(meta, kind):

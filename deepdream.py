@@ -23,9 +23,9 @@ from atelier import errors, naming
 from atelier.dream import dreaming
 
 class_names = command_line.lazy_import("atelier.networks.class_names")
-disk = command_line.lazy_import("atelier.disk")
 films = command_line.lazy_import("atelier.films")
 folders = command_line.lazy_import("atelier.batch.folders")
+outputs = command_line.lazy_import("atelier.outputs")
 pretrained = command_line.lazy_import("atelier.networks.pretrained")
 vision = command_line.lazy_import("atelier.networks.vision")
 
@@ -74,12 +74,10 @@ def dream_on_many(paths, options):
 
 def dream_on_photo(photo, options):
     """Make one picture or film, and print its path and how strong the dream became."""
-    name = f"generated/{dreaming.default_name([photo], options)}.{dreaming.suffix_of(options)}"
-    result = pathlib.Path(options.output or name)
-    command_line.require_suffix(result, *((".png", ".jpg", ".jpeg") if options.zoom is None else films.KINDS))
+    default = f"generated/{dreaming.default_name([photo], options)}.{dreaming.suffix_of(options)}"
+    command_line.require_suffix(options.output, *((".png", ".jpg", ".jpeg") if options.zoom is None else films.KINDS))
+    result = outputs.choose_result(options, default, lambda result: dreaming.files_of(result, options).values())
     files = dreaming.files_of(result, options)
-    disk.refuse_to_overwrite(files.values(), options.overwrite)
-    disk.check_writable(result)
     row = dreaming.make_single_picture(photo, result, options)
     for key, value in (files | row).items():
         print(f"{key}: {value}")

@@ -22,12 +22,12 @@ import config
 from atelier import errors
 
 datasets = command_line.lazy_import("atelier.pixel_rnn.datasets")
-disk = command_line.lazy_import("atelier.disk")
 films = command_line.lazy_import("atelier.films")
 hardware = command_line.lazy_import("atelier.hardware")
 imaging = command_line.lazy_import("atelier.imaging")
 model_files = command_line.lazy_import("atelier.pixel_rnn.model_files")
 model_meta = command_line.lazy_import("atelier.pixel_rnn.model_meta")
+outputs = command_line.lazy_import("atelier.outputs")
 palettes = command_line.lazy_import("atelier.pixel_rnn.palettes")
 provenance = command_line.lazy_import("atelier.provenance")
 recurrent = command_line.lazy_import("atelier.pixel_rnn.recurrent")
@@ -86,11 +86,12 @@ def choose_output(options, name, animated):
 
     Raises InputError if one must not be overwritten or can't be written.
     """
-    output = pathlib.Path(options.output or f"generated/{name}.png")
-    animation = output.with_suffix(".gif")
-    disk.refuse_to_overwrite([output, animation] if animated else [output], options.overwrite)
-    disk.check_writable(output)
-    return output, animation
+
+    def files_of(output):
+        return [output, output.with_suffix(".gif")] if animated else [output]
+
+    output = outputs.choose_result(options, f"generated/{name}.png", files_of)
+    return output, output.with_suffix(".gif")
 
 
 def report_device(options):

@@ -20,11 +20,12 @@ import pathlib
 import sys
 
 import config
-from atelier import disk, errors, naming
+from atelier import errors, naming
 from atelier.style.transfer import INIT_NAMES, SCRIPT, manifest_of, output_files, paint, prepare, variants_of
 
 folders = command_line.lazy_import("atelier.batch.folders")
 imaging = command_line.lazy_import("atelier.imaging")
+outputs = command_line.lazy_import("atelier.outputs")
 
 
 def parse_arguments(words=None):
@@ -191,13 +192,12 @@ def default_name(content, options):
 
 def paint_one(content, options):
     """Make one picture, of a photo or without one, and print its files, its size and its losses."""
-    result = pathlib.Path(options.output or f"generated/{default_name(content, options)}.{options.format}")
     if not content and not options.quiet:  # printed before any error about the missing photo
         print("note: without a photo before --style, this makes a texture", file=sys.stderr)
-    command_line.require_suffix(result, ".png", ".jpg", ".jpeg")
+    command_line.require_suffix(options.output, ".png", ".jpg", ".jpeg")
+    default = f"generated/{default_name(content, options)}.{options.format}"
+    result = outputs.choose_result(options, default, lambda result: output_files(result, options).values())
     files = output_files(result, options)
-    disk.refuse_to_overwrite(files.values(), options.overwrite)
-    disk.check_writable(result)
     row = paint(content[0] if content else None, result, options, keep_unfinished=True)
     for key, value in (files | row).items():
         print(f"{key}: {value}")

@@ -32,6 +32,7 @@ filter_dreams = command_line.lazy_import("atelier.dream.filter_dreams")
 filter_sheets = command_line.lazy_import("atelier.dream.filter_sheets")
 hardware = command_line.lazy_import("atelier.hardware")
 imaging = command_line.lazy_import("atelier.imaging")
+outputs = command_line.lazy_import("atelier.outputs")
 pretrained = command_line.lazy_import("atelier.networks.pretrained")
 provenance = command_line.lazy_import("atelier.provenance")
 tqdm = command_line.lazy_import("tqdm")
@@ -146,11 +147,9 @@ def load_deconvnet(path, layer, options):
 
 def prepare(name, options):
     """Return the path of the result. Raises InputError if the file must not be overwritten or can't be written."""
-    result = pathlib.Path(options.output or f"generated/{name}.png")
-    command_line.require_suffix(result, ".png")
+    command_line.require_suffix(options.output, ".png")
+    result = outputs.choose_result(options, f"generated/{name}.png", lambda result: [result])
     disk.refuse_to_replace([result], find_images(options))
-    disk.refuse_to_overwrite([result], options.overwrite)
-    disk.check_writable(result)
     return result
 
 

@@ -129,6 +129,12 @@ def command_of(script, *arguments):
     return shlex.join([python, str(pathlib.Path(sys.argv[0]).with_name(script)), *map(str, arguments)])
 
 
+def typed_command():
+    """Return this process's command as a line of text, as pictures record it."""
+    line = shlex.join(["python", *sys.argv])
+    return line.encode(errors="backslashreplace").decode()  # a file name may have bytes that are not text
+
+
 def command_with_first(*words, without=()):
     """Return this process's command with `words` before its other words, and without those in `without`."""
     left_out = {str(word) for word in without}

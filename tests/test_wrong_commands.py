@@ -228,6 +228,24 @@ def test_mnist_without_the_internet_is_told_to_come_from_data(monkeypatch, tmp_p
     assert "--data takes an .npz like Keras's or a folder with the four IDX files" in error
 
 
+def test_a_picture_by_other_flags_gets_a_number_and_the_same_command_is_refused(photo, tmp_path, monkeypatch):
+    monkeypatch.setattr("conftest.ROOT", tmp_path)
+    dream = ("deepdream.py", photo, "--size", 64, "--octaves", 1, "--steps", 1, "--quiet")
+    classify = ("classify_mnist.py", ROOT / "trained/digits", "--quiet", "--num-images")
+    draw = ("generate_rnn.py", ROOT / "trained/digits", "--digit", 3, "--grid")
+    for key, name, first, second in (
+        ("picture", "china__dream", (*dream, "--seed", 0), (*dream, "--seed", 1)),
+        ("picture", "digits_3", (*draw, 1), (*draw, 2)),
+        ("confusion_matrix", "digits_confusion", (*classify, 20), (*classify, 30)),
+    ):
+        assert results(run(*first).stdout)[key] == f"generated/{name}.png"
+        assert results(run(*second).stdout)[key] == f"generated/{name}-2.png"
+        for command, number in ((first, ""), (second, "-2")):
+            assert f"generated/{name}{number}.png exists already" in run(*command, status=2).stderr
+        assert results(run(*second, "--overwrite").stdout)[key] == f"generated/{name}-2.png"
+        assert results(run(*second, "--precision", "float32", "--overwrite").stdout)[key] == f"generated/{name}.png"
+
+
 def test_size_0_is_recommended_only_where_it_is_allowed(photo, tmp_path):
     command, flags = ("style_transfer.py", photo), ("--output", tmp_path / "a.png")
     assert "must be at least 32\n" in run(*command, "--style", WAVE, "--size", 5, status=2).stderr
