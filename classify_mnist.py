@@ -42,7 +42,9 @@ util = command_line.lazy_import("util")
 
 def parse_arguments():
     parser = command_line.Parser(__doc__)
-    parser.add_argument("models", type=pathlib.Path, help="folder of models, as train_rnn.py writes it")
+    parser.add_argument(
+        "models", type=pathlib.Path, help="folder of models, as train_rnn.py writes it, or its name in trained/"
+    )
     command_line.add_options(parser, config.Classify)
     return parser.parse_args()
 
@@ -55,6 +57,7 @@ def main():
         raise errors.InputError(f"{arguments.models} is a file, not a folder of models; to classify a picture: {typed}")
     if options.data:
         naming.check_set("", options.data)
+    arguments.models = naming.find_trained(arguments.models)
     meta = model_meta.load_meta(arguments.models)
     if "classes" not in meta:
         raise errors.InputError(f"{arguments.models} holds a painter, not one model for each class")

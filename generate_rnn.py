@@ -19,7 +19,7 @@ import sys
 import numpy as np
 
 import config
-from atelier import errors
+from atelier import errors, naming
 
 datasets = command_line.lazy_import("atelier.pixel_rnn.datasets")
 films = command_line.lazy_import("atelier.films")
@@ -36,7 +36,9 @@ util = command_line.lazy_import("util")
 
 def parse_arguments():
     parser = command_line.Parser(__doc__)
-    parser.add_argument("models", type=pathlib.Path, help="folder of models, as train_rnn.py writes it")
+    parser.add_argument(
+        "models", type=pathlib.Path, help="folder of models, as train_rnn.py writes it, or its name in trained/"
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--digit", type=int, metavar="CLASS", help="draw this class of digits")
     which.add_argument("--all-digits", action="store_true", help="draw a row for each class of digits")
@@ -52,6 +54,7 @@ def main():
     arguments = parse_arguments()
     options = command_line.collect(config.Generate, arguments)
     check(options)
+    arguments.models = naming.find_trained(arguments.models)
     meta = model_meta.load_meta(arguments.models)
     is_painter = "palette" in meta
     check_kind(arguments, is_painter)

@@ -131,7 +131,7 @@ def check_learned(content, styles, learned):
 def is_photo(text):
     """Tell whether a word after --learned names a photo or a folder of photos, and no style."""
     path = pathlib.Path(text)
-    is_style = any((folder / "meta.json").is_file() for folder in (path, config.ROOT / "trained/styles" / text))
+    is_style = (naming.find_trained(text, "trained/styles") / "meta.json").is_file()
     return path.is_file() or (path.is_dir() and not is_style)
 
 

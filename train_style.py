@@ -21,7 +21,7 @@ import pathlib
 import sys
 
 import config
-from atelier import disk, errors
+from atelier import disk, errors, naming
 
 hardware = command_line.lazy_import("atelier.hardware")
 imaging = command_line.lazy_import("atelier.imaging")
@@ -91,7 +91,7 @@ def check(arguments, options):
         raise errors.InputError("--base cannot be combined with --from-scratch")
     if options.keep_network and base_of(options) is None:
         raise errors.InputError("--keep-network needs a network, from --base or in trained/styles")
-    if options.base and not pathlib.Path(options.base).exists():
+    if options.base and not base_of(options).exists():
         raise errors.InputError(f"{options.base} does not exist; --base takes a style's folder or its network.npz")
     if options.steps and command_line.was_given(arguments, "minutes"):
         raise errors.InputError("--steps cannot be combined with --minutes")
@@ -129,7 +129,7 @@ def base_of(options):
     if options.from_scratch:
         return None
     if options.base:
-        return pathlib.Path(options.base)
+        return naming.find_trained(options.base, "trained/styles")
     return shipped if shipped.exists() else None
 
 

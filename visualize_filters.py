@@ -14,6 +14,7 @@ and projections, it shows a picture that was optimized from noise to activate th
 from atelier import command_line  # imported first: from now on, Ctrl-C ends the script with one line
 
 # isort: split
+import dataclasses
 import json
 import os
 import pathlib
@@ -52,6 +53,7 @@ def main():
     options = command_line.collect(config.Filters, arguments)
     check(arguments, options)
     if options.evolution:
+        options = dataclasses.replace(options, evolution=str(naming.find_trained(options.evolution)))
         show_evolution(arguments.layer, options)
     else:
         show_filters(arguments.layer, options)
@@ -65,7 +67,7 @@ def check(arguments, options):
                 raise errors.InputError(
                     f"{command_line.flag_of(name)} cannot be combined with --evolution, which names the networks"
                 )
-        if not naming.saved_epochs(options.evolution):
+        if not naming.saved_epochs(naming.find_trained(options.evolution)):
             raise errors.InputError(f"{options.evolution} is not a folder of .keras files, one for each saved epoch")
     elif arguments.layer is None:
         refuse_layer_after_images(options)

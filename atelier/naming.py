@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 
+import config
 from atelier.errors import InputError
 
 
@@ -91,9 +92,9 @@ def own_classifier(convnet):
 
     For a folder of saved epochs, it is the file of the last epoch. Raises InputError if `convnet` is none of these.
     """
-    path = pathlib.Path(convnet)
     if normalized(str(convnet)) in map(normalized, NETWORKS):
         return None
+    path = find_trained(convnet)
     if path.is_dir():
         if not (epochs := saved_epochs(path)):
             raise InputError(f"{path} holds no .keras or .h5 file")
@@ -107,6 +108,23 @@ def own_classifier(convnet):
 
 
 MODEL_FILES = (".keras", ".h5", ".hdf5")
+
+
+def find_trained(name, folder="trained"):
+    """Return the path of the networks or the file that `name` names, or `name` as a path if there are none.
+
+    A name is looked for as a path, then in `folder` here, then in `folder` of this project, and last as a path in this
+    project. So the networks that are included have the same names in every working folder.
+    """
+    paths = (pathlib.Path(name), pathlib.Path(folder, name), config.ROOT / folder / name, config.ROOT / name)
+    return next((path for path in paths if holds_networks(path)), paths[0])
+
+
+def holds_networks(path):
+    """Tell whether a path is a file, or a folder with networks or a meta.json that describes some."""
+    if not path.is_dir():
+        return path.is_file()
+    return (path / "meta.json").is_file() or any(file.suffix in MODEL_FILES for file in path.iterdir())
 
 
 def saved_epochs(folder):

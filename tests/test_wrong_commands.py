@@ -246,6 +246,39 @@ def test_a_picture_by_other_flags_gets_a_number_and_the_same_command_is_refused(
         assert results(run(*second, "--precision", "float32", "--overwrite").stdout)[key] == f"generated/{name}.png"
 
 
+def test_networks_that_are_included_have_the_same_names_in_every_folder(photo, tmp_path, monkeypatch):
+    monkeypatch.setattr("conftest.ROOT", tmp_path)
+    for number, name in enumerate(("monet", "trained/monet")):
+        drawn = run("generate_rnn.py", name, "--count", 1, "--output", f"drawn {number}.png", "--quiet")
+        assert results(drawn.stdout)["picture"] == f"drawn {number}.png"
+    for name in ("wave", "trained/styles/wave"):
+        run(
+            "style_transfer.py", photo, "--learned", name, "--size", 64, "--output", tmp_path / f"{name}.png", "--quiet"
+        )
+    classified = run("classify_mnist.py", "digits", "--num-images", 20, "--quiet").stdout
+    assert results(classified)["confusion_matrix"] == "generated/digits_confusion.png"
+    for name in ("digit_classifier", "trained/digit_classifier"):
+        run("deepdream.py", "--convnet", name, "--list-layers")
+    flags = ("--filters", 1, "--size", 32, "--images", photo, "--quiet")
+    run("visualize_filters.py", "--evolution", "digit_classifier", *flags)
+
+
+def test_models_in_the_working_folder_come_before_those_that_are_included(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("conftest.ROOT", tmp_path)
+    shutil.copytree(tiny, tmp_path / "trained/mnist")
+    (tmp_path / "monet").mkdir()  # not of models
+    for name, used in (("mnist", "trained/mnist"), ("digits", str(ROOT / "trained/digits"))):
+        drawn = results(run("generate_rnn.py", name, "--digit", 3, "--grid", 1, "--quiet").stdout)
+        assert imaging.read_about(tmp_path / drawn["picture"])["weights"] == used
+    run("generate_rnn.py", "monet", "--count", 1, "--quiet")
+
+
+@pytest.mark.parametrize(("script", "name"), [("generate_rnn.py", "minst"), ("classify_mnist.py", "trained/minst")])
+def test_a_misspelt_name_of_models_gets_a_suggestion(script, name):
+    error = run(script, name, status=2).stderr
+    assert f"there are no models {name} (did you mean mnist?); trained/ holds digits, mnist, mnist_best, monet" in error
+
+
 def test_size_0_is_recommended_only_where_it_is_allowed(photo, tmp_path):
     command, flags = ("style_transfer.py", photo), ("--output", tmp_path / "a.png")
     assert "must be at least 32\n" in run(*command, "--style", WAVE, "--size", 5, status=2).stderr

@@ -10,6 +10,7 @@ import pathlib
 import numpy as np
 
 import config
+from atelier import naming
 from atelier.command_line import command_of
 from atelier.errors import InputError
 from atelier.pixel_rnn import palettes
@@ -26,7 +27,11 @@ def load_meta(folder):
     if folder.is_file():
         raise InputError(f"{folder} is a file; give a folder of models, as train_rnn.py writes it")
     if not folder.is_dir():
-        raise InputError(f"{folder} does not exist; train_rnn.py makes such folders")
+        known = known_models()
+        raise InputError(
+            f"there are no models {folder}{naming.suggestion(folder.name, known)}; trained/ holds {', '.join(known)}, "
+            "and train_rnn.py makes more"
+        )
     path = folder / "meta.json"
     if not path.exists():
         classes = sorted(int(file.stem[6:]) for file in folder.glob("model_*.h5") if file.stem[6:].isdigit())
@@ -50,6 +55,12 @@ def load_meta(folder):
         return meta | {"classes": {str(label): entry for label, entry in classes}}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is damaged: {error}") from error
+
+
+def known_models():
+    """List the names of the folders in trained/, here and in this project, that hold models of train_rnn.py."""
+    paths = [path for root in (pathlib.Path(), config.ROOT) for path in root.glob("trained/*/meta.json")]
+    return sorted({path.parent.name for path in paths if '"recipe"' in path.read_text(errors="replace")})
 
 
 def refuse_other_networks(folder, meta):

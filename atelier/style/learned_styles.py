@@ -61,9 +61,9 @@ class LearnedStyle:
 
 
 def load_style(name):
-    """Load a style by its name in trained/styles, or by its folder. Raises InputError."""
-    folder = next((path for path in (pathlib.Path(name), STYLES / name) if (path / META).is_file()), None)
-    if folder is None:
+    """Load a style by its folder, or by its name in trained/styles here or in this project. Raises InputError."""
+    folder = naming.find_trained(name, "trained/styles")
+    if not (folder / META).is_file():
         known = known_styles()
         advice = f"the learned styles are {', '.join(known)}" if known else "train_style.py learns one"
         raise InputError(f"there is no learned style {name}{naming.suggestion(str(name), known)}; {advice}")
@@ -84,7 +84,9 @@ def load_style(name):
 
 
 def known_styles():
-    return sorted(str(path.parent.relative_to(STYLES)) for path in STYLES.glob(f"**/{STYLE}"))
+    """List the names of the styles in trained/styles, here and in this project."""
+    roots = (pathlib.Path("trained/styles"), STYLES)
+    return sorted({str(path.parent.relative_to(root)) for root in roots for path in root.glob(f"**/{STYLE}")})
 
 
 def read_meta(folder):
