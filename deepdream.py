@@ -9,6 +9,9 @@ in a small copy of the photo and then in larger ones, the octaves (Mordvintsev, 
 photos, or a folder of them, the script makes a dream from each. With the word noise instead of the
 photo, the dream starts from noise. With --class, the picture changes until a classifier recognises that class in it
 (Simonyan, Vedaldi & Zisserman 2014).
+
+The script prints how strong the dream was before the first step and before the last one, strength_before and
+strength_after. For layers, the strength is the mean square of the activations; for a class, it is the class's logit.
 """
 
 from atelier import command_line  # imported first: from now on, Ctrl-C ends the script with one line

@@ -25,6 +25,7 @@ from atelier.style.transfer import INIT_NAMES, SCRIPT, manifest_of, output_files
 
 folders = command_line.lazy_import("atelier.batch.folders")
 imaging = command_line.lazy_import("atelier.imaging")
+input_pictures = command_line.lazy_import("atelier.style.input_pictures")
 outputs = command_line.lazy_import("atelier.outputs")
 
 
@@ -67,12 +68,28 @@ def main():
     content = arguments.content
     naming.check_photos(content)
     options = options_of(arguments)
+    note_small_paintings(options)
     makes_folder = naming.are_many(content) or (content and options.each)
     command_line.check_sharing(options, makes_folder, "a folder of photos, or --each painting")
     if makes_folder:
         paint_many(content, options)
     else:
         paint_one(content, options)
+
+
+def note_small_paintings(options):
+    """Print a note for each painting that is too small for the size of the result."""
+    if options.quiet:
+        return
+    paintings, longest = imaging.find_paintings(options.style), options.size * options.style_scale
+    for line in input_pictures.notes_on_small(paintings, longest, lambda side: sharp_scale(side, options)):
+        print(f"note: {line}", file=sys.stderr)
+
+
+def sharp_scale(side, options):
+    """Return the flag with which a painting, whose longest side has `side` pixels, is not enlarged."""
+    scale = math.floor(1000 * side / options.size) / 1000
+    return f"--style-scale {scale} keeps it sharp, with smaller strokes"
 
 
 # --- The command -------------------------------------------------------------------------------

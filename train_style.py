@@ -25,6 +25,7 @@ from atelier import disk, errors, naming
 
 hardware = command_line.lazy_import("atelier.hardware")
 imaging = command_line.lazy_import("atelier.imaging")
+input_pictures = command_line.lazy_import("atelier.style.input_pictures")
 learned_styles = command_line.lazy_import("atelier.style.learned_styles")
 style_training = command_line.lazy_import("atelier.style.style_training")
 trainings = command_line.lazy_import("atelier.trainings")
@@ -58,7 +59,8 @@ def main():
     training = style_training.StyleTraining(folder, paintings, photos, base, options)
     if not options.quiet:
         print(f"device: {device}; vgg16 with the weights {training.loss.source}", file=sys.stderr)
-    for line in (imaging.unread_pictures(source), *(f"left out: {line}" for line in refused)):
+    small = input_pictures.notes_on_small(paintings, options.size, sharp_size)
+    for line in (*small, imaging.unread_pictures(source), *(f"left out: {line}" for line in refused)):
         if line:
             trainings.note(line, options)
     resumes = options.resume and (folder / style_training.CHECKPOINT).exists()
@@ -72,6 +74,12 @@ def main():
         raise errors.PartlyDone(
             f"{len(refused)} files in {source} could not be used as photos; the first: {refused[0]}"
         )
+
+
+def sharp_size(side):
+    """Return what to type so that a painting, whose longest side has `side` pixels, is not enlarged."""
+    least = config.Learn.__dataclass_fields__["size"].metadata["range"].least
+    return f"--size {side} keeps it sharp, with smaller strokes" if side >= least else "take a larger picture of it"
 
 
 PHOTOS = config.ROOT / "images/content"

@@ -6,11 +6,12 @@ import shutil
 
 import pytest
 from conftest import ROOT, pixels, results, run, write_idx_folder
+from PIL import Image
 
 from atelier import hardware, imaging, naming
 from atelier.networks import pretrained
 from atelier.pixel_rnn import model_files, recurrent
-from atelier.style import learned_styles
+from atelier.style import learned_styles, style_training
 
 CHINA = "images/content/china.jpg"
 WAVE, SCREAM = ROOT / "images/style/wave.jpg", ROOT / "images/style/scream.jpg"
@@ -277,6 +278,46 @@ def test_models_in_the_working_folder_come_before_those_that_are_included(tiny, 
 def test_a_misspelt_name_of_models_gets_a_suggestion(script, name):
     error = run(script, name, status=2).stderr
     assert f"there are no models {name} (did you mean mnist?); trained/ holds digits, mnist, mnist_best, monet" in error
+
+
+@pytest.fixture
+def small_painting(tmp_path):
+    """The Great Wave with 80 pixels."""
+    painting = Image.open(WAVE)
+    painting.thumbnail((80, 80))
+    painting.save(tmp_path / "small.png")
+    return tmp_path / "small.png"
+
+
+def test_a_painting_that_is_too_small_is_noted_and_the_scale_in_the_note_avoids_it(photo, small_painting, tmp_path):
+    command = ("style_transfer.py", photo, "--style", small_painting, "--size", 128, "--iterations", 1, "--overwrite")
+    command += ("--output", tmp_path / "a.png")
+    told = run(*command).stderr
+    assert (
+        f"note: {small_painting} is enlarged from 80 to 128 pixels, which blurs it; --style-scale 0.625 keeps" in told
+    )
+    assert "enlarged" not in run(*command, "--style-scale", 0.625).stderr
+    assert "enlarged" not in run(*command, "--quiet").stderr
+
+
+def test_the_training_of_a_style_notes_a_small_painting_and_says_how_long_its_end_takes(
+    small_painting, tmp_path, monkeypatch
+):
+    for name, value in (("CROP", 64), ("EVALUATED_PIECES", 1), ("SEARCH_STEPS", 6)):
+        monkeypatch.setattr(style_training, name, value)
+    command = ("train_style.py", small_painting, "--size", 128, "--steps", 1, "--output", tmp_path / "style")
+    told = run(*command).stderr
+    assert "is enlarged from 80 to 128 pixels, which blurs it; --size 80 keeps it sharp" in told
+    end = told[told.index("note: comparing the network with a short search") :]
+    assert "time left: about " in end and " s for this comparison" in end
+    mixed = ("style_transfer.py", CHINA, "--learned", tmp_path / "style", "wave", "--output", tmp_path / "a.png")
+    error = run(*mixed, status=2).stderr
+    assert "a style that train_style.py learns with --keep-network (and another --output) can be mixed" in error
+
+
+def test_the_help_says_what_the_strengths_of_a_dream_are():
+    told = " ".join(run("deepdream.py", "--help").stdout.split())
+    assert "strength_before and strength_after. For layers, the strength is the mean square of the activations" in told
 
 
 def test_size_0_is_recommended_only_where_it_is_allowed(photo, tmp_path):

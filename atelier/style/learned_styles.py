@@ -209,7 +209,10 @@ def mix_styles(styles, weights):
     """
     if len({checksum(style.network) for style in styles}) > 1:
         names = " and ".join(style.name for style in styles)
-        raise InputError(f"{names} belong to different networks; only styles of one network can be mixed")
+        raise InputError(
+            f"{names} belong to different networks, and only styles of one network can be mixed; a style that "
+            "train_style.py learns with --keep-network (and another --output) can be mixed with those that are included"
+        )
     alike = len({style.weights for style in styles}) == 1
     shares = np.float32(np.asarray(weights, "float64") / np.sum(weights))
 
