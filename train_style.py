@@ -89,7 +89,8 @@ def check(arguments, options):
     """Return the paintings. Raises InputError for a missing file, and for options that contradict each other."""
     for path in arguments.paintings:
         if not path.is_file():
-            raise errors.InputError(f"{path} does not exist" if not path.exists() else f"{path} is a folder")
+            folder = "is a folder; a folder of photos comes after --photos"
+            raise errors.InputError(f"{path} {folder if path.exists() else 'does not exist'}")
     stems = [path.stem for path in arguments.paintings]
     if len({*stems}) < len(stems):
         raise errors.InputError("two paintings have the same name; rename one, since styles are named after them")

@@ -71,7 +71,7 @@ def check(arguments, options):
             raise errors.InputError(f"{options.evolution} is not a folder of .keras files, one for each saved epoch")
     elif arguments.layer is None:
         refuse_layer_after_images(options)
-        raise errors.InputError("give a layer, or --evolution and a folder of saved epochs")
+        raise errors.InputError("give a layer before --images, or --evolution and a folder of saved epochs")
     elif not options.images:
         raise errors.InputError("give pictures, or folders of them, with --images")
     else:

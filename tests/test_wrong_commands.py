@@ -205,6 +205,11 @@ def test_a_file_of_mnist_in_place_of_its_folder_is_explained(digits, tmp_path):
     assert "an .npz or a folder with the four IDX files" in run(*command, WAVE, "--overwrite", status=2).stderr
 
 
+def test_a_folder_of_photos_among_the_paintings_is_said_to_belong_after_photos(photo):
+    error = run("train_style.py", WAVE, photo.parent, status=2).stderr
+    assert f"{photo.parent} is a folder; a folder of photos comes after --photos" in error
+
+
 def test_a_folder_without_photos_is_said_to_have_none_once(tmp_path):
     error = run("train_style.py", WAVE, "--photos", tmp_path, "--output", tmp_path.parent / "made", status=2).stderr
     assert error == f"error: {tmp_path} holds no photo to learn from\n"
@@ -329,8 +334,9 @@ def test_size_0_is_recommended_only_where_it_is_allowed(photo, tmp_path):
 
 
 def test_a_learned_style_is_not_drawn_with_but_painted_with(photo, tmp_path):
-    error = run("generate_rnn.py", "trained/styles/wave", status=2).stderr
-    assert "trained/styles/wave holds a learned style, which paints photos: " in error
+    for name in ("wave", "trained/styles/wave"):
+        error = run("generate_rnn.py", name, status=2).stderr
+        assert f"{name} holds a learned style, which paints photos: " in error
     words = [photo if word == "PHOTO" else word for word in recommended(error)]
     run(*words, "--size", 64, "--output", tmp_path / "a.png")
     assert pixels(tmp_path / "a.png").shape == (48, 64, 3)

@@ -27,6 +27,9 @@ def load_meta(folder):
     if folder.is_file():
         raise InputError(f"{folder} is a file; give a folder of models, as train_rnn.py writes it")
     if not folder.is_dir():
+        style = naming.find_trained(folder, "trained/styles") / "meta.json"
+        if style.is_file():
+            refuse_other_networks(folder, json.loads(style.read_text()))
         known = known_models()
         raise InputError(
             f"there are no models {folder}{naming.suggestion(folder.name, known)}; trained/ holds {', '.join(known)}, "
