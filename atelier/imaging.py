@@ -125,7 +125,7 @@ def advice_on(files):
     """Return the end of the message about files that can't be read: how to read HEIC and cameras' raw formats."""
     kinds = {pathlib.Path(path).suffix.lower() for path in files}
     if kinds & HEIC and not picture_endings() >= HEIC:
-        return "; pip install pillow-heif reads HEIC, or save as JPEG"
+        return "; pip install pillow-heif, which reads HEIC, or save as JPEG"
     return "; save as JPEG" if kinds & CAMERA_KINDS else ""
 
 

@@ -1,4 +1,4 @@
-"""Check the names of networks, layers and data sets that users type, and suggest a correction of a wrong name.
+"""Find and check what users name: networks, layers, photos and data sets. Suggest a correction of a wrong name.
 
 Names are returned in Keras's spelling. A wrong name raises InputError. This module does not import TensorFlow.
 """

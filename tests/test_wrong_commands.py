@@ -95,6 +95,13 @@ def test_several_photos_are_taken_as_a_folder_is(photo, tmp_path):
 def test_several_photos_are_refused_where_one_is_missing_or_the_results_would_be_among_them(photo, tmp_path):
     command = ("style_transfer.py", photo, "no.jpg", "--learned", "wave")
     assert "no.jpg does not exist" in run(*command, status=2).stderr
+    (tmp_path / "empty").mkdir()
+    flags = ("--learned", "wave", "--size", 64, "--output", tmp_path / "painted")
+    run("style_transfer.py", tmp_path / "empty", photo, *flags)
+    assert (
+        f"{tmp_path / 'empty'} holds no picture\n"
+        in run("style_transfer.py", tmp_path / "empty", *flags, status=2).stderr
+    )
     command = ("style_transfer.py", photo, photo, "--learned", "wave", "--output", photo.parent)
     assert "is where the photos are" in run(*command, status=2).stderr
     assert "give it alone" in run("deepdream.py", "noise", photo, status=2).stderr
@@ -157,7 +164,7 @@ def test_a_phones_photo_gets_the_same_advice_alone_and_in_a_folder(tmp_path, mon
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/phone.HEIC").write_bytes(b"what Pillow does not read")
     advice, flags = (
-        "pip install pillow-heif reads HEIC, or save as JPEG",
+        "pip install pillow-heif, which reads HEIC, or save as JPEG",
         ("--learned", "wave", "--output", tmp_path / "a"),
     )
     alone = run("style_transfer.py", tmp_path / "photos/phone.HEIC", *flags[:2], status=2).stderr

@@ -159,7 +159,7 @@ def with_summary(done, summary, rows):
 def find_photos(paths, output, options):
     """List the photos in `paths`, which are photos and folders of them, each photo once.
 
-    Raises InputError if a folder holds none, or if results would be among the photos.
+    Raises InputError if there are none, or if results would be among them.
     """
     photos = []
     for path in paths:
@@ -168,19 +168,19 @@ def find_photos(paths, output, options):
         if output.resolve() == folder.resolve() or inside:
             raise InputError(f"{output} is where the photos are; give another folder with --output")
         photos += find_in_folder(path, options) if path.is_dir() else [path]
+    if not photos:
+        deeper = not options.recursive and any(find_pictures(folder) for folder in paths)
+        advice = "; --recursive takes those in its subfolders" if deeper else ""
+        raise InputError(f"{paths[0]} holds no picture{advice}")
     return [*{photo.resolve(): photo for photo in photos}.values()]
 
 
 def find_in_folder(folder, options):
-    """List the photos in a folder, and print a note about those that can't be read. Raises InputError for none."""
-    photos = find_pictures(folder, options.recursive)
+    """List the photos in a folder, and print a note about those that can't be read."""
     unread = unread_pictures(folder, options.recursive)
     if unread and not options.quiet:
         print(f"note: {unread}", file=sys.stderr)
-    if not photos:
-        deeper = not options.recursive and find_pictures(folder)
-        raise InputError(f"{folder} holds no picture" + "; --recursive takes those in its subfolders" * bool(deeper))
-    return photos
+    return find_pictures(folder, options.recursive)
 
 
 def check_folder(output):
