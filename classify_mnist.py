@@ -33,6 +33,7 @@ disk = command_line.lazy_import("atelier.disk")
 hardware = command_line.lazy_import("atelier.hardware")
 model_files = command_line.lazy_import("atelier.pixel_rnn.model_files")
 model_meta = command_line.lazy_import("atelier.pixel_rnn.model_meta")
+outputs = command_line.lazy_import("atelier.outputs")
 provenance = command_line.lazy_import("atelier.provenance")
 recurrent = command_line.lazy_import("atelier.pixel_rnn.recurrent")
 tqdm = command_line.lazy_import("tqdm")
@@ -41,7 +42,9 @@ util = command_line.lazy_import("util")
 
 def parse_arguments():
     parser = command_line.Parser(__doc__)
-    parser.add_argument("models", type=pathlib.Path, help="folder of models, as train_rnn.py writes it")
+    parser.add_argument(
+        "models", type=pathlib.Path, help="folder of models, as train_rnn.py writes it, or its name in trained/"
+    )
     command_line.add_options(parser, config.Classify)
     return parser.parse_args()
 
@@ -49,8 +52,12 @@ def parse_arguments():
 def main():
     arguments = parse_arguments()
     options = command_line.collect(config.Classify, arguments)
+    if arguments.models.is_file() and arguments.models.suffix not in naming.MODEL_FILES:
+        typed = command_line.command_with_first(SHIPPED, "--image", arguments.models, without=[arguments.models])
+        raise errors.InputError(f"{arguments.models} is a file, not a folder of models; to classify a picture: {typed}")
     if options.data:
         naming.check_set("", options.data)
+    arguments.models = naming.find_trained(arguments.models)
     meta = model_meta.load_meta(arguments.models)
     if "classes" not in meta:
         raise errors.InputError(f"{arguments.models} holds a painter, not one model for each class")
@@ -58,16 +65,28 @@ def main():
     if options.image:
         picture = datasets.load_drawing(options.image, meta)
     else:
-        output = pathlib.Path(options.output or f"generated/{arguments.models.name}_confusion.png")
-        command_line.require_suffix(output, ".png")
-        command_line.require_suffix(options.csv, ".csv")
-        disk.refuse_to_overwrite(filter(None, (output, options.csv)), options.overwrite)
+        output = choose_output(arguments.models, options)
         images, labels = test_set(meta, options)
     classifier = Classifier(arguments.models, meta, priors, options)
     if options.image:
         print_posterior(classifier, picture)
     else:
         report(classifier, images, labels, options, output)
+
+
+SHIPPED = "trained/mnist_best"  # the more accurate of the models that are included
+
+
+def choose_output(models, options):
+    """Return the path of the confusion matrix. Raises InputError if it or the CSV can't be written."""
+    command_line.require_suffix(options.output, ".png")
+    command_line.require_suffix(options.csv, ".csv")
+    table = [options.csv] if options.csv else []
+    default = f"generated/{models.resolve().name}_confusion.png"
+    output = outputs.choose_result(options, default, lambda output: [output, *table])
+    for path in table:
+        disk.check_writable(path)
+    return output
 
 
 def class_priors(meta, kind):

@@ -5,10 +5,13 @@
     python deepdream.py photo.jpg --zoom 120 --rotate 0.5 --output dream.mp4
 
 The layers of a network detect patterns in a photo, some patterns only weakly. Gradient ascent strengthens them, first
-in a small copy of the photo and then in larger ones, the octaves (Mordvintsev, Olah & Tyka 2015). With a folder
-instead of the photo, the script makes a dream from each picture in the folder. With the word noise instead of the
+in a small copy of the photo and then in larger ones, the octaves (Mordvintsev, Olah & Tyka 2015). With several
+photos, or a folder of them, the script makes a dream from each. With the word noise instead of the
 photo, the dream starts from noise. With --class, the picture changes until a classifier recognises that class in it
 (Simonyan, Vedaldi & Zisserman 2014).
+
+The script prints how strong the dream was before the first step and before the last one, strength_before and
+strength_after. For layers, the strength is the mean square of the activations; for a class, it is the class's logit.
 """
 
 from atelier import command_line  # imported first: from now on, Ctrl-C ends the script with one line
@@ -23,9 +26,9 @@ from atelier import errors, naming
 from atelier.dream import dreaming
 
 class_names = command_line.lazy_import("atelier.networks.class_names")
-disk = command_line.lazy_import("atelier.disk")
 films = command_line.lazy_import("atelier.films")
 folders = command_line.lazy_import("atelier.batch.folders")
+outputs = command_line.lazy_import("atelier.outputs")
 pretrained = command_line.lazy_import("atelier.networks.pretrained")
 vision = command_line.lazy_import("atelier.networks.vision")
 
@@ -33,7 +36,11 @@ vision = command_line.lazy_import("atelier.networks.vision")
 def parse_arguments(words=None):
     parser = command_line.Parser(__doc__)
     parser.add_argument(
-        "photo", nargs="?", type=pathlib.Path, help="a photo, a folder of photos, or noise to start from nothing"
+        "photo",
+        nargs="*",
+        type=pathlib.Path,
+        help="a photo, several, a folder of them, or noise to start from nothing",
+        metavar="PHOTO",
     )
     variants = {"noise": "waves", "--class": "waves_class", "--zoom": "zoom"}
     variants = {flag: config.DREAM_DEFAULTS[kind] for flag, kind in variants.items()}
@@ -46,21 +53,21 @@ def main():
     if hasattr(arguments, "list_layers"):
         list_layers(command_line.collect(config.Dream, arguments))
         return
-    photo = arguments.photo
-    check_photo(photo)
+    photos = arguments.photo
+    check_photos(photos)
     options = options_of(arguments)
-    command_line.check_sharing(options, photo.is_dir(), "a folder of photos")
-    if photo.is_dir():
-        dream_on_folder(photo, options)
+    command_line.check_sharing(options, naming.are_many(photos), "a folder of photos")
+    if naming.are_many(photos):
+        dream_on_many(photos, options)
     else:
-        dream_on_photo(photo, options)
+        dream_on_photo(photos[0], options)
 
 
-def dream_on_folder(folder, options):
-    """Make a picture or film of each photo in a folder, and print their paths."""
-    output = pathlib.Path(options.output or f"generated/{dreaming.default_name(folder, options)}")
+def dream_on_many(paths, options):
+    """Make a picture or film of each photo, given in `paths` or in a folder there, and print their paths."""
+    output = pathlib.Path(options.output or f"generated/{dreaming.default_name(paths, options)}")
     folders.check_folder(output)
-    photos = folders.find_photos(folder, output, options)
+    photos = folders.find_photos(paths, output, options)
     task = folders.ImageTask(
         dreaming.SCRIPT, dreaming.make_picture, dreaming.prepare, dreaming.manifest_of, options_of_words
     )
@@ -70,12 +77,10 @@ def dream_on_folder(folder, options):
 
 def dream_on_photo(photo, options):
     """Make one picture or film, and print its path and how strong the dream became."""
-    name = f"generated/{dreaming.default_name(photo, options)}.{dreaming.suffix_of(options)}"
-    result = pathlib.Path(options.output or name)
-    command_line.require_suffix(result, *((".png", ".jpg", ".jpeg") if options.zoom is None else films.KINDS))
+    default = f"generated/{dreaming.default_name([photo], options)}.{dreaming.suffix_of(options)}"
+    command_line.require_suffix(options.output, *((".png", ".jpg", ".jpeg") if options.zoom is None else films.KINDS))
+    result = outputs.choose_result(options, default, lambda result: dreaming.files_of(result, options).values())
     files = dreaming.files_of(result, options)
-    disk.refuse_to_overwrite(files.values(), options.overwrite)
-    disk.check_writable(result)
     row = dreaming.make_single_picture(photo, result, options)
     for key, value in (files | row).items():
         print(f"{key}: {value}")
@@ -116,7 +121,7 @@ def defaults(arguments):
     for name in FILM_ONLY:
         if command_line.was_given(arguments, name) and not film:
             raise errors.InputError(f"{command_line.flag_of(name)} is for films, which --zoom makes")
-    waves_allowed = of_class or arguments.photo is not None and dreaming.is_noise(arguments.photo)
+    waves_allowed = of_class or any(map(dreaming.is_noise, arguments.photo))
     waves = getattr(arguments, "canvas", "waves" if waves_allowed else "pixels") == "waves"
     if waves and not waves_allowed:
         raise errors.InputError("--canvas waves is for noise in place of the photo, or for --class")
@@ -127,12 +132,15 @@ def defaults(arguments):
     return config.DREAM_DEFAULTS[kind]
 
 
-def check_photo(photo):
-    """Raise InputError if the photo is missing."""
-    if photo is None:
+def check_photos(photos):
+    """Raise InputError if the photo is missing, or if noise is given beside photos."""
+    if not photos:
         raise errors.InputError("give a photo, a folder of photos, or noise")
-    if not photo.exists() and not dreaming.is_noise(photo):
-        raise errors.InputError(f"{photo} does not exist")
+    noise = any(map(dreaming.is_noise, photos))
+    if noise and len(photos) > 1:
+        raise errors.InputError("the word noise stands in place of the photo; give it alone")
+    if not noise:
+        naming.check_photos(photos)
 
 
 GIF_FPS = 50  # a GIF counts time in 1/100 s, and browsers show each frame for at least 2/100 s

@@ -19,15 +19,15 @@ import sys
 import numpy as np
 
 import config
-from atelier import errors
+from atelier import errors, naming
 
 datasets = command_line.lazy_import("atelier.pixel_rnn.datasets")
-disk = command_line.lazy_import("atelier.disk")
 films = command_line.lazy_import("atelier.films")
 hardware = command_line.lazy_import("atelier.hardware")
 imaging = command_line.lazy_import("atelier.imaging")
 model_files = command_line.lazy_import("atelier.pixel_rnn.model_files")
 model_meta = command_line.lazy_import("atelier.pixel_rnn.model_meta")
+outputs = command_line.lazy_import("atelier.outputs")
 palettes = command_line.lazy_import("atelier.pixel_rnn.palettes")
 provenance = command_line.lazy_import("atelier.provenance")
 recurrent = command_line.lazy_import("atelier.pixel_rnn.recurrent")
@@ -36,7 +36,9 @@ util = command_line.lazy_import("util")
 
 def parse_arguments():
     parser = command_line.Parser(__doc__)
-    parser.add_argument("models", type=pathlib.Path, help="folder of models, as train_rnn.py writes it")
+    parser.add_argument(
+        "models", type=pathlib.Path, help="folder of models, as train_rnn.py writes it, or its name in trained/"
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--digit", type=int, metavar="CLASS", help="draw this class of digits")
     which.add_argument("--all-digits", action="store_true", help="draw a row for each class of digits")
@@ -52,6 +54,7 @@ def main():
     arguments = parse_arguments()
     options = command_line.collect(config.Generate, arguments)
     check(options)
+    arguments.models = naming.find_trained(arguments.models)
     meta = model_meta.load_meta(arguments.models)
     is_painter = "palette" in meta
     check_kind(arguments, is_painter)
@@ -82,11 +85,16 @@ def check_kind(arguments, is_painter):
 
 
 def choose_output(options, name, animated):
-    """Return the paths of the picture and the animation. Raises InputError if one must not be overwritten."""
-    output = pathlib.Path(options.output or f"generated/{name}.png")
-    animation = output.with_suffix(".gif")
-    disk.refuse_to_overwrite([output, animation] if animated else [output], options.overwrite)
-    return output, animation
+    """Return the paths of the picture and the animation.
+
+    Raises InputError if one must not be overwritten or can't be written.
+    """
+
+    def files_of(output):
+        return [output, output.with_suffix(".gif")] if animated else [output]
+
+    output = outputs.choose_result(options, f"generated/{name}.png", files_of)
+    return output, output.with_suffix(".gif")
 
 
 def report_device(options):

@@ -20,17 +20,23 @@ import pathlib
 import sys
 
 import config
-from atelier import disk, errors, naming
+from atelier import errors, naming
 from atelier.style.transfer import INIT_NAMES, SCRIPT, manifest_of, output_files, paint, prepare, variants_of
 
 folders = command_line.lazy_import("atelier.batch.folders")
 imaging = command_line.lazy_import("atelier.imaging")
+input_pictures = command_line.lazy_import("atelier.style.input_pictures")
+outputs = command_line.lazy_import("atelier.outputs")
 
 
 def parse_arguments(words=None):
     parser = command_line.Parser(__doc__)
     parser.add_argument(
-        "content", nargs="?", type=pathlib.Path, help="a photo or a folder of them; left out: texture synthesis"
+        "content",
+        nargs="*",
+        type=pathlib.Path,
+        help="a photo, several, or a folder of them; left out: texture synthesis",
+        metavar="PHOTO",
     )
     variants = {"--published-losses": "published", "--layer": "layer"}
     variants = {flag: config.STYLE_DEFAULTS[task] for flag, task in variants.items()}
@@ -60,15 +66,30 @@ INCOMPATIBLE_OPTIONS = {
 def main():
     arguments = parse_arguments()
     content = arguments.content
-    if content is not None and not content.exists():
-        raise errors.InputError(f"{content} does not exist")
+    naming.check_photos(content)
     options = options_of(arguments)
-    makes_folder = content is not None and (content.is_dir() or options.each)
+    note_small_paintings(options)
+    makes_folder = naming.are_many(content) or (content and options.each)
     command_line.check_sharing(options, makes_folder, "a folder of photos, or --each painting")
     if makes_folder:
         paint_many(content, options)
     else:
         paint_one(content, options)
+
+
+def note_small_paintings(options):
+    """Print a note for each painting that is too small for the size of the result."""
+    if options.quiet:
+        return
+    paintings, longest = imaging.find_paintings(options.style), options.size * options.style_scale
+    for line in input_pictures.notes_on_small(paintings, longest, lambda side: sharp_scale(side, options)):
+        print(f"note: {line}", file=sys.stderr)
+
+
+def sharp_scale(side, options):
+    """Return the flag with which a painting, whose longest side has `side` pixels, is not enlarged."""
+    scale = math.floor(1000 * side / options.size) / 1000
+    return f"--style-scale {scale} keeps it sharp, with smaller strokes"
 
 
 # --- The command -------------------------------------------------------------------------------
@@ -92,14 +113,13 @@ def task_of(arguments):
     """Return the command's task, a key of config.STYLE_DEFAULTS. Raises InputError if it asks for none or for two."""
     content, styles = arguments.content, getattr(arguments, "style", ())
     if hasattr(arguments, "learned"):
-        if styles or content is None:
-            raise errors.InputError("--learned needs a photo, and no --style")
+        check_learned(content, styles, arguments.learned)
         return "refined" if getattr(arguments, "refine", 0) else "learned"
     for path in styles:
         if not pathlib.Path(path).exists():
             raise errors.InputError(f"{path} does not exist")
     if hasattr(arguments, "layer"):
-        if styles or content is None:
+        if styles or not content:
             raise errors.InputError("--layer needs a photo, and no --style")
         return "layer"
     if not styles:
@@ -107,9 +127,40 @@ def task_of(arguments):
             "give a painting with --style, a learned style with --learned, or with --layer a layer from which the "
             "photo is reconstructed"
         )
-    if content is None:
+    if not content:
+        check_texture(arguments)
         return "texture"
     return "published" if hasattr(arguments, "published_losses") else "style"
+
+
+def check_learned(content, styles, learned):
+    """Raise InputError if --learned is given with --style, or without a photo, or before the photo."""
+    if styles:
+        raise errors.InputError("--learned cannot be combined with --style; give one of the two")
+    photos = [name for name in learned if is_photo(name)]
+    if photos and len(photos) < len(learned):
+        command = command_line.command_with_first(*photos, without=photos)
+        raise errors.InputError(f"{photos[0]} is no learned style; a photo comes before --learned: {command}")
+    if not content:
+        raise errors.InputError("--learned needs a photo, or a folder of photos, before it")
+
+
+def is_photo(text):
+    """Tell whether a word after --learned names a photo or a folder of photos, and no style."""
+    path = pathlib.Path(text)
+    is_style = (naming.find_trained(text, "trained/styles") / "meta.json").is_file()
+    return path.is_file() or (path.is_dir() and not is_style)
+
+
+def check_texture(arguments):
+    """Raise InputError if the last of several paintings may be meant as the photo, since the photo is missing."""
+    if len(arguments.style) > 1 and not hasattr(arguments, "init") and not hasattr(arguments, "style_weights"):
+        photo = arguments.style[-1]
+        command = command_line.command_with_first(photo, without=[photo])
+        raise errors.InputError(
+            f"{photo} comes after --style, so it is taken for a painting; for a texture of all these paintings, add "
+            f"--init noise; for {photo} as the photo: {command}"
+        )
 
 
 def check(options, task):
@@ -119,7 +170,8 @@ def check(options, task):
     if not options.learned and options.stroke_size != 1:
         raise errors.InputError("--stroke-size needs --learned; with --style, use --style-scale")
     if 0 < options.size < config.VGG_LEAST_SIDE:
-        raise errors.InputError(f"--size must be at least {config.VGG_LEAST_SIDE}, or 0 for the photo's own")
+        own = ", or 0 for the photo's own" if options.learned else ""
+        raise errors.InputError(f"--size must be at least {config.VGG_LEAST_SIDE}{own}")
     for text in options.learned:
         naming.name_and_weight(text, "--learned")
     if (task, options.init) == ("layer", "style") or ("texture" in task and options.init == "content"):
@@ -147,7 +199,7 @@ def check(options, task):
 
 def default_name(content, options):
     """Return the result's default name, made of the names of the photo and the styles."""
-    parts = [content.resolve().name if content.is_dir() else content.stem] if content else []
+    parts = [naming.name_of_photos(content)] if content else []
     if options.each:
         return f"{parts[0]}__each"  # one folder for all paintings, including the paintings of later commands
     parts += [pathlib.Path(style).stem for style in options.style]
@@ -158,26 +210,25 @@ def default_name(content, options):
 
 
 def paint_one(content, options):
-    """Make one picture, and print its files, its size and its losses."""
-    result = pathlib.Path(options.output or f"generated/{default_name(content, options)}.{options.format}")
-    if content is None and not options.quiet:  # printed before any error about the missing photo
+    """Make one picture, of a photo or without one, and print its files, its size and its losses."""
+    if not content and not options.quiet:  # printed before any error about the missing photo
         print("note: without a photo before --style, this makes a texture", file=sys.stderr)
-    command_line.require_suffix(result, ".png", ".jpg", ".jpeg")
+    command_line.require_suffix(options.output, ".png", ".jpg", ".jpeg")
+    default = f"generated/{default_name(content, options)}.{options.format}"
+    result = outputs.choose_result(options, default, lambda result: output_files(result, options).values())
     files = output_files(result, options)
-    disk.refuse_to_overwrite(files.values(), options.overwrite)
-    disk.check_writable(result)
-    row = paint(content, result, options, keep_unfinished=True)
+    row = paint(content[0] if content else None, result, options, keep_unfinished=True)
     for key, value in (files | row).items():
         print(f"{key}: {value}")
 
 
 def paint_many(content, options):
-    """Make a picture of each photo in a folder, or with --each one per painting, and print the pictures' files."""
+    """Make a picture of each photo, or with --each one per painting, and print the pictures' files."""
     output = pathlib.Path(options.output or f"generated/{default_name(content, options)}")
     folders.check_folder(output)
     if any(pathlib.Path(path).is_dir() and output.resolve() == pathlib.Path(path).resolve() for path in options.style):
         raise errors.InputError(f"{output} is where the paintings are; give another folder with --output")
-    photos = folders.find_photos(content, output, options) if content.is_dir() else [content]
+    photos = folders.find_photos(content, output, options) if naming.are_many(content) else content
     task = folders.ImageTask(SCRIPT, paint, prepare, manifest_of, lambda words: options_of(parse_arguments(words)))
     folders.apply_to_folder(task, photos, output, f".{options.format}", variants_of(options), options)
 

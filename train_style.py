@@ -21,10 +21,11 @@ import pathlib
 import sys
 
 import config
-from atelier import disk, errors
+from atelier import disk, errors, naming
 
 hardware = command_line.lazy_import("atelier.hardware")
 imaging = command_line.lazy_import("atelier.imaging")
+input_pictures = command_line.lazy_import("atelier.style.input_pictures")
 learned_styles = command_line.lazy_import("atelier.style.learned_styles")
 style_training = command_line.lazy_import("atelier.style.style_training")
 trainings = command_line.lazy_import("atelier.trainings")
@@ -58,7 +59,8 @@ def main():
     training = style_training.StyleTraining(folder, paintings, photos, base, options)
     if not options.quiet:
         print(f"device: {device}; vgg16 with the weights {training.loss.source}", file=sys.stderr)
-    for line in (imaging.unread_pictures(source), *(f"left out: {line}" for line in refused)):
+    small = input_pictures.notes_on_small(paintings, options.size, sharp_size)
+    for line in (*small, imaging.unread_pictures(source), *(f"left out: {line}" for line in refused)):
         if line:
             trainings.note(line, options)
     resumes = options.resume and (folder / style_training.CHECKPOINT).exists()
@@ -67,11 +69,17 @@ def main():
     print(f"style: {folder}")
     print(f"sheet: {folder / 'sheet.png'}")
     style = folder if len(paintings) == 1 else folder / paintings[0].stem
-    print(f"paint: {trainings.command_of('style_transfer.py', 'PHOTO', '--learned', str(style))}")
+    print(f"paint: {command_line.command_of('style_transfer.py', 'PHOTO', '--learned', str(style))}")
     if refused:
         raise errors.PartlyDone(
             f"{len(refused)} files in {source} could not be used as photos; the first: {refused[0]}"
         )
+
+
+def sharp_size(side):
+    """Return what to type so that a painting, whose longest side has `side` pixels, is not enlarged."""
+    least = config.Learn.__dataclass_fields__["size"].metadata["range"].least
+    return f"--size {side} keeps it sharp, with smaller strokes" if side >= least else "take a larger picture of it"
 
 
 PHOTOS = config.ROOT / "images/content"
@@ -81,7 +89,8 @@ def check(arguments, options):
     """Return the paintings. Raises InputError for a missing file, and for options that contradict each other."""
     for path in arguments.paintings:
         if not path.is_file():
-            raise errors.InputError(f"{path} does not exist" if not path.exists() else f"{path} is a folder")
+            folder = "is a folder; a folder of photos comes after --photos"
+            raise errors.InputError(f"{path} {folder if path.exists() else 'does not exist'}")
     stems = [path.stem for path in arguments.paintings]
     if len({*stems}) < len(stems):
         raise errors.InputError("two paintings have the same name; rename one, since styles are named after them")
@@ -91,7 +100,7 @@ def check(arguments, options):
         raise errors.InputError("--base cannot be combined with --from-scratch")
     if options.keep_network and base_of(options) is None:
         raise errors.InputError("--keep-network needs a network, from --base or in trained/styles")
-    if options.base and not pathlib.Path(options.base).exists():
+    if options.base and not base_of(options).exists():
         raise errors.InputError(f"{options.base} does not exist; --base takes a style's folder or its network.npz")
     if options.steps and command_line.was_given(arguments, "minutes"):
         raise errors.InputError("--steps cannot be combined with --minutes")
@@ -129,7 +138,7 @@ def base_of(options):
     if options.from_scratch:
         return None
     if options.base:
-        return pathlib.Path(options.base)
+        return naming.find_trained(options.base, "trained/styles")
     return shipped if shipped.exists() else None
 
 

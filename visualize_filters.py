@@ -14,6 +14,7 @@ and projections, it shows a picture that was optimized from noise to activate th
 from atelier import command_line  # imported first: from now on, Ctrl-C ends the script with one line
 
 # isort: split
+import dataclasses
 import json
 import os
 import pathlib
@@ -32,6 +33,7 @@ filter_dreams = command_line.lazy_import("atelier.dream.filter_dreams")
 filter_sheets = command_line.lazy_import("atelier.dream.filter_sheets")
 hardware = command_line.lazy_import("atelier.hardware")
 imaging = command_line.lazy_import("atelier.imaging")
+outputs = command_line.lazy_import("atelier.outputs")
 pretrained = command_line.lazy_import("atelier.networks.pretrained")
 provenance = command_line.lazy_import("atelier.provenance")
 tqdm = command_line.lazy_import("tqdm")
@@ -53,6 +55,7 @@ def main():
     options = command_line.collect(config.Filters, arguments)
     check(arguments, options)
     if options.evolution:
+        options = dataclasses.replace(options, evolution=str(naming.find_trained(options.evolution)))
         show_evolution(arguments.layer, options)
     else:
         show_filters(arguments.layer, options)
@@ -66,10 +69,11 @@ def check(arguments, options):
                 raise errors.InputError(
                     f"{command_line.flag_of(name)} cannot be combined with --evolution, which names the networks"
                 )
-        if not naming.saved_epochs(options.evolution):
+        if not naming.saved_epochs(naming.find_trained(options.evolution)):
             raise errors.InputError(f"{options.evolution} is not a folder of .keras files, one for each saved epoch")
     elif arguments.layer is None:
-        raise errors.InputError("give a layer, or --evolution and a folder of saved epochs")
+        refuse_layer_after_images(options)
+        raise errors.InputError("give a layer before --images, or --evolution and a folder of saved epochs")
     elif not options.images:
         raise errors.InputError("give pictures, or folders of them, with --images")
     else:
@@ -77,6 +81,14 @@ def check(arguments, options):
     for path in options.images:
         if not pathlib.Path(path).exists():
             raise errors.InputError(f"{path} does not exist")
+
+
+def refuse_layer_after_images(options):
+    """Raise InputError if one of the words after --images is no file, and so may be the layer."""
+    missing = [path for path in options.images if not pathlib.Path(path).exists()]
+    if len(missing) == 1 and len(options.images) > 1:
+        command = command_line.command_with_first(*missing, without=missing)
+        raise errors.InputError(f"{missing[0]} is no file; if it is the layer, it comes before --images: {command}")
 
 
 def show_filters(layer, options):
@@ -139,11 +151,9 @@ def load_deconvnet(path, layer, options):
 
 def prepare(name, options):
     """Return the path of the result. Raises InputError if the file must not be overwritten or can't be written."""
-    result = pathlib.Path(options.output or f"generated/{name}.png")
-    command_line.require_suffix(result, ".png")
+    command_line.require_suffix(options.output, ".png")
+    result = outputs.choose_result(options, f"generated/{name}.png", lambda result: [result])
     disk.refuse_to_replace([result], find_images(options))
-    disk.refuse_to_overwrite([result], options.overwrite)
-    disk.check_writable(result)
     return result
 
 

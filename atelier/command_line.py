@@ -37,6 +37,8 @@ import itertools
 import math
 import pathlib
 import re
+import shlex
+import shutil
 import signal
 import threading
 import typing
@@ -67,14 +69,21 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"there is no {flag}{naming.suggestion(flag, list(known))}")
             if times > 1 and "--quiet" not in words:
                 print(f"note: {flag} is given {times} times; the last one is used", file=sys.stderr)
+        for value in (word.partition("=")[2] if word.startswith("-") else word for word in words):
+            if re.match("(https?|ftp)://", value):
+                self.error(f"{value} is a web address; download it first, and give the file's name")
         arguments, stray = self.parse_known_args(args, namespace)
         if stray:
-            list_flags = [
-                action.option_strings[0] for action in self._actions if action.nargs == "+" and action.type is expanded
-            ]
-            after = f"; does it belong after {' or '.join(list_flags)}?" if list_flags and stray[0][:1] != "-" else ""
-            self.error(f"there is no place for {' '.join(stray)}{after}")
+            places = [] if stray[0].startswith("-") else self._places_of_pictures()
+            question = f"; does it belong {' or '.join(places)}?" if places else ""
+            self.error(f"there is no place for {' '.join(stray)}{question}")
         return arguments
+
+    def _places_of_pictures(self):
+        """List where the command line can have pictures, in words."""
+        takers = [action for action in self._actions if action.metavar in ("PICTURE", "PAINTING", "PHOTO")]
+        first = [f"beside the first {action.metavar.lower()}" for action in takers if not action.option_strings]
+        return first + [f"after {action.option_strings[0]}" for action in takers if action.option_strings]
 
     def _check_value(self, action, value):
         if action.choices is not None and value not in action.choices:
@@ -82,13 +91,55 @@ class Parser(argparse.ArgumentParser):
             flag = "/".join(action.option_strings)
             self.error(f"{flag} has no {value}{naming.suggestion(value, known)}; it has {', '.join(known)}")
 
+    def _get_value(self, action, word):
+        try:
+            return super()._get_value(action, word)
+        except argparse.ArgumentError:
+            refuse_swallowed(action, word)
+            raise argparse.ArgumentError(None, no_number(action, word)) from None
+
     def error(self, message):
         fail(f"{message} (--help lists the flags)", 2)
+
+
+def no_number(action, word):
+    """Return the message for a word that the flag of an argparse action takes for a number."""
+    flag, what = action.option_strings[0], "a whole number" if action.type is int else "a number"
+    message = f"{flag} takes {what}, and {word} is none"
+    if action.type is float and re.fullmatch(r"-?\d*,\d+", word):
+        return f"{message}; write {word.replace(',', '.')}"
+    return message
+
+
+def refuse_swallowed(action, word):
+    """Exit with a message if a photo or a layer stands behind a flag that takes several numbers."""
+    flag, is_input = action.option_strings[0], pathlib.Path(word).exists() or word in naming.layer_names("vgg19")
+    if action.nargs == "+" and is_input and (flag, word) not in itertools.pairwise(sys.argv):
+        fail(f"{no_number(action, word)}; give it before {flag}: {command_with_first(word, without=[word])}", 2)
 
 
 def expanded(path):
     """Replace a leading ~ or ~user in a path, since the shell does not replace it after = or in quotes."""
     return os.path.expanduser(path)
+
+
+def command_of(script, *arguments):
+    """Return the shell command that runs another script of the toolkit from the current folder."""
+    python = "python" if shutil.which("python") == sys.executable else sys.executable
+    return shlex.join([python, str(pathlib.Path(sys.argv[0]).with_name(script)), *map(str, arguments)])
+
+
+def typed_command():
+    """Return this process's command as a line of text, as pictures record it."""
+    line = shlex.join(["python", *sys.argv])
+    return line.encode(errors="backslashreplace").decode()  # a file name may have bytes that are not text
+
+
+def command_with_first(*words, without=()):
+    """Return this process's command with `words` before its other words, and without those in `without`."""
+    left_out = {str(word) for word in without}
+    others = [word for word in sys.argv[1:] if expanded(word) not in left_out]
+    return command_of(pathlib.Path(sys.argv[0]).name, *words, *others)
 
 
 def require_suffix(path, *suffixes):

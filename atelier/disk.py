@@ -109,14 +109,18 @@ def refuse_to_replace(results, sources):
 
 
 def check_writable(path):
-    """Raise OSError or InputError if the file `path` cannot be written. Call this before the work begins."""
+    """Raise InputError if the file `path` cannot be written; make its folder. Call this before the work begins."""
     if pathlib.Path(path).is_dir():
         raise InputError(f"{path} is a folder")
     path = pathlib.Path(path)
     refuse_tilde(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=path.parent):
-        pass
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:  # it names a temporary file, which nobody has typed
+        reason = f"{path.parent} is a file" if path.parent.is_file() else (error.strerror or str(error)).lower()
+        raise InputError(f"{path} can't be written: {reason}; give another name") from error
 
 
 @contextlib.contextmanager

@@ -17,6 +17,11 @@ from skimage.util import montage
 from atelier.disk import silenced_stderr, whole_file
 from atelier.errors import InputError
 
+with contextlib.suppress(ImportError):  # optional; with it, Pillow reads HEIC
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+
 
 def load_image(path):
     """Read a picture, upright and in sRGB: float32 H x W x 3 in 0..255. Raises InputError if it cannot be read."""
@@ -40,7 +45,7 @@ def open_picture(path, at_least=None):
                 upright = upright.convert("RGB")
             return to_srgb(upright, profile)
     except UnidentifiedImageError as error:
-        raise InputError(f"{path} is not a picture that can be read") from error
+        raise InputError(f"{path} is not a picture that can be read{advice_on([path])}") from error
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror or error}") from error
     except MemoryError:
@@ -77,8 +82,20 @@ def to_srgb(picture, profile):
 
 
 def find_pictures(folder, recursive=True):
-    """List the pictures in a folder and its subfolders, sorted. Files are recognised as pictures by their suffix."""
-    return find_files(folder, picture_endings(), recursive)
+    """List the pictures in a folder and its subfolders, sorted.
+
+    Files are recognised as pictures by their suffix, and those named .heic by whether Pillow can open them: without
+    pillow-heif, it can open the JPEGs among them.
+    """
+    files = find_files(folder, picture_endings() | HEIC, recursive)
+    return [path for path in files if path.suffix.lower() not in HEIC or picture_endings() >= HEIC or can_open(path)]
+
+
+def can_open(path):
+    """Tell whether Pillow knows a file's format."""
+    with contextlib.suppress(Exception), Image.open(path):  # a damaged header can raise any error
+        return True
+    return False
 
 
 def find_paintings(paths):
@@ -101,11 +118,20 @@ def picture_endings():
 def unread_pictures(folder, recursive=True):
     """Return a note about the pictures in a folder whose camera formats can't be read, or None if there are none."""
     files = sorted({*find_files(folder, CAMERA_KINDS, recursive)} - {*find_pictures(folder, recursive)})
-    return f"{len(files)} such as {files[0]} can't be read; save them as JPEG" if files else None
+    return f"{len(files)} such as {files[0]} can't be read{advice_on(files)}" if files else None
+
+
+def advice_on(files):
+    """Return the end of the message about files that can't be read: how to read HEIC and cameras' raw formats."""
+    kinds = {pathlib.Path(path).suffix.lower() for path in files}
+    if kinds & HEIC and not picture_endings() >= HEIC:
+        return "; pip install pillow-heif, which reads HEIC, or save as JPEG"
+    return "; save as JPEG" if kinds & CAMERA_KINDS else ""
 
 
 # Formats that cameras write and Pillow cannot read without a plugin.
-CAMERA_KINDS = {".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
+HEIC = {".heic", ".heif"}
+CAMERA_KINDS = HEIC | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
 
 
 def find_files(folder, endings, recursive):
@@ -132,7 +158,8 @@ def load_pictures(folder, width, height, gray=False):
         except InputError as error:
             refused.append(str(error))
     if not pictures:
-        reason = f"; the first: {refused[0]}" if refused else ""
+        unread = unread_pictures(folder)
+        reason = f"; the first: {refused[0]}" if refused else f"; {unread}" if unread else ""
         raise InputError(f"{folder} holds no picture that can be used{reason}")
     return np.stack(pictures), refused
 

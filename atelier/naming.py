@@ -1,13 +1,15 @@
-"""Check the names of networks, layers and data sets that users type, and suggest a correction of a wrong name.
+"""Find and check what users name: networks, layers, photos and data sets. Suggest a correction of a wrong name.
 
 Names are returned in Keras's spelling. A wrong name raises InputError. This module does not import TensorFlow.
 """
 
 import difflib
 import math
+import os
 import pathlib
 import re
 
+import config
 from atelier.errors import InputError
 
 
@@ -90,9 +92,9 @@ def own_classifier(convnet):
 
     For a folder of saved epochs, it is the file of the last epoch. Raises InputError if `convnet` is none of these.
     """
-    path = pathlib.Path(convnet)
     if normalized(str(convnet)) in map(normalized, NETWORKS):
         return None
+    path = find_trained(convnet)
     if path.is_dir():
         if not (epochs := saved_epochs(path)):
             raise InputError(f"{path} holds no .keras or .h5 file")
@@ -106,6 +108,23 @@ def own_classifier(convnet):
 
 
 MODEL_FILES = (".keras", ".h5", ".hdf5")
+
+
+def find_trained(name, folder="trained"):
+    """Return the path of the networks or the file that `name` names, or `name` as a path if there are none.
+
+    A name is looked for as a path, then in `folder` here, then in `folder` of this project, and last as a path in this
+    project. So the networks that are included have the same names in every working folder.
+    """
+    paths = (pathlib.Path(name), pathlib.Path(folder, name), config.ROOT / folder / name, config.ROOT / name)
+    return next((path for path in paths if holds_networks(path)), paths[0])
+
+
+def holds_networks(path):
+    """Tell whether a path is a file, or a folder with networks or a meta.json that describes some."""
+    if not path.is_dir():
+        return path.is_file()
+    return (path / "meta.json").is_file() or any(file.suffix in MODEL_FILES for file in path.iterdir())
 
 
 def saved_epochs(folder):
@@ -142,6 +161,29 @@ def parse_layers(layers):
         if not (math.isfinite(weights[name]) and weights[name]):
             raise InputError(f"--layers {text}: a weight must be a finite number other than 0")
     return weights
+
+
+# --- Photos ------------------------------------------------------------------------------------
+
+
+def check_photos(paths):
+    """Raise InputError if one of these photos, or folders of photos, does not exist."""
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path} does not exist")
+
+
+def are_many(paths):
+    """Tell whether the pictures go to a folder: there are several photos, or there is a folder of them."""
+    return len(paths) > 1 or any(path.is_dir() for path in paths)
+
+
+def name_of_photos(paths):
+    """Return the name that results are named after: that of the photo, or of the folder that holds all photos."""
+    if not are_many(paths):
+        return paths[0].stem
+    folders = [path.resolve() if path.is_dir() else path.resolve().parent for path in paths]
+    return pathlib.Path(os.path.commonpath(folders)).name or "photos"
 
 
 # --- Data sets ---------------------------------------------------------------------------------

@@ -2,12 +2,11 @@
 
 import json
 import platform
-import shlex
-import sys
 
 import numpy as np
 
 from atelier import hardware
+from atelier.command_line import typed_command
 
 
 def versions():
@@ -22,8 +21,7 @@ def versions():
 
 def of_result(seed, **more):
     """Return the texts that say how a picture was made, a dict for the picture's file. `more` adds texts."""
-    command = shlex.join(["python", *sys.argv])
-    about = {"Software": "keras-atelier", "command": command, "seed": seed, "versions": versions(), **more}
+    about = {"Software": "keras-atelier", "command": typed_command(), "seed": seed, "versions": versions(), **more}
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
     # Text chunks must be valid Unicode. File names in the command may not be.
     return {key: text.encode(errors="backslashreplace").decode() for key, text in texts.items()}

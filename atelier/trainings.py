@@ -6,8 +6,6 @@ import enum
 import itertools
 import math
 import pathlib
-import shlex
-import shutil
 import signal
 import sys
 import threading
@@ -17,6 +15,7 @@ import zlib
 import numpy as np
 
 from atelier import disk
+from atelier.command_line import command_of
 from atelier.errors import InputError
 
 # --- The folder --------------------------------------------------------------------------------
@@ -296,12 +295,6 @@ def print_draw_command(folder, *flags):
     """Print the command that draws with the trained networks."""
     folder = f"./{folder}" if str(folder).startswith("-") else str(folder)
     print(f"draw: {command_of('generate_rnn.py', folder, *flags)}")
-
-
-def command_of(script, *arguments):
-    """Return the shell command that runs another script of the toolkit from the current folder."""
-    python = "python" if shutil.which("python") == sys.executable else sys.executable
-    return shlex.join([python, str(pathlib.Path(sys.argv[0]).with_name(script)), *arguments])
 
 
 def print_how_to_train_longer(possible):

@@ -171,7 +171,7 @@ def empty(data):
         started = time.perf_counter()
         with open(os.devnull, "w") as nowhere:
             sys.stdout, original = nowhere, sys.stdout
-            found = folders.find_photos(photos, output, options)
+            found = folders.find_photos([photos], output, options)
             folders.apply_to_folder(task, found, output, ".png", [folders.Variant(options)], options)
             sys.stdout = original
         seconds = time.perf_counter() - started

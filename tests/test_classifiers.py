@@ -193,7 +193,7 @@ def test_unsuitable_networks_and_classes_are_refused(tmp_path):
     )
     assert "a relu" in error_for(transfer_model(layers.Dense(4, activation="relu")), tmp_path, "--class", 1)
     assert "there is no class 5" in error_for(transfer_model(), tmp_path, "--class", 5)
-    assert "names its classes" in error_for(transfer_model(), tmp_path, "--class", "hound")
+    assert "does not name its classes" in error_for(transfer_model(), tmp_path, "--class", "hound")
 
 
 def test_files_that_contain_code_or_no_model_are_refused_and_never_run(tmp_path):

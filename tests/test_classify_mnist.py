@@ -204,4 +204,4 @@ def test_bad_flags_are_reported_in_one_line(tiny_models, tmp_path, flags, compla
 
 
 def test_a_missing_folder_is_reported_in_one_line(tmp_path):
-    assert "does not exist" in run("classify_mnist.py", tmp_path / "absent", status=2).stderr
+    assert "there are no models" in run("classify_mnist.py", tmp_path / "absent", status=2).stderr

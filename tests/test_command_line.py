@@ -108,7 +108,10 @@ CHINA = "images/content/china.jpg"
         (("style_transfer.py", CHINA, "--layer", "block3"), "no block3 (did you mean block3_conv1?)"),
         (("visualize_filters.py", "block3", "--images", CHINA), "no block3 (did you mean block3_conv1?)"),
         (("visualize_filters.py", "block3_conv1", "photos"), "no place for photos; does it belong after --images?"),
-        (("style_transfer.py", "a.jpg", "b.jpg", "--style", "c"), "no place for b.jpg; does it belong after --style?"),
+        (
+            ("style_transfer.py", "a.jpg", "--size", 64, "b.jpg", "--style", "c"),
+            "for b.jpg; does it belong beside the first photo or after --style?",
+        ),
         (
             ("train_rnn.py", "images/contents"),
             "of pictures images/contents (did you mean content?); for a set of digits, add --all-digits",
@@ -136,7 +139,7 @@ def test_a_flag_given_twice_has_its_last_value_and_a_note_says_so(tmp_path):
         (("train_rnn.py", "letters", "--all-digits"), "letters is not digits, mnist or fashion_mnist"),
         (("classify_mnist.py", "trained/mnist", "--data", "no/such"), "no/such does not exist; --data takes"),
         (("classify_mnist.py", "trained/digits", "--data", "README.md"), "README.md is not a readable .npz"),
-        (("classify_mnist.py", "no/such"), "no/such does not exist; train_rnn.py makes such folders"),
+        (("classify_mnist.py", "no/such"), "there are no models no/such; trained/ holds digits, mnist, "),
         (
             ("generate_rnn.py", "trained/monet", "--digit", 3),
             "is for digits, and trained/monet holds a painter",

@@ -244,7 +244,7 @@ def test_a_broken_picture_is_named_and_the_others_are_used(photos, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((), "give a layer, or --evolution and a folder"),
+        ((), "give a layer before --images, or --evolution and a folder"),
         (("block1_conv1",), "give pictures, or folders of them, with --images"),
         (("block1_conv9", "--images", "images/content"), "did you mean block1_conv"),
         (

@@ -156,19 +156,31 @@ def with_summary(done, summary, rows):
         write_summary(summary, rows.values())
 
 
-def find_photos(folder, output, options):
-    """List the photos in a folder. Raises InputError if there are none, or if results would be among them."""
-    inside = options.recursive and folder.resolve() in output.resolve().parents
-    if output.resolve() == folder.resolve() or inside:
-        raise InputError(f"{output} is where the photos are; give another folder with --output")
-    photos = find_pictures(folder, options.recursive)
+def find_photos(paths, output, options):
+    """List the photos in `paths`, which are photos and folders of them, each photo once.
+
+    Raises InputError if there are none, or if results would be among them.
+    """
+    photos = []
+    for path in paths:
+        folder = path if path.is_dir() else path.parent
+        inside = options.recursive and path.is_dir() and folder.resolve() in output.resolve().parents
+        if output.resolve() == folder.resolve() or inside:
+            raise InputError(f"{output} is where the photos are; give another folder with --output")
+        photos += find_in_folder(path, options) if path.is_dir() else [path]
+    if not photos:
+        deeper = not options.recursive and any(find_pictures(folder) for folder in paths)
+        advice = "; --recursive takes those in its subfolders" if deeper else ""
+        raise InputError(f"{paths[0]} holds no picture{advice}")
+    return [*{photo.resolve(): photo for photo in photos}.values()]
+
+
+def find_in_folder(folder, options):
+    """List the photos in a folder, and print a note about those that can't be read."""
     unread = unread_pictures(folder, options.recursive)
     if unread and not options.quiet:
         print(f"note: {unread}", file=sys.stderr)
-    if not photos:
-        deeper = not options.recursive and find_pictures(folder)
-        raise InputError(f"{folder} holds no picture" + "; --recursive takes those in its subfolders" * bool(deeper))
-    return photos
+    return find_pictures(folder, options.recursive)
 
 
 def check_folder(output):

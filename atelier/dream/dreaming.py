@@ -210,9 +210,9 @@ def subject_of(session, options):
     return {"class": names[options.class_] if names else options.class_}
 
 
-def default_name(photo, options):
-    """Name the result after the photo and the subject of the dream."""
-    name = photo.resolve().name if photo.is_dir() else photo.stem
+def default_name(photos, options):
+    """Name the result after the photos (a list of paths) and the subject of the dream."""
+    name = naming.name_of_photos(photos)
     if options.guide:
         return f"{name}__{pathlib.Path(options.guide).stem}__dream"
     return f"{name}__dream" if options.class_ is None else f"{name}__class_{options.class_}"

@@ -38,7 +38,10 @@ def class_number(text, convnet):
         return int(text)
     if not names:
         classifier = naming.own_classifier(convnet)
-        raise InputError(f"no meta.json beside {classifier} names its classes; give --class a number")
+        raise InputError(
+            f"{classifier} does not name its classes; give --class a number, or list the names in order as "
+            f'{{"classes": [...]}} in {classifier.parent / "meta.json"}'
+        )
     known = {naming.normalized(name): i for i, name in enumerate(names)}
     wanted = naming.normalized(text)
     if wanted in known:

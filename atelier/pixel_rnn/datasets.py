@@ -54,7 +54,10 @@ def load_with_keras(source):
         with contextlib.redirect_stdout(sys.stderr):  # Keras prints its download on standard output
             (x_train, y_train), (x_test, y_test) = getattr(hardware.keras.datasets, source).load_data()
     except Exception as error:
-        message = f"{source} is not in Keras's cache and can't be downloaded; give its files with --data"
+        message = (
+            f"{source} is not in Keras's cache and can't be downloaded; --data takes an .npz like Keras's or a folder "
+            "with the four IDX files"
+        )
         raise InputError(message) from error
     return x_train, y_train, x_test, y_test
 
@@ -67,13 +70,25 @@ def load_npz(path):
     except KeyError as error:
         raise InputError(f"{path} lacks an array; it must hold {', '.join(NPZ_ARRAYS)}") from error
     except Exception as error:  # NumPy and zipfile do not catch the exceptions of their parsers
-        raise InputError(f"{path} is not a readable .npz: {error}") from error
+        folder = pathlib.Path(path).parent
+        if holds_idx_files(folder):
+            raise InputError(f"{path} is not a readable .npz; for the IDX files beside it: --data {folder}") from error
+        message = f"{path} is not a readable .npz; --data takes an .npz or a folder with the four IDX files"
+        raise InputError(message) from error
 
 
 def load_idx_folder(folder):
     """Read the four IDX files in a folder, as load_dataset does. Raises InputError."""
     folder = pathlib.Path(folder)
     return tuple(read_idx(find_idx(folder, name), dimensions=3 if "images" in name else 1) for name in IDX_FILES)
+
+
+def holds_idx_files(folder):
+    """Tell whether a folder holds all four IDX files."""
+    try:
+        return all(find_idx(folder, name) for name in IDX_FILES)
+    except InputError:
+        return False
 
 
 def find_idx(folder, name):

@@ -48,6 +48,7 @@ def train(source, digit, preset, training_config, options, name):
     if state.is_finished:
         trainings.note(state.message, options)
     else:
+        disk.check_writable(training.folder / "meta.json")
         training.execute({label: images[labels == label] for label in training.begin()})
     print(f"models: {training.folder}")
     trainings.print_results(training.results())

@@ -10,6 +10,8 @@ import pathlib
 import numpy as np
 
 import config
+from atelier import naming
+from atelier.command_line import command_of
 from atelier.errors import InputError
 from atelier.pixel_rnn import palettes
 
@@ -22,8 +24,17 @@ def load_meta(folder):
     Raises InputError if there are no models or if meta.json is damaged.
     """
     folder = pathlib.Path(folder)
+    if folder.is_file():
+        raise InputError(f"{folder} is a file; give a folder of models, as train_rnn.py writes it")
     if not folder.is_dir():
-        raise InputError(f"{folder} does not exist; train_rnn.py makes such folders")
+        style = naming.find_trained(folder, "trained/styles") / "meta.json"
+        if style.is_file():
+            refuse_other_networks(folder, json.loads(style.read_text()))
+        known = known_models()
+        raise InputError(
+            f"there are no models {folder}{naming.suggestion(folder.name, known)}; trained/ holds {', '.join(known)}, "
+            "and train_rnn.py makes more"
+        )
     path = folder / "meta.json"
     if not path.exists():
         classes = sorted(int(file.stem[6:]) for file in folder.glob("model_*.h5") if file.stem[6:].isdigit())
@@ -33,6 +44,7 @@ def load_meta(folder):
         return {"source": "mnist", "recipe": training_config, "classes": {str(label): {} for label in classes}}
     try:
         meta = json.loads(path.read_text())
+        refuse_other_networks(folder, meta)
         training_config, source = meta["recipe"], meta["source"]
         if not isinstance(source, str) or training_config["context"] not in CONTEXTS:
             raise ValueError("its source or context is not known")
@@ -46,6 +58,22 @@ def load_meta(folder):
         return meta | {"classes": {str(label): entry for label, entry in classes}}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is damaged: {error}") from error
+
+
+def known_models():
+    """List the names of the folders in trained/, here and in this project, that hold models of train_rnn.py."""
+    paths = [path for root in (pathlib.Path(), config.ROOT) for path in root.glob("trained/*/meta.json")]
+    return sorted({path.parent.name for path in paths if '"recipe"' in path.read_text(errors="replace")})
+
+
+def refuse_other_networks(folder, meta):
+    """Raise InputError if a folder's meta.json, a dict, is that of a learned style or of a classifier for dreams."""
+    if "paintings" in meta:
+        command = command_of("style_transfer.py", "PHOTO", "--learned", folder)
+        raise InputError(f"{folder} holds a learned style, which paints photos: {command}")
+    if "classes" in meta and "recipe" not in meta:
+        command = command_of("deepdream.py", "noise", "--convnet", folder, "--class", 0, "--canvas", "pixels")
+        raise InputError(f"{folder} holds a classifier, which can dream: {command}")
 
 
 def read_palette(text, training_config):

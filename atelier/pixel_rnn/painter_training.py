@@ -37,8 +37,9 @@ def train(source, preset, training_config, options, name):
     check_disjoint(source, options.validation)
     pictures, held_out, refused = load_training_pictures(source, training_config, options)
     device = hardware.use_precision(options.precision, "training", training_config.batch_size)
-    for line in refused:
-        trainings.note(f"left out: {line}", options)
+    unread = imaging.unread_pictures(source)
+    for line in [*(f"left out: {line}" for line in refused), *([unread] if unread else [])]:
+        trainings.note(line, options)
     if not options.quiet:
         print(f"device: {device}", file=sys.stderr)
     about = {"source": str(source), "preset": preset, "recipe": dataclasses.asdict(training_config)}
@@ -52,6 +53,7 @@ def train(source, preset, training_config, options, name):
     if state.is_finished:
         trainings.note(state.message, options)
     else:
+        disk.check_writable(training.folder / "meta.json")
         training.prepare(pictures, held_out)
         del pictures, held_out  # only the tokens are needed now, two bytes a pixel
         training.execute()

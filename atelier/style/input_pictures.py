@@ -1,6 +1,9 @@
 """Read photos and paintings at the size that style transfer needs. Pictures too small for VGG are refused."""
 
+import contextlib
 import math
+
+from PIL import Image
 
 import config
 from atelier import imaging
@@ -32,6 +35,29 @@ def read_painting(path, longest, flags="--size"):
             f"{path} would be reduced to {width} x {height} pixels; VGG needs {LEAST}; give a larger {flags}"
         )
     return imaging.resize_picture(painting, width, height)
+
+
+def notes_on_small(paths, longest, advice):
+    """Return a line for each painting that has to be enlarged visibly to `longest` pixels.
+
+    `advice(side)` returns what to type instead, for a painting whose longest side has `side` pixels.
+    """
+    sides = {path: longest_side(path) for path in paths}
+    return [
+        f"{path} is enlarged from {side} to {longest:.0f} pixels, which blurs it; {advice(side)}"
+        for path, side in sides.items()
+        if side * VISIBLE < longest
+    ]
+
+
+def longest_side(path):
+    """Return the longest side of a picture in pixels; infinity if it can't be read, which its reader will report."""
+    with contextlib.suppress(Exception), Image.open(path) as picture:  # a damaged file can raise any error
+        return max(picture.size)
+    return math.inf
+
+
+VISIBLE = 1.25  # a painting that is enlarged less looks as sharp as the result
 
 
 def load_image(path):

@@ -62,9 +62,9 @@ class LearnedStyle:
 
 
 def load_style(name):
-    """Load a style by its name in trained/styles, or by its folder. Raises InputError."""
-    folder = next((path for path in (pathlib.Path(name), STYLES / name) if (path / META).is_file()), None)
-    if folder is None:
+    """Load a style by its folder, or by its name in trained/styles here or in this project. Raises InputError."""
+    folder = naming.find_trained(name, "trained/styles")
+    if not (folder / META).is_file():
         known = known_styles()
         advice = f"the learned styles are {', '.join(known)}" if known else "train_style.py learns one"
         raise InputError(f"there is no learned style {name}{naming.suggestion(str(name), known)}; {advice}")
@@ -85,7 +85,9 @@ def load_style(name):
 
 
 def known_styles():
-    return sorted(str(path.parent.relative_to(STYLES)) for path in STYLES.glob(f"**/{STYLE}"))
+    """List the names of the styles in trained/styles, here and in this project."""
+    roots = (pathlib.Path("trained/styles"), STYLES)
+    return sorted({str(path.parent.relative_to(root)) for root in roots for path in root.glob(f"**/{STYLE}")})
 
 
 def read_meta(folder):
@@ -208,7 +210,10 @@ def mix_styles(styles, weights):
     """
     if len({checksum(style.network) for style in styles}) > 1:
         names = " and ".join(style.name for style in styles)
-        raise InputError(f"{names} belong to different networks; only styles of one network can be mixed")
+        raise InputError(
+            f"{names} belong to different networks, and only styles of one network can be mixed; a style that "
+            "train_style.py learns with --keep-network (and another --output) can be mixed with those that are included"
+        )
     alike = len({style.weights for style in styles}) == 1
     shares = np.float32(np.asarray(weights, "float64") / np.sum(weights))
 

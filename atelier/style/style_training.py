@@ -22,7 +22,7 @@ import tensorflow as tf
 import tqdm
 
 import config
-from atelier import colors, disk, imaging, manifests, provenance, trainings
+from atelier import colors, disk, imaging, manifests, progress, provenance, trainings
 from atelier.errors import InputError, Interrupted
 from atelier.networks import minimizers
 from atelier.style import input_pictures, learned_styles, perceptual_loss, stylization_network
@@ -111,8 +111,8 @@ def read_photos(folder, seed):
         except InputError as error:
             refused.append(str(error))
     if not photos:
-        why = f"; the first: {refused[0]}" if refused else f"; {imaging.unread_pictures(folder) or 'it has none'}"
-        raise InputError(f"{folder} holds no photo to learn from{why}")
+        why = f"the first: {refused[0]}" if refused else imaging.unread_pictures(folder)
+        raise InputError(f"{folder} holds no photo to learn from" + (f"; {why}" if why else ""))
     return photos, refused
 
 
@@ -142,8 +142,11 @@ class StyleTarget:
         self.statistics = [[np.asarray(x) for x in layer] for layer in loss.statistics(painting[None])]
 
 
-def losses_of_search(loss, start, targets):
-    """Return the TERMS of the lowest loss that a short search reaches, from a picture float32 H x W x 3."""
+def losses_of_search(loss, start, targets, forecast):
+    """Return the TERMS of the lowest loss that a short search reaches, from a picture float32 H x W x 3.
+
+    Each step is counted by `forecast`, a progress.Forecast.
+    """
     found = []
 
     def evaluate(picture):
@@ -151,7 +154,7 @@ def losses_of_search(loss, start, targets):
         found.append([float(terms[name]) for name in TERMS])
         return found[-1][0], np.asarray(gradient)[0]
 
-    minimizers.minimize_lbfgs(evaluate, start, SEARCH_STEPS, accept=lambda picture: None)
+    minimizers.minimize_lbfgs(evaluate, start, SEARCH_STEPS, accept=lambda picture: forecast.step(CROP**2))
     return min(found)
 
 
@@ -395,6 +398,8 @@ class StyleTraining:
     def compare_with_search(self, stop):
         """Return the mean losses of the network and of a search on a few pieces: a dict of TERMS for each."""
         losses = {"network": [], "search": []}
+        sizes = [(EVALUATED_PIECES * SEARCH_STEPS, CROP**2)]
+        forecast = progress.Forecast(sizes, "for this comparison", self.options.quiet)
         for number in range(EVALUATED_PIECES):
             self.raise_if_interrupted(stop)
             i = number % len(self.targets)
@@ -404,7 +409,7 @@ class StyleTraining:
             picture = self.network([recolored[None], noise, np.asarray(self.styles)[i : i + 1]])
             terms, _ = self.loss.loss_and_gradient(picture, targets)
             losses["network"].append([float(terms[name]) for name in TERMS])
-            losses["search"].append(losses_of_search(self.loss, recolored, targets))
+            losses["search"].append(losses_of_search(self.loss, recolored, targets, forecast))
         return {name: dict(zip(TERMS, np.mean(found, 0).round(4).tolist())) for name, found in losses.items()}
 
     def current_styles(self, network=None):
