@@ -58,7 +58,9 @@ def test_the_same_seed_trains_the_same_model_and_another_seed_another(tiny_model
     assert meta_of(tmp_path / "other")["classes"]["3"]["loss"] != again["loss"]
 
 
-@pytest.mark.parametrize(("signal_sent", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("signal_sent", "status"), [(signal.SIGKILL, -9), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_stopped_training_is_resumed_exactly(long_training, tmp_path, signal_sent, status):
     arguments, uninterrupted = long_training
     folder = tmp_path / "stopped"

@@ -169,6 +169,7 @@ def test_a_dream_of_a_dog_breed_is_recognised_and_is_not_speckle(dog_model, tmp_
     assert 1.5 * high_frequency_share(picture) < high_frequency_share(pixels(tmp_path / "b.png"))
 
 
+@pytest.mark.slow
 def test_a_breed_forms_in_a_photo_that_remains_recognisable(dog_model, tmp_path):
     flags = ("images/content/coffee.jpg", "--convnet", dog_model, "--size", 160, "--class", 7)
     figures = results(run("deepdream.py", *flags, "--steps", 60, "--output", tmp_path / "a.png").stdout)

@@ -37,6 +37,7 @@ def test_a_training_writes_a_model_its_palette_samples_and_losses(painter):
     assert "train_rnn.py" in Image.open(painter / "samples" / "epoch_0004.png").text["command"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_is_resumed_exactly_also_from_the_previous_checkpoint(
     pictures, painter, tmp_path, monkeypatch
 ):

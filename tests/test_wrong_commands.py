@@ -243,7 +243,8 @@ def test_mnist_without_the_internet_is_told_to_come_from_data(monkeypatch, tmp_p
 
 def test_a_picture_by_other_flags_gets_a_number_and_the_same_command_is_refused(photo, tmp_path, monkeypatch):
     monkeypatch.setattr("conftest.ROOT", tmp_path)
-    dream = ("deepdream.py", photo, "--size", 64, "--octaves", 1, "--steps", 1, "--quiet")
+    network = ("--convnet", ROOT / "trained/digit_classifier/epoch_32.keras", "--layers", "conv2")
+    dream = ("deepdream.py", photo, *network, "--size", 32, "--octaves", 1, "--steps", 1, "--quiet")
     classify = ("classify_mnist.py", ROOT / "trained/digits", "--quiet", "--num-images")
     draw = ("generate_rnn.py", ROOT / "trained/digits", "--digit", 3, "--grid")
     for key, name, first, second in (
@@ -261,8 +262,9 @@ def test_a_picture_by_other_flags_gets_a_number_and_the_same_command_is_refused(
 
 def test_networks_that_are_included_have_the_same_names_in_every_folder(photo, tmp_path, monkeypatch):
     monkeypatch.setattr("conftest.ROOT", tmp_path)
-    for number, name in enumerate(("monet", "trained/monet")):
-        drawn = run("generate_rnn.py", name, "--count", 1, "--output", f"drawn {number}.png", "--quiet")
+    for number, name in enumerate(("mnist", "trained/mnist")):
+        flags = ("--digit", 3, "--grid", 1, "--quiet")
+        drawn = run("generate_rnn.py", name, *flags, "--output", f"drawn {number}.png")
         assert results(drawn.stdout)["picture"] == f"drawn {number}.png"
     for name in ("wave", "trained/styles/wave"):
         run(
@@ -276,9 +278,9 @@ def test_networks_that_are_included_have_the_same_names_in_every_folder(photo, t
     run("visualize_filters.py", "--evolution", "digit_classifier", *flags)
 
 
-def test_models_in_the_working_folder_come_before_those_that_are_included(tiny, tmp_path, monkeypatch):
+def test_models_in_the_working_folder_come_before_those_that_are_included(tiny_models, tmp_path, monkeypatch):
     monkeypatch.setattr("conftest.ROOT", tmp_path)
-    shutil.copytree(tiny, tmp_path / "trained/mnist")
+    shutil.copytree(tiny_models, tmp_path / "trained/mnist")
     (tmp_path / "monet").mkdir()  # not of models
     for name, used in (("mnist", "trained/mnist"), ("digits", str(ROOT / "trained/digits"))):
         drawn = results(run("generate_rnn.py", name, "--digit", 3, "--grid", 1, "--quiet").stdout)
