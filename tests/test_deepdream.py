@@ -20,7 +20,8 @@ from atelier.networks import keras_files
 
 CLASSIFIER = ROOT / "trained/digit_classifier"
 FILM = ("--octaves", 1, "--steps", 1, "--zoom", 5, "--layers", "block2_conv1")
-QUICK = ("--size", 64, "--octaves", 2, "--steps", 2, "--precision", "float32", "--seed", 0)
+SMALL = ("--size", 64, "--octaves", 2, "--steps", 2, "--precision", "float32", "--seed", 0)
+QUICK = (*SMALL, "--layers", "block2_conv2")  # an early layer, whose gradient is quickly traced
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +40,11 @@ def default_dream(photo, tmp_path_factory):
 def dream(photo, result, *flags, status=0):
     """Dream on a small photo in two octaves of two steps; return what the command printed."""
     return run("deepdream.py", photo, *QUICK, "--output", result, *flags, status=status)
+
+
+def dream_on_default_layers(photo, result, *flags, status=0):
+    """Dream as dream() does, but on the network's default layers."""
+    return run("deepdream.py", photo, *SMALL, "--output", result, *flags, status=status)
 
 
 def dreamer_for(**options):
@@ -121,7 +127,7 @@ def test_the_gradient_is_traced_once_for_all_tiles_and_octaves(photo):
 
 
 def test_a_dream_makes_its_layers_stronger_and_records_its_command(photo, tmp_path):
-    result = dream(photo, tmp_path / "a.png", "--gif", "--steps", 6)
+    result = dream_on_default_layers(photo, tmp_path / "a.png", "--gif", "--steps", 6)
     assert re.search(r"^device: .*float32; VGG16 with the weights imagenet$", result.stderr, re.MULTILINE)
     printed = results(result.stdout)
     assert printed["layers"] == "block4_conv3 block5_conv1"
@@ -136,7 +142,7 @@ def test_a_dream_makes_its_layers_stronger_and_records_its_command(photo, tmp_pa
 
 
 def test_a_dream_from_python_equals_that_of_the_command(photo, default_dream, tmp_path):
-    options = config.Dream(size=64, octaves=2, steps=2, precision="float32", quiet=True)
+    options = config.Dream(size=64, octaves=2, steps=2, layers=("block2_conv2",), precision="float32", quiet=True)
     row = dreaming.make_picture(str(photo), str(tmp_path / "a.png"), options)
     assert (pixels(tmp_path / "a.png") == default_dream).all()
     assert (row["width"], row["height"], row["octaves"]) == (64, 48, 2)
@@ -190,7 +196,7 @@ def roughness(picture):
 @pytest.mark.parametrize(
     ("flags", "measure", "of_change", "least", "most"),
     [
-        (("--octaves", 3), coarse_share, True, 1.2, 2),
+        (("--octaves", 3), coarse_share, True, 1.1, 2),
         (("--octaves", 1), coarse_share, True, 0.5, 0.9),
         (("--octave-scale", 2), coarse_share, True, 1.2, 2),
         (("--smooth", 2), coarse_share, True, 2, 5),
@@ -272,7 +278,7 @@ def mobilenet(tmp_path_factory):
 
 def test_another_network_takes_its_weights_from_a_file(mobilenet, photo, tmp_path):
     flags = ("--convnet", "MobileNetV2", "--weights", mobilenet / "False.weights.h5")
-    printed = results(dream(photo, tmp_path / "a.png", *flags).stdout)
+    printed = results(dream_on_default_layers(photo, tmp_path / "a.png", *flags).stdout)
     assert float(printed["strength_after"]) > float(printed["strength_before"])
     assert (
         "did you mean block_12_add"
@@ -283,9 +289,9 @@ def test_another_network_takes_its_weights_from_a_file(mobilenet, photo, tmp_pat
 def test_a_class_of_imagenet_is_given_by_its_name(mobilenet, photo, tmp_path):
     flags = ("--convnet", "mobilenet_v2", "--weights", mobilenet / "True.weights.h5", "--octaves", 1, "--size", 224)
     steady = ("--canvas", "pixels", "--tv-weight", 0, "--jitter", 0, "--blur", 0, "--step-size", 1, "--steps", 4)
-    printed = results(dream(photo, tmp_path / "a.png", *flags, *steady, "--class", "Banana").stdout)
+    printed = results(dream_on_default_layers(photo, tmp_path / "a.png", *flags, *steady, "--class", "Banana").stdout)
     assert float(printed["strength_after"]) > float(printed["strength_before"])
-    error = dream(
+    error = dream_on_default_layers(
         photo,
         tmp_path / "b.png",
         *flags[:2],
@@ -391,7 +397,7 @@ def album(photo, tmp_path):
     ("flags", "message"),
     [
         (("--steps", 3), "--steps 2, now 3"),
-        (("--layers", "block4_conv1"), "--layers not given, now block4_conv1"),
+        (("--layers", "block4_conv1"), "--layers block2_conv2, now block4_conv1"),
         (("--guide", ROOT / "images/style/gravel.jpg"), "--guide not given, now gravel.jpg"),
         (("--convnet", CLASSIFIER), "--convnet vgg16, now epoch_32.keras"),
         (("--zoom", 3), "--zoom not given, now 3"),

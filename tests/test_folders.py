@@ -28,8 +28,12 @@ QUICK = (
 )
 
 
-@pytest.fixture(autouse=True)
-def release_loaded_models(cache_vgg):
+pytestmark = pytest.mark.usefixtures("cache_vgg")
+
+
+@pytest.fixture
+def no_models(cache_vgg):
+    """Forget the models that earlier tests loaded."""
     release_models()
 
 
@@ -92,7 +96,7 @@ def kill_when(command, condition):
 # --- Many photos ---
 
 
-def test_a_folder_is_painted_and_failed_photos_are_reported(holiday, tmp_path, monkeypatch):
+def test_a_folder_is_painted_and_failed_photos_are_reported(holiday, no_models, tmp_path, monkeypatch):
     functions, original = [], vision.value_and_gradient
     monkeypatch.setattr(vision, "value_and_gradient", lambda loss: functions.append(original(loss)) or functions[-1])
     output = tmp_path / "styled"
@@ -285,7 +289,7 @@ def test_the_summary_of_many_rows_is_written_at_intervals(tmp_path, monkeypatch)
 # --- The time left ---
 
 
-def test_the_time_left_is_printed_once_for_a_picture_and_once_for_a_folder(album, tmp_path):
+def test_the_time_left_is_printed_once_for_a_picture_and_once_for_a_folder(album, no_models, tmp_path):
     lines = [line for line in paint(album, tmp_path / "a").stderr.splitlines() if line.startswith("time left: about ")]
     assert len(lines) == 2 and "for this picture" in lines[0] and "for 1 more" in lines[1]
     release_models()
@@ -520,7 +524,7 @@ def test_a_picture_of_another_script_is_not_done(album, tmp_path):
 # --- Several paintings ---
 
 
-def test_each_photo_is_painted_in_the_style_of_each_painting(album, tmp_path, monkeypatch):
+def test_each_photo_is_painted_in_the_style_of_each_painting(album, no_models, tmp_path, monkeypatch):
     functions, original = [], vision.value_and_gradient
     monkeypatch.setattr(vision, "value_and_gradient", lambda loss: functions.append(original(loss)) or functions[-1])
     output, two_paintings = tmp_path / "styled", (PAINTING, OTHER)

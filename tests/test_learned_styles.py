@@ -17,7 +17,7 @@ import config
 import style_transfer
 import train_style
 from atelier import colors, errors, imaging
-from atelier.style import input_pictures, learned_styles, perceptual_loss, style_training
+from atelier.style import input_pictures, learned_styles, perceptual_loss, style_training, stylization_network
 
 PAINTING = ROOT / "images/style/starry_night.jpg"
 OTHER = ROOT / "images/style/wave.jpg"
@@ -317,7 +317,8 @@ def test_a_step_of_muon_is_about_as_large_in_all_directions():
     assert np.sum(change * gradient.reshape(36, 16)) > 0
 
 
-def test_muon_trains_all_kernels_except_that_of_the_last_layer(network):
+def test_muon_trains_all_kernels_except_that_of_the_last_layer():
+    network = stylization_network.StylizationNetwork()
     muon = style_training.Muon(1.0)
     muon.build(network.trainable_variables)
     by_muon = {
