@@ -241,7 +241,7 @@ def test_a_grey_painting_makes_grey_pictures(two_styles, photo):
     stylizer = learned_styles.Stylizer([(two_styles / "wave", 1.0)])
     grey = np.full((3, 3), style.covariance.mean())
     stylizer.style = dataclasses.replace(style, mean=np.full(3, 120.0), covariance=grey)
-    picture = learned_styles.finished(stylizer.stylize(pixels(photo)), pixels(photo)).astype(int)
+    picture = learned_styles.apply_final_options(stylizer.stylize(pixels(photo)), pixels(photo)).astype(int)
     assert np.ptp(picture, axis=2).max() <= 1 < np.ptp(picture[..., 0])
 
 
@@ -468,7 +468,9 @@ def test_the_included_styles_are_small_documented_and_different(photo):
     for name in SHIPPED:
         meta, style = learned_styles.read_meta(styles / name), learned_styles.load_style(name)
         assert meta["title"] and meta["learned_on"] and meta["losses"]["network"]["style"] < 1
-        pictures.append(learned_styles.finished(learned_styles.stylize(network, photo, style), photo).astype(float))
+        pictures.append(
+            learned_styles.apply_final_options(learned_styles.stylize(network, photo, style), photo).astype(float)
+        )
         found, wanted = pictures[-1].mean((0, 1)), style.mean
         assert np.abs(found - wanted).max() < 40, name
     for i, one in enumerate(pictures):

@@ -305,7 +305,7 @@ def stylize(network, photo, style):
     return network.stylize(photo, style.vector[None], before, after)
 
 
-def finished(picture, photo, keep_colors=None, strength=1.0):
+def apply_final_options(picture, photo, keep_colors=None, strength=1.0):
     """Apply --keep-colors and --strength to a picture, float32 H x W x 3 like the photo: uint8.
 
     With the `keep_colors` "luminance", the result has the photo's hues. With "histogram", it has the mean and the

@@ -281,7 +281,7 @@ class Refinement(Search):
         self.initial = stylizer.stylize(photo, options.stroke_size)
 
     def finished(self):
-        return learned_styles.finished(self.picture, self.photo, self.given.keep_colors, self.given.strength)
+        return learned_styles.apply_final_options(self.picture, self.photo, self.given.keep_colors, self.given.strength)
 
 
 def adapted(painting, photo, keep_colors):

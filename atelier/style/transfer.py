@@ -86,7 +86,7 @@ def paint_without_search(content, result, options):
     files = output_files(result, options)
     disk.refuse_to_replace(files.values(), (content,))
     photo, stylizer = input_pictures.read_photo(content, options), load_stylizer(options)
-    picture = learned_styles.finished(
+    picture = learned_styles.apply_final_options(
         stylizer.stylize(photo, options.stroke_size), photo, options.keep_colors, options.strength
     )
     about = provenance.of_result(options.seed, styles=" ".join(options.learned), source=str(content))
