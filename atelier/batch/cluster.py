@@ -171,7 +171,7 @@ def open_session(options, check):
     """
     warnings.filterwarnings("ignore", category=distributed.versions.VersionMismatchWarning)
     for name in ["distributed", *logging.root.manager.loggerDict]:
-        if name.partition(".")[0] in ("distributed", "asyncio"):
+        if name.partition(".")[0] in ("distributed", "asyncio", "tornado"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # the session prints the messages that users need
     with contextlib.ExitStack() as stack:
         address = options.scheduler
