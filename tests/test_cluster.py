@@ -269,8 +269,8 @@ def finish_command(process):
 @pytest.mark.slow
 @two_processes_or_scheduler
 def test_ctrl_c_stops_running_work_and_keeps_finished_pictures(cluster_flags, album, tmp_path):
-    command = ["style_transfer.py", str(album), *map(str, (*SLOW, *cluster_flags, "--output", tmp_path))]
-    process = start_command(command)
+    flags = (*SLOW, "--size", 1200, *cluster_flags, "--output", tmp_path)  # two seconds per photo
+    process = start_command(["style_transfer.py", str(album), *map(str, flags)])
     wait_for(lambda: list(tmp_path.glob("[!.]*.png")))
     children = psutil.Process(process.pid).children(recursive=True)
     press_ctrl_c(process)
@@ -279,7 +279,7 @@ def test_ctrl_c_stops_running_work_and_keeps_finished_pictures(cluster_flags, al
     wait_for(lambda: all(child.status() == psutil.STATUS_ZOMBIE for child in children if child.is_running()), 20)
     finished_pictures = {path.name for path in tmp_path.glob("[!.]*.png")}
     assert 0 < len(finished_pictures) < 6
-    time.sleep(3)  # longer than one photo takes
+    time.sleep(5)  # longer than one photo takes
     # No worker has continued, and no file is incomplete.
     assert {path.name for path in tmp_path.glob("*.png")} == finished_pictures
     assert len(rows_of(tmp_path)) == 7
