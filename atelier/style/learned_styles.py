@@ -1,4 +1,4 @@
-"""Learned styles: their files, mixtures of them, and photos painted with them in one pass.
+"""Learned styles: their files, mixtures of them, and photos painted with them by a network, without a search.
 
 Photos and pictures are float32 H x W x 3 in 0..255. The values of pictures may lie slightly outside this range.
 """
