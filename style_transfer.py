@@ -47,7 +47,7 @@ def parse_arguments(words=None):
 PHOTO_ONLY = ("content_layers", "content_weight", "keep_colors", "published_losses", "each")
 STYLE_ONLY = ("style_layers", "layer_weights", "style_weight", "style_scale", "style_weights", "each")
 FIXED_BY_LEARNED_STYLE = (
-    *("layer", "convnet", "iterations", "init", "scales", "style_layers", "style_scale"),
+    *("layer", "convnet", "effort", "iterations", "init", "scales", "style_layers", "style_scale"),
     *("style_weights", "published_losses", "each"),
 )
 SEARCH_ONLY = (
@@ -58,8 +58,9 @@ SEARCH_ONLY = (
 INCOMPATIBLE_OPTIONS = {
     "learned": {"--learned": FIXED_BY_LEARNED_STYLE, "--learned unless --refine is given": SEARCH_ONLY},
     "refined": {"--learned": FIXED_BY_LEARNED_STYLE},
-    "texture": {"texture synthesis, without a photo": PHOTO_ONLY},
-    "layer": {"--layer": ("content_layers", "published_losses", "keep_colors", *STYLE_ONLY)},
+    "texture": {"texture synthesis, without a photo": (*PHOTO_ONLY, "effort")},
+    "layer": {"--layer": ("content_layers", "published_losses", "keep_colors", "effort", *STYLE_ONLY)},
+    "published": {"--published-losses": ("effort",)},
 }
 
 
@@ -103,6 +104,8 @@ def options_of(arguments):
             if command_line.was_given(arguments, name):
                 raise errors.InputError(f"{command_line.flag_of(name)} cannot be combined with {other}")
     options = command_line.collect(config.Style, arguments, config.STYLE_DEFAULTS[task])
+    if command_line.was_given(arguments, "effort") and options.iterations:
+        raise errors.InputError("--effort cannot be combined with --iterations; give one of the two")
     if command_line.was_given(arguments, "learning_rate") and options.optimizer != "adam":
         raise errors.InputError("--learning-rate is used by Adam alone: add --optimizer adam")
     check(options, task)

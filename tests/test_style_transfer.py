@@ -183,6 +183,15 @@ def test_the_last_number_of_iterations_counts_for_all_larger_sizes(photo, tmp_pa
     assert optimization.steps_at(4, (9, 5)) == [9, 5, 5, 5] and optimization.steps_at(1, (9, 5)) == [9]
 
 
+def test_effort_sets_the_steps_at_each_size(photo, tmp_path):
+    for effort, flags in (("low", ("--effort", "low")), ("medium", ())):
+        flags = ("--size", 48, "--style", PAINTING, *FEW_LAYERS, *flags, "--output", tmp_path / f"{effort}.png")
+        printed = results(run("style_transfer.py", photo, *flags).stdout)
+        assert printed["steps"] == str(config.EFFORTS[effort][0])
+    totals = [sum(optimization.steps_at(3, steps)) for steps in config.EFFORTS.values()]
+    assert totals == sorted(totals)
+
+
 def test_scales_at_which_a_painting_is_too_narrow_are_left_out(photo):
     options = config.Style(size=128, scales=3, style_layers=("block1_conv1",))
     painting = np.zeros((64, 160, 3), "float32")  # 13, 26 and 51 pixels high at the three sizes
@@ -407,6 +416,12 @@ def test_if_the_loss_becomes_nan_the_last_good_picture_is_kept(photo, tmp_path, 
         (("--style", PAINTING, "--content-weight", "nan"), "--content-weight must be a finite number"),
         (("--style", PAINTING, "--size", 8), "--size must be at least 32"),
         (("--style", PAINTING, "--iterations", 0), "--iterations must be at least 1"),
+        (("--style", PAINTING, "--iterations", 9, "--effort", "low"), "--effort cannot be combined with --iterations"),
+        (
+            ("--style", PAINTING, "--published-losses", "--effort", "low"),
+            "--effort cannot be combined with --published",
+        ),
+        (("--layer", "block1_conv1", "--effort", "low"), "--effort cannot be combined with --layer"),
         (("--style", PAINTING, "--style-scale", 0), "--style-scale must be above 0"),
         (("--style", PAINTING, "--init", "nothing"), "--init takes content, style, noise or a picture, not nothing"),
         (("--style", PAINTING, "--output", "a.gif"), "a.gif should end in .png"),

@@ -138,7 +138,7 @@ class Search:
     def run(self):
         """Optimize the picture at all scales."""
         sizes = self.sizes()
-        steps = steps_at(len(sizes), self.options.iterations)
+        steps = steps_at(len(sizes), self.options.iterations or config.EFFORTS[self.options.effort])
         disable = True if self.options.quiet else None
         pixels = [(count, width * height) for count, (width, height) in zip(steps, sizes)]
         self.forecast = self.model.forecast(pixels, self.options.quiet)

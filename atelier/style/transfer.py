@@ -137,7 +137,7 @@ def manifest_of(options):
 OPTIONS_THAT_DO_NOT_CHANGE_THE_LOSS = (
     *("style", "style_weights", "style_scale", "each", "init", "keep_colors"),
     *("learned", "refine", "strength", "stroke_size"),
-    *("iterations", "scales", "optimizer", "learning_rate", "seed"),
+    *("effort", "iterations", "scales", "optimizer", "learning_rate", "seed"),
     *("output", "overwrite", "format", "recursive", "compare", "plot", "gif", "save_every"),
 )
 
