@@ -251,6 +251,9 @@ def paint_many(content, options):
     folders.check_folder(output)
     if any(pathlib.Path(path).is_dir() and output.resolve() == pathlib.Path(path).resolve() for path in options.style):
         raise errors.InputError(f"{output} is where the paintings are; give another folder with --output")
+    for path in regions.given_files(options).values() if options.mask or options.regions else ():
+        if output.resolve() == path.resolve():
+            raise errors.InputError(f"{output} is where the masks are; give another folder with --output")
     photos = folders.find_photos(content, output, options) if naming.are_many(content) else content
     task = folders.ImageTask(SCRIPT, paint, prepare, manifest_of, lambda words: options_of(parse_arguments(words)))
     folders.apply_to_folder(task, photos, output, f".{options.format}", variants_of(options), options)

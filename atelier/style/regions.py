@@ -243,8 +243,8 @@ def wrong_count(path, names, labels, count, what):
     advice = f"give one {what} for each colour"
     if len(names) < count:
         advice += f"; colours that differ by less than {CLOSE} levels count as one"
-    elif len(names) > 6:
-        advice += ", or draw the map in plain colours, without shades"
+    else:
+        advice += ", and draw the map in plain colours, without shades"
     return f"{path} has {len(names)} colour{'s' * (len(names) > 1)} ({', '.join(shown)}) for {things}; {advice}"
 
 
@@ -311,7 +311,7 @@ def split(photo, count):
     height, width = photo.shape[:2]
     small = imaging.resize_picture(photo, *imaging.fit(width, height, min(max(width, height), SPLIT_SIDE)))
     lab = rgb2lab(small / 255)
-    superpixels = slic(lab, SUPERPIXELS, COMPACTNESS, convert2lab=False, start_label=0)
+    superpixels = slic(small / 255, SUPERPIXELS, COMPACTNESS, start_label=0)
     rows, columns = np.indices(superpixels.shape) * PLACE_WEIGHT / max(superpixels.shape)
     numbers = np.arange(superpixels.max() + 1)
     if len(numbers) < count:
@@ -324,7 +324,7 @@ def split(photo, count):
 
 SPLIT_SIDE = 512  # pixels of the longest side of the photo that is split
 SUPERPIXELS = 600
-COMPACTNESS = 10.0  # how much place counts for superpixels, compared with colour
+COMPACTNESS = 15.0  # how much place counts for superpixels, compared with colour
 PLACE_WEIGHT = 60.0  # the longest side in units of CIELAB; how much place counts in the merging
 
 
