@@ -159,14 +159,7 @@ PRESETS = {
         shift=1,
     ),
     "digits": DigitConfig(
-        size=8,
-        units=96,
-        dropout=0.3,
-        context="above",
-        epochs=20,
-        batch_size=8,
-        learning_rate=4e-3,
-        schedule="cosine",
+        size=8, units=96, dropout=0.3, context="above", epochs=20, batch_size=8, learning_rate=4e-3, schedule="cosine"
     ),
     "painter": PainterConfig(),
     "monet": PainterConfig(
@@ -376,9 +369,7 @@ class Style(Photos):
     )
     style_layers: tuple[str, ...] = several(STYLE_LAYERS, "layers whose statistics are the style", "LAYER")
     layer_weights: tuple[float, ...] = several(
-        (),
-        "weight of each style layer, or one for all (default: 1; with --published-losses 10 10 50 10 10)",
-        "WEIGHT",
+        (), "weight of each style layer, or one for all (default: 1; with --published-losses 10 10 50 10 10)", "WEIGHT"
     )
     content_weight: float = option(
         2.0, "weight of the content loss: how much of the photo is missing in the content layers", least=0

@@ -204,8 +204,8 @@ def check(options, task):
 
 def check_regions(options):
     """Raise InputError if --mask or --regions names no file, or if --regions has an option that contradicts it."""
-    for path in regions.given_files(options).values():
-        if not path.exists():
+    for path in (options.mask, options.regions):
+        if path not in (None, naming.AUTO_REGIONS) and not pathlib.Path(path).exists():
             raise errors.InputError(f"{path} does not exist")
     if not options.regions:
         return

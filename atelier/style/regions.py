@@ -16,8 +16,6 @@ import config
 from atelier import imaging, manifests, naming
 from atelier.errors import InputError
 
-AUTO = "auto"  # a value of --regions
-
 
 @dataclasses.dataclass(frozen=True)
 class Regions:
@@ -120,7 +118,7 @@ def file_for(given, photo):
 
 def given_files(options):
     """Return the mask and the map that the options name, files or folders: a dict from option to path."""
-    given = {"mask": options.mask, "regions": None if options.regions == AUTO else options.regions}
+    given = {"mask": options.mask, "regions": None if options.regions == naming.AUTO_REGIONS else options.regions}
     return {name: pathlib.Path(path) for name, path in given.items() if path}
 
 
@@ -218,7 +216,7 @@ BORDER = 0.002  # standard deviation of the blur, relative to the longest side
 
 def read_parts(path, photo, options, count):
     """Return the `count` parts of a photo: the label of each place, int h x w; the parts' names; and their order."""
-    if options.regions == AUTO:
+    if options.regions == naming.AUTO_REGIONS:
         labels = split(photo, count)
         return labels, [f"part {number}" for number in range(1, count + 1)], "from top to bottom"
     height, width = photo.shape[:2]
