@@ -7,9 +7,9 @@
 A search optimizes a picture at increasing sizes. The picture's VGG features become similar to the photo's, and the
 statistics of these features become similar to the painting's (after Gatys, Ecker & Bethge 2016). Without a photo, the
 script synthesizes a texture (Gatys et al. 2015). With --layer instead of a painting, the search starts with noise and
-reconstructs the photo from the features of one layer (Mahendran & Vedaldi 2015). With --learned, a small network that
-has learned a painting makes the picture in one pass, without a search (Johnson et al. 2016); --refine adds a short
-search.
+reconstructs the photo from the features of one layer (Mahendran & Vedaldi 2015). --mask paints a part of the photo, and
+--regions gives each part its own painting (Gatys et al. 2017). With --learned, a small network that has learned a
+painting makes the picture in one pass, without a search (Johnson et al. 2016); --refine adds a short search.
 """
 
 from atelier import command_line  # imported first: from now on, Ctrl-C ends the script with one line
@@ -215,7 +215,7 @@ def check_regions(options):
         raise errors.InputError(
             f"--regions gives each region its own painting or style, and {what}; give one of the two"
         )
-    if regions.count_regions(options) < 2:
+    if len(regions.names_of_styles(options)) < 2:
         raise errors.InputError("--regions needs a painting or a style for each region; for one, use --mask")
 
 

@@ -122,11 +122,6 @@ def given_files(options):
     return {name: pathlib.Path(path) for name, path in given.items() if path}
 
 
-def count_regions(options):
-    """Return the number of regions that a search tells apart; 0 if it treats the photo as a whole."""
-    return len(names_of_styles(options)) if options.regions else 1 if options.mask else 0
-
-
 def files_of(photo, options):
     """List the files of a photo's mask and map. Raises InputError if one is missing in its folder."""
     return [file_for(path, photo) for path in given_files(options).values()]

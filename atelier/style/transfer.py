@@ -155,7 +155,7 @@ ONE_FOR_EACH_PHOTO = "a folder with one for each photo"  # the summary identifie
 
 
 OPTIONS_THAT_DO_NOT_CHANGE_THE_LOSS = (
-    *("style", "style_weights", "style_scale", "each", "init", "keep_colors", "mask", "regions"),
+    *("style", "style_weights", "style_scale", "each", "init", "keep_colors"),
     *("learned", "refine", "strength", "stroke_size"),
     *("iterations", "scales", "optimizer", "learning_rate", "seed"),
     *("output", "overwrite", "format", "recursive", "compare", "plot", "gif", "save_every"),
@@ -170,8 +170,10 @@ def load_style_model(options):
     if options.learned:
         options = with_weights_of_style(options)
     default = {name: getattr(config.Style(), name) for name in OPTIONS_THAT_DO_NOT_CHANGE_THE_LOSS}
+    if options.regions:  # the loss is compiled for one region for each painting
+        del default["style"]
     try:
-        return cached_style_model(dataclasses.replace(options, **default), regions.count_regions(options))
+        return cached_style_model(dataclasses.replace(options, **default))
     except errors.InputError as error:
         if not options.learned:
             raise
@@ -208,8 +210,7 @@ def load_stylizers(options):
 
 
 @functools.lru_cache(maxsize=1)
-def cached_style_model(options, region_count):
-    """Return a new StyleModel. It has compiled its loss for this number of regions when it is used again."""
+def cached_style_model(options):
     return optimization.StyleModel(options)
 
 
