@@ -326,13 +326,13 @@ class Style(Photos):
         None,
         "a picture like the photo that says where it is painted: white is painted, black stays the photo, grey is "
         "mixed; or a folder with a mask of each photo's name",
-        metavar="PICTURE",
+        metavar="MASK",
     )
     regions: PathName | None = option(
         None,
         "a picture like the photo, in plain colours: each colour takes one of the paintings or learned styles, the "
         "darkest colour the first; or a folder of them; or auto, which splits the photo itself, from top to bottom",
-        metavar="PICTURE",
+        metavar="MAP",
     )
     refine: int = option(
         0,

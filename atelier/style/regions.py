@@ -11,6 +11,7 @@ import sys
 import numpy as np
 from PIL import ExifTags, Image
 from scipy import ndimage
+from tqdm import tqdm
 
 import config
 from atelier import imaging, manifests, naming
@@ -82,7 +83,7 @@ def described(parts, regions, names):
 
 def note(text, options):
     if not options.quiet:
-        print(f"note: {text}", file=sys.stderr)
+        tqdm.write(f"note: {text}", file=sys.stderr)  # a folder's progress bar may be on the screen
 
 
 def check_large_enough(shares, names):
