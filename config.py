@@ -159,14 +159,7 @@ PRESETS = {
         shift=1,
     ),
     "digits": DigitConfig(
-        size=8,
-        units=96,
-        dropout=0.3,
-        context="above",
-        epochs=20,
-        batch_size=8,
-        learning_rate=4e-3,
-        schedule="cosine",
+        size=8, units=96, dropout=0.3, context="above", epochs=20, batch_size=8, learning_rate=4e-3, schedule="cosine"
     ),
     "painter": PainterConfig(),
     "monet": PainterConfig(
@@ -331,6 +324,18 @@ class Style(Photos):
         "has written, or in a mixture of several",
         "STYLE[=WEIGHT]",
     )
+    mask: PathName | None = option(
+        None,
+        "a picture like the photo that says where it is painted: white is painted, black stays the photo, grey is "
+        "mixed; or a folder with a mask of each photo's name",
+        metavar="MASK",
+    )
+    regions: PathName | None = option(
+        None,
+        "a picture like the photo, in plain colours: each colour takes one of the paintings or learned styles, the "
+        "darkest colour the first; or a folder of them; or auto, which splits the photo itself, from top to bottom",
+        metavar="MAP",
+    )
     refine: int = option(
         0,
         "with --learned: improve the result by a search with this number of steps, at the final size",
@@ -366,15 +371,9 @@ class Style(Photos):
     content_layers: tuple[str, ...] = several(
         ("block3_conv3", "block4_conv2"), "layers whose features are the content", "LAYER"
     )
-    style_layers: tuple[str, ...] = several(
-        STYLE_LAYERS,
-        "layers whose statistics are the style",
-        "LAYER",
-    )
+    style_layers: tuple[str, ...] = several(STYLE_LAYERS, "layers whose statistics are the style", "LAYER")
     layer_weights: tuple[float, ...] = several(
-        (),
-        "weight of each style layer, or one for all (default: 1; with --published-losses 10 10 50 10 10)",
-        "WEIGHT",
+        (), "weight of each style layer, or one for all (default: 1; with --published-losses 10 10 50 10 10)", "WEIGHT"
     )
     content_weight: float = option(
         2.0, "weight of the content loss: how much of the photo is missing in the content layers", least=0
@@ -495,9 +494,7 @@ class Dream(Photos):
         choices=("0..255", "0..1", "-1..1", "caffe"),
     )
     weights: PathName | None = option(
-        None,
-        "imagenet, or a file with the network's weights (default: imagenet)",
-        metavar="WHICH",
+        None, "imagenet, or a file with the network's weights (default: imagenet)", metavar="WHICH"
     )
     list_layers: bool = option(False, "print the network's layers and how many channels each has, and exit")
     canvas: str = option(

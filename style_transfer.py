@@ -7,9 +7,9 @@
 A search optimizes a picture at increasing sizes. The picture's VGG features become similar to the photo's, and the
 statistics of these features become similar to the painting's (after Gatys, Ecker & Bethge 2016). Without a photo, the
 script synthesizes a texture (Gatys et al. 2015). With --layer instead of a painting, the search starts with noise and
-reconstructs the photo from the features of one layer (Mahendran & Vedaldi 2015). With --learned, a small network that
-has learned a painting makes the picture in one pass, without a search (Johnson et al. 2016); --refine adds a short
-search.
+reconstructs the photo from the features of one layer (Mahendran & Vedaldi 2015). --mask paints a part of the photo, and
+--regions gives each part its own painting (Gatys et al. 2017). With --learned, a small network that has learned a
+painting makes the picture in one pass, without a search (Johnson et al. 2016); --refine adds a short search.
 """
 
 from atelier import command_line  # imported first: from now on, Ctrl-C ends the script with one line
@@ -27,6 +27,7 @@ folders = command_line.lazy_import("atelier.batch.folders")
 imaging = command_line.lazy_import("atelier.imaging")
 input_pictures = command_line.lazy_import("atelier.style.input_pictures")
 outputs = command_line.lazy_import("atelier.outputs")
+regions = command_line.lazy_import("atelier.style.regions")
 
 
 def parse_arguments(words=None):
@@ -44,8 +45,9 @@ def parse_arguments(words=None):
     return parser.parse_args(words)
 
 
-PHOTO_ONLY = ("content_layers", "content_weight", "keep_colors", "published_losses", "each")
-STYLE_ONLY = ("style_layers", "layer_weights", "style_weight", "style_scale", "style_weights", "each")
+REGIONS = ("mask", "regions")
+PHOTO_ONLY = ("content_layers", "content_weight", "keep_colors", "published_losses", "each", *REGIONS)
+STYLE_ONLY = ("style_layers", "layer_weights", "style_weight", "style_scale", "style_weights", "each", *REGIONS)
 FIXED_BY_LEARNED_STYLE = (
     *("layer", "convnet", "effort", "iterations", "init", "scales", "style_layers", "style_scale"),
     *("style_weights", "published_losses", "each"),
@@ -57,10 +59,10 @@ SEARCH_ONLY = (
 # For each task: the options that it refuses, grouped by the option or task that they cannot be combined with.
 INCOMPATIBLE_OPTIONS = {
     "learned": {"--learned": FIXED_BY_LEARNED_STYLE, "--learned unless --refine is given": SEARCH_ONLY},
-    "refined": {"--learned": FIXED_BY_LEARNED_STYLE},
+    "refined": {"--learned": FIXED_BY_LEARNED_STYLE, "--refine": REGIONS},
+    "published": {"--published-losses": ("effort", *REGIONS)},
     "texture": {"texture synthesis, without a photo": (*PHOTO_ONLY, "effort")},
     "layer": {"--layer": ("content_layers", "published_losses", "keep_colors", "effort", *STYLE_ONLY)},
-    "published": {"--published-losses": ("effort",)},
 }
 
 
@@ -194,10 +196,29 @@ def check(options, task):
             )
         if weights and not (all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0):
             raise errors.InputError(f"{flag} must be 0 or above, and not all 0")
+    if options.mask or options.regions:
+        check_regions(options)
     if options.each and options.style_weights:
         raise errors.InputError("--style-weights mixes paintings, and --each uses them one by one; give one of the two")
     if options.init not in INIT_NAMES and not pathlib.Path(options.init).is_file():
         raise errors.InputError(f"--init takes {', '.join(INIT_NAMES)} or a picture, not {options.init}")
+
+
+def check_regions(options):
+    """Raise InputError if --mask or --regions names no file, or if --regions has an option that contradicts it."""
+    for path in (options.mask, options.regions):
+        if path not in (None, naming.AUTO_REGIONS) and not pathlib.Path(path).exists():
+            raise errors.InputError(f"{path} does not exist")
+    if not options.regions:
+        return
+    weighted = options.style_weights or any(naming.name_and_weight(text, "")[1] != 1 for text in options.learned)
+    if options.each or weighted:
+        what = "--each uses the paintings" if options.each else "weights mix them"
+        raise errors.InputError(
+            f"--regions gives each region its own painting or style, and {what}; give one of the two"
+        )
+    if len(regions.names_of_styles(options)) < 2:
+        raise errors.InputError("--regions needs a painting or a style for each region; for one, use --mask")
 
 
 def default_name(content, options):
@@ -209,7 +230,8 @@ def default_name(content, options):
     parts += [pathlib.Path(naming.name_and_weight(text)[0]).name for text in options.learned]
     parts += [options.layer] if options.layer else [] if content else ["texture"]
     # The suffixes keep these names different from the name of a search with the same painting.
-    return "__".join(parts) + ("" if not options.learned else "_refined" if options.refine else "_learned")
+    suffix = "_masked" * bool(options.mask) + "_regions" * bool(options.regions)
+    return "__".join(parts) + suffix + ("" if not options.learned else "_refined" if options.refine else "_learned")
 
 
 def paint_one(content, options):
@@ -231,6 +253,9 @@ def paint_many(content, options):
     folders.check_folder(output)
     if any(pathlib.Path(path).is_dir() and output.resolve() == pathlib.Path(path).resolve() for path in options.style):
         raise errors.InputError(f"{output} is where the paintings are; give another folder with --output")
+    for path in regions.given_files(options).values() if options.mask or options.regions else ():
+        if output.resolve() == path.resolve():
+            raise errors.InputError(f"{output} is where the masks are; give another folder with --output")
     photos = folders.find_photos(content, output, options) if naming.are_many(content) else content
     task = folders.ImageTask(SCRIPT, paint, prepare, manifest_of, lambda words: options_of(parse_arguments(words)))
     folders.apply_to_folder(task, photos, output, f".{options.format}", variants_of(options), options)

@@ -186,6 +186,9 @@ def name_of_photos(paths):
     return pathlib.Path(os.path.commonpath(folders)).name or "photos"
 
 
+AUTO_REGIONS = "auto"  # as the value of --regions, it is no picture: the photo is split by colour and place
+
+
 # --- Data sets ---------------------------------------------------------------------------------
 
 SETS = ("digits", "mnist", "fashion_mnist")  # these need no files from the user

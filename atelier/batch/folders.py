@@ -208,7 +208,8 @@ def source_of(job):
     except FileNotFoundError:
         return None
     changed = np.datetime64(int(stat.st_mtime), "s")  # datetime64 has room for every year that a file system can store
-    return {"photo_bytes": str(stat.st_size), "photo_changed": str(changed)} | job.variant.row
+    own_files = job.variant.columns_of(job.photo)
+    return {"photo_bytes": str(stat.st_size), "photo_changed": str(changed)} | own_files | job.variant.row
 
 
 def refuse_other_folder(output, rows, stored, manifest, task):

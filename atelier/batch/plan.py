@@ -6,6 +6,7 @@ This module reads and writes no files. folders.py looks at the files, makes a pl
 import dataclasses
 import os
 import pathlib
+import typing
 
 import config
 from atelier.manifests import changed_options, refuse_other_manifest
@@ -13,17 +14,23 @@ from atelier.manifests import changed_options, refuse_other_manifest
 DONE = ("done", "done before")  # the status, in the summary, of pictures that need not be made
 
 
+def no_columns(photo):
+    return {}
+
+
 @dataclasses.dataclass(frozen=True)
 class Variant:
     """One of the ways to make a picture of each photo.
 
     The result's name is the photo's name followed by `name`. `row` is added to the picture's row of the summary: it
-    holds the painting, if each variant has its own.
+    holds the painting, if each variant has its own. `columns_of(photo)` returns further columns that identify files of
+    this photo, such as its mask. Workers call it, so it must be a function of an importable module.
     """
 
     options: config.Photos
     name: str = ""
     row: dict = dataclasses.field(default_factory=dict)
+    columns_of: typing.Callable = no_columns
 
 
 @dataclasses.dataclass(frozen=True)

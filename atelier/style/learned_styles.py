@@ -309,13 +309,14 @@ def apply_final_options(picture, photo, keep_colors=None, strength=1.0):
     """Apply --keep-colors and --strength to a picture, float32 H x W x 3 like the photo: uint8.
 
     With the `keep_colors` "luminance", the result has the photo's hues. With "histogram", it has the mean and the
-    covariance of the photo's colours. `strength` is the share of the picture in the result. The rest is the photo.
+    covariance of the photo's colours. `strength`, a number or H x W x 1, is the share of the picture in the result. The
+    rest is the photo.
     """
     if keep_colors == "luminance":
         picture = colors.with_colors_of(picture, photo)
     elif keep_colors:
         pixels = photo.reshape(-1, 3).astype("float64")
         picture = colors.match_colors(picture, pixels.mean(0), np.cov(pixels.T))
-    if strength < 1:
+    if np.min(strength) < 1:
         picture = strength * np.clip(picture, 0, 255) + (1 - strength) * photo
     return imaging.to_pixels(picture)

@@ -118,7 +118,7 @@ class Search:
         self.photo = photo  # in its own colours
         check_memory(*self.final_size())
         self.mixture = mixture or model.mixture_of(options)
-        self.paintings = [adapted(painting, photo, options.keep_colors) for painting in self.mixture.paintings]
+        self.paintings = self.adapted_paintings()
         self.has_style = bool(self.paintings or mixture)
         needs_colors = options.style_weight and self.has_style and not options.published_losses
         self.colors = self.mixture.color_statistics(self.paintings) if needs_colors else None
@@ -128,6 +128,10 @@ class Search:
         self.initial = self.recolored(self.content)
         self.margin = 0 if options.published_losses else MARGIN
         self.picture, self.frames, self.history, self.steps, self.evaluations = None, [], [], [], 0
+
+    def adapted_paintings(self):
+        """List the paintings in the colours that --keep-colors asks for."""
+        return [adapted(painting, self.photo, self.options.keep_colors) for painting in self.mixture.paintings]
 
     def recolored(self, photo):
         """Return a photo in the paintings' colours, or the unchanged photo if its colours are kept."""
@@ -203,13 +207,7 @@ class Search:
         picture.
         """
         height, width = start.shape[:2]
-        if self.colors is None:
-            mean, span = np.zeros(3, "float32"), np.eye(3, dtype="float32")
-        else:
-            mean, span = self.colors[0].astype("float32"), colors.color_projection(self.colors[1])
-
-        def in_span(picture):
-            return mean + (picture - mean) @ span
+        in_span, gradient_in_span = self.color_span(width, height)
 
         def evaluate(picture):
             terms, gradient = self.model.loss_and_gradient(in_span(picture)[None], targets)
@@ -218,7 +216,7 @@ class Search:
             gradient = np.asarray(gradient)[0]
             if not (math.isfinite(self.terms["total"]) and np.isfinite(gradient).all()):
                 raise Diverged(f"the loss became NaN or infinite at step {len(self.history) + 1}; try lower weights")
-            return self.terms["total"], gradient @ span
+            return self.terms["total"], gradient_in_span(gradient)
 
         minimize = minimizers.minimize_lbfgs
         if self.options.optimizer == "adam":
@@ -230,6 +228,17 @@ class Search:
         if len(self.history) == steps:  # the optimizer found nothing to improve
             self.accept(in_span(start)[rows, columns])
         self.steps.append(len(self.history) - steps)
+
+    def color_span(self, width, height):
+        """Return the functions that project a picture onto the span of the paintings' colours, and its gradient.
+
+        The picture has a margin around its `width` x `height` pixels.
+        """
+        if self.colors is None:
+            mean, span = np.zeros(3, "float32"), np.eye(3, dtype="float32")
+        else:
+            mean, span = self.colors[0].astype("float32"), colors.color_projection(self.colors[1])
+        return lambda picture: mean + (picture - mean) @ span, lambda gradient: gradient @ span
 
     def accept(self, picture):
         """Record a step of the optimizer, and save the pictures that --gif and --save-every ask for."""

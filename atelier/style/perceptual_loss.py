@@ -76,6 +76,21 @@ def moments(features):
     return gram_and_mean(ops.reshape(features, (-1, channels)))
 
 
+def guided_statistics(features, guides):
+    """List the statistics of features, 1 x h x w x C, in each of R regions (guided sums, Gatys et al. 2017).
+
+    `guides`, 1 x h x w x R, are the square roots of the regions' shares. The squares of each region sum to 1.
+    """
+    return [guided_moments(features, guides[..., r : r + 1]) for r in range(guides.shape[3])]
+
+
+def guided_moments(features, guide):
+    """Return the covariance C x C and the mean 1 x C of features, weighted by the square of `guide`, 1 x h x w x 1."""
+    guided = features * guide
+    mean = ops.matmul(ops.reshape(guide, (1, -1)), ops.reshape(guided, (-1, features.shape[3])))
+    return [util.gram_matrix(guided) - ops.transpose(mean) * mean, mean]
+
+
 def mean_gram(features):
     _, height, width, _ = ops.shape(features)
     return util.gram_matrix(features) / ops.cast(height * width, "float32")
@@ -86,6 +101,20 @@ def style_distance(bases, found, options):
     if options.published_losses:
         return util.feature_reconstruction_loss(bases[0], found[0]) / 4
     return sum(util.relative_distance(base, output) for base, output in zip(bases, found))
+
+
+def guided_distances(targets, features, options):
+    """List the distance of each layer: the mean of the regions' distances, weighted by the regions' areas.
+
+    So a region's pixels get gradients of the same size as in a picture that is painted as a whole.
+    """
+    return [
+        sum(
+            area * style_distance(base, output, options)
+            for area, base, output in zip(ops.unstack(targets["areas"]), bases, guided_statistics(x, guides))
+        )
+        for bases, x, guides in zip(targets["style"], features, targets["guides"])
+    ]
 
 
 def content_distance(base, output, options):
@@ -123,10 +152,13 @@ def style_transfer_loss(features, options):
     def loss(picture, targets):
         found = features(picture)
         contents = [content_distance(base, output, options) for base, output in zip(targets.get("content", []), found)]
-        styles = [
-            style_distance(base, statistics(output, options.published_losses), options)
-            for base, output in zip(targets["style"], found[count:])
-        ]
+        if "guides" in targets:
+            styles = guided_distances(targets, found[count:], options)
+        else:
+            styles = [
+                style_distance(base, statistics(output, options.published_losses), options)
+                for base, output in zip(targets["style"], found[count:])
+            ]
         terms = {
             "content": sum(contents) / max(1, len(contents)),
             "style": sum(weight * style for weight, style in zip(layer_weights, styles)) / len(styles),

@@ -23,6 +23,8 @@ input_pictures = lazy_import("atelier.style.input_pictures")
 learned_styles = lazy_import("atelier.style.learned_styles")
 optimization = lazy_import("atelier.style.optimization")
 provenance = lazy_import("atelier.provenance")
+region_search = lazy_import("atelier.style.region_search")
+regions = lazy_import("atelier.style.regions")
 
 SCRIPT = "style_transfer.py"
 INIT_NAMES = ("content", "style", "noise")  # what --init takes, beside a picture
@@ -48,12 +50,15 @@ def paint(content, result, options, keep_unfinished=False):
     if options.learned and not options.refine:
         return paint_without_search(content, result, options)
     started = time.perf_counter()
-    inputs = (content, *imaging.find_paintings(options.style), options.init)
+    inputs = (content, *imaging.find_paintings(options.style), options.init, *regions.files_of(content, options))
     disk.refuse_to_replace(output_files(result, options).values(), inputs)
     photo = None if content is None else input_pictures.read_photo(content, options)
+    areas = regions.read_regions(content, photo, options)
     model = load_style_model(options)
     if options.learned:
         search = optimization.Refinement(model, photo, load_stylizer(options), result, options)
+    elif areas:
+        search = region_search.RegionSearch(model, photo, result, options, areas)
     else:
         search = optimization.Search(model, photo, result, options)
     unfinished = None
@@ -76,7 +81,7 @@ def paint(content, result, options, keep_unfinished=False):
         raise unfinished
     height, width = search.picture.shape[:2]
     row = {"width": width, "height": height, "seconds": round(time.perf_counter() - started, 1)}
-    row |= {"steps": " + ".join(map(str, search.steps))}
+    row |= {"steps": " + ".join(map(str, search.steps))} | described(areas)
     return row | {LOSS_KEYS[name]: f"{value:.6g}" for name, value in search.history[-1].items()}
 
 
@@ -84,24 +89,32 @@ def paint_without_search(content, result, options):
     """Make the picture of one photo by a stylization network, as paint() does."""
     started = time.perf_counter()
     files = output_files(result, options)
-    disk.refuse_to_replace(files.values(), (content,))
-    photo, stylizer = input_pictures.read_photo(content, options), load_stylizer(options)
-    picture = learned_styles.apply_final_options(
-        stylizer.stylize(photo, options.stroke_size), photo, options.keep_colors, options.strength
-    )
+    disk.refuse_to_replace(files.values(), (content, *regions.files_of(content, options)))
+    photo = input_pictures.read_photo(content, options)
+    areas = regions.read_regions(content, photo, options)
+    pictures = (stylizer.stylize(photo, options.stroke_size) for stylizer in load_stylizers(options))
+    picture = areas.mix(pictures) if areas else next(pictures)
+    strength = options.strength * areas.mask if areas else options.strength
+    picture = learned_styles.apply_final_options(picture, photo, options.keep_colors, strength)
     about = provenance.of_result(options.seed, styles=" ".join(options.learned), source=str(content))
     if options.compare:
         sheet = imaging.side_by_side([photo, picture.astype("float32")], len(photo))
         imaging.save_png(files["comparison"], sheet, about)
     imaging.save_picture(result, picture, about, imaging.kept_exif(content))
     height, width = picture.shape[:2]
-    return {"width": width, "height": height, "seconds": round(time.perf_counter() - started, 1)}
+    row = {"width": width, "height": height, "seconds": round(time.perf_counter() - started, 1)}
+    return row | described(areas)
+
+
+def described(areas):
+    """Return the entry of the printed results that says which painting takes which of the Regions, if there are any."""
+    return {"regions": areas.text} if areas and areas.text else {}
 
 
 def prepare(options):
     """Load the models that all pictures share. Raises InputError, also where a painting can't be used."""
     if options.learned and not options.refine:
-        load_stylizer(options)
+        load_stylizers(options)
         return
     for _ in optimization.read_paintings(options):
         pass
@@ -110,13 +123,14 @@ def prepare(options):
 
 def variants_of(options):
     """List the variants of each photo's picture: one with all paintings mixed or, with --each, one per painting."""
+    own_files = functools.partial(regions.columns_of, options)
     if not options.each:
-        return [folders.Variant(options)]
+        return [folders.Variant(options, columns_of=own_files)]
     variants = []
     for path in dict.fromkeys(painting.resolve() for painting in imaging.find_paintings(options.style)):
         own_options = dataclasses.replace(options, style=(str(path),), each=False)
         row = {"painting": str(path), "painting_sha256": manifests.file_checksum(path)["sha256"]}
-        variants.append(folders.Variant(own_options, f"__{path.stem}", row))
+        variants.append(folders.Variant(own_options, f"__{path.stem}", row, own_files))
     return variants
 
 
@@ -125,10 +139,16 @@ def manifest_of(options):
     named = {} if options.each else {"style": imaging.find_paintings(options.style)}
     if options.init not in INIT_NAMES:
         named["init"] = [options.init]
+    given = regions.given_files(options)
+    named |= {name: [path] for name, path in given.items() if path.is_file()}
     manifest = manifests.manifest_of(SCRIPT, options, ("compare", "plot", "save_every", "each"), named)
     for place, (name, weight) in enumerate(map(naming.name_and_weight, options.learned)):
         manifest["learned"][place] = {"name": name, "sha256": f"{learned_styles.load_style(name).checksum} {weight}"}
+    manifest |= {name: ONE_FOR_EACH_PHOTO for name, path in given.items() if path.is_dir()}
     return manifest | ({"style": "--each, one by one"} if options.each else {})
+
+
+ONE_FOR_EACH_PHOTO = "a folder with one for each photo"  # the summary identifies them, see regions.columns_of()
 
 
 # --- The models --------------------------------------------------------------------------------
@@ -150,6 +170,8 @@ def load_style_model(options):
     if options.learned:
         options = with_weights_of_style(options)
     default = {name: getattr(config.Style(), name) for name in OPTIONS_THAT_DO_NOT_CHANGE_THE_LOSS}
+    if options.regions:  # the loss is compiled for one region for each painting
+        del default["style"]
     try:
         return cached_style_model(dataclasses.replace(options, **default))
     except errors.InputError as error:
@@ -178,7 +200,13 @@ def with_weights_of_style(options):
 
 def load_stylizer(options):
     """Return the Stylizer of the learned styles. It is loaded once for all photos."""
-    return cached_stylizer(options.learned, options.precision, options.quiet or options.refine > 0)
+    return load_stylizers(options)[0]
+
+
+def load_stylizers(options):
+    """List the Stylizers of the learned styles: one that mixes them, or with --regions one for each."""
+    mixtures = tuple((text,) for text in options.learned) if options.regions else (options.learned,)
+    return cached_stylizers(mixtures, options.precision, options.quiet or options.refine > 0)
 
 
 @functools.lru_cache(maxsize=1)
@@ -187,17 +215,17 @@ def cached_style_model(options):
 
 
 @functools.lru_cache(maxsize=1)
-def cached_stylizer(learned, precision, quiet):
+def cached_stylizers(mixtures, precision, quiet):
     device = hardware.use_precision(precision, "convolutions")
     if not quiet:
         print(f"device: {device}", file=sys.stderr)
-    return learned_styles.Stylizer(map(naming.name_and_weight, learned))
+    return [learned_styles.Stylizer(map(naming.name_and_weight, mixture)) for mixture in mixtures]
 
 
 def release_models():
     """Forget the loaded models, so that their memory is freed, and the next picture loads them again."""
     cached_style_model.cache_clear()
-    cached_stylizer.cache_clear()
+    cached_stylizers.cache_clear()
 
 
 # --- The other files ---------------------------------------------------------------------------
