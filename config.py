@@ -301,7 +301,7 @@ class Photos(Common):
 VGG_LEAST_SIDE = 32  # smallest side of a picture in pixels; the fifth block of VGG then has 2 x 2 positions
 STYLE_LAYERS = tuple(f"block{block}_conv1" for block in range(1, 6))
 # The steps of a search at each size, from coarse to fine. The last number also counts for all larger sizes.
-EFFORTS = {"low": (30, 12, 5), "medium": (60, 20, 8), "high": (100, 60, 30), "highest": (300, 200, 100)}
+EFFORTS = {"low": (60, 20, 8), "medium": (100, 60, 30), "high": (300, 200, 100)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -346,7 +346,11 @@ class Style(Photos):
     stroke_size: float = option(1.0, "with --learned: a factor of the size of the strokes", least=0.5, most=8)
     layer: str | None = option(None, "without --style: reconstruct the photo from the features of this layer alone")
     convnet: str = option("vgg16", "network whose features are compared", choices=("vgg16", "vgg19"))
-    effort: str = option("medium", "steps of the search; high takes about three times as long", choices=(*EFFORTS,))
+    effort: str = option(
+        "medium",
+        "steps of the search; low takes about a third of the time of medium, and high three times as long",
+        choices=(*EFFORTS,),
+    )
     iterations: tuple[int, ...] = option(
         (),
         "instead of --effort: steps of the optimizer at each size, from the smallest; the last number also counts for "
