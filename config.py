@@ -297,6 +297,7 @@ class Photos(Common):
         metavar="WHICH",
     )
     gif: bool = option(False, "also write a GIF that shows how the picture develops")
+    no_page: bool = option(False, "do not write index.html, the page that shows the pictures of a folder")
     workers: int | None = option(None, "make many pictures in this many processes on this machine", least=1, most=256)
     scheduler: str | None = option(
         None,

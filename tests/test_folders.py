@@ -139,7 +139,7 @@ def test_a_folder_continues_after_a_kill(album, tmp_path):
     assert len(mtimes(output)) == 3
     again = run("style_transfer.py", *flags)
     assert "device" not in again.stderr and "nothing to do" in again.stderr  # nothing was loaded
-    assert again.stdout == f"done before: 3\nsummary: {output}/summary.csv\n"
+    assert again.stdout == f"done before: 3\nsummary: {output}/summary.csv\npage: {output}/index.html\n"
     assert {name: mtimes(output)[name] for name in done} == done
     assert all(row["status"].startswith("done") for row in rows_of(output).values())
 

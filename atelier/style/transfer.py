@@ -138,7 +138,7 @@ OPTIONS_THAT_DO_NOT_CHANGE_THE_LOSS = (
     *("style", "style_weights", "style_scale", "each", "init", "keep_colors"),
     *("learned", "refine", "strength", "stroke_size"),
     *("iterations", "scales", "optimizer", "learning_rate", "seed"),
-    *("output", "overwrite", "format", "recursive", "compare", "plot", "gif", "save_every"),
+    *("output", "overwrite", "format", "recursive", "compare", "plot", "gif", "no_page", "save_every"),
 )
 
 
