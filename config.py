@@ -330,6 +330,9 @@ class Style(Photos):
         "has written, or in a mixture of several",
         "STYLE[=WEIGHT]",
     )
+    list_styles: bool = option(
+        False, "print the learned styles with their paintings, make a sheet that shows PHOTO in each, and exit"
+    )
     refine: int = option(
         0,
         "with --learned: improve the result by a search with this number of steps, at the final size",

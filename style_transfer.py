@@ -20,7 +20,8 @@ import pathlib
 import sys
 
 import config
-from atelier import errors, naming
+from atelier import disk, errors, naming
+from atelier.style import style_sheets
 from atelier.style.transfer import INIT_NAMES, SCRIPT, manifest_of, output_files, paint, prepare, variants_of
 
 folders = command_line.lazy_import("atelier.batch.folders")
@@ -67,6 +68,9 @@ def main():
     arguments = parse_arguments()
     content = arguments.content
     naming.check_photos(content)
+    if hasattr(arguments, "list_styles"):
+        list_styles(content, command_line.collect(config.Style, arguments))
+        return
     options = options_of(arguments)
     note_small_paintings(options)
     makes_folder = naming.are_many(content) or (content and options.each)
@@ -75,6 +79,25 @@ def main():
         paint_many(content, options)
     else:
         paint_one(content, options)
+
+
+def list_styles(content, options):
+    """Print the learned styles with their paintings, and the path of a sheet that shows a photo in each of them."""
+    if naming.are_many(content):
+        raise errors.InputError("--list-styles shows the styles on one photo; give one, or none")
+    command_line.require_suffix(options.output, ".png")
+    paintings = style_sheets.paintings_of_styles()
+    for name, painting in paintings.items():
+        print(f"{name}: {painting}", flush=True)
+    photo = content[0] if content else config.ROOT / "images/content/china.jpg"
+    result = pathlib.Path(options.output or f"generated/{photo.stem + '__' if content else ''}styles.png")
+    if result.exists() and not options.overwrite:
+        print(f"note: {result} exists already; --overwrite makes it anew", file=sys.stderr)
+        return
+    disk.check_writable(result)
+    disk.refuse_to_replace([result], [photo])
+    style_sheets.write_sheet(result, photo, paintings, options)
+    print(f"sheet: {result}")
 
 
 def note_small_paintings(options):
