@@ -72,6 +72,9 @@ class Common:
         "faster with it, and float32 for all else",
         choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
     )
+    no_metadata: bool = option(
+        False, "write pictures without the command, names of files, versions, and the photo's date and camera"
+    )
     quiet: bool = option(False, "no progress bars and no notes")
     debug: bool = option(False, "show the whole traceback of an error")
 
@@ -245,10 +248,7 @@ class Generate(Common):
     )
     top_k: int | None = option(None, "draw only among the K likeliest colours or greys", least=1)
     top_p: float | None = option(
-        None,
-        "draw only among the likeliest colours or greys whose probabilities together reach P",
-        above=0,
-        most=1,
+        None, "draw only among the likeliest colours or greys whose probabilities together reach P", above=0, most=1
     )
     start: str = option(
         "nothing",
@@ -366,11 +366,7 @@ class Style(Photos):
     content_layers: tuple[str, ...] = several(
         ("block3_conv3", "block4_conv2"), "layers whose features are the content", "LAYER"
     )
-    style_layers: tuple[str, ...] = several(
-        STYLE_LAYERS,
-        "layers whose statistics are the style",
-        "LAYER",
-    )
+    style_layers: tuple[str, ...] = several(STYLE_LAYERS, "layers whose statistics are the style", "LAYER")
     layer_weights: tuple[float, ...] = several(
         (),
         "weight of each style layer, or one for all (default: 1; with --published-losses 10 10 50 10 10)",
@@ -495,9 +491,7 @@ class Dream(Photos):
         choices=("0..255", "0..1", "-1..1", "caffe"),
     )
     weights: PathName | None = option(
-        None,
-        "imagenet, or a file with the network's weights (default: imagenet)",
-        metavar="WHICH",
+        None, "imagenet, or a file with the network's weights (default: imagenet)", metavar="WHICH"
     )
     list_layers: bool = option(False, "print the network's layers and how many channels each has, and exit")
     canvas: str = option(

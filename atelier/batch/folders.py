@@ -75,7 +75,7 @@ def apply_to_folder(task, photos, output, suffix, variants, options):
     found = [look_at(job, rows, None if options.overwrite else task) for job in jobs]
     plan = make_plan(jobs, found, rows, stored, manifest, options.overwrite)
     check_writable(summary)
-    page = None if options.no_page else Page(output, typed_command())
+    page = None if options.no_page else Page(output, None if options.no_metadata else typed_command())
     if page:
         page.check()
     failed = 0

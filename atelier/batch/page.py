@@ -87,10 +87,13 @@ def write_thumbnail(source, path):
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    """The page of a folder of pictures. `command` is the command that made them."""
+    """The page of a folder of pictures. `command` is the command that made them.
+
+    If `command` is None, the page names neither a command nor the folders of the photos.
+    """
 
     folder: pathlib.Path
-    command: str
+    command: str | None
 
     def check(self):
         """Raise InputError if the page can't be written, or if it would replace the page of another program."""
@@ -114,7 +117,7 @@ class Page:
     def write(self, rows):
         """Write the page for all `rows` of the summary, and return its text."""
         rows = list(rows)
-        figures = [figure for number, row in enumerate(rows) if (figure := figure_of(row, number, self.folder))]
+        figures = [self.figure(row, number) for number, row in enumerate(rows) if is_shown(row, self.folder)]
         failed = [row for row in rows if row["status"] == "failed"]
         waiting = sum(row["status"] not in (*DONE, "failed") for row in rows)
         title = self.folder.resolve().name.replace("__", " · ").replace("_", " ")
@@ -124,12 +127,35 @@ class Page:
             "sliding": SLIDING if any('<input type="range"' in figure for figure in figures) else "",
             "figures": "\n".join(figures),
             "failed": list_of_failures(failed),
-            "made": MADE.format(command=shown(self.command), recipe=MANIFEST),
+            "made": MADE.format(command=shown(self.command), recipe=MANIFEST) if self.command else "",
         }
         text = template().substitute(parts)
         with whole_file(self.folder / PAGE) as temporary:
             pathlib.Path(temporary).write_text(text, encoding="utf-8")
         return text
+
+    def figure(self, row, number):
+        """Return a picture with its photo as a <figure>."""
+        picture, thumbnails = picture_of(row, self.folder), self.folder / THUMBNAILS
+        before, after = (
+            f"{THUMBNAILS}/{name}" if (thumbnails / str(name)).exists() else None
+            for name in (photo_thumbnail(row), picture_thumbnail(picture))
+        )
+        width, height = size_of(row, self.folder / after if after else picture)
+        after, name = after or url(picture.name), shown(name_of(row))
+        is_film = picture.suffix.lower() not in (".png", ".jpg")
+        pair = FILM if is_film else PAIR if before else ALONE
+        photo = link_to(row["photo"], self.folder) if self.command else None
+        return FIGURE.format(
+            number=number,
+            ratio=f"{width / height:.4f}",
+            width=width,
+            photo=f' data-photo="{photo}"' if photo else "",
+            facts=shown(facts_of(row)),
+            pair=pair.format(after=after, before=before or after, name=name).strip(),
+            url=url(picture.name),
+            name=name,
+        )
 
     def updated(self, done, rows):
         """Yield each item of `done`, and write the page after each hundred; `rows` is the summary, a dict."""
@@ -178,29 +204,9 @@ def name_of(row):
     return pathlib.Path(row["photo"]).name + (f" · {pathlib.Path(painting).stem}" if painting else "")
 
 
-def figure_of(row, number, folder):
-    """Return a picture with its photo as a <figure>, or None if there is no picture."""
-    picture = picture_of(row, folder)
-    after = picture_thumbnail(picture)
-    if row["status"] not in DONE or after is None:
-        return None
-    before, name = photo_thumbnail(row), shown(name_of(row))
-    before = f"{THUMBNAILS}/{before}" if (folder / THUMBNAILS / before).exists() else None
-    is_film = picture.suffix.lower() not in (".png", ".jpg")
-    has_thumbnail = (folder / THUMBNAILS / after).exists()
-    width, height = size_of(row, folder / THUMBNAILS / after if has_thumbnail else picture)
-    after = f"{THUMBNAILS}/{after}" if has_thumbnail else url(picture.name)
-    pair = FILM if is_film else PAIR if before else ALONE
-    return FIGURE.format(
-        number=number,
-        ratio=f"{width / height:.4f}",
-        width=width,
-        photo=f' data-photo="{html.escape(link)}"' if (link := link_to(row["photo"], folder)) else "",
-        facts=shown(facts_of(row)),
-        pair=pair.format(after=after, before=before or after, name=name).strip(),
-        url=url(picture.name),
-        name=name,
-    )
+def is_shown(row, folder):
+    """Tell whether the page shows a row: whether its picture is done and exists."""
+    return row["status"] in DONE and picture_of(row, folder).exists()
 
 
 FIGURE = """<figure id="p{number}" style="--ratio: {ratio}; --width: {width}"{photo} data-facts="{facts}">

@@ -50,5 +50,5 @@ def write_sheet(path, photo, names, options):
             networks[style.network] = learned_styles.load_network(style.network)
         picture = learned_styles.stylize(networks[style.network], content, style)
         tiles.append(imaging.with_title(imaging.to_pixels(picture), name))
-    about = provenance.of_result(options.seed, source=str(photo))
+    about = provenance.of_result(options, source=str(photo))
     imaging.save_png(path, imaging.contact_sheet(np.stack(tiles), min(COLUMNS, len(tiles))), about)

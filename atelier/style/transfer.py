@@ -68,10 +68,11 @@ def paint(content, result, options, keep_unfinished=False):
             raise
         unfinished = errors.Interrupted(f"interrupted; {result} is the picture so far")
     styles = {"styles": " ".join(options.learned)} if options.learned else {}
-    about = provenance.of_result(options.seed, weights=model.source, source=str(content), **styles)
+    styles |= {"painting": options.style[0]} if len(options.style) == 1 else {}
+    about = provenance.of_result(options, weights=model.source, source=str(content), **styles)
     save_extras(search, result, options, about)
     # The picture is written last: if it exists, all other files exist too.
-    imaging.save_picture(result, search.finished(), about, imaging.kept_exif(content) if content else None)
+    imaging.save_picture(result, search.finished(), about, provenance.exif_of(content, options))
     if unfinished:
         raise unfinished
     height, width = search.picture.shape[:2]
@@ -89,11 +90,11 @@ def paint_without_search(content, result, options):
     picture = learned_styles.apply_final_options(
         stylizer.stylize(photo, options.stroke_size), photo, options.keep_colors, options.strength
     )
-    about = provenance.of_result(options.seed, styles=" ".join(options.learned), source=str(content))
+    about = provenance.of_result(options, styles=" ".join(options.learned), source=str(content))
     if options.compare:
         sheet = imaging.side_by_side([photo, picture.astype("float32")], len(photo))
         imaging.save_png(files["comparison"], sheet, about)
-    imaging.save_picture(result, picture, about, imaging.kept_exif(content))
+    imaging.save_picture(result, picture, about, provenance.exif_of(content, options))
     height, width = picture.shape[:2]
     return {"width": width, "height": height, "seconds": round(time.perf_counter() - started, 1)}
 
