@@ -393,6 +393,7 @@ class Style(Photos):
     )
     save_every: int | None = option(None, "also write the picture after each STEPS steps", metavar="STEPS", least=1)
     compare: bool = option(False, "also write a sheet with the photo, the paintings and the result")
+    preview: bool = option(False, "instead of the picture, make one sheet of six small variants, with their flags")
     plot: bool = option(False, "also plot each term of the loss over the steps")
 
 

@@ -28,6 +28,7 @@ folders = command_line.lazy_import("atelier.batch.folders")
 imaging = command_line.lazy_import("atelier.imaging")
 input_pictures = command_line.lazy_import("atelier.style.input_pictures")
 outputs = command_line.lazy_import("atelier.outputs")
+previews = command_line.lazy_import("atelier.style.previews")
 
 
 def parse_arguments(words=None):
@@ -45,11 +46,11 @@ def parse_arguments(words=None):
     return parser.parse_args(words)
 
 
-PHOTO_ONLY = ("content_layers", "content_weight", "keep_colors", "published_losses", "each")
+PHOTO_ONLY = ("content_layers", "content_weight", "keep_colors", "published_losses", "each", "preview")
 STYLE_ONLY = ("style_layers", "layer_weights", "style_weight", "style_scale", "style_weights", "each")
 FIXED_BY_LEARNED_STYLE = (
     *("layer", "convnet", "iterations", "init", "scales", "style_layers", "style_scale"),
-    *("style_weights", "published_losses", "each"),
+    *("style_weights", "published_losses", "each", "preview"),
 )
 SEARCH_ONLY = (
     *("optimizer", "learning_rate", "content_layers", "layer_weights", "content_weight", "style_weight", "tv_weight"),
@@ -60,7 +61,7 @@ INCOMPATIBLE_OPTIONS = {
     "learned": {"--learned": FIXED_BY_LEARNED_STYLE, "--learned unless --refine is given": SEARCH_ONLY},
     "refined": {"--learned": FIXED_BY_LEARNED_STYLE},
     "texture": {"texture synthesis, without a photo": PHOTO_ONLY},
-    "layer": {"--layer": ("content_layers", "published_losses", "keep_colors", *STYLE_ONLY)},
+    "layer": {"--layer": ("content_layers", "published_losses", "keep_colors", "preview", *STYLE_ONLY)},
 }
 
 
@@ -74,6 +75,9 @@ def main():
     options = options_of(arguments)
     note_small_paintings(options)
     makes_folder = naming.are_many(content) or (content and options.each)
+    if options.preview:
+        preview(content, options, makes_folder)
+        return
     command_line.check_sharing(options, makes_folder, "a folder of photos, or --each painting")
     if makes_folder:
         paint_many(content, options)
@@ -98,6 +102,18 @@ def list_styles(content, options):
     disk.refuse_to_replace([result], [photo])
     style_sheets.write_sheet(result, photo, paintings, options)
     print(f"sheet: {result}")
+
+
+def preview(content, options, makes_folder):
+    """Write a sheet of six small variants of one picture, and print its path."""
+    if makes_folder:
+        raise errors.InputError("--preview shows variants of one picture; give one photo, and no --each")
+    command_line.require_suffix(options.output, ".png")
+    default = f"generated/{default_name(content, options)}__preview.png"
+    result = outputs.choose_result(options, default, lambda result: [result])
+    disk.refuse_to_replace([result], [*content, *options.style])
+    previews.write_preview(result, content[0], options)
+    print(f"preview: {result}")
 
 
 def note_small_paintings(options):

@@ -126,7 +126,9 @@ def manifest_of(options):
     named = {} if options.each else {"style": imaging.find_paintings(options.style)}
     if options.init not in INIT_NAMES:
         named["init"] = [options.init]
-    manifest = manifests.manifest_of(SCRIPT, options, ("compare", "plot", "save_every", "each", "list_styles"), named)
+    manifest = manifests.manifest_of(
+        SCRIPT, options, ("compare", "plot", "save_every", "each", "list_styles", "preview"), named
+    )
     for place, (name, weight) in enumerate(map(naming.name_and_weight, options.learned)):
         manifest["learned"][place] = {"name": name, "sha256": f"{learned_styles.load_style(name).checksum} {weight}"}
     return manifest | ({"style": "--each, one by one"} if options.each else {})
