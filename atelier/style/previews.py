@@ -29,7 +29,7 @@ def variants_of(options):
     scale = options.style_scale / 2 if options.style_scale >= 1 else options.style_scale * 2
     changes = [("as given", {}), (f"--style-scale {scale:g}", {"style_scale": scale})]
     changes += [(label, {"keep_colors": kind}) for kind, label in COLORS.items() if kind != options.keep_colors]
-    for weight in (options.content_weight / 2, options.content_weight * 2):
+    for weight in (options.content_weight / 4, options.content_weight * 4):
         changes.append((f"--content-weight {weight:g}", {"content_weight": weight}))
     return [(label, dataclasses.replace(options, **change)) for label, change in changes]
 
