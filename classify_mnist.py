@@ -180,13 +180,13 @@ def report(classifier, images, labels, options, output):
         if options.csv:
             write_csv(options.csv, labels, predictions, posterior, classifier.classes)
             print(f"csv: {options.csv}")
-        plot_confusion(labels, predictions, classifier.classes, options.seed, output)
+        plot_confusion(labels, predictions, classifier.classes, options, output)
         print(f"confusion_matrix: {output}")
     except OSError as error:
         raise errors.PartlyDone(f"{errors.describe(error)}; the printed figures are complete") from error
 
 
-def plot_confusion(labels, predictions, classes, seed, path):
+def plot_confusion(labels, predictions, classes, options, path):
     """Plot the confusion matrix: a row for each true class, a column for each predicted class."""
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
@@ -204,7 +204,7 @@ def plot_confusion(labels, predictions, classes, seed, path):
         text.set_visible(False)
     axes.set_title(f"accuracy {(labels == predictions).mean():.4f}")
     with disk.whole_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=100, metadata=provenance.of_result(seed))
+        figure.savefig(temporary, format="png", dpi=100, metadata=provenance.of_result(options))
 
 
 def write_csv(path, labels, predictions, posterior, classes):

@@ -72,6 +72,9 @@ class Common:
         "faster with it, and float32 for all else",
         choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
     )
+    no_metadata: bool = option(
+        False, "write pictures without the command, names of files, versions, and the photo's date and camera"
+    )
     quiet: bool = option(False, "no progress bars and no notes")
     debug: bool = option(False, "show the whole traceback of an error")
 
@@ -238,10 +241,7 @@ class Generate(Common):
     )
     top_k: int | None = option(None, "draw only among the K likeliest colours or greys", least=1)
     top_p: float | None = option(
-        None,
-        "draw only among the likeliest colours or greys whose probabilities together reach P",
-        above=0,
-        most=1,
+        None, "draw only among the likeliest colours or greys whose probabilities together reach P", above=0, most=1
     )
     start: str = option(
         "nothing",
@@ -290,6 +290,7 @@ class Photos(Common):
         metavar="WHICH",
     )
     gif: bool = option(False, "also write a GIF that shows how the picture develops")
+    no_page: bool = option(False, "do not write index.html, the page that shows the pictures of a folder")
     workers: int | None = option(None, "make many pictures in this many processes on this machine", least=1, most=256)
     scheduler: str | None = option(
         None,
@@ -335,6 +336,9 @@ class Style(Photos):
         "a picture like the photo, in plain colours: each colour takes one of the paintings or learned styles, the "
         "darkest colour the first; or a folder of them; or auto, which splits the photo itself, from top to bottom",
         metavar="MAP",
+    )
+    list_styles: bool = option(
+        False, "print the learned styles with their paintings, make a sheet that shows PHOTO in each, and exit"
     )
     refine: int = option(
         0,
@@ -400,6 +404,7 @@ class Style(Photos):
     )
     save_every: int | None = option(None, "also write the picture after each STEPS steps", metavar="STEPS", least=1)
     compare: bool = option(False, "also write a sheet with the photo, the paintings and the result")
+    preview: bool = option(False, "instead of the picture, make one sheet of six small variants, with their flags")
     plot: bool = option(False, "also plot each term of the loss over the steps")
 
 

@@ -115,7 +115,7 @@ def kept_rows(options, height):
 
 def write(options, output, sheet, weights, animation=None, frames=()):
     """Write the sheet and, if a path is given, the animation; print their paths."""
-    imaging.save_png(output, sheet, provenance.of_result(options.seed, weights=str(weights)))
+    imaging.save_png(output, sheet, provenance.of_result(options, weights=str(weights)))
     print(f"picture: {output}", flush=True)
     if animation:
         try:

@@ -20,13 +20,15 @@ import pathlib
 import sys
 
 import config
-from atelier import errors, naming
+from atelier import disk, errors, naming
+from atelier.style import style_sheets
 from atelier.style.transfer import INIT_NAMES, SCRIPT, manifest_of, output_files, paint, prepare, variants_of
 
 folders = command_line.lazy_import("atelier.batch.folders")
 imaging = command_line.lazy_import("atelier.imaging")
 input_pictures = command_line.lazy_import("atelier.style.input_pictures")
 outputs = command_line.lazy_import("atelier.outputs")
+previews = command_line.lazy_import("atelier.style.previews")
 regions = command_line.lazy_import("atelier.style.regions")
 
 
@@ -46,11 +48,11 @@ def parse_arguments(words=None):
 
 
 REGIONS = ("mask", "regions")
-PHOTO_ONLY = ("content_layers", "content_weight", "keep_colors", "published_losses", "each", *REGIONS)
+PHOTO_ONLY = ("content_layers", "content_weight", "keep_colors", "published_losses", "each", "preview", *REGIONS)
 STYLE_ONLY = ("style_layers", "layer_weights", "style_weight", "style_scale", "style_weights", "each", *REGIONS)
 FIXED_BY_LEARNED_STYLE = (
     *("layer", "convnet", "effort", "iterations", "init", "scales", "style_layers", "style_scale"),
-    *("style_weights", "published_losses", "each"),
+    *("style_weights", "published_losses", "each", "preview"),
 )
 SEARCH_ONLY = (
     *("optimizer", "learning_rate", "content_layers", "layer_weights", "content_weight", "style_weight", "tv_weight"),
@@ -62,7 +64,7 @@ INCOMPATIBLE_OPTIONS = {
     "refined": {"--learned": FIXED_BY_LEARNED_STYLE, "--refine": REGIONS},
     "published": {"--published-losses": ("effort", *REGIONS)},
     "texture": {"texture synthesis, without a photo": (*PHOTO_ONLY, "effort")},
-    "layer": {"--layer": ("content_layers", "published_losses", "keep_colors", "effort", *STYLE_ONLY)},
+    "layer": {"--layer": ("content_layers", "published_losses", "keep_colors", "effort", "preview", *STYLE_ONLY)},
 }
 
 
@@ -70,14 +72,51 @@ def main():
     arguments = parse_arguments()
     content = arguments.content
     naming.check_photos(content)
+    if hasattr(arguments, "list_styles"):
+        list_styles(content, command_line.collect(config.Style, arguments))
+        return
     options = options_of(arguments)
     note_small_paintings(options)
     makes_folder = naming.are_many(content) or (content and options.each)
+    if options.preview:
+        preview(content, options, makes_folder)
+        return
     command_line.check_sharing(options, makes_folder, "a folder of photos, or --each painting")
     if makes_folder:
         paint_many(content, options)
     else:
         paint_one(content, options)
+
+
+def list_styles(content, options):
+    """Print the learned styles with their paintings, and the path of a sheet that shows a photo in each of them."""
+    if naming.are_many(content):
+        raise errors.InputError("--list-styles shows the styles on one photo; give one, or none")
+    command_line.require_suffix(options.output, ".png")
+    paintings = style_sheets.paintings_of_styles()
+    for name, painting in paintings.items():
+        print(f"{name}: {painting}", flush=True)
+    photo = content[0] if content else config.ROOT / "images/content/china.jpg"
+    result = pathlib.Path(options.output or f"generated/{photo.stem + '__' if content else ''}styles.png")
+    if result.exists() and not options.overwrite:
+        print(f"note: {result} exists already; --overwrite makes it anew", file=sys.stderr)
+        return
+    disk.check_writable(result)
+    disk.refuse_to_replace([result], [photo])
+    style_sheets.write_sheet(result, photo, paintings, options)
+    print(f"sheet: {result}")
+
+
+def preview(content, options, makes_folder):
+    """Write a sheet of six small variants of one picture, and print its path."""
+    if makes_folder:
+        raise errors.InputError("--preview shows variants of one picture; give one photo, and no --each")
+    command_line.require_suffix(options.output, ".png")
+    default = f"generated/{default_name(content, options)}__preview.png"
+    result = outputs.choose_result(options, default, lambda result: [result])
+    disk.refuse_to_replace([result], [*content, *options.style])
+    previews.write_preview(result, content[0], options)
+    print(f"preview: {result}")
 
 
 def note_small_paintings(options):

@@ -105,7 +105,7 @@ def show_filters(layer, options):
     strongest = deconvnet.strongest_activations(network, pictures, channels, quiet=options.quiet)
     dreams = filter_dreams.dreams_of_filters(network, channels, options.dreams, options.seed, options.quiet)
     sheet = filter_sheets.sheet_of_filters(network, pictures, strongest, dreams, options.quiet)
-    imaging.save_png(result, sheet, provenance.of_result(options.seed, weights=source))
+    imaging.save_png(result, sheet, provenance.of_result(options, weights=source))
     print(f"sheet: {result}")
     print(f"patches: {network.field.size} pixels across")
     for channel, activations in strongest.items():
@@ -135,7 +135,7 @@ def show_evolution(layer, options):
         for channel, activations in strongest.items():
             rows.setdefault(channel, []).append(filter_sheets.epoch_tile(network, pictures, activations))
     labels = [path.stem for path in epochs]
-    about = provenance.of_result(options.seed, source=str(folder))
+    about = provenance.of_result(options, source=str(folder))
     imaging.save_png(result, filter_sheets.sheet_of_epochs(rows, labels), about)
     print(f"sheet: {result}")
     print(f"epochs: {' '.join(labels)}")

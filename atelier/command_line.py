@@ -49,6 +49,8 @@ from atelier import naming
 from atelier.errors import InputError, Interrupted, describe
 from config import FORMER_WEIGHTS, PathName
 
+AGAIN = "--again"
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose help is a script's docstring, and whose errors are one line each."""
@@ -58,10 +60,13 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
         self.register("type", pathlib.Path, lambda text: pathlib.Path(expanded(text)))
         self._negative_number_matcher = re.compile(r"-[\d.]")  # words that begin like this are values, e.g. -1..1
+        help = "repeat the command that made this picture; the other words of this command replace those of that one"
+        self.add_argument(AGAIN, metavar="FILE", default=argparse.SUPPRESS, help=help)
 
     def parse_args(self, args=None, namespace=None):
         """Parse the command line. An unknown flag or an extra word is an error, whose message suggests a correction."""
         known = self._option_string_actions
+        recorded = self._replace_command() if args is None else None
         words = [*itertools.takewhile(lambda word: word != "--", sys.argv[1:] if args is None else args)]
         flags = [flag for flag in (word.split("=")[0] for word in words) if re.fullmatch(r"--?[A-Za-z][\w-]*", flag)]
         for flag, times in collections.Counter(flags).items():
@@ -77,7 +82,29 @@ class Parser(argparse.ArgumentParser):
             places = [] if stray[0].startswith("-") else self._places_of_pictures()
             question = f"; does it belong {' or '.join(places)}?" if places else ""
             self.error(f"there is no place for {' '.join(stray)}{question}")
+        if recorded:
+            arguments.recorded = recorded
         return arguments
+
+    def _replace_command(self):
+        """With --again, replace sys.argv by the command to be repeated; return what its picture records, or None.
+
+        So all that follows, and the texts in the new picture, are those of a command without --again.
+        """
+        values = {flag: action.nargs for flag, action in self._option_string_actions.items()}
+        if AGAIN not in (word.partition("=")[0] for word in sys.argv[1:]):
+            return None
+        inputs, flags = again.split_words(sys.argv[1:], values)
+        picture = "".join(flags.pop(AGAIN, ())) or self.error(f"{AGAIN} needs a picture")
+        recorded = again.read_record(expanded(picture))
+        if recorded.script != pathlib.Path(sys.argv[0]).name:
+            command = command_of(recorded.script, AGAIN, picture, *again.join_words(inputs, flags))
+            raise InputError(f"{picture} was made by another script; repeat it with {command}")
+        groups = [[action.option_strings[0] for action in g._group_actions] for g in self._mutually_exclusive_groups]
+        sys.argv[1:] = again.repeated_words(recorded, inputs, flags, values, groups)
+        if "--quiet" not in sys.argv:
+            print(f"note: the command is {typed_command()}", file=sys.stderr)
+        return recorded
 
     def _places_of_pictures(self):
         """List where the command line can have pictures, in words."""
@@ -203,6 +230,7 @@ def collect(options, arguments, base=None):
     if given.get("weights") == FORMER_WEIGHTS:
         raise InputError(f"--weights {FORMER_WEIGHTS} is gone; leave it out to use ImageNet's own weights")
     collected = dataclasses.replace(base or options(), **given)
+    note_differences(arguments, collected, given)
     for item in dataclasses.fields(collected):
         value, allowed = getattr(collected, item.name), item.metadata["range"]
         for number in value if isinstance(value, tuple) else (value,):
@@ -210,6 +238,13 @@ def collect(options, arguments, base=None):
                 finite = "" if abs(number) < math.inf else "a finite number, "
                 raise InputError(f"{flag_of(item.name)} must be {finite}{allowed}")
     return collected
+
+
+def note_differences(arguments, options, given):
+    """With --again, print a note about what differs from when the picture was made."""
+    recorded = getattr(arguments, "recorded", None)
+    if recorded and not getattr(options, "quiet", True) and (different := again.differences(recorded, options, given)):
+        print(f"note: since {recorded.picture} was made, this has changed: {'; '.join(different)}", file=sys.stderr)
 
 
 def check_sharing(options, shared, what):
@@ -235,6 +270,9 @@ def lazy_import(name):
         return lazy_loader.load(name, error_on_import=True, suppress_warning=True)
     except ModuleNotFoundError:
         return fail(NOT_INSTALLED.format(name.partition(".")[0]), 2)
+
+
+again = lazy_import("atelier.again")  # it reads pictures
 
 
 def run(main):

@@ -135,11 +135,19 @@ CAMERA_KINDS = HEIC | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", "
 
 
 def find_files(folder, endings, recursive):
-    """List the files in a folder with one of these suffixes, sorted, without hidden files."""
+    """List the files in a folder with one of these suffixes, sorted, without hidden files and thumbnails."""
     folder = pathlib.Path(folder)
     files = folder.rglob("*") if recursive else folder.iterdir()
     found = (path for path in files if path.suffix.lower() in endings and path.is_file())
-    return sorted(path for path in found if not any(part[0] == "." for part in path.relative_to(folder).parts))
+    return sorted(path for path in found if not any(is_hidden(part) for part in path.relative_to(folder).parts))
+
+
+THUMBNAILS = "index_files"  # the folder of the thumbnails that belong to a page, index.html
+
+
+def is_hidden(part):
+    """Tell whether files are not looked for in a folder of this name, or whether a file of this name is not found."""
+    return part[0] == "." or part == THUMBNAILS
 
 
 def load_pictures(folder, width, height, gray=False):

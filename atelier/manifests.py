@@ -16,7 +16,10 @@ from config import FORMER_WEIGHTS
 MANIFEST = "recipe.json"  # the "recipe" in a training's meta.json is something else, its configuration
 
 # Options that do not change a picture: its path, the choice of photos, and other output.
-IGNORED = {"output", "overwrite", "quiet", "debug", "recursive", "gif", "workers", "scheduler"}
+IGNORED = {
+    *("output", "overwrite", "quiet", "debug", "recursive", "gif", "no_page", "no_metadata"),
+    *("workers", "scheduler"),
+}
 
 
 def manifest_of(script, options, ignored=(), files=None):

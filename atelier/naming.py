@@ -120,6 +120,12 @@ def find_trained(name, folder="trained"):
     return next((path for path in paths if holds_networks(path)), paths[0])
 
 
+def known_styles():
+    """List the names of the learned styles in trained/styles, here and in this project."""
+    roots = (pathlib.Path("trained/styles"), config.ROOT / "trained/styles")
+    return sorted({str(path.parent.relative_to(root)) for root in roots for path in root.glob("**/style.npz")})
+
+
 def holds_networks(path):
     """Tell whether a path is a file, or a folder with networks or a meta.json that describes some."""
     if not path.is_dir():

@@ -124,6 +124,8 @@ def test_a_folder_of_photos_gives_the_same_results_as_with_one_process(cluster_f
             assert f"{cluster_flags[0]} {cluster_flags[1]}" in Image.open(picture).text["command"]
     assert rows.keys() == expected.keys() and rows["broken.jpg"]["status"] == "failed"
     assert "cluster: " in result.stderr and "workers: " in result.stderr
+    page = (tmp_path / "index.html").read_text()
+    assert page.count("<figure ") == page.count('<img class="photo" src="index_files/') == 6 and "1 failed" in page
     again = run("style_transfer.py", album, *LEARNED, "--output", tmp_path, status=1)
     assert "done before: 6" in again.stdout  # the flags for workers are not part of the manifest
 

@@ -139,7 +139,7 @@ def test_a_folder_continues_after_a_kill(album, tmp_path):
     assert len(mtimes(output)) == 3
     again = run("style_transfer.py", *flags)
     assert "device" not in again.stderr and "nothing to do" in again.stderr  # nothing was loaded
-    assert again.stdout == f"done before: 3\nsummary: {output}/summary.csv\n"
+    assert again.stdout == f"done before: 3\nsummary: {output}/summary.csv\npage: {output}/index.html\n"
     assert {name: mtimes(output)[name] for name in done} == done
     assert all(row["status"].startswith("done") for row in rows_of(output).values())
 
@@ -444,7 +444,7 @@ def test_a_picture_that_records_the_former_weights_is_not_done(flags, album, tmp
     output = tmp_path / "styled"
     output.mkdir()
     record = {"command": f"python style_transfer.py album --style {PAINTING}{flags}", "weights": "hed"}
-    imaging.save_png(output / "a.png", np.zeros((9, 9), "uint8"), provenance.of_result(0) | record)
+    imaging.save_png(output / "a.png", np.zeros((9, 9), "uint8"), provenance.of_result(config.Style()) | record)
     assert "with the weights hed, which are no longer supported" in paint(album, output, status=2).stderr
     paint(album, output, "--overwrite")
 
@@ -516,7 +516,7 @@ def test_pictures_without_a_record_are_assumed_to_be_done_and_reported(album, tm
 def test_a_picture_of_another_script_is_not_done(album, tmp_path):
     output = tmp_path / "styled"
     output.mkdir()
-    record = provenance.of_result(0) | {"command": "python deepdream.py album --output styled"}
+    record = provenance.of_result(config.Style()) | {"command": "python deepdream.py album --output styled"}
     imaging.save_png(output / "a.png", np.zeros((9, 9), "uint8"), record)
     assert "by deepdream.py, now style_transfer.py" in paint(album, output, status=2).stderr
 

@@ -1,8 +1,8 @@
 """Folders of photos: makes a picture of each photo, in this process or on a cluster, and continues after a stop.
 
 An ImageTask makes a picture by a function of (photo, result, options). The folder of the results also holds
-recipe.json, the manifest of all pictures, and summary.csv, with a row for each picture. TensorFlow starts only if there
-is something to do.
+recipe.json, the manifest of all pictures, summary.csv, with a row for each picture, and index.html, a page that shows
+them. TensorFlow starts only if there is something to do.
 """
 
 import contextlib
@@ -24,12 +24,13 @@ import numpy as np
 from tqdm import tqdm
 
 import config
+from atelier.batch.page import PAGE, Page, make_thumbnails
 from atelier.batch.plan import DONE, Found, Variant, absolute, knows_source, make_plan, name_results
 from atelier.batch.summary import read_summary, write_summary
-from atelier.command_line import lazy_import
+from atelier.command_line import lazy_import, typed_command
 from atelier.disk import check_writable, remove_leftovers, write_json
 from atelier.errors import InputError, Interrupted, PartlyDone, describe
-from atelier.imaging import find_pictures, picture_endings, read_about, unread_pictures
+from atelier.imaging import THUMBNAILS, find_pictures, picture_endings, read_about, unread_pictures
 from atelier.manifests import MANIFEST, changed_options, file_checksum, read_manifest, refuse_other_manifest
 from atelier.progress import FolderForecast
 
@@ -74,6 +75,9 @@ def apply_to_folder(task, photos, output, suffix, variants, options):
     found = [look_at(job, rows, None if options.overwrite else task) for job in jobs]
     plan = make_plan(jobs, found, rows, stored, manifest, options.overwrite)
     check_writable(summary)
+    page = None if options.no_page else Page(output, None if options.no_metadata else typed_command())
+    if page:
+        page.check()
     failed = 0
     with contextlib.ExitStack() as stack:
         if plan.jobs:
@@ -81,17 +85,21 @@ def apply_to_folder(task, photos, output, suffix, variants, options):
             executor.prepare()
         if not (options.quiet or options.overwrite):
             print_notes(plan)
-        names = [MANIFEST, summary.name, *(glob.escape(job.result.name) for job in plan.jobs)]
-        remove_leftovers(output, names, started)
+        names = [MANIFEST, summary.name, PAGE, f"{THUMBNAILS}/*.jpg"]
+        remove_leftovers(output, names + [glob.escape(job.result.name) for job in plan.jobs], started)
         if plan.rows != rows:
             write_summary(summary, plan.rows.values())
         if manifest != stored:
             write_json(output / MANIFEST, manifest)
         if plan.jobs:
-            failed = run_jobs(executor, plan.jobs, summary, plan.rows, options)
+            failed = run_jobs(executor, plan.jobs, summary, plan.rows, page, options)
+    if page:
+        page.finish(plan.rows.values(), options.quiet)
     if plan.done:
         print(f"done before: {len(plan.done)}")
     print(f"summary: {summary}")
+    if page:
+        print(f"page: {output / PAGE}")
     if failed:
         what = "photos" if len(variants) == 1 else "pictures"
         raise PartlyDone(f"{failed} of {len(jobs)} {what} failed; {summary} says why")
@@ -110,12 +118,13 @@ def print_notes(plan):
         print("note: there is nothing to do; --overwrite makes everything again", file=sys.stderr)
 
 
-def run_jobs(executor, jobs, summary, rows, options):
+def run_jobs(executor, jobs, summary, rows, page, options):
     """Do the jobs, with a progress bar and a line for each; return how many failed. Raises Interrupted."""
     done, failed, forecast = 0, 0, FolderForecast(options.quiet, executor.concurrency)
     bar = tqdm(total=len(jobs), unit="picture", disable=True if options.quiet else None)
+    results = with_summary(executor.run(jobs), summary, rows)
     try:
-        for job, row in with_summary(executor.run(jobs), summary, rows):
+        for job, row in page.updated(results, rows) if page else results:
             bar.update()
             if row["status"] == "failed":
                 failed += 1
@@ -127,6 +136,8 @@ def run_jobs(executor, jobs, summary, rows, options):
             tqdm.write(f"{kind}: {job.result}", file=sys.stdout)
             forecast.done(len(jobs) - done - failed)
     except KeyboardInterrupt:
+        if page:
+            page.write(rows.values())
         again = "the same command" + " without --overwrite" * options.overwrite
         raise Interrupted(f"interrupted; {again} goes on with what is not done") from None
     finally:
@@ -320,11 +331,14 @@ def attempt(make_picture, job):
     row = job.row("failed")
     try:
         row |= source_of(job) or {}  # before the photo is read, since it may change meanwhile
-        return row | {"status": "done"} | make_picture(job.photo, job.result, job.variant.options)
+        row |= {"status": "done"} | make_picture(job.photo, job.result, job.variant.options)
+        if not job.variant.options.no_page:
+            make_thumbnails(row, job.result.parent)
+        return row
     except Exception as error:
         if isinstance(error, OSError) and error.errno in FULL_DISK:
             raise
-        return row | {"reason": reason_of(error, job.photo)}
+        return row | {"status": "failed", "reason": reason_of(error, job.photo)}
     finally:
         hardware.return_freed_memory()
 

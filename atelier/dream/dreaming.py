@@ -152,7 +152,7 @@ def make_result(photo, result, options, session_of, alone):
     disk.refuse_to_replace(files_of(result, options).values(), (photo, options.guide))
     picture = read_photo(photo, options)
     session = session_of(options)
-    about = provenance.of_result(options.seed, weights=session.network.source, source=str(photo))
+    about = provenance.of_result(options, weights=session.network.source, source=str(photo))
     if options.zoom is None:
         row = dream_picture(session, photo, picture, result, options, about, alone)
     else:
@@ -194,7 +194,7 @@ def dream_picture(session, photo, picture, result, options, about, alone):
         animation = films.same_size([*frames, films.small(pixels)])
         films.save_gif(files_of(result, options)["animation"], animation, seconds=4)
     # The picture is written last: if it exists, all other files are complete.
-    exif = None if is_noise(photo) else imaging.kept_exif(photo)
+    exif = provenance.exif_of(None if is_noise(photo) else photo, options)
     imaging.save_picture(result, pixels, about, exif)
     if interrupted:
         raise interrupted

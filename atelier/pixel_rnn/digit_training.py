@@ -304,7 +304,7 @@ class DigitTraining:
         axes.set(xlabel="epoch", ylabel=f"loss in nats a picture{dashed}", title=self.meta["source"])
         axes.legend(fontsize="small", ncols=2)
         with disk.whole_file(self.folder / "loss.png") as temporary:
-            figure.savefig(temporary, format="png", dpi=100, metadata=provenance.of_result(self.options.seed))
+            figure.savefig(temporary, format="png", dpi=100, metadata=provenance.of_result(self.options))
 
 
 def model_path(folder, label):

@@ -176,7 +176,7 @@ class PainterTraining:
         error = palettes.color_error(pictures[:100], quantized)
         kind = "colours" if self.config.gray is None else "greys"
         print(f"palette: {len(self.palette)} {kind}, mean Delta E {error:.2f}", flush=True)
-        about = provenance.of_result(self.options.seed)
+        about = provenance.of_result(self.options)
         imaging.save_png(
             self.folder / "preview.png", imaging.contact_sheet(np.stack([pictures[0], quantized[0]]), 2), about
         )
@@ -386,7 +386,7 @@ class PainterTraining:
         uniform = np.tile(uniform, (len(TEMPERATURES), 1))
         tokens = self.sample(recurrent.weights_of(self.model), known, uniform, np.int32(0), temperatures)
         pictures = palettes.from_palette(tokens, self.palette, self.config.height, self.config.width)
-        about = provenance.of_result(self.options.seed, temperatures=TEMPERATURES)
+        about = provenance.of_result(self.options, temperatures=TEMPERATURES)
         imaging.save_png(path, imaging.contact_sheet(pictures, len(TEMPERATURES)), about)
 
     def write_losses(self, curves):
@@ -410,7 +410,7 @@ class PainterTraining:
         bits.set_ylabel("bits a pixel")
         axes.legend()
         with disk.whole_file(self.folder / "loss.png") as temporary:
-            figure.savefig(temporary, format="png", dpi=100, metadata=provenance.of_result(self.options.seed))
+            figure.savefig(temporary, format="png", dpi=100, metadata=provenance.of_result(self.options))
 
     # Checkpoints
 

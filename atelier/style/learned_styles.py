@@ -65,7 +65,7 @@ def load_style(name):
     """Load a style by its folder, or by its name in trained/styles here or in this project. Raises InputError."""
     folder = naming.find_trained(name, "trained/styles")
     if not (folder / META).is_file():
-        known = known_styles()
+        known = naming.known_styles()
         advice = f"the learned styles are {', '.join(known)}" if known else "train_style.py learns one"
         raise InputError(f"there is no learned style {name}{naming.suggestion(str(name), known)}; {advice}")
     meta, path = read_meta(folder), folder / STYLE
@@ -82,12 +82,6 @@ def load_style(name):
         raise InputError(f"{folder} belongs to another network than {network}")
     statistics = unpack_statistics(scales, packed)
     return LearnedStyle(folder.resolve().name, network, vector, mean, covariance, statistics, str(meta.get("weights")))
-
-
-def known_styles():
-    """List the names of the styles in trained/styles, here and in this project."""
-    roots = (pathlib.Path("trained/styles"), STYLES)
-    return sorted({str(path.parent.relative_to(root)) for root in roots for path in root.glob(f"**/{STYLE}")})
 
 
 def read_meta(folder):

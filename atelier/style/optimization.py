@@ -252,7 +252,7 @@ class Search:
             self.frames.append(films.small(self.finished()))
         if options.save_every and step % options.save_every == 0:
             path = self.result.with_name(f"{self.result.stem}__step{step:05}.png")
-            imaging.save_png(path, self.finished(), provenance.of_result(options.seed, weights=self.model.source))
+            imaging.save_png(path, self.finished(), provenance.of_result(options, weights=self.model.source))
 
     def finished(self):
         """Return the final picture: uint8 H x W x 3."""

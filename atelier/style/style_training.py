@@ -432,7 +432,7 @@ class StyleTraining:
             rows.append(imaging.side_by_side([photo, *painted], 240))
         width = max(row.shape[1] for row in rows)
         rows = [np.pad(row, ((0, 8), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
-        imaging.save_png(self.folder / "sheet.png", np.concatenate(rows), provenance.of_result(self.options.seed))
+        imaging.save_png(self.folder / "sheet.png", np.concatenate(rows), provenance.of_result(self.options))
 
     def write_losses(self, search_loss):
         """Write loss.csv, with a row for each step, and loss.png, which also shows the total loss of a search."""
@@ -451,7 +451,7 @@ class StyleTraining:
         axes.set(xlabel=f"step, means of {window}", ylabel="loss, its terms before their weights")
         axes.legend()
         with disk.whole_file(self.folder / "loss.png") as temporary:
-            figure.savefig(temporary, format="png", dpi=100, metadata=provenance.of_result(self.options.seed))
+            figure.savefig(temporary, format="png", dpi=100, metadata=provenance.of_result(self.options))
 
 
 def guidance_weight(share):

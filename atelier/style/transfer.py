@@ -73,10 +73,11 @@ def paint(content, result, options, keep_unfinished=False):
             raise
         unfinished = errors.Interrupted(f"interrupted; {result} is the picture so far")
     styles = {"styles": " ".join(options.learned)} if options.learned else {}
-    about = provenance.of_result(options.seed, weights=model.source, source=str(content), **styles)
+    styles |= {"painting": options.style[0]} if len(options.style) == 1 else {}
+    about = provenance.of_result(options, weights=model.source, source=str(content), **styles)
     save_extras(search, result, options, about)
     # The picture is written last: if it exists, all other files exist too.
-    imaging.save_picture(result, search.finished(), about, imaging.kept_exif(content) if content else None)
+    imaging.save_picture(result, search.finished(), about, provenance.exif_of(content, options))
     if unfinished:
         raise unfinished
     height, width = search.picture.shape[:2]
@@ -96,11 +97,11 @@ def paint_without_search(content, result, options):
     picture = areas.mix(pictures) if areas else next(pictures)
     strength = options.strength * areas.mask if areas else options.strength
     picture = learned_styles.apply_final_options(picture, photo, options.keep_colors, strength)
-    about = provenance.of_result(options.seed, styles=" ".join(options.learned), source=str(content))
+    about = provenance.of_result(options, styles=" ".join(options.learned), source=str(content))
     if options.compare:
         sheet = imaging.side_by_side([photo, picture.astype("float32")], len(photo))
         imaging.save_png(files["comparison"], sheet, about)
-    imaging.save_picture(result, picture, about, imaging.kept_exif(content))
+    imaging.save_picture(result, picture, about, provenance.exif_of(content, options))
     height, width = picture.shape[:2]
     row = {"width": width, "height": height, "seconds": round(time.perf_counter() - started, 1)}
     return row | described(areas)
@@ -141,7 +142,8 @@ def manifest_of(options):
         named["init"] = [options.init]
     given = regions.given_files(options)
     named |= {name: [path] for name, path in given.items() if path.is_file()}
-    manifest = manifests.manifest_of(SCRIPT, options, ("compare", "plot", "save_every", "each"), named)
+    no_effect = ("compare", "plot", "save_every", "each", "list_styles", "preview")
+    manifest = manifests.manifest_of(SCRIPT, options, no_effect, named)
     for place, (name, weight) in enumerate(map(naming.name_and_weight, options.learned)):
         manifest["learned"][place] = {"name": name, "sha256": f"{learned_styles.load_style(name).checksum} {weight}"}
     manifest |= {name: ONE_FOR_EACH_PHOTO for name, path in given.items() if path.is_dir()}
@@ -158,7 +160,7 @@ OPTIONS_THAT_DO_NOT_CHANGE_THE_LOSS = (
     *("style", "style_weights", "style_scale", "each", "init", "keep_colors"),
     *("learned", "refine", "strength", "stroke_size"),
     *("effort", "iterations", "scales", "optimizer", "learning_rate", "seed"),
-    *("output", "overwrite", "format", "recursive", "compare", "plot", "gif", "save_every"),
+    *("output", "overwrite", "format", "recursive", "compare", "plot", "gif", "no_page", "save_every"),
 )
 
 
