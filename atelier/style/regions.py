@@ -200,11 +200,11 @@ NOISE = 8  # grey levels; a JPEG's black and white differ from 0 and 255 by less
 
 
 def softened(shares):
-    """Blur the borders of shares, H x W x R, by about a pixel at 512 pixels, so that no border looks cut out."""
-    return ndimage.gaussian_filter(shares, BORDER * max(shares.shape[:2]), axes=(0, 1))
+    """Blur the borders of shares, H x W x R, so that no border looks cut out."""
+    return ndimage.gaussian_filter(shares, max(1, BORDER * max(shares.shape[:2])), axes=(0, 1))
 
 
-BORDER = 0.002  # standard deviation of the blur, relative to the longest side
+BORDER = 0.002  # standard deviation of the blur, relative to the longest side; it is at least a pixel
 
 
 # --- Maps --------------------------------------------------------------------------------------
