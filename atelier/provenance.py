@@ -5,7 +5,7 @@ import platform
 
 import numpy as np
 
-from atelier import hardware
+from atelier import backend, hardware
 from atelier.command_line import typed_command
 
 
@@ -14,7 +14,7 @@ def versions():
     return {
         "python": platform.python_version(),
         "keras": hardware.keras.version(),
-        "tensorflow": hardware.tf.__version__,
+        backend.NAME: backend.VERSION,
         "numpy": np.__version__,
     }
 

@@ -6,7 +6,7 @@ once in each step.
 
 import math
 
-from atelier import hardware  # noqa: F401, TensorFlow starts quietly
+from atelier import backend  # noqa: F401, Keras starts quietly
 
 # isort: split
 import keras

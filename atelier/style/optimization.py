@@ -3,7 +3,7 @@
 Photos, paintings and pictures are float32 H x W x 3 in 0..255. The losses are in perceptual_loss.py.
 """
 
-from atelier import hardware  # it keeps TensorFlow quiet at its start
+from atelier import backend, hardware  # Keras starts quietly
 
 # isort: split
 import dataclasses
@@ -215,7 +215,7 @@ class Search:
             terms, gradient = self.model.loss_and_gradient(in_span(picture)[None], targets)
             self.terms = {name: float(value) for name, value in terms.items()}
             self.evaluations += 1
-            gradient = np.asarray(gradient)[0]
+            gradient = backend.as_array(gradient)[0]
             if not (math.isfinite(self.terms["total"]) and np.isfinite(gradient).all()):
                 raise Diverged(f"the loss became NaN or infinite at step {len(self.history) + 1}; try lower weights")
             return self.terms["total"], gradient @ span

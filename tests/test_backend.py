@@ -4,11 +4,11 @@ import keras
 import numpy as np
 import pytest
 
-from atelier.networks import vision
+from atelier import backend
 
 
 def test_a_function_is_traced_once_for_all_sizes():
-    value = vision.value_and_gradient(lambda x, targets: {"total": keras.ops.mean(x * x) * targets["factor"]})
+    value = backend.value_and_gradient(lambda x, targets: {"total": keras.ops.mean(x * x) * targets["factor"]})
     for shape in ((1, 4, 5, 3), (1, 6, 5, 3), (1, 9, 2, 3)):
         picture = np.random.default_rng(0).random(shape).astype("float32")
         terms, gradient = value(picture, {"factor": np.float32(3)})
