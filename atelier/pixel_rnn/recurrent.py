@@ -146,7 +146,7 @@ def make_prediction_step(model, context, shape=None):
         colors = model.get_layer("colors")(ops.take(history, table[t], axis=1))
         parts = [ops.reshape(colors, (-1, colors.shape[1] * colors.shape[2]))]
         for name, place in util.position_inputs(t, width, context).items():
-            part = model.get_layer(f"{name}s")(place)
+            part = model.get_layer(f"{name}s")(ops.convert_to_tensor(place))
             parts.append(ops.broadcast_to(part, (parts[0].shape[0], *part.shape)))
         return ops.concatenate(parts, axis=1)
 

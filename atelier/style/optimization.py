@@ -13,6 +13,7 @@ import sys
 
 import numpy as np
 import tqdm
+from keras import ops
 
 import config
 from atelier import colors, films, imaging, progress, provenance
@@ -208,6 +209,10 @@ class Search:
         else:
             mean, span = self.colors[0].astype("float32"), colors.color_projection(self.colors[1])
 
+        on_gpu = self.options.optimizer == "lbfgs" and minimizers.runs_on_gpu()
+        if on_gpu:
+            mean, span = map(ops.convert_to_tensor, (mean, span))
+
         def in_span(picture):
             return mean + (picture - mean) @ span
 
@@ -215,8 +220,9 @@ class Search:
             terms, gradient = self.model.loss_and_gradient(in_span(picture)[None], targets)
             self.terms = {name: float(value) for name, value in terms.items()}
             self.evaluations += 1
-            gradient = backend.as_array(gradient)[0]
-            if not (math.isfinite(self.terms["total"]) and np.isfinite(gradient).all()):
+            gradient = gradient[0] if on_gpu else backend.as_array(gradient)[0]
+            finite = ops.isfinite(gradient) if on_gpu else np.isfinite(gradient)
+            if not (math.isfinite(self.terms["total"]) and bool(finite.all())):
                 raise Diverged(f"the loss became NaN or infinite at step {len(self.history) + 1}; try lower weights")
             return self.terms["total"], gradient @ span
 
@@ -230,6 +236,7 @@ class Search:
         if len(self.history) == steps:  # the optimizer found nothing to improve
             self.accept(in_span(start)[rows, columns])
         self.steps.append(len(self.history) - steps)
+        self.picture = backend.as_array(self.picture)
 
     def accept(self, picture):
         """Record a step of the optimizer, and save the pictures that --gif and --save-every ask for."""
@@ -247,6 +254,7 @@ class Search:
 
     def finished(self):
         """Return the final picture: uint8 H x W x 3."""
+        self.picture = backend.as_array(self.picture)  # it may be on a GPU
         if self.options.keep_colors == "luminance":
             height, width = self.picture.shape[:2]
             return imaging.to_pixels(
