@@ -234,7 +234,7 @@ class Search:
         steps = len(self.history)
         minimize(evaluate, start, count, lambda picture: self.accept(in_span(picture)[rows, columns]))
         if len(self.history) == steps:  # the optimizer found nothing to improve
-            self.accept(in_span(start)[rows, columns])
+            self.accept(in_span(ops.convert_to_tensor(start) if on_gpu else start)[rows, columns])
         self.steps.append(len(self.history) - steps)
         self.picture = backend.as_array(self.picture)
 
