@@ -84,7 +84,7 @@ def value_and_gradient(loss, variables=()):
         with torch.enable_grad():
             terms = loss(picture, targets)
             (gradient,) = torch.autograd.grad(terms["total"] * scale, picture)
-        return {name: term.detach() for name, term in terms.items()}, gradient / scale
+        return {name: ops.convert_to_tensor(term).detach() for name, term in terms.items()}, gradient / scale
 
     evaluate.traces = 0
     return evaluate

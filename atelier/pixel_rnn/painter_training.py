@@ -319,7 +319,7 @@ class PainterTraining:
         names = [name for name in self.model.input if name.startswith("state_")]
         zero = np.zeros((len(first), self.config.units), "float32")
         kept = (1 - first.astype("float32"))[:, None]
-        return {name: state * kept for name, state in zip(names, states or [zero] * len(names))}
+        return {name: keras.ops.multiply(state, kept) for name, state in zip(names, states or [zero] * len(names))}
 
     def check_interrupt(self):
         if self.stop.is_set():
