@@ -42,7 +42,9 @@ def use_precision(precision, work, batch_size=LARGE_BATCH):
     if work == "training" and batch_size < LARGE_BATCH:
         work = "training in small batches"
     if precision == "auto":
-        precision = "mixed_bfloat16" if device_kind() in BFLOAT16[work] else "float32"
+        # On a processor, JAX is slow in bfloat16, and a search became NaN.
+        half = device_kind() in BFLOAT16[work] and (backend.NAME != "jax" or has_gpu())
+        precision = "mixed_bfloat16" if half else "float32"
     keras.config.set_dtype_policy(precision)
     gpus = len(gpu_capabilities())
     device = f"{gpus} GPU" if gpus else f"CPU, {cpu_count()} cores"
