@@ -159,7 +159,9 @@ def compile_update(optimizer, variables, jit=False):
 
 
 def compile_training_step(loss, optimizer, trained, jit, variables=()):
-    raise InputError("this does not run on JAX yet; set KERAS_BACKEND to tensorflow or torch")
+    raise InputError(
+        "training on a folder of pictures does not run on JAX yet; set KERAS_BACKEND to tensorflow or torch"
+    )
 
 
 # --- Layers ------------------------------------------------------------------------------------
