@@ -159,9 +159,7 @@ def compile_update(optimizer, variables, jit=False):
 
 
 def compile_training_step(loss, optimizer, trained, jit, variables=()):
-    raise InputError(
-        "training on a folder of pictures does not run on JAX yet; set KERAS_BACKEND to tensorflow or torch"
-    )
+    raise InputError("a painter can't be trained with JAX yet; set KERAS_BACKEND to tensorflow or torch")
 
 
 # --- Layers ------------------------------------------------------------------------------------

@@ -230,7 +230,8 @@ EDGE = 2  # places that are left out at each edge
 def without_edges(features):
     """Return features N x h x w x C without the places at the edges: the network's padding activates these."""
     height, width = ops.shape(features)[1:3]
-    top, left = (ops.minimum(side // 8, EDGE) for side in (height, width))
+    # JAX slices by integers only, and TensorFlow's compiled functions know the sides as tensors.
+    top, left = (min(x // 8, EDGE) if isinstance(x, int) else ops.minimum(x // 8, EDGE) for x in (height, width))
     return features[:, top : height - top, left : width - left]
 
 
