@@ -290,7 +290,7 @@ class StyleTraining:
         """
         picture = self.network([photo, noise, keras.ops.take(self.styles, number, axis=0)])
         terms = self.loss.loss(picture, {"content": content, "style": statistics})
-        difference = keras.ops.average_pool(picture - photo, GUIDANCE_SIDE) / GUIDANCE_UNIT
+        difference = keras.ops.average_pool(picture - photo, GUIDANCE_SIDE, GUIDANCE_SIDE) / GUIDANCE_UNIT
         total = terms["total"] + guidance * keras.ops.mean(difference**2)
         return total, [terms[name] for name in TERMS]
 
