@@ -21,6 +21,7 @@ import numpy as np
 import config
 from atelier import errors, naming
 
+backend = command_line.lazy_import("atelier.backend")
 datasets = command_line.lazy_import("atelier.pixel_rnn.datasets")
 films = command_line.lazy_import("atelier.films")
 hardware = command_line.lazy_import("atelier.hardware")
@@ -177,7 +178,7 @@ def draw(models, training_config, count, options, known, kept):
     drawn = [
         sample(recurrent.weights_of(model), start, u, np.int32(kept), temperature) for model, u in zip(models, uniform)
     ]
-    return np.concatenate([np.asarray(tokens) for tokens in drawn])
+    return np.concatenate([backend.as_array(tokens) for tokens in drawn])
 
 
 # --- Painters ----------------------------------------------------------------------------------

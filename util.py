@@ -6,7 +6,7 @@ Features are float32 1 x h x w x C or h x w x C.
 
 import math
 
-from atelier import hardware  # noqa: F401, it silences TensorFlow's start
+from atelier import backend  # Keras starts quietly
 
 # isort: split
 import keras
@@ -15,7 +15,9 @@ from keras import ops
 from skimage.color import rgb2lab
 from skimage.transform import resize
 
-from atelier.networks.fused_cells import FastDropout, FusedGRU, FusedLSTM
+from atelier.command_line import lazy_import
+
+fused_cells = lazy_import("atelier.networks.fused_cells")
 
 # --- Quantization ------------------------------------------------------------------------------
 
@@ -210,7 +212,7 @@ def build_painter(
         x, *states = run(x, initial_state=[inputs[name] for name in names])
         outputs += states
         if dropout:
-            x = (FastDropout if fused else keras.layers.Dropout)(dropout, name=f"dropout_{i}")(x)
+            x = (fused_cells.FastDropout if fused else keras.layers.Dropout)(dropout, name=f"dropout_{i}")(x)
     if targets == "last":
         x = x[:, -1:]
     logits = keras.layers.Dense(colors, dtype="float32", name="logits")(x)
@@ -238,8 +240,9 @@ def initialize_colors(model, palette, seed):
 
 def recurrent_layer(cell, fused):
     """Return the Keras layer of a cell. If `fused`, return our layer: faster on a CPU, with the same weights."""
-    plain, fast = {"gru": (keras.layers.GRU, FusedGRU), "lstm": (keras.layers.LSTM, FusedLSTM)}[cell]
-    return fast if fused else plain
+    if fused:
+        return {"gru": fused_cells.FusedGRU, "lstm": fused_cells.FusedLSTM}[cell]
+    return {"gru": keras.layers.GRU, "lstm": keras.layers.LSTM}[cell]
 
 
 # --- Losses of VGG features --------------------------------------------------------------------
@@ -254,7 +257,7 @@ def gram_matrix(x):
     """Return the Gram matrix of features H x W x C, summed over positions: C x C."""
     x = ops.reshape(x, (-1, x.shape[-1]))
 
-    @ops.custom_gradient
+    @backend.custom_gradient
     def product(x):
         # Both factors have the same gradient; it is computed once.
         return ops.matmul(ops.transpose(x), x), lambda g: ops.matmul(x, g + ops.transpose(g))
@@ -270,7 +273,8 @@ def style_reconstruction_loss(base, output):
 
 def total_variation_loss(x):
     """Sum of the squared differences to the lower and to the right neighbour; pictures 1 x H x W x C."""
-    shape = ops.subtract(ops.shape(x), (0, 1, 1, 0))
+    count, height, width, channels = ops.shape(x)
+    shape = (count, height - 1, width - 1, channels)
     # Python slices would give the same values, but their gradients take seven times as long.
     here, lower, right = (ops.slice(x, start, shape) for start in ((0, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0)))
     return ops.sum(ops.square(lower - here)) + ops.sum(ops.square(right - here))

@@ -23,9 +23,15 @@ class Interrupted(InputError):
     status = 130
 
 
+def is_out_of_memory(error):
+    """Tell whether an error of TensorFlow, PyTorch or JAX says that the memory, also a GPU's, is not enough."""
+    named = type(error).__name__ in ("ResourceExhaustedError", "OutOfMemoryError")
+    return named or any(text in str(error) for text in ("RESOURCE_EXHAUSTED", "can't allocate memory"))
+
+
 def describe(error):
     """Return an error's message in one line."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's
+    if isinstance(error, MemoryError) or is_out_of_memory(error):
         return "not enough memory; try fewer or smaller pictures"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower() + (f": {error.filename}" if error.filename else "")

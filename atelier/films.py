@@ -8,7 +8,7 @@ import errno
 import math
 import pathlib
 
-import imageio_ffmpeg
+import lazy_loader
 import numpy as np
 from PIL import Image, ImageSequence
 
@@ -16,6 +16,8 @@ from atelier.disk import read_json, whole_file, write_json
 from atelier.errors import InputError
 from atelier.imaging import fit, resize_picture, to_pixels
 from atelier.manifests import MANIFEST, changed_options
+
+imageio_ffmpeg = lazy_loader.load("imageio_ffmpeg", suppress_warning=True)  # only films need it, and pictures do not
 
 # ffmpeg's options for each format. Frames are written one at a time, so each frame of a GIF has its own palette.
 PALETTES = "[0:v]split[seen][shown];[seen]palettegen=stats_mode=single[palette];[shown][palette]paletteuse=new=1"

@@ -6,7 +6,7 @@ import platform
 
 import numpy as np
 
-from atelier import hardware, imaging
+from atelier import backend, hardware, imaging
 from atelier.command_line import typed_command
 from atelier.manifests import IGNORED
 
@@ -16,7 +16,7 @@ def versions():
     return {
         "python": platform.python_version(),
         "keras": hardware.keras.version(),
-        "tensorflow": hardware.tf.__version__,
+        backend.NAME: backend.VERSION,
         "numpy": np.__version__,
     }
 

@@ -33,7 +33,7 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[worker % len(cores) :: workers])
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as in the scripts that compute VGG features
-os.environ["KERAS_BACKEND"] = "jax"  # hardware.py has to replace it, see test_hardware.py
+os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever the user has set
 if "TF_XLA_FLAGS" not in os.environ:  # processes share compiled code: many train the same tiny network
     code_cache = tempfile.TemporaryDirectory()
     flags = f"--tf_xla_persistent_cache_directory={code_cache.name} --tf_xla_disable_strict_signature_checks=true"

@@ -15,9 +15,8 @@ from conftest import ROOT, file_size_limit, pixels, rows_of, run
 from PIL import Image
 
 import config
-from atelier import imaging, provenance
+from atelier import backend, imaging, provenance
 from atelier.batch import folders, plan, summary
-from atelier.networks import vision
 from atelier.style.transfer import release_models
 
 PAINTING = ROOT / "images/style/glands.jpg"
@@ -97,8 +96,13 @@ def kill_when(command, condition):
 
 
 def test_a_folder_is_painted_and_failed_photos_are_reported(holiday, no_models, tmp_path, monkeypatch):
-    functions, original = [], vision.value_and_gradient
-    monkeypatch.setattr(vision, "value_and_gradient", lambda loss: functions.append(original(loss)) or functions[-1])
+    functions, original = [], backend.value_and_gradient
+
+    def counted(*arguments):
+        functions.append(original(*arguments))
+        return functions[-1]
+
+    monkeypatch.setattr(backend, "value_and_gradient", counted)
     output = tmp_path / "styled"
     (holiday / "phone.HEIC").write_bytes(b"what Pillow does not read")
     first = paint(holiday, output, "--format", "jpg", status=1)
@@ -525,8 +529,13 @@ def test_a_picture_of_another_script_is_not_done(album, tmp_path):
 
 
 def test_each_photo_is_painted_in_the_style_of_each_painting(album, no_models, tmp_path, monkeypatch):
-    functions, original = [], vision.value_and_gradient
-    monkeypatch.setattr(vision, "value_and_gradient", lambda loss: functions.append(original(loss)) or functions[-1])
+    functions, original = [], backend.value_and_gradient
+
+    def counted(*arguments):
+        functions.append(original(*arguments))
+        return functions[-1]
+
+    monkeypatch.setattr(backend, "value_and_gradient", counted)
     output, two_paintings = tmp_path / "styled", (PAINTING, OTHER)
     printed = paint(album, output, "--each", style=two_paintings)
     assert [function.traces for function in functions] == [1]

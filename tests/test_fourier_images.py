@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import ndimage
 
 import config
-from atelier import imaging
+from atelier import backend, imaging
 from atelier.dream import dreaming, fourier_images, objectives, random_transforms, zoom_films
 from atelier.networks import pretrained, vision
 
@@ -122,7 +122,7 @@ def test_the_gradient_with_transforms_agrees_with_finite_differences():
     loss = random_transforms.with_transforms(
         lambda pictures, targets: {"total": tf.reduce_sum(pictures * factors)}, 16, "whole", 2
     )
-    evaluate = vision.value_and_gradient(loss)
+    evaluate = backend.value_and_gradient(loss)
     targets = {"transforms": random_transforms.choose_transforms(rng, 24, 24, 16, "whole", 2)[0]}
     _, gradient = evaluate(picture, targets)
     step = rng.normal(size=picture.shape).astype("float32")

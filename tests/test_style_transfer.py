@@ -14,8 +14,8 @@ from conftest import ROOT, pixels, results, rows_of, run
 from PIL import Image
 
 import config
-from atelier import colors, imaging
-from atelier.networks import minimizers, pretrained, vision
+from atelier import backend, colors, imaging
+from atelier.networks import minimizers, pretrained
 from atelier.style import input_pictures, optimization, transfer
 
 PAINTING = ROOT / "images/style/glands.jpg"
@@ -372,10 +372,10 @@ def test_ctrl_c_keeps_the_picture_so_far(photo, tmp_path):
 
 
 def test_if_the_loss_becomes_nan_the_last_good_picture_is_kept(photo, tmp_path, monkeypatch):
-    original = vision.value_and_gradient
+    original = backend.value_and_gradient
 
-    def breaking(loss):
-        function, calls = original(loss), itertools.count(1)
+    def breaking(*arguments):
+        function, calls = original(*arguments), itertools.count(1)
 
         def evaluate(*arguments):
             terms, gradient = function(*arguments)
@@ -383,7 +383,7 @@ def test_if_the_loss_becomes_nan_the_last_good_picture_is_kept(photo, tmp_path, 
 
         return evaluate
 
-    monkeypatch.setattr(vision, "value_and_gradient", breaking)
+    monkeypatch.setattr(backend, "value_and_gradient", breaking)
     monkeypatch.setattr(transfer, "cached_style_model", optimization.StyleModel)  # a new one for each command
     error = style(photo, tmp_path / "a.png", *FEW_LAYERS, status=1).stderr
     assert "the loss became NaN or infinite" in error and "last good picture" in error and "lower" in error

@@ -6,7 +6,7 @@ from conftest import random_tokens, random_windows, small_rnn
 from skimage.transform import resize
 
 import util
-from atelier.networks import fused_cells
+from atelier import backend
 from atelier.pixel_rnn import palettes
 
 
@@ -42,7 +42,7 @@ def test_shifted_copies_shift_the_ink(digits):
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_a_pixel_is_predicted_from_earlier_pixels_only(cell, context):
     model, _ = small_rnn(cell=cell, context=context, layers=2)
-    predict = fused_cells.compile_function(model, jit=False)
+    predict = backend.compile_function(model, jit=False)
     tokens = random_tokens(1, 4, 3)
     before = np.asarray(predict(tokens))
     for t in range(16):

@@ -4,7 +4,7 @@ The pictures of one filter differ in their forms (Olah, Mordvintsev & Schubert 2
 3 in 0..255.
 """
 
-from atelier import hardware  # noqa: F401, TensorFlow starts quietly
+from atelier import backend  # Keras starts quietly
 
 # isort: split
 import numpy as np
@@ -12,7 +12,6 @@ from keras import ops
 from tqdm import tqdm
 
 from atelier.dream import fourier_images, objectives
-from atelier.networks import vision
 
 STEPS = 64
 SIDES = 64, 160  # pixels of a picture, at least and at most
@@ -30,6 +29,7 @@ class FilterObjective:
 
     def __init__(self, network, count):
         self.network, self.input_channels = network, network.model.input_shape[3]
+        self.variables = network.model.variables
         self.no_others = np.zeros((max(1, count), network.width, network.width), "float32")
         self.targets = {"channel": np.float32(0), "others": self.no_others}
 
@@ -51,7 +51,9 @@ class FilterDreamer:
         self.count, self.objective = count, FilterObjective(network, count - 1)
         self.size = network.model.input_shape[1] or int(np.clip(1.5 * network.field.size, *SIDES))
         self.ascent = fourier_images.FourierAscent(self.objective, self.size)
-        self.coactivations_of = vision.for_any_size(lambda picture: coactivations(network.before_relu(picture)))
+        self.coactivations_of = backend.for_any_size(
+            lambda picture: coactivations(network.before_relu(picture)), self.objective.variables
+        )
 
     def dream(self, channel, seed, show=lambda: None):
         """List the pictures of a filter; `show` is called after each step."""
@@ -63,7 +65,7 @@ class FilterDreamer:
             rate = fourier_images.RATES["part"]
             pictures.append(self.ascent.ascend(start, rng, STEPS, rate, show=lambda *_: show()))
             if number < self.count - 1:
-                others[number] = np.asarray(self.coactivations_of(pictures[-1][None].astype("float32")))
+                others[number] = backend.as_array(self.coactivations_of(pictures[-1][None].astype("float32")))
         return pictures
 
 

@@ -7,7 +7,7 @@ in photographs, and at each step the network sees the picture under random trans
 
 import math
 
-from atelier import hardware  # noqa: F401, TensorFlow starts quietly
+from atelier import backend  # Keras starts quietly
 
 # isort: split
 import numpy as np
@@ -15,7 +15,6 @@ from scipy import fft
 
 import config
 from atelier.dream import objectives, pixel_dreams, random_transforms
-from atelier.networks import vision
 
 # --- The Fourier image -------------------------------------------------------------------------
 
@@ -109,7 +108,7 @@ class FourierAscent:
     def __init__(self, objective, side, count=1):
         self.objective, self.side, self.count = objective, side, count
         loss = random_transforms.with_transforms(objective.loss, side, objective.scope, count)
-        self.evaluate = vision.value_and_gradient(loss)
+        self.evaluate = backend.value_and_gradient(loss, objective.variables)
 
     def ascend(self, picture, rng, steps, rate, decay=1, show=lambda picture, strengths: None):
         """Take `steps` steps from a picture, float32 H x W x 3 in 0..255, and return the new picture.
@@ -150,7 +149,7 @@ class FourierAscent:
         ):
             targets = objective.targets | {"transforms": transforms, "normalizer": normalizer}
             terms, part = self.evaluate(picture[None].astype("float32"), targets)
-            gradient += np.asarray(part)[0]
+            gradient += backend.as_array(part)[0]
             strengths.append([float(terms[name]) for name in objective.names])
         objectives.check_gradient(gradient)
         return gradient, np.mean(strengths, axis=0)

@@ -1,12 +1,13 @@
 """The objectives of dreams: the strength of layers, channels or a neuron, similarity to a guide, or a class's logit.
 
 An objective has
-- `loss(pictures, targets)`: a function for vision.value_and_gradient, of pictures N x H x W x 3 in 0..255. It returns a
-  dict of scalars: "total", which is maximized, and the strength for each of `names`;
+- `loss(pictures, targets)`: a function for backend.value_and_gradient, of pictures N x H x W x 3 in 0..255. It returns
+  a dict of scalars: "total", which is maximized, and the strength for each of `names`;
 - `names`: the names of the strengths: layers, "logit" or "activation";
 - `normalizer(strengths)`: the numbers by which the strengths of the next step are divided, float32;
 - `targets`: a dict of what `loss` needs, without the "normalizer";
 - `scope`: the area of a picture that a Fourier dream strengthens (see random_transforms.py);
+- `variables`: the network's Keras variables;
 - `input_channels`: 1 if the network sees grey levels, or 3.
 """
 
@@ -16,7 +17,7 @@ import math
 import sys
 import typing
 
-from atelier import hardware  # TensorFlow starts quietly
+from atelier import backend, hardware  # Keras starts quietly
 
 # isort: split
 import keras
@@ -118,6 +119,7 @@ class ClassObjective:
             raise errors.InputError(f"there is no class {options.class_}; {options.convnet} has {count}")
         self.classify = functools.partial(vision.classify, network.model, network.preprocess)
         self.input_channels, self.targets = network.input_channels, {}
+        self.variables = network.model.variables
         self.number, self.tv_weight = options.class_, options.tv_weight
 
     def normalizer(self, strengths):
@@ -143,6 +145,7 @@ class LayerObjective:
         self.channels, self.tv_weight, self.on_fourier = options.channels, options.tv_weight, options.canvas == "waves"
         self.features = network.features(self.names, rectified=not (self.on_fourier and self.channels))
         self.input_channels, self.targets = network.input_channels, {}
+        self.variables = network.model.variables
 
     def normalizer(self, strengths):
         """Return the strengths of the previous step. Divided by them, all layers have the same influence."""
@@ -202,7 +205,9 @@ class GuideObjective(LayerObjective):
             raise errors.InputError(
                 f"{options.guide} would be resized to {width} x {height} pixels; a guide needs {SMALLEST_GUIDE}"
             )
-        found = vision.for_any_size(self.features)(imaging.resize_picture(picture, width, height)[None])
+        found = backend.for_any_size(self.features, self.variables)(
+            imaging.resize_picture(picture, width, height)[None]
+        )
         if self.channels:
             found = [ops.take(x, self.channels, axis=3) for x in found]
         flat = [ops.reshape(x, (-1, x.shape[3])) for x in found]
@@ -225,7 +230,8 @@ EDGE = 2  # places that are left out at each edge
 def without_edges(features):
     """Return features N x h x w x C without the places at the edges: the network's padding activates these."""
     height, width = ops.shape(features)[1:3]
-    top, left = (ops.minimum(side // 8, EDGE) for side in (height, width))
+    # JAX slices by integers only, and TensorFlow's compiled functions know the sides as tensors.
+    top, left = (min(x // 8, EDGE) if isinstance(x, int) else ops.minimum(x // 8, EDGE) for x in (height, width))
     return features[:, top : height - top, left : width - left]
 
 

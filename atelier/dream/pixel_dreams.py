@@ -6,7 +6,7 @@ Pictures are float32 H x W x 3 in 0..255.
 import dataclasses
 import math
 
-from atelier import hardware  # noqa: F401, TensorFlow starts quietly
+from atelier import backend  # Keras starts quietly
 
 # isort: split
 import numpy as np
@@ -14,7 +14,6 @@ from scipy import ndimage
 
 from atelier import imaging
 from atelier.dream import objectives
-from atelier.networks import vision
 
 SMALLEST_OCTAVE = 16  # pixels of the shorter side
 COARSEST = 190  # pixels of the longest side of the first octave
@@ -33,7 +32,7 @@ class PixelDreamer:
     def __init__(self, network, objective, options):
         self.objective, self.options = objective, options
         self.tiling = tiling_for(network, options)
-        self.evaluate = vision.value_and_gradient(objective.loss)
+        self.evaluate = backend.value_and_gradient(objective.loss, objective.variables)
 
     def sizes(self, picture):
         """List the (width, height) of each octave, coarse to fine."""
@@ -91,7 +90,7 @@ class PixelDreamer:
             for seen_columns, kept_columns, inner_columns in columns:
                 tile = picture[seen_rows][:, seen_columns]
                 terms, tile_gradient = self.evaluate(tile[None], {**objective.targets, "normalizer": normalizer})
-                gradient[kept_rows, kept_columns] = np.asarray(tile_gradient)[0, inner_rows, inner_columns]
+                gradient[kept_rows, kept_columns] = backend.as_array(tile_gradient)[0, inner_rows, inner_columns]
                 strengths.append([float(terms[name]) for name in objective.names])
         objectives.check_gradient(gradient)
         return gradient, np.mean(strengths, axis=0)

@@ -4,11 +4,11 @@ Pictures are tensors 1 x H x W x 3 in 0..255. The transforms depend on the `scop
 strengthens the "whole" picture, one of a layer or a channel every "part" of it, and one of a neuron its "middle".
 """
 
-from atelier import hardware  # noqa: F401, TensorFlow starts quietly
+from atelier import backend  # Keras starts quietly
 
 # isort: split
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
 MAX_ROTATION = 15  # degrees, in both directions
 # With the scope "whole", the picture's shorter side is scaled to at most so many times the side that the network sees.
@@ -63,7 +63,7 @@ def with_transforms(loss, side, scope, count=1):
     """Return the loss of a picture under the `count` transforms in targets["transforms"].
 
     `loss(pictures, targets)` takes pictures `count` x side x side x 3. The returned function takes one picture, and is
-    for vision.value_and_gradient.
+    for backend.value_and_gradient.
     """
     transform = scale_and_crop if scope == "whole" else crop
 
@@ -73,7 +73,7 @@ def with_transforms(loss, side, scope, count=1):
             transform(picture, chosen["sizes"][i], chosen["centers"][i], chosen["angles"][i], side)
             for i in range(count)
         ]
-        return loss(tf.stack(crops), targets)
+        return loss(ops.stack(crops), targets)
 
     return loss_of_picture
 
@@ -83,7 +83,7 @@ def scale_and_crop(picture, size, center, angle, side):
 
     Beyond the picture's edges it is mirrored.
     """
-    scaled = tf.image.resize(picture, tf.cast(size, "int32"), antialias=True)
+    scaled = backend.resize_dynamically(picture, size)
     return crop(scaled, size, center, angle, side)
 
 
@@ -92,30 +92,30 @@ def crop(picture, size, center, angle, side):
 
     Only the pixels of the square are interpolated, without antialiasing. Beyond the picture's edges it is mirrored.
     """
-    shape = tf.shape(picture)[1:3]
-    scale = size / tf.cast(shape, "float32")
-    steps = tf.range(side, dtype="float32") - (side - 1) / 2
-    down, right = tf.meshgrid(steps, steps, indexing="ij")
-    rows = (center[0] + tf.cos(angle) * down + tf.sin(angle) * right + 0.5) / scale[0] - 0.5
-    columns = (center[1] - tf.sin(angle) * down + tf.cos(angle) * right + 0.5) / scale[1] - 0.5
+    shape = ops.shape(picture)[1:3]
+    scale = [size[i] / ops.cast(shape[i], "float32") for i in range(2)]
+    steps = ops.arange(side, dtype="float32") - (side - 1) / 2
+    down, right = ops.meshgrid(steps, steps, indexing="ij")
+    rows = (center[0] + ops.cos(angle) * down + ops.sin(angle) * right + 0.5) / scale[0] - 0.5
+    columns = (center[1] - ops.sin(angle) * down + ops.cos(angle) * right + 0.5) / scale[1] - 0.5
     return interpolate(picture[0], mirror(rows, shape[0]), mirror(columns, shape[1]), shape)
 
 
 def mirror(positions, side):
     """Return positions reflected into 0 .. side - 1, repeatedly if necessary."""
-    last = tf.cast(side, "float32") - 1
-    return last - tf.abs(last - tf.math.floormod(positions, 2 * last))
+    last = ops.cast(side, "float32") - 1
+    return last - ops.abs(last - ops.mod(positions, 2 * last))
 
 
 def interpolate(picture, rows, columns, size):
     """Return a picture's values, H x W x 3, at positions between its pixels, by bilinear interpolation."""
-    top = tf.minimum(tf.cast(rows, "int32"), size[0] - 2)
-    left = tf.minimum(tf.cast(columns, "int32"), size[1] - 2)
-    down, right = (rows - tf.cast(top, "float32"))[..., None], (columns - tf.cast(left, "float32"))[..., None]
-    pixels = tf.reshape(picture, (-1, picture.shape[2]))
+    top = ops.minimum(ops.cast(rows, "int32"), size[0] - 2)
+    left = ops.minimum(ops.cast(columns, "int32"), size[1] - 2)
+    down, right = (rows - ops.cast(top, "float32"))[..., None], (columns - ops.cast(left, "float32"))[..., None]
+    pixels = ops.reshape(picture, (-1, picture.shape[2]))
 
     def row(below):
         first = (top + below) * size[1] + left
-        return tf.gather(pixels, first) * (1 - right) + tf.gather(pixels, first + 1) * right
+        return ops.take(pixels, first, axis=0) * (1 - right) + ops.take(pixels, first + 1, axis=0) * right
 
     return row(0) * (1 - down) + row(1) * down

@@ -6,7 +6,7 @@ N x H x W x 3 in 0..255, to the model's input.
 
 import importlib
 
-from atelier import hardware  # noqa: F401, TensorFlow starts quietly
+from atelier import hardware  # noqa: F401, Keras starts quietly
 
 # isort: split
 import keras

@@ -5,7 +5,7 @@ Pictures are H x W x 3 in 0..255; a layer's activations are float32 h x w x C (Z
 
 import dataclasses
 
-from atelier import hardware  # noqa: F401, TensorFlow starts quietly
+from atelier import backend  # Keras starts quietly
 
 # isort: split
 import keras
@@ -68,10 +68,11 @@ class Deconvnet:
         self.field = ReceptiveField()
         for step in self.chain:
             self.field = self.field.after(*window_of(step))
-        self.compiled_activations = vision.for_any_size(self.activations_of)
+        self.compiled_activations = backend.for_any_size(self.activations_of, model.variables)
         # The gradient of each ReLU is replaced by a ReLU. The gradient of an activation is then its projection.
-        self.evaluate = vision.value_and_gradient(
-            lambda picture, targets: {"total": keras.ops.sum(self.activations_of(picture) * targets["place"])}
+        self.evaluate = backend.value_and_gradient(
+            lambda picture, targets: {"total": keras.ops.sum(self.activations_of(picture) * targets["place"])},
+            model.variables,
         )
 
     def activations_of(self, picture):
@@ -100,7 +101,7 @@ class Deconvnet:
 
     def activations(self, picture):
         """Return the layer's activations, array h x w x C, for a picture, array H x W x 3 in 0..255."""
-        return np.asarray(self.compiled_activations(picture[None].astype("float32")))[0]
+        return backend.as_array(self.compiled_activations(picture[None].astype("float32")))[0]
 
     def project(self, pictures, activation):
         """Project an activation back to the pixels that it depends on: float32 size x size x 3, values around 0."""
@@ -108,7 +109,7 @@ class Deconvnet:
         places = np.zeros((1, *self.activations(picture).shape), "float32")
         places[0, activation.row, activation.column, activation.channel] = 1
         _, projection = self.evaluate(picture[None].astype("float32"), {"place": places})
-        return activation.strength * self.cut(np.asarray(projection)[0], activation, 0)
+        return activation.strength * self.cut(backend.as_array(projection)[0], activation, 0)
 
     def cut(self, picture, activation, fill):
         """Cut out the pixels that an activation depends on, size x size x 3; outside the picture they are `fill`."""
@@ -165,7 +166,7 @@ def window_of(layer):
 def deconvolution_relu(x):
     """Return the ReLU of x with the gradient of a deconvolutional network: the ReLU of the output's gradient."""
 
-    @keras.ops.custom_gradient
+    @backend.custom_gradient
     def relu(x):
         return keras.ops.relu(x), keras.ops.relu
 

@@ -4,17 +4,12 @@ Sequences are N x T x features. The gradients are written by hand: one large mat
 computes the gradient of the recurrent kernel.
 """
 
-from atelier import hardware  # noqa: F401, it silences TensorFlow's start
+from atelier import backend  # Keras starts quietly
 
 # isort: split
 import keras
 import tensorflow as tf
 from keras import ops
-
-
-def compile_function(function, jit=True):
-    """Compile a function of tensors, by default with XLA. (Keras has no function for this; its backends have.)"""
-    return tf.function(function, jit_compile=jit, autograph=False)
 
 
 class FastDropout(keras.layers.Dropout):
@@ -84,7 +79,7 @@ def gru_states(inputs, kernel, bias, first):
     return tf.concat([h[1:], last[None]], 0), gradient
 
 
-@compile_function
+@backend.compile_function
 def gru_forward(inputs, kernel, bias, first):
     """Return the states before each step, the last state, and four arrays for the gradient.
 
@@ -103,7 +98,7 @@ def gru_forward(inputs, kernel, bias, first):
     return h.stack(), last, *(s.stack() for s in gates)
 
 
-@compile_function
+@backend.compile_function
 def gru_backward(dstates, kernel, h, z, r, n, an):
     """Return the gradients of the products with the kernel, of the candidates and of the first state."""
     steps, units = h.shape[0], h.shape[2]
@@ -142,7 +137,7 @@ def lstm_states(inputs, kernel, first_h, first_c):
     return (h, c[-1]), gradient
 
 
-@compile_function
+@backend.compile_function
 def lstm_forward(inputs, kernel, first_h, first_c):
     """Return the states, cells and gates of all steps."""
     steps, units = inputs.shape[0], inputs.shape[2] // 4
@@ -161,7 +156,7 @@ def lstm_forward(inputs, kernel, first_h, first_c):
     return [s.stack() for s in stacks]
 
 
-@compile_function
+@backend.compile_function
 def lstm_backward(dstates, dlast_c, kernel, first_c, c, gates):
     """Return the gradients of the products with the kernel, of the first state and of the first cell."""
     steps, units = c.shape[0], c.shape[2]

@@ -6,7 +6,7 @@ The input is a file's path, and the result is a Keras model. Code that a file co
 import json
 import zipfile
 
-from atelier import hardware  # noqa: F401, TensorFlow starts quietly
+from atelier import hardware  # noqa: F401, Keras starts quietly
 
 # isort: split
 import h5py

@@ -6,12 +6,21 @@ once in each step.
 
 import math
 
-from atelier import hardware  # noqa: F401, TensorFlow starts quietly
+from atelier import backend, hardware  # Keras starts quietly
 
 # isort: split
 import keras
 import numpy as np
 from scipy import fft, optimize
+
+from atelier.command_line import lazy_import
+
+torch_minimizers = lazy_import("atelier.networks.torch_minimizers")
+
+
+def runs_on_gpu():
+    """Tell whether L-BFGS runs on a GPU. `evaluate` and `accept` get tensors then. It does with PyTorch."""
+    return backend.NAME == "torch" and hardware.has_gpu()
 
 
 def minimize_lbfgs(evaluate, start, steps, accept):
@@ -24,6 +33,9 @@ def minimize_lbfgs(evaluate, start, steps, accept):
     frequency = np.hypot(np.arange(height)[:, None] / height, np.arange(width) / width)[..., None]
     weights = np.maximum(frequency, 1 / max(height, width)) ** -0.25
     weights *= math.sqrt(start.size / np.mean(weights**2))
+    if runs_on_gpu():
+        torch_minimizers.minimize_lbfgs(evaluate, start, weights, steps, accept)
+        return
 
     def picture_of(x):
         coefficients = weights * x.reshape(start.shape)

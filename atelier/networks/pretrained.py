@@ -11,7 +11,7 @@ import sys
 import threading
 import urllib.request
 
-from atelier import hardware  # noqa: F401, TensorFlow starts quietly
+from atelier import hardware  # noqa: F401, Keras starts quietly
 
 # isort: split
 import h5py

@@ -1,4 +1,4 @@
-"""Features and class logits of pictures, a network's layers by name, and the gradient of a loss with respect to pixels.
+"""Features and class logits of pictures, and a network's layers by name.
 
 Pictures are float32 1 x H x W x 3 in 0..255, of any size; features are float32 1 x h x w x C.
 """
@@ -7,15 +7,17 @@ import contextlib
 import functools
 import math
 
-from atelier import hardware  # TensorFlow starts quietly
+from atelier import backend, hardware  # Keras starts quietly
 
 # isort: split
 import keras
-import tensorflow as tf
 from keras import ops
 
+from atelier.command_line import lazy_import
 from atelier.errors import InputError
-from atelier.networks.winograd import FrozenConvolution
+
+torch_layers = lazy_import("atelier.networks.torch_layers")
+winograd = lazy_import("atelier.networks.winograd")
 
 # --- Features ----------------------------------------------------------------------------------
 
@@ -25,16 +27,15 @@ VGG_MEAN = (103.939, 116.779, 123.68)  # of blue, green and red
 def feature_extractor(model, layers):
     """Return f(picture, tensor 1 x H x W x 3 in 0..255) -> [features, float32 1 x h x w x C, of each layer] for a VGG.
 
-    In float32 without a GPU, f uses Winograd convolutions.
+    The network's weights must not change any more.
     """
     last = max(model.layers.index(model.get_layer(name)) for name in layers)
-    used = model.layers[1 : last + 1]
-    fast = winograd_is_faster()
-    steps = [(layer.name, FrozenConvolution.of(layer) if fast and is_wide(layer) else layer) for layer in used]
+    steps = [(layer.name, faster(layer)) for layer in model.layers[1 : last + 1]]
 
     def features(picture):
         found = {}
-        x = ops.flip(picture, axis=3) - VGG_MEAN  # the same as Keras's preprocess_input, whose gradient is slow
+        # This is the same as Keras's preprocess_input, whose gradient is slow.
+        x = ops.subtract(ops.flip(picture, axis=3), VGG_MEAN)
         for name, step in steps:
             x = step(x)
             found[name] = ops.cast(x, "float32")
@@ -43,9 +44,19 @@ def feature_extractor(model, layers):
     return features
 
 
+def faster(layer):
+    """Return a function with the same output as a VGG's layer and its present weights, or the layer if none is faster.
+
+    It computes the gradient with respect to its input only.
+    """
+    if backend.NAME == "torch":
+        return torch_layers.frozen(layer)
+    return winograd.FrozenConvolution.of(layer) if winograd_is_faster() and is_wide(layer) else layer
+
+
 def winograd_is_faster():
-    """Tell whether Winograd convolutions are faster than TensorFlow's. They are in float32 without a GPU."""
-    return keras.config.dtype_policy().name == "float32" and not hardware.has_gpu()
+    """Tell whether Winograd convolutions are faster than Keras's. They are with TensorFlow in float32 without a GPU."""
+    return backend.NAME == "tensorflow" and keras.config.dtype_policy().name == "float32" and not hardware.has_gpu()
 
 
 def is_wide(layer):
@@ -153,55 +164,11 @@ def layer_at_stride(model, stride):
     height = model.input_shape[1] or 16 * stride
     layers = [layers_of(model)[name] for name in names]
 
-    @functools.partial(tf.function, autograph=False)
     def outputs_of(picture):
         with recorded_outputs(layers) as outputs:
             model(picture)
         return [outputs[id(layer)] for layer in layers]
 
-    input_spec = tf.TensorSpec((1, height, model.input_shape[2] or height, model.input_shape[3]))
-    outputs = outputs_of.get_concrete_function(input_spec).structured_outputs
-    near = [name for name, x in zip(names, outputs) if 0.7 * height <= x.shape[1] * stride < height + stride]
+    shapes = backend.output_shapes(outputs_of, (1, height, model.input_shape[2] or height, model.input_shape[3]))
+    near = [name for name, shape in zip(names, shapes) if 0.7 * height <= shape[1] * stride < height + stride]
     return (near or names)[-1]
-
-
-# --- The gradient with respect to a picture ----------------------------------------------------
-
-
-def for_any_size(function):
-    """Compile a function of one picture, 1 x H x W x 3, once for all sizes."""
-    return tf.function(function, input_signature=[tf.TensorSpec((1, None, None, 3))], autograph=False)
-
-
-def value_and_gradient(loss):
-    """Compile f(picture, targets) -> (terms, gradient of terms["total"] with respect to the picture).
-
-    `loss(picture, targets)` returns `terms`, a dict of scalars. `picture` is float32 1 x H x W x 3 in 0..255, and so
-    is the gradient; `targets` is any structure of arrays. The function is traced once for pictures and features of all
-    sizes; the structure of the targets must stay the same. `f.traces` counts the traces.
-    """
-
-    def evaluate(picture, targets):
-        compiled.traces += 1
-        # In float16 the gradient of a mean would underflow; the gradient of a sum does not.
-        scale = ops.cast(ops.prod(ops.shape(picture)), "float32")
-        with tf.GradientTape() as tape:
-            tape.watch(picture)
-            terms = loss(picture, targets)
-            scaled = terms["total"] * scale
-        return terms, tape.gradient(scaled, picture) / scale
-
-    def any_size(x):
-        shape = (1, None, None, x.shape[3]) if x.ndim == 4 else x.shape
-        return tf.TensorSpec(shape, "float32")
-
-    @functools.wraps(loss)
-    def compiled(picture, targets):
-        arguments = tf.nest.map_structure(lambda x: tf.convert_to_tensor(x, "float32"), (picture, targets))
-        if compiled.function is None:
-            signature = tf.nest.map_structure(lambda x: any_size(x), arguments)
-            compiled.function = tf.function(evaluate, input_signature=signature, autograph=False)
-        return compiled.function(*arguments)
-
-    compiled.function, compiled.traces = None, 0
-    return compiled

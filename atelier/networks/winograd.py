@@ -5,7 +5,7 @@ The input is 1 x H x W x C of any size, the output 1 x H x W x K.
 
 import functools
 
-from atelier import hardware  # noqa: F401, TensorFlow starts quietly
+from atelier import backend  # noqa: F401, TensorFlow starts quietly
 
 # isort: split
 import numpy as np

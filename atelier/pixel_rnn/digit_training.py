@@ -12,7 +12,7 @@ import threading
 import time
 import zlib
 
-from atelier import hardware  # first: silences TensorFlow's start
+from atelier import backend, hardware  # first: silences Keras's start
 
 # isort: split
 import keras
@@ -218,7 +218,7 @@ class DigitTraining:
 
     def train_here(self, pictures, bar):
         """Train classes in parallel threads, one for each core. Yields (label, entry for meta.json)."""
-        count = 1 if hardware.has_gpu() else max(1, min(hardware.cpu_count(), len(pictures)))
+        count = max(1, min(hardware.cpu_count(), len(pictures))) if recurrent.fused_cells_are_faster() else 1
         trainers, lock = TrainerPool(self.config, self.options, self.folder, count), threading.Lock()
 
         def advance(images, loss):
@@ -431,10 +431,12 @@ def network_options(training_config):
 
 def build_trainer(training_config):
     """Build and compile the network with its optimizer; one trainer trains many classes, one after the other."""
-    fused = not hardware.has_gpu()
+    fused = recurrent.fused_cells_are_faster()
     model = util.build_rnn(**network_options(training_config), fused=fused)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(training_config.learning_rate), loss, jit_compile=fused)
+    model.compile(
+        keras.optimizers.Adam(training_config.learning_rate), loss, jit_compile=fused or backend.NAME == "jax"
+    )
     model.optimizer.build(model.trainable_variables)
     return model
 

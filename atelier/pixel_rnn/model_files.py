@@ -6,7 +6,7 @@ Input: a folder and the content of its meta.json (model_meta.py). Output: Keras 
 import json
 import pathlib
 
-from atelier import hardware  # noqa: F401, it silences TensorFlow's start
+from atelier import hardware  # noqa: F401, it silences Keras's start
 
 # isort: split
 import h5py

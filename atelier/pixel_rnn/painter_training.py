@@ -13,7 +13,7 @@ import sys
 import time
 import zlib
 
-from atelier import hardware  # first: silences TensorFlow's start
+from atelier import backend, hardware  # first: silences Keras's start
 
 # isort: split
 import keras
@@ -231,7 +231,7 @@ class PainterTraining:
         """Build the network and its optimizer, and compile the functions that train and draw."""
         config = self.config
         keras.utils.set_random_seed(self.options.seed)
-        self.model = self.build(fused=not hardware.has_gpu())
+        self.model = self.build(fused=recurrent.fused_cells_are_faster())
         util.initialize_colors(self.model, self.palette, self.options.seed)
         kind = {"adam": keras.optimizers.Adam, "rmsprop": keras.optimizers.RMSprop}[config.optimizer]
         self.model.optimizer = kind(config.learning_rate, global_clipnorm=config.clip)
@@ -319,7 +319,7 @@ class PainterTraining:
         names = [name for name in self.model.input if name.startswith("state_")]
         zero = np.zeros((len(first), self.config.units), "float32")
         kept = (1 - first.astype("float32"))[:, None]
-        return {name: state * kept for name, state in zip(names, states or [zero] * len(names))}
+        return {name: keras.ops.multiply(state, kept) for name, state in zip(names, states or [zero] * len(names))}
 
     def check_interrupt(self):
         if self.stop.is_set():
@@ -421,7 +421,7 @@ class PainterTraining:
         """Replace the older checkpoint. The newer one is not touched, so that one is always complete."""
         self.check_finite()
         progress.variables = [variable.numpy() for variable in trainings.variables_of(self.model)]
-        progress.states = [np.asarray(state, "float32") for state in states]
+        progress.states = [np.asarray(backend.as_array(state), "float32") for state in states]
         path = next(path for path in self.checkpoints() if path != self.last_checkpoint)
         progress.save(path)
         self.last_checkpoint = path

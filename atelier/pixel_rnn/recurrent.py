@@ -5,16 +5,19 @@ Tokens are integers N x T in 0..levels-1, row by row. Log-likelihoods are in nat
 
 import functools
 
-from atelier import hardware  # first: silences TensorFlow's start
+from atelier import backend, hardware  # first: silences Keras's start
 
 # isort: split
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 
 import util
-from atelier.networks.fused_cells import compile_function
+
+
+def fused_cells_are_faster():
+    """Tell whether the layers of fused_cells.py are faster than Keras's. They are with TensorFlow without a GPU."""
+    return backend.NAME == "tensorflow" and not hardware.has_gpu()
 
 
 def make_training_step(model, optimizer):
@@ -23,26 +26,19 @@ def make_training_step(model, optimizer):
     `inputs` are those of build_painter, `targets` int N x W, `weight` float32 N x W. The loss is the weighted mean, in
     nats a pixel.
     """
+
+    def scaled_loss(inputs, targets, weight):
+        loss, states = painter_loss(model, inputs, targets, weight, training=True)
+        return optimizer.scale_loss(loss), (loss, states)
+
     jit = not hardware.has_gpu()  # XLA cannot compile cuDNN's LSTM
-    update = compile_function(lambda gradients: optimizer.apply(gradients, model.trainable_variables), jit)
-
-    def training_step(inputs, targets, weight):
-        with tf.GradientTape() as tape:
-            loss, states = painter_loss(model, inputs, targets, weight, training=True)
-            scaled = optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled, [v.value for v in model.trainable_variables])
-        update(
-            [tf.convert_to_tensor(g) for g in gradients]
-        )  # the gradient of an embedding is sparse; XLA needs it dense
-        return loss, states
-
-    # On a CPU, XLA compiles only the loops and the update. TensorFlow's own products of large matrices are faster.
-    return compile_function(training_step, jit=False)
+    return backend.compile_training_step(scaled_loss, optimizer, model.trainable_variables, jit, model.variables)
 
 
 def make_evaluator(model):
     """Compile f(inputs, targets, weight) -> (loss, new states): like make_training_step, without the update."""
-    return compile_function(functools.partial(painter_loss, model, training=False), jit=not hardware.has_gpu())
+    evaluate = functools.partial(painter_loss, model, training=False)
+    return backend.compile_function(evaluate, not hardware.has_gpu(), model.variables)
 
 
 def painter_loss(model, inputs, targets, weight, training):
@@ -78,7 +74,7 @@ def make_scorer(model, context):
             count = ops.shape(tokens)[0]
             return ops.fori_loop(0, tokens.shape[1], body, (ops.zeros(count), initial_states(model, count)))[0]
 
-    return compile_function(score)
+    return backend.compile_function(score)
 
 
 def log_likelihoods(score, model, sequences, batch_size=1000):
@@ -87,7 +83,7 @@ def log_likelihoods(score, model, sequences, batch_size=1000):
     size = min(batch_size, count)
     # The last batch is padded, so that all batches have one compiled shape.
     batches = [np.resize(sequences[i : i + size], (size, sequences.shape[1])) for i in range(0, count, size)]
-    return np.concatenate([np.asarray(score(weights, batch), "float64") for batch in batches])[:count]
+    return np.concatenate([np.asarray(backend.as_array(score(weights, batch)), "float64") for batch in batches])[:count]
 
 
 def make_sampler(model, context, shape=None, top_k=None, top_p=None):
@@ -132,7 +128,7 @@ def make_sampler(model, context, shape=None, top_k=None, top_p=None):
             history = ops.zeros((count, length + 1), "int32")
             return ops.fori_loop(0, length, body, (history, initial_states(model, count)))[0][:, 1:] - 1
 
-    return compile_function(sample)
+    return backend.compile_function(sample)
 
 
 def make_prediction_step(model, context, shape=None):
@@ -150,7 +146,7 @@ def make_prediction_step(model, context, shape=None):
         colors = model.get_layer("colors")(ops.take(history, table[t], axis=1))
         parts = [ops.reshape(colors, (-1, colors.shape[1] * colors.shape[2]))]
         for name, place in util.position_inputs(t, width, context).items():
-            part = model.get_layer(f"{name}s")(place)
+            part = model.get_layer(f"{name}s")(ops.convert_to_tensor(place))
             parts.append(ops.broadcast_to(part, (parts[0].shape[0], *part.shape)))
         return ops.concatenate(parts, axis=1)
 

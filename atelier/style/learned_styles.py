@@ -3,7 +3,7 @@
 Photos and pictures are float32 H x W x 3 in 0..255. The values of pictures may lie slightly outside this range.
 """
 
-from atelier import hardware  # noqa: F401, it keeps TensorFlow quiet at its start
+from atelier import backend  # Keras starts quietly
 
 # isort: split
 import dataclasses
@@ -163,7 +163,7 @@ def load_base(base):
     style vectors of its training. This mean suits a new painting best. Raises InputError.
     """
     if base is None:
-        return None, np.asarray(stylization_network.neutral_style())
+        return None, backend.as_array(stylization_network.neutral_style())
     if (base / STYLE).is_file():
         style = load_style(base)
         return style.network, style.vector

@@ -3,7 +3,7 @@
 Photos, paintings and pictures are float32 H x W x 3 in 0..255. The losses are in perceptual_loss.py.
 """
 
-from atelier import hardware  # it keeps TensorFlow quiet at its start
+from atelier import backend, hardware  # Keras starts quietly
 
 # isort: split
 import dataclasses
@@ -13,6 +13,7 @@ import sys
 
 import numpy as np
 import tqdm
+from keras import ops
 
 import config
 from atelier import colors, films, imaging, progress, provenance
@@ -127,6 +128,7 @@ class Search:
         self.content = colors.luminance(photo) if options.keep_colors == "luminance" else photo
         self.initial = self.recolored(self.content)
         self.margin = 0 if options.published_losses else MARGIN
+        self.on_gpu = options.optimizer == "lbfgs" and minimizers.runs_on_gpu()
         self.picture, self.frames, self.history, self.steps, self.evaluations = None, [], [], [], 0
 
     def adapted_paintings(self):
@@ -213,8 +215,9 @@ class Search:
             terms, gradient = self.model.loss_and_gradient(in_span(picture)[None], targets)
             self.terms = {name: float(value) for name, value in terms.items()}
             self.evaluations += 1
-            gradient = np.asarray(gradient)[0]
-            if not (math.isfinite(self.terms["total"]) and np.isfinite(gradient).all()):
+            gradient = gradient[0] if self.on_gpu else backend.as_array(gradient)[0]
+            finite = ops.isfinite(gradient) if self.on_gpu else np.isfinite(gradient)
+            if not (math.isfinite(self.terms["total"]) and bool(finite.all())):
                 raise Diverged(f"the loss became NaN or infinite at step {len(self.history) + 1}; try lower weights")
             return self.terms["total"], gradient_in_span(gradient)
 
@@ -226,8 +229,9 @@ class Search:
         steps = len(self.history)
         minimize(evaluate, start, count, lambda picture: self.accept(in_span(picture)[rows, columns]))
         if len(self.history) == steps:  # the optimizer found nothing to improve
-            self.accept(in_span(start)[rows, columns])
+            self.accept(in_span(self.on_device(start))[rows, columns])
         self.steps.append(len(self.history) - steps)
+        self.picture = backend.as_array(self.picture)
 
     def color_span(self, width, height):
         """Return the functions that project a picture onto the span of the paintings' colours, and its gradient.
@@ -238,7 +242,12 @@ class Search:
             mean, span = np.zeros(3, "float32"), np.eye(3, dtype="float32")
         else:
             mean, span = self.colors[0].astype("float32"), colors.color_projection(self.colors[1])
+        mean, span = self.on_device(mean), self.on_device(span)
         return lambda picture: mean + (picture - mean) @ span, lambda gradient: gradient @ span
+
+    def on_device(self, array):
+        """Return an array as a tensor if L-BFGS runs on a GPU."""
+        return ops.convert_to_tensor(array) if self.on_gpu else array
 
     def accept(self, picture):
         """Record a step of the optimizer, and save the pictures that --gif and --save-every ask for."""
@@ -256,6 +265,7 @@ class Search:
 
     def finished(self):
         """Return the final picture: uint8 H x W x 3."""
+        self.picture = backend.as_array(self.picture)  # it may be on a GPU
         if self.options.keep_colors == "luminance":
             height, width = self.picture.shape[:2]
             return imaging.to_pixels(

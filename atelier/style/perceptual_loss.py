@@ -1,6 +1,6 @@
 """The loss of style transfer (content, style statistics of VGG's features, smoothness) and that of reconstruction."""
 
-from atelier import hardware  # noqa: F401, it keeps TensorFlow quiet at its start
+from atelier import backend  # Keras starts quietly
 
 # isort: split
 import functools
@@ -17,20 +17,23 @@ class PerceptualLoss:
 
     `content(picture)` returns the content features, and `statistics(picture)` the style statistics. Both are targets
     for `loss(picture, targets)`, which returns the terms of the loss. `loss_and_gradient` also returns the gradient of
-    the total, see vision.value_and_gradient. `source` names the weights of VGG. Pictures are 1 x H x W x 3.
+    the total, see backend.value_and_gradient. `source` names the weights of VGG, and `variables` are VGG's. Pictures
+    are 1 x H x W x 3.
     """
 
     def __init__(self, options):
         model, self.source = pretrained.load_vgg(options.convnet, options.weights)
+        self.variables = model.variables
         extractor = functools.partial(vision.feature_extractor, model)
         content_layers = [options.layer] if options.layer else options.content_layers
-        self.content = vision.for_any_size(extractor(content_layers)) if content_layers else None
+        self.content = backend.for_any_size(extractor(content_layers), model.variables) if content_layers else None
         if options.layer:
             self.loss = reconstruction_loss(extractor(content_layers), options)
         else:
-            self.statistics = vision.for_any_size(statistics_of(extractor(options.style_layers), options))
+            statistics_of_layers = statistics_of(extractor(options.style_layers), options)
+            self.statistics = backend.for_any_size(statistics_of_layers, model.variables)
             self.loss = style_transfer_loss(extractor([*content_layers, *options.style_layers]), options)
-        self.loss_and_gradient = vision.value_and_gradient(self.loss)
+        self.loss_and_gradient = backend.value_and_gradient(self.loss, model.variables)
 
 
 # --- Style -------------------------------------------------------------------------------------
@@ -61,7 +64,7 @@ def moments(features):
     """Return the mean Gram matrix C x C of features 1 x h x w x C, and their mean 1 x C."""
     _, height, width, channels = ops.shape(features)
 
-    @ops.custom_gradient
+    @backend.custom_gradient
     def gram_and_mean(x):
         count = ops.cast(height * width, "float32")
         mean = ops.matmul(ops.ones((1, height * width)), x) / count
@@ -139,7 +142,7 @@ def default_weight(layer, options):
 
 
 def style_transfer_loss(features, options):
-    """Return the loss, a function for vision.value_and_gradient. Its terms are content, style and smoothness.
+    """Return the loss, a function for backend.value_and_gradient. Its terms are content, style and smoothness.
 
     Each difference is divided by the size of the target, and the total variation is a mean over pixels scaled to 0..1.
     So a weight has the same effect at every size and for every number of channels. With `published_losses` the terms
@@ -147,7 +150,7 @@ def style_transfer_loss(features, options):
     """
     published, count = options.published_losses, len(options.content_layers)
     defaults = [default_weight(layer, options) for layer in options.style_layers]
-    layer_weights = np.resize(options.layer_weights or defaults, len(options.style_layers))
+    layer_weights = np.resize(options.layer_weights or defaults, len(options.style_layers)).tolist()
 
     def loss(picture, targets):
         found = features(picture)

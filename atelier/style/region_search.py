@@ -4,7 +4,7 @@ It follows "Controlling Perceptual Factors in Neural Style Transfer" (Gatys et a
 VGG's features are weighted by the region's share of each place, at the size of each layer.
 """
 
-from atelier import hardware  # noqa: F401, it keeps TensorFlow quiet at its start
+from atelier import backend  # noqa: F401, Keras starts quietly
 
 # isort: split
 import dataclasses
@@ -81,6 +81,7 @@ class RegionSearch(optimization.Search):
         # What a projection removes, so that the photo's share is not changed.
         removed = [np.eye(3, dtype="float32") - colors.color_projection(covariance) for _, covariance in self.colors]
         means = [mean.astype("float32") for mean, _ in self.colors]
+        shares, removed, means = ([*map(self.on_device, arrays)] for arrays in (shares, removed, means))
 
         def in_span(picture):
             return picture - sum(s * ((picture - mean) @ matrix) for s, mean, matrix in zip(shares, means, removed))

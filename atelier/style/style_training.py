@@ -13,12 +13,11 @@ import time
 import zipfile
 import zlib
 
-from atelier import hardware  # noqa: F401, it keeps TensorFlow quiet at its start
+from atelier import backend  # Keras starts quietly
 
 # isort: split
 import keras
 import numpy as np
-import tensorflow as tf
 import tqdm
 
 import config
@@ -139,7 +138,7 @@ class StyleTarget:
     def __init__(self, painting, loss):
         pixels = painting.reshape(-1, 3).astype("float64")
         self.mean, self.covariance = pixels.mean(0), np.cov(pixels.T)
-        self.statistics = [[np.asarray(x) for x in layer] for layer in loss.statistics(painting[None])]
+        self.statistics = [[backend.as_array(x) for x in layer] for layer in loss.statistics(painting[None])]
 
 
 def losses_of_search(loss, start, targets, forecast):
@@ -152,7 +151,7 @@ def losses_of_search(loss, start, targets, forecast):
     def evaluate(picture):
         terms, gradient = loss.loss_and_gradient(picture[None], targets)
         found.append([float(terms[name]) for name in TERMS])
-        return found[-1][0], np.asarray(gradient)[0]
+        return found[-1][0], backend.as_array(gradient)[0]
 
     minimizers.minimize_lbfgs(evaluate, start, SEARCH_STEPS, accept=lambda picture: forecast.step(CROP**2))
     return min(found)
@@ -184,7 +183,7 @@ class ParameterGroup:
     def __init__(self, variables, optimizer, rate):
         self.variables, self.optimizer, self.rate = variables, optimizer(rate), rate
         self.optimizer.build(variables)
-        self.apply = tf.function(lambda gradients: self.optimizer.apply(gradients, variables), autograph=False)
+        self.apply = backend.compile_update(self.optimizer, variables)
 
     def step(self, factor, gradients):
         """Take a step with the learning rate times `factor`."""
@@ -232,7 +231,9 @@ class StyleTraining:
         self.groups = [ParameterGroup([self.styles], adam, STYLE_RATE * options.learning_rate)]
         if not options.keep_network:
             self.groups.append(ParameterGroup(self.network.trainable_variables, Muon, options.learning_rate))
-        self.compiled_loss = tf.function(self.loss_and_gradients, autograph=False)
+        trained = [[*group.variables] for group in self.groups]
+        variables = [self.styles, *self.network.variables, *self.loss.variables]
+        self.loss_and_gradients = backend.value_and_gradients(self.loss_of_picture, trained, CROP**2, variables)
         self.meta = self.describe()
 
     @functools.cached_property
@@ -280,22 +281,18 @@ class StyleTraining:
     def all_variables(self):
         return [x for group in self.groups for x in (*group.variables, *group.optimizer.variables)]
 
-    def loss_and_gradients(self, photo, noise, number, content, statistics, guidance):
-        """Return the TERMS of the loss of the network's picture, and the gradient for each parameter group.
+    def loss_of_picture(self, photo, noise, number, content, statistics, guidance):
+        """Return the loss of the network's picture, and its TERMS.
 
         `photo`, 1 x CROP x CROP x 3, has the painting's colours. `noise` is from draw_noise(). `number`, of shape 1, is
-        the number of the painting. `guidance` is the weight of the guidance. The gradients include the guidance. The
-        terms do not, so that they can be compared with those of a search.
+        the number of the painting. `guidance` is the weight of the guidance. The loss includes the guidance. The terms
+        do not, so that they can be compared with those of a search.
         """
-        variables = [[variable.value for variable in group.variables] for group in self.groups]
-        with tf.GradientTape() as tape:
-            picture = self.network([photo, noise, tf.gather(self.styles.value, number)])
-            terms = self.loss.loss(picture, {"content": content, "style": statistics})
-            difference = keras.ops.average_pool(picture - photo, GUIDANCE_SIDE) / GUIDANCE_UNIT
-            total = terms["total"] + guidance * keras.ops.mean(difference**2)
-            scaled = CROP**2 * total  # the gradient of a mean would underflow in float16
-        gradients = tf.nest.map_structure(tf.convert_to_tensor, tape.gradient(scaled, variables))
-        return [terms[name] for name in TERMS], [[x / CROP**2 for x in of_group] for of_group in gradients]
+        picture = self.network([photo, noise, keras.ops.take(self.styles, number, axis=0)])
+        terms = self.loss.loss(picture, {"content": content, "style": statistics})
+        difference = keras.ops.average_pool(picture - photo, GUIDANCE_SIDE, GUIDANCE_SIDE) / GUIDANCE_UNIT
+        total = terms["total"] + guidance * keras.ops.mean(difference**2)
+        return total, [terms[name] for name in TERMS]
 
     def step(self):
         """Train on a batch of pieces. Raises InputError where the training diverged."""
@@ -307,7 +304,7 @@ class StyleTraining:
         guidance = np.float32(GUIDANCE if self.base else guidance_weight(share))
         pieces = (self.draw_piece(rng, self.targets[i]) for i in numbers)
         terms, gradients = zip(*(self.loss_of_piece(*piece, i, guidance) for piece, i in zip(pieces, numbers)))
-        loss = np.mean(terms, 0)
+        loss = np.mean([[float(term) for term in of_piece] for of_piece in terms], 0)
         if not math.isfinite(loss[0]):
             raise InputError("the training diverged; try a lower --learning-rate")
         for group, of_pieces in zip(groups, zip(*gradients)):
@@ -315,9 +312,9 @@ class StyleTraining:
         self.state.losses.append(loss.tolist())
 
     def loss_of_piece(self, photo, recolored, noise, i, guidance):
-        """Return loss_and_gradients() for the painting `i` and a piece, the three results of draw_piece()."""
+        """Return the TERMS and the groups' gradients for the painting `i` and the three results of draw_piece()."""
         content, number = self.loss.content(photo[None]), np.array([i], "int32")
-        return self.compiled_loss(recolored[None], noise, number, content, self.targets[i].statistics, guidance)
+        return self.loss_and_gradients(recolored[None], noise, number, content, self.targets[i].statistics, guidance)
 
     def draw_piece(self, rng, target):
         """Return a random piece of a photo, the same piece in the painting's colours, and noise.
@@ -361,7 +358,7 @@ class StyleTraining:
             raise Interrupted(f"interrupted; {self.folder} is kept, and --resume continues the training")
 
     def save_checkpoint(self):
-        self.state.variables = [np.asarray(variable) for variable in self.all_variables()]
+        self.state.variables = [backend.as_array(variable) for variable in self.all_variables()]
         self.state.save(self.folder / CHECKPOINT)
 
     def finish(self, stop):
@@ -389,7 +386,7 @@ class StyleTraining:
         """Write the network and return its file. With --keep-network, copy the base, because it may change later."""
         file = self.folder / learned_styles.NETWORK
         if not self.options.keep_network:
-            learned_styles.save_network(file, self.network, np.asarray(self.styles))
+            learned_styles.save_network(file, self.network, backend.as_array(self.styles))
         else:
             with disk.whole_file(file) as temporary:
                 shutil.copyfile(self.base, temporary)
@@ -406,7 +403,7 @@ class StyleTraining:
             rng = np.random.default_rng((self.options.seed, EVALUATION_SEED + number))
             photo, recolored, noise = self.draw_piece(rng, self.targets[i])
             targets = {"content": self.loss.content(photo[None]), "style": self.targets[i].statistics}
-            picture = self.network([recolored[None], noise, np.asarray(self.styles)[i : i + 1]])
+            picture = self.network([recolored[None], noise, backend.as_array(self.styles)[i : i + 1]])
             terms, _ = self.loss.loss_and_gradient(picture, targets)
             losses["network"].append([float(terms[name]) for name in TERMS])
             losses["search"].append(losses_of_search(self.loss, recolored, targets, forecast))
@@ -418,7 +415,7 @@ class StyleTraining:
             learned_styles.LearnedStyle(
                 path.stem, network, vector, target.mean, target.covariance, target.statistics, self.loss.source
             )
-            for path, target, vector in zip(self.paintings, self.targets, np.asarray(self.styles))
+            for path, target, vector in zip(self.paintings, self.targets, backend.as_array(self.styles))
         ]
 
     def draw_sheet(self):

@@ -9,7 +9,7 @@ The network has an encoder, a middle part and a decoder. The list MIDDLE defines
 processed as a whole and large photos, which are processed in strips, share this definition.
 """
 
-from atelier import hardware  # noqa: F401, it keeps TensorFlow quiet at its start
+from atelier import backend  # Keras starts quietly
 
 # isort: split
 import collections
@@ -20,7 +20,6 @@ import typing
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 
 WIDTHS = (16, 32, 96)  # channels at the picture's size, at half of it and at a quarter of it
@@ -110,7 +109,7 @@ class StylizationNetwork(keras.Model):
             strips = self.in_strips(strips, rows, noise, style)
         else:
             strips = [self.for_whole(next(strips), noise, style)]
-        return np.concatenate([with_colors(strip.numpy()[0], after) for strip in strips])[:height, :width]
+        return np.concatenate([with_colors(backend.as_array(strip)[0], after) for strip in strips])[:height, :width]
 
     def in_strips(self, strips, rows, noise, style):
         """Process a large photo layer by layer: yields strips of the picture.
@@ -128,8 +127,9 @@ class StylizationNetwork(keras.Model):
     @functools.cached_property
     def for_whole(self):
         """The network, compiled once for photos of all sizes."""
-        signature = [tf.TensorSpec((None, None, None, x.shape[3]) if x.ndim == 4 else x.shape) for x in self.inputs]
-        return tf.function(lambda *inputs: self([*inputs]), input_signature=signature, autograph=False)
+        shapes = [(None, None, None, x.shape[3]) if len(x.shape) == 4 else x.shape for x in self.inputs]
+        shapes = [(shape, "float32") for shape in shapes]
+        return backend.compile_for_shapes(lambda *inputs: self([*inputs]), shapes, self.variables)
 
     @functools.cached_property
     def for_strips(self):
@@ -139,13 +139,14 @@ class StylizationNetwork(keras.Model):
         the number of rows that it needs above and below the strip, an even number where the part halves the sides.
         """
         encoder, middle, decoder = (self.get_layer(name) for name in ("encoder", "middle", "decoder"))
-        parts = {"encoder": (compiled_for_strips(encoder, 3, "float32"), ENCODER_MARGIN + 1)}
+        parts = {"encoder": (compiled_for_strips(encoder, encoder.variables, 3, "float32"), ENCODER_MARGIN + 1)}
         for block in MIDDLE:
             layer = middle.get_layer(block.name)
             part = functools.partial(convolve, block, layer)
-            parts[block.name] = compiled_for_strips(part, layer.kernel.shape[2], layer.compute_dtype), block.strides
-        dtype, style = decoder.get_layer("double_again").compute_dtype, tf.TensorSpec((1, STYLE_DIM))
-        part = compiled_for_strips(lambda *inputs: decoder([*inputs]), WIDTHS[1], dtype, style)
+            channels, dtype = layer.kernel.shape[2], layer.compute_dtype
+            parts[block.name] = compiled_for_strips(part, layer.variables, channels, dtype), block.strides
+        dtype, style = decoder.get_layer("double_again").compute_dtype, ((1, STYLE_DIM), "float32")
+        part = compiled_for_strips(lambda *inputs: decoder([*inputs]), decoder.variables, WIDTHS[1], dtype, style)
         return parts | {"decoder": (part, DECODER_MARGIN)}
 
 
@@ -229,7 +230,7 @@ class StripOperations:
         mean, variance = moments(strips)
 
         def normalized(strip):
-            return batch_norm(strip, scale, shift, mean, variance, is_training=False)[0]
+            return backend.normalize(strip, scale, shift, mean, variance, EPSILON)
 
         yield from map(normalized, drained(strips))  # a for loop's variable would keep each strip longer
 
@@ -313,19 +314,13 @@ class ScaledConvolution(keras.layers.Conv2D):
 
 
 class InstanceNormalization(keras.Operation):
-    """Give each channel of features 1 x h x w x C the standard deviation `scale` and the mean `shift`.
-
-    It is computed as the batch normalization of a batch of one. On a CPU, separate operations take three times as long.
-    """
+    """Give each channel of features 1 x h x w x C the standard deviation `scale` and the mean `shift`."""
 
     def call(self, x, scale, shift):
-        return batch_norm(tf.ensure_shape(x, (1, None, None, None)), scale, shift)[0]
+        return backend.normalize_instance(x, scale, shift, EPSILON)
 
     def compute_output_spec(self, x, scale, shift):
         return keras.KerasTensor(x.shape, x.dtype)
-
-
-batch_norm = functools.partial(tf.compat.v1.nn.fused_batch_norm, epsilon=EPSILON)
 
 
 # --- Strips ------------------------------------------------------------------------------------
@@ -367,29 +362,28 @@ def apply_to_strips(part, margin, strips, *more):
     yield part(above, strip, strip[:, :0], *more)
 
 
-def compiled_for_strips(part, channels, dtype, *others):
+def compiled_for_strips(part, variables, channels, dtype, *others):
     """Compile a part of the network as f(above, strip, below, ...). f returns only the output rows of the strip.
 
     `above` and `below` are rows of the neighbouring strips. `channels` and `dtype` are those of the part's input
-    features. `others` are the TensorSpecs of its other inputs.
+    features, and `variables` the part's own. `others` are the shapes and dtypes of its other inputs.
     """
 
     def apply_part(above, strip, below, *more):
-        x = tf.concat([above, strip, below], axis=1)
+        x = ops.concatenate([above, strip, below], axis=1)
         output = part(x, *more)
-        first, count = (tf.shape(rows)[1] * tf.shape(output)[1] // tf.shape(x)[1] for rows in (above, strip))
+        first, count = (ops.shape(rows)[1] * ops.shape(output)[1] // ops.shape(x)[1] for rows in (above, strip))
         return output[:, first : first + count]
 
-    strip = tf.TensorSpec((1, None, None, channels), dtype)
-    return tf.function(apply_part, input_signature=[strip, strip, strip, *others], autograph=False)
+    strip = (1, None, None, channels), dtype
+    return backend.compile_for_shapes(apply_part, [strip, strip, strip, *others], variables)
 
 
 def moments(strips):
     """Return the mean and the variance of each channel over all strips."""
-    found = [batch_norm(x, tf.ones(x.shape[3]), tf.zeros(x.shape[3]))[1:3] for x in strips]
+    found = [backend.moments(x) for x in strips]
     counts = np.array([x.shape[1] * x.shape[2] for x in strips])[:, None]
-    means, variances = (np.array(x, "float64") for x in zip(*found))
-    variances *= (counts - 1) / counts  # fused_batch_norm divides by count - 1
+    means, variances = (np.array([backend.as_array(x) for x in of_strips], "float64") for of_strips in zip(*found))
     shares = counts / counts.sum()
     mean = (shares * means).sum(0)
     return np.float32(mean), np.float32((shares * (variances + (means - mean) ** 2)).sum(0))
