@@ -9,8 +9,7 @@ from conftest import ROOT, pixels, results, rows_of, run
 from PIL import Image
 
 import config
-from atelier import imaging
-from atelier.networks import vision
+from atelier import backend, imaging
 from atelier.style import optimization, region_search, regions
 from atelier.style.transfer import release_models
 
@@ -204,8 +203,13 @@ def album(photo, tmp_path):
 
 
 def test_a_folder_takes_the_mask_of_each_photos_name(album, tmp_path, monkeypatch):
-    functions, original = [], vision.value_and_gradient
-    monkeypatch.setattr(vision, "value_and_gradient", lambda loss: functions.append(original(loss)) or functions[-1])
+    functions, original = [], backend.value_and_gradient
+
+    def counted(*arguments):
+        functions.append(original(*arguments))
+        return functions[-1]
+
+    monkeypatch.setattr(backend, "value_and_gradient", counted)
     release_models()
     photos, masks = album
     (masks / "b.png").rename(tmp_path / "kept.png")

@@ -13,10 +13,6 @@ import keras
 import numpy as np
 from scipy import fft, optimize
 
-from atelier.command_line import lazy_import
-
-torch_minimizers = lazy_import("atelier.networks.torch_minimizers")
-
 
 def runs_on_gpu():
     """Tell whether L-BFGS runs on a GPU. `evaluate` and `accept` get tensors then. It does with PyTorch."""
@@ -34,6 +30,8 @@ def minimize_lbfgs(evaluate, start, steps, accept):
     weights = np.maximum(frequency, 1 / max(height, width)) ** -0.25
     weights *= math.sqrt(start.size / np.mean(weights**2))
     if runs_on_gpu():
+        from atelier.networks import torch_minimizers  # PyTorch may not be installed
+
         torch_minimizers.minimize_lbfgs(evaluate, start, weights, steps, accept)
         return
 

@@ -13,11 +13,7 @@ from atelier import backend, hardware  # Keras starts quietly
 import keras
 from keras import ops
 
-from atelier.command_line import lazy_import
 from atelier.errors import InputError
-
-torch_layers = lazy_import("atelier.networks.torch_layers")
-winograd = lazy_import("atelier.networks.winograd")
 
 # --- Features ----------------------------------------------------------------------------------
 
@@ -50,8 +46,14 @@ def faster(layer):
     It computes the gradient with respect to its input only.
     """
     if backend.NAME == "torch":
+        from atelier.networks import torch_layers  # PyTorch may not be installed
+
         return torch_layers.frozen(layer)
-    return winograd.FrozenConvolution.of(layer) if winograd_is_faster() and is_wide(layer) else layer
+    if not (winograd_is_faster() and is_wide(layer)):
+        return layer
+    from atelier.networks import winograd  # TensorFlow may not be installed
+
+    return winograd.FrozenConvolution.of(layer)
 
 
 def winograd_is_faster():
