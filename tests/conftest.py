@@ -44,7 +44,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
 
 import util
-from atelier import command_line, hardware, trainings
+from atelier import backend, command_line, hardware, trainings
 from atelier.networks import pretrained
 from atelier.pixel_rnn import datasets
 
@@ -262,6 +262,19 @@ NO_COMPILATION_CACHE = environment(TF_XLA_FLAGS="")  # for tests that limit the 
 def cache_vgg(monkeypatch):
     """Keep loaded networks for the next tests that use this fixture."""
     monkeypatch.setattr(pretrained, "load_vgg", load_cached_vgg)
+
+
+@pytest.fixture
+def loss_functions(monkeypatch):
+    """A list of the compiled losses that the test makes; their `traces` are counted."""
+    functions, original = [], backend.value_and_gradient
+
+    def counted(*arguments):
+        functions.append(original(*arguments))
+        return functions[-1]
+
+    monkeypatch.setattr(backend, "value_and_gradient", counted)
+    return functions
 
 
 def load_cached_vgg(convnet="vgg16", weights=None):

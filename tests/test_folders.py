@@ -15,7 +15,7 @@ from conftest import ROOT, file_size_limit, pixels, rows_of, run
 from PIL import Image
 
 import config
-from atelier import backend, imaging, provenance
+from atelier import imaging, provenance
 from atelier.batch import folders, plan, summary
 from atelier.style.transfer import release_models
 
@@ -95,20 +95,13 @@ def kill_when(command, condition):
 # --- Many photos ---
 
 
-def test_a_folder_is_painted_and_failed_photos_are_reported(holiday, no_models, tmp_path, monkeypatch):
-    functions, original = [], backend.value_and_gradient
-
-    def counted(*arguments):
-        functions.append(original(*arguments))
-        return functions[-1]
-
-    monkeypatch.setattr(backend, "value_and_gradient", counted)
+def test_a_folder_is_painted_and_failed_photos_are_reported(holiday, no_models, loss_functions, tmp_path):
     output = tmp_path / "styled"
     (holiday / "phone.HEIC").write_bytes(b"what Pillow does not read")
     first = paint(holiday, output, "--format", "jpg", status=1)
     assert "broken.jpg" in first.stderr and "1 of 4 photos failed" in first.stderr
     assert "phone.HEIC can't be read" in first.stderr
-    assert [function.traces for function in functions] == [1]
+    assert [function.traces for function in loss_functions] == [1]
     assert sorted(path.name for path in output.glob("*.jpg")) == ["square-2.jpg", "square.jpg", "upright.jpg"]
     with Image.open(output / "upright.jpg") as picture:
         assert picture.size == (43, 64)
@@ -528,17 +521,10 @@ def test_a_picture_of_another_script_is_not_done(album, tmp_path):
 # --- Several paintings ---
 
 
-def test_each_photo_is_painted_in_the_style_of_each_painting(album, no_models, tmp_path, monkeypatch):
-    functions, original = [], backend.value_and_gradient
-
-    def counted(*arguments):
-        functions.append(original(*arguments))
-        return functions[-1]
-
-    monkeypatch.setattr(backend, "value_and_gradient", counted)
+def test_each_photo_is_painted_in_the_style_of_each_painting(album, no_models, loss_functions, tmp_path):
     output, two_paintings = tmp_path / "styled", (PAINTING, OTHER)
     printed = paint(album, output, "--each", style=two_paintings)
-    assert [function.traces for function in functions] == [1]
+    assert [function.traces for function in loss_functions] == [1]
     names = [f"{photo}__{painting}.png" for photo in "abc" for painting in ("glands", "gravel")]
     assert printed.stdout.splitlines()[:6] == [f"picture: {output / name}" for name in names]
     rows = summary.read_summary(output / "summary.csv").values()

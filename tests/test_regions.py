@@ -9,7 +9,7 @@ from conftest import ROOT, pixels, results, rows_of, run
 from PIL import Image
 
 import config
-from atelier import backend, imaging
+from atelier import imaging
 from atelier.style import optimization, region_search, regions
 from atelier.style.transfer import release_models
 
@@ -202,19 +202,12 @@ def album(photo, tmp_path):
     return album, masks
 
 
-def test_a_folder_takes_the_mask_of_each_photos_name(album, tmp_path, monkeypatch):
-    functions, original = [], backend.value_and_gradient
-
-    def counted(*arguments):
-        functions.append(original(*arguments))
-        return functions[-1]
-
-    monkeypatch.setattr(backend, "value_and_gradient", counted)
+def test_a_folder_takes_the_mask_of_each_photos_name(album, loss_functions, tmp_path):
     release_models()
     photos, masks = album
     (masks / "b.png").rename(tmp_path / "kept.png")
     first = paint(photos, tmp_path / "out", *SEARCH, "--mask", masks, status=1)
-    assert [function.traces for function in functions] == [1]
+    assert [function.traces for function in loss_functions] == [1]
     assert "b.png is missing" in first.stderr and "b.png is missing" in rows_of(tmp_path / "out")["b.jpg"]["reason"]
     (tmp_path / "kept.png").rename(masks / "b.png")
     second = paint(photos, tmp_path / "out", *SEARCH, "--mask", masks)
