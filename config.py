@@ -72,9 +72,7 @@ class Common:
         "faster with it, and float32 for all else",
         choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
     )
-    no_metadata: bool = option(
-        False, "write pictures without the command, names of files, versions, and the photo's date and camera"
-    )
+    no_metadata: bool = option(False, "write pictures without command, names of files, versions, date and camera")
     quiet: bool = option(False, "no progress bars and no notes")
     debug: bool = option(False, "show the whole traceback of an error")
 
@@ -112,9 +110,7 @@ class DigitConfig(TrainingConfig):
 
     size: int = option(10, "pictures are resized to SIZE x SIZE pixels", least=2, most=256)
     levels: int = option(7, "pictures are quantized to this many grey levels (2 to 256)", least=2, most=256)
-    shift: int = option(
-        0, "also train on pictures shifted by up to this many of their original pixels", least=0, most=8
-    )
+    shift: int = option(0, "also train on pictures shifted by up to this many original pixels", least=0, most=8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,16 +198,10 @@ class Train(Common):
     )
     data: PathName | None = option(None, "an .npz like that of Keras's MNIST, or a folder with the four IDX files")
     num_images: int | None = option(None, "use only the first NUM_IMAGES training pictures (of each class)", least=1)
-    validation: PathName | None = option(
-        None, "a folder of pictures to score after each epoch (painters)", metavar="FOLDER"
-    )
-    validation_split: float = option(
-        0.0, "share of the pictures (of each class) that are not trained on but scored", least=0, below=1
-    )
+    validation: PathName | None = option(None, "pictures to score after each epoch (painters)", metavar="FOLDER")
+    validation_split: float = option(0.0, "share of pictures (of each class) that are only scored", least=0, below=1)
     patience: int | None = option(None, "stop after this many epochs without a better validation score", least=1)
-    sample_every: int = option(
-        10, "draw a sheet of pictures after every EPOCHS epochs (painters)", metavar="EPOCHS", least=1
-    )
+    sample_every: int = option(10, "draw a sheet after every EPOCHS epochs (painters)", metavar="EPOCHS", least=1)
     resume: bool = option(
         False,
         "continue an interrupted training, with exactly the same result as without the interruption; or, with more "
@@ -268,9 +258,7 @@ class Classify(Common):
         "prior probability of each class: all equal, or the share of the class in the training set",
         choices=("uniform", "empirical"),
     )
-    image: PathName | None = option(
-        None, "classify this one picture, and print the digit and the probability of each class", metavar="PICTURE"
-    )
+    image: PathName | None = option(None, "classify this picture, and print all probabilities", metavar="PICTURE")
     csv: PathName | None = option(None, "also write each picture's label, prediction and posterior", metavar="FILE")
 
 
@@ -290,6 +278,13 @@ class Photos(Common):
         metavar="WHICH",
     )
     gif: bool = option(False, "also write a GIF that shows how the picture develops")
+    start: str | None = option(None, "of a film: the time to begin at, in seconds or as mm:ss", metavar="TIME")
+    end: str | None = option(None, "of a film: the time to end at, in seconds or as mm:ss", metavar="TIME")
+    fps: float | None = option(None, "of a film: frames per second (default: its own)", least=1, most=120)
+    steady: float = option(0.8, "of a film: how much of a frame's picture stays in the next one", least=0, most=1)
+    frames_every: int | None = option(
+        None, "instead of a film, make pictures of each Nth of its frames, to see how they look", metavar="N", least=1
+    )
     no_page: bool = option(False, "do not write index.html, the page that shows the pictures of a folder")
     workers: int | None = option(None, "make many pictures in this many processes on this machine", least=1, most=256)
     scheduler: str | None = option(
@@ -340,12 +335,7 @@ class Style(Photos):
     list_styles: bool = option(
         False, "print the learned styles with their paintings, make a sheet that shows PHOTO in each, and exit"
     )
-    refine: int = option(
-        0,
-        "with --learned: improve the result by a search with this number of steps, at the final size",
-        metavar="STEPS",
-        least=0,
-    )
+    refine: int = option(0, "with --learned: improve the result by a search of STEPS steps", metavar="STEPS", least=0)
     strength: float = option(1.0, "with --learned: from 0, the photo, to 1, the full style", least=0, most=1)
     stroke_size: float = option(1.0, "with --learned: a factor of the size of the strokes", least=0.5, most=8)
     layer: str | None = option(None, "without --style: reconstruct the photo from the features of this layer alone")
@@ -543,7 +533,6 @@ class Dream(Photos):
     shift: tuple[float, ...] = several(
         (), "pixels by which each frame shifts the previous one: to the right, and down", ("RIGHT", "DOWN")
     )
-    fps: int = option(24, "frames per second", least=1, most=120)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -580,10 +569,10 @@ DREAM_DEFAULTS = {
     "dream": Dream(),
     "waves": Dream(canvas="waves", steps=64),
     "waves_class": Dream(canvas="waves", steps=256),
-    "waves_zoom": Dream(canvas="waves", steps=6),
-    "waves_class_zoom": Dream(canvas="waves", steps=12),
-    "zoom": Dream(octaves=2, steps=3, step_size=1.2),
-    "class_zoom": Dream(octaves=2, steps=8, step_size=4.0, jitter=4, blur=0.4, tv_weight=1.0),
+    "waves_zoom": Dream(canvas="waves", steps=6, fps=24),
+    "waves_class_zoom": Dream(canvas="waves", steps=12, fps=24),
+    "zoom": Dream(octaves=2, steps=3, step_size=1.2, fps=24),
+    "class_zoom": Dream(octaves=2, steps=8, step_size=4.0, jitter=4, blur=0.4, tv_weight=1.0, fps=24),
     "class": Dream(octaves=4, steps=60, step_size=4.0, jitter=4, blur=0.4, tv_weight=1.0),
 }
 

@@ -110,13 +110,13 @@ def read_frame(path):
 # --- Frames of an unfinished film --------------------------------------------------------------
 
 
-def frame_path(folder, number):
-    """Return the path of a frame; numbers start at 1."""
-    return folder / f"{number:05}.png"
+def frame_path(folder, number, suffix=".png"):
+    """Return the path of a frame, or of a part with several frames; numbers start at 1."""
+    return folder / f"{number:05}{suffix}"
 
 
-def frames_done(folder, manifest, most, replace):
-    """Count the frames that an interrupted film with the same manifest left in `folder`, up to `most`.
+def frames_done(folder, manifest, most, replace, suffix=".png"):
+    """Count the frames, or parts, that an interrupted film with the same manifest left in `folder`, up to `most`.
 
     If the frames have another manifest, they are removed if `replace` is true; otherwise InputError is raised. If there
     are no frames (left), the manifest is written. Raises InputError if the folder then holds other files.
@@ -124,7 +124,7 @@ def frames_done(folder, manifest, most, replace):
     path = folder / MANIFEST
     if path.exists() and not changed_options(read_json(path), manifest):
         done = 0
-        while done < most and frame_path(folder, done + 1).exists():
+        while done < most and frame_path(folder, done + 1, suffix).exists():
             done += 1
         return done
     if path.exists() and replace:
@@ -142,8 +142,8 @@ def remove_frames(folder):
     """Remove the frames of a film, and their folder if nothing else is in it."""
     # Files whose names begin with a dot are incomplete; a killed process left them.
     for pattern in (
-        "[0-9][0-9][0-9][0-9][0-9].png",
-        ".[0-9][0-9][0-9][0-9][0-9]-*.png",
+        "[0-9][0-9][0-9][0-9][0-9].*",
+        ".[0-9][0-9][0-9][0-9][0-9]-*.*",
         MANIFEST,
         f".{pathlib.Path(MANIFEST).stem}-*.json",
     ):

@@ -18,7 +18,7 @@ MANIFEST = "recipe.json"  # the "recipe" in a training's meta.json is something 
 # Options that do not change a picture: its path, the choice of photos, and other output.
 IGNORED = {
     *("output", "overwrite", "quiet", "debug", "recursive", "gif", "no_page", "no_metadata"),
-    *("workers", "scheduler"),
+    *("workers", "scheduler", "frames_every"),
 }
 
 
@@ -88,8 +88,8 @@ def format_value(value):
 
 # Options that older manifests do not contain, with the values that were in effect then.
 FORMER_VALUES = {
-    "style_transfer.py": {"strength": 1.0, "refine": 0, "stroke_size": 1.0},
-    "deepdream.py": {"canvas": "pixels"},
+    "style_transfer.py": {"strength": 1.0, "refine": 0, "stroke_size": 1.0, "steady": 0.8},
+    "deepdream.py": {"canvas": "pixels", "steady": 0.8},
 }
 
 

@@ -1,0 +1,102 @@
+"""Optical flow: how each place of a film moves between two frames, where that is sure, and where a scene ends.
+
+Frames are uint8 H x W x 3, pictures float32 H x W x C. The flow is that of DIS (Kroeger et al. 2016).
+"""
+
+import dataclasses
+import functools
+
+import lazy_loader
+import numpy as np
+
+cv2 = lazy_loader.load("cv2", suppress_warning=True)  # only films need it
+
+CUT_SHARE = 0.3  # of the places; if the flow is sure in fewer of them, another scene begins
+CUT_COLORS = 0.5  # distance of the frames' histograms, from 0 to 1, at which another scene may begin
+CUT_SURE = 0.6  # share of sure places below which a change of the histogram counts
+BRIGHTNESS = 20.0  # grey levels by which a place may change on its way
+
+
+@dataclasses.dataclass(frozen=True)
+class Motion:
+    """How the former frame became this one.
+
+    `columns` and `rows`, float32 H x W, are where each place was in the former frame. `trust`, float32 H x W x 1, says
+    how sure that is, from 0 to 1.
+    """
+
+    columns: np.ndarray
+    rows: np.ndarray
+    trust: np.ndarray
+
+    def move(self, picture):
+        """Move a picture of the former frame along, float32 H x W x C. Cubic interpolation keeps it sharp."""
+        return cv2.remap(picture, self.columns, self.rows, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+
+
+def motion_between(former, frame):
+    """Return the Motion from the former frame to this one, or None if another scene begins."""
+    before, now = (cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in (former, frame))
+    flow = dis()
+    back, forth = flow.calc(now, before, None), flow.calc(before, now, None)
+    height, width = now.shape
+    places = np.indices((height, width), "float32")
+    columns, rows = places[1] + back[..., 0], places[0] + back[..., 1]
+    inside = (columns >= 0) & (columns <= width - 1) & (rows >= 0) & (rows <= height - 1)
+    sure = inside & returns(back, sample(forth, columns, rows)) & ~at_edge(back)
+    change = np.abs(sample(before, columns, rows).astype("float32") - now)
+    sure &= cv2.blur(change, (5, 5)) < BRIGHTNESS
+    if is_cut(former, frame, sure.mean()):
+        return None
+    trust = cv2.GaussianBlur(cv2.erode(sure.astype("float32"), np.ones((3, 3))), (0, 0), 1.5)
+    return Motion(columns, rows, trust[..., None])
+
+
+@functools.cache
+def dis():
+    return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+
+
+def sample(picture, columns, rows):
+    return cv2.remap(picture, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def returns(back, forth):
+    """Tell for each place whether the flow back and then forth returns to it (Sundaram et al. 2010)."""
+    error = ((back + forth) ** 2).sum(axis=2)
+    return error <= 0.01 * ((back**2).sum(axis=2) + (forth**2).sum(axis=2)) + 0.5
+
+
+def at_edge(back):
+    """Tell for each place whether it is at the edge of a moving object (Ruder et al. 2016)."""
+    across, down = (cv2.Sobel(back, cv2.CV_32F, *order, scale=1 / 8) for order in ((1, 0), (0, 1)))
+    return (across**2 + down**2).sum(axis=2) > 0.01 * (back**2).sum(axis=2) + 0.002
+
+
+def is_cut(former, frame, sure):
+    """Tell whether another scene begins with this frame. `sure` is the share of places whose flow is sure."""
+    return sure < CUT_SHARE or (sure < CUT_SURE and color_distance(former, frame) > CUT_COLORS)
+
+
+def color_distance(former, frame):
+    """Return the Bhattacharyya distance of the frames' colour histograms, from 0 to 1."""
+    before, now = (
+        cv2.calcHist([picture], [0, 1, 2], None, [8, 8, 8], [0, 256] * 3).ravel() for picture in (former, frame)
+    )
+    return cv2.compareHist(before, now, cv2.HISTCMP_BHATTACHARYYA)
+
+
+def with_detail_of(picture, reference):
+    """Strengthen the fine detail of a picture where the same place of `reference` has more of it.
+
+    Both are float32 H x W x 3. A mean of several paintings is weaker in detail than each of them.
+    """
+    detail, wanted = (x - cv2.GaussianBlur(x, (0, 0), DETAIL) for x in (picture, reference))
+    has, wants = (cv2.blur((x**2).mean(axis=2), (AREA, AREA)) for x in (detail, wanted))
+    gain = np.clip(np.sqrt(wants / (has + 1)), 1, MOST_GAIN)[..., None]
+    return picture + (gain - 1) * detail
+
+
+DETAIL = 1.0  # pixels, the deviation of the Gaussian that separates detail from the rest
+AREA = 25  # pixels, the side of the squares in which detail is compared
+MOST_GAIN = 1.5
