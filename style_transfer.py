@@ -153,6 +153,7 @@ def options_of(arguments):
         for name in names:
             if command_line.was_given(arguments, name):
                 raise errors.InputError(f"{command_line.flag_of(name)} cannot be combined with {other}")
+    naming.check_film_options(arguments, arguments.content)
     options = command_line.collect(config.Style, arguments, config.STYLE_DEFAULTS[task])
     if command_line.was_given(arguments, "effort") and options.iterations:
         raise errors.InputError("--effort cannot be combined with --iterations; give one of the two")

@@ -199,6 +199,15 @@ def is_film(path):
     return False
 
 
+def check_film_options(arguments, inputs, more=("fps",)):
+    """Raise InputError if an option of films was given, and there is neither a film nor a folder among the inputs."""
+    if any(path.is_dir() or is_film(path) for path in inputs):
+        return
+    for name in ("start", "end", "steady", "frames_every", *more):
+        if hasattr(arguments, name):
+            raise InputError(f"--{name.replace('_', '-')} is for films, and no film is given")
+
+
 def are_many(paths):
     """Tell whether the pictures go to a folder: there are several photos, or there is a folder of them."""
     return len(paths) > 1 or any(path.is_dir() for path in paths)

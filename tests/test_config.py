@@ -46,7 +46,9 @@ FREE_TEXT = {
     "layers",
     "learned",
     "scheduler",
-}  # options that take the names of layers, classes or styles, or an address
+    "start",
+    "end",
+}  # options that take the names of layers, classes or styles, an address, or a time
 
 
 @pytest.mark.parametrize(

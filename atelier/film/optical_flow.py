@@ -31,7 +31,8 @@ class Motion:
 
     def move(self, picture):
         """Move a picture of the former frame along, float32 H x W x C. Cubic interpolation keeps it sharp."""
-        return cv2.remap(picture, self.columns, self.rows, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+        moved = cv2.remap(picture, self.columns, self.rows, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+        return moved.reshape(picture.shape)  # OpenCV drops a single channel
 
 
 def motion_between(former, frame):
@@ -43,12 +44,12 @@ def motion_between(former, frame):
     places = np.indices((height, width), "float32")
     columns, rows = places[1] + back[..., 0], places[0] + back[..., 1]
     inside = (columns >= 0) & (columns <= width - 1) & (rows >= 0) & (rows <= height - 1)
-    sure = inside & returns(back, sample(forth, columns, rows)) & ~at_edge(back)
+    sure = inside & returns(back, sample(forth, columns, rows))
     change = np.abs(sample(before, columns, rows).astype("float32") - now)
     sure &= cv2.blur(change, (5, 5)) < BRIGHTNESS
     if is_cut(former, frame, sure.mean()):
         return None
-    trust = cv2.GaussianBlur(cv2.erode(sure.astype("float32"), np.ones((3, 3))), (0, 0), 1.5)
+    trust = cv2.GaussianBlur(sure.astype("float32"), (0, 0), 1.5)
     return Motion(columns, rows, trust[..., None])
 
 
@@ -67,12 +68,6 @@ def returns(back, forth):
     return error <= 0.01 * ((back**2).sum(axis=2) + (forth**2).sum(axis=2)) + 0.5
 
 
-def at_edge(back):
-    """Tell for each place whether it is at the edge of a moving object (Ruder et al. 2016)."""
-    across, down = (cv2.Sobel(back, cv2.CV_32F, *order, scale=1 / 8) for order in ((1, 0), (0, 1)))
-    return (across**2 + down**2).sum(axis=2) > 0.01 * (back**2).sum(axis=2) + 0.002
-
-
 def is_cut(former, frame, sure):
     """Tell whether another scene begins with this frame. `sure` is the share of places whose flow is sure."""
     return sure < CUT_SHARE or (sure < CUT_SURE and color_distance(former, frame) > CUT_COLORS)
@@ -86,17 +81,22 @@ def color_distance(former, frame):
     return cv2.compareHist(before, now, cv2.HISTCMP_BHATTACHARYYA)
 
 
-def with_detail_of(picture, reference):
-    """Strengthen the fine detail of a picture where the same place of `reference` has more of it.
+def detail_of(picture):
+    """Return the fine detail of a picture, float32 H x W x 3, and its mean square around each place, H x W x 1."""
+    detail = picture - cv2.GaussianBlur(picture, (0, 0), DETAIL)
+    return detail, cv2.blur((detail**2).mean(axis=2), (AREA, AREA))[..., None]
 
-    Both are float32 H x W x 3. A mean of several paintings is weaker in detail than each of them.
+
+def with_detail(picture, wanted):
+    """Give the fine detail of a picture the mean square `wanted`, H x W x 1 as detail_of() returns it.
+
+    A mean of several pictures, and a picture that is moved, have less detail than they should have.
     """
-    detail, wanted = (x - cv2.GaussianBlur(x, (0, 0), DETAIL) for x in (picture, reference))
-    has, wants = (cv2.blur((x**2).mean(axis=2), (AREA, AREA)) for x in (detail, wanted))
-    gain = np.clip(np.sqrt(wants / (has + 1)), 1, MOST_GAIN)[..., None]
+    detail, has = detail_of(picture)
+    gain = np.clip(np.sqrt((wanted + 1) / (has + 1)), LEAST_GAIN, MOST_GAIN)
     return picture + (gain - 1) * detail
 
 
 DETAIL = 1.0  # pixels, the deviation of the Gaussian that separates detail from the rest
 AREA = 25  # pixels, the side of the squares in which detail is compared
-MOST_GAIN = 1.5
+LEAST_GAIN, MOST_GAIN = 1 / 1.5, 1.5

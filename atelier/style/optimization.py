@@ -219,7 +219,8 @@ class Search:
             finite = ops.isfinite(gradient) if self.on_gpu else np.isfinite(gradient)
             if not (math.isfinite(self.terms["total"]) and bool(finite.all())):
                 raise Diverged(f"the loss became NaN or infinite at step {len(self.history) + 1}; try lower weights")
-            return self.terms["total"], gradient_in_span(gradient)
+            total, gradient = self.with_penalty(picture, self.terms["total"], gradient)
+            return total, gradient_in_span(gradient)
 
         minimize = minimizers.minimize_lbfgs
         if self.options.optimizer == "adam":
@@ -232,6 +233,10 @@ class Search:
             self.accept(in_span(self.on_device(start))[rows, columns])
         self.steps.append(len(self.history) - steps)
         self.picture = backend.as_array(self.picture)
+
+    def with_penalty(self, picture, total, gradient):
+        """Return the loss of a picture with its margin, and the gradient. Films add a penalty to both."""
+        return total, gradient
 
     def color_span(self, width, height):
         """Return the functions that project a picture onto the span of the paintings' colours, and its gradient.
