@@ -56,6 +56,10 @@ def main():
     photos = arguments.photo
     check_photos(photos)
     options = options_of(arguments)
+    if options.frames_every:
+        folder = f"generated/{dreaming.default_name(photos, options)}_frames"
+        command_line.print_samples(photos, folder, options, dreaming.dream_on_samples)
+        return
     command_line.check_sharing(options, naming.are_many(photos), "a folder of photos")
     if naming.are_many(photos):
         dream_on_many(photos, options)

@@ -29,6 +29,7 @@ from atelier.style.transfer import (
     manifest_of,
     output_files,
     paint,
+    paint_samples,
     prepare,
     variants_of,
 )
@@ -86,6 +87,10 @@ def main():
         return
     options = options_of(arguments)
     note_small_paintings(options)
+    if options.frames_every:
+        folder = f"generated/{default_name(content, options)}_frames"
+        command_line.print_samples(content, folder, options, paint_samples)
+        return
     makes_folder = naming.are_many(content) or (content and options.each)
     if options.preview:
         preview(content, options, makes_folder)

@@ -177,6 +177,16 @@ def dream_on_film(photo, result, options, session_of, alone):
     return film_painting.paint_film(piece, result, options, painter, manifest, alone) | subject_of(session, options)
 
 
+def dream_on_samples(photo, folder, options):
+    """Yield the paths of pictures of some frames of a film, see --frames-every."""
+    check_film_options(options)
+    piece = film_reading.choose_piece(photo, options, smallest_side(options))
+    session = open_session(options)
+    about = provenance.of_result(options, weights=session.network.source, source=str(photo))
+    painter = dream_films.DreamPainter(session.dreamer, options)
+    return film_painting.paint_samples(piece, folder, options, painter, about)
+
+
 def check_film_options(options):
     """Raise InputError for options that films do not have."""
     if options.canvas == "waves":

@@ -15,7 +15,7 @@ import time
 import numpy as np
 from tqdm import tqdm
 
-from atelier import disk, errors, leases, progress
+from atelier import disk, errors, imaging, leases, progress
 from atelier.film import optical_flow
 from atelier.film.parts import Parts
 from atelier.film.reading import FrameReader
@@ -158,10 +158,15 @@ def so_far(result):
     return result.with_name(f"{result.stem}__so_far{result.suffix}")
 
 
-def paint_samples(piece, folder, options, painter):
-    """Paint each frame of number --frames-every by itself, and yield its path in `folder`, named after its time."""
+def paint_samples(piece, folder, options, painter, about):
+    """Paint each frame of number --frames-every by itself. Yield the picture's path in `folder`, named by its time.
+
+    `about` is stored in the pictures, see imaging.py. Raises InputError.
+    """
     with FrameReader(piece, every=options.frames_every) as reader:
         for number, frame in enumerate(reader):
             seconds = piece.start + number * options.frames_every / float(piece.rate)
             path = folder / f"{seconds:08.2f}s.png"
-            yield path, painter.first(frame)
+            disk.refuse_to_overwrite([path], options.overwrite)
+            imaging.save_png(path, painter.first(frame), about)
+            yield path

@@ -19,18 +19,13 @@ import numpy as np
 from atelier import imaging
 from atelier.errors import InputError
 from atelier.films import check_encoder
-from atelier.naming import ANIMATION_ENDINGS, FILM_ENDINGS, is_film
+from atelier.naming import ANIMATION_ENDINGS
 
 imageio_ffmpeg = lazy_loader.load("imageio_ffmpeg", suppress_warning=True)
 
 LONGEST_SIDE = 4096  # pixels of a painted film; H.264 players take no more, and the flow would need gigabytes
 FASTEST = 120  # frames a second
 PROBE_SECONDS = 120  # ffmpeg reads the beginning of a film in less than a second, but from a slow disk
-
-
-def find_films(folder, recursive):
-    """List the films in a folder, sorted."""
-    return [path for path in imaging.find_files(folder, FILM_ENDINGS | ANIMATION_ENDINGS, recursive) if is_film(path)]
 
 
 # --- What a film holds -------------------------------------------------------------------------
@@ -73,7 +68,7 @@ def read_film(path):
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty")
     text = run_ffmpeg("-i", as_input(path), timeout=PROBE_SECONDS).stderr
-    if "moov atom not found" in text:
+    if "moov atom not found" in text and is_mp4(path):
         raise InputError(f"{path} is cut short: the part that describes the film is missing; copy it again")
     streams = re.findall(r"^ +Stream #\d+:\d+.*$", text, re.MULTILINE)
     pictures = [line for line in streams if ": Video: " in line and "(attached pic)" not in line]
@@ -82,6 +77,12 @@ def read_film(path):
     if not pictures:
         raise InputError(f"{path} holds sound alone, and no pictures")
     return parse_stream(path, text, pictures[0], any(": Audio: " in line for line in streams))
+
+
+def is_mp4(path):
+    """Tell whether a file begins as MP4 and MOV files do."""
+    with open(path, "rb") as file:
+        return file.read(8)[4:] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 
 
 def as_input(path):
@@ -111,11 +112,11 @@ def parse_stream(path, text, line, sound):
 def parse_rate(line):
     """Return the rate of a video stream that ffmpeg describes: a Fraction.
 
-    A film of a phone has variable times. ffmpeg prints its mean rate, fps, and the rate that all times fit, tbr.
+    ffmpeg prints the mean rate, fps, and the rate that the times fit, tbr. In films of phones, the two differ a little.
     """
     mean, fitting = (re.search(rf"([\d.]+)(k?) {unit}", line) for unit in ("fps", "tbr"))
     mean, fitting = (float(x[1]) * (1000 if x[2] else 1) if x else 0 for x in (mean, fitting))
-    rate = fitting if mean <= fitting <= 1.25 * mean or not mean else mean
+    rate = fitting if abs(fitting - mean) < 0.02 * mean or not mean else mean
     return exact_rate(min(rate, FASTEST) or 25)
 
 
@@ -134,7 +135,8 @@ def exact_rate(rate):
 class Piece:
     """The piece of a film that is painted: frames of `width` x `height` pixels at `rate`, from `start` seconds on.
 
-    `seconds` is its length, or None up to the end of a film that does not say how long it is.
+    `seconds` is its length, or None up to the end of a film that does not say how long it is. `limit` is the number of
+    frames, or None up to the end of the film.
     """
 
     film: Film
@@ -143,6 +145,7 @@ class Piece:
     rate: fractions.Fraction
     start: float
     seconds: float | None
+    limit: int | None = None
 
     @property
     def count(self):
@@ -173,7 +176,8 @@ def choose_piece(path, options, least):
         raise InputError(f"--end {options.end} must be after --start")
     ends = [time for time in (end, film.seconds) if time is not None]
     rate = exact_rate(options.fps) if options.fps else film.rate
-    return Piece(film, width, height, rate, start, min(ends) - start if ends else None)
+    limit = None if end is None else max(1, round((end - start) * rate))
+    return Piece(film, width, height, rate, start, min(ends) - start if ends else None, limit)
 
 
 def parse_time(text, flag):
@@ -232,20 +236,32 @@ class FrameReader:
         return f": {self.messages[-1]}" if self.messages else ""
 
     def watch(self):
-        """Read ffmpeg's messages: the times of the frames, and errors between them."""
+        """Read ffmpeg's messages: the times of frames, and errors. An error comes a little before its gap in time."""
         time, errors = 0.0, 0
+        longest = 1.5 / float(self.piece.film.rate)
         for line in self.process.stderr:
             line = line.decode(errors="replace")
             if shown := re.search(r" n: *\d+ .*pts_time: *(-?[\d.]+)", line):
-                if errors:
-                    self.damaged.append(self.offset + time)
-                time, errors = float(shown[1]), 0
+                former, time = time, float(shown[1])
+                if errors and time - former > longest:
+                    self.damaged.append(self.offset + former)
+                    errors -= 1
             elif re.search(r"corrupt decoded frame|Error submitting packet|error while decoding", line):
                 errors += 1
             if "[error]" in line or "[fatal]" in line:
                 self.messages.append(line.rpartition("] ")[2].strip())
-        if errors:
+        if errors and not self.damaged:
             self.damaged.append(self.offset + time)
+
+
+def first_frame(path, longest):
+    """Return the first frame of a film, its longest side `longest` pixels. Raises InputError."""
+    film = read_film(path)
+    piece = Piece(film, *imaging.fit(film.width, film.height, longest), film.rate, 0.0, None)
+    with FrameReader(piece) as frames:
+        for frame in frames:
+            return frame
+    raise InputError(f"{path} holds no frame that ffmpeg can read")
 
 
 def fill(stream, buffer):
@@ -262,20 +278,31 @@ def fill(stream, buffer):
 def arguments_for(piece, skip, every):
     """Return ffmpeg's arguments to read a piece from frame `skip` on, and then each frame of number `every`."""
     film, rate = piece.film, piece.rate
-    length = [] if piece.seconds is None else ["-t", f"{piece.seconds - skip / float(rate) + EARLY / float(rate):.6f}"]
-    begin, early = piece.start + skip / float(rate), 0.0
+    begin = piece.start + skip / float(rate)
     if film.seekable and begin > 0:
         early = EARLY / float(rate)
-        before, shift = ["-ss", f"{begin - early:.6f}", *length], f"setpts=PTS-{early:.6f}/TB,"
+        before, shift = ["-ss", f"{begin - early:.6f}"], f"setpts=PTS-{early:.6f}/TB,"
     else:
         before, shift = [], f"trim=start={begin:.6f},setpts=PTS-{begin:.6f}/TB," if begin else ""
-        if piece.seconds is not None:
-            before = ["-t", f"{piece.start + piece.seconds:.6f}"]
     filters = f"showinfo=checksum=0,{shift}fps={rate}:start_time=0,"
     if every > 1:
         filters += rf"select=not(mod(n\,{every})),"
     filters += f"scale={piece.width}:{piece.height}:flags=lanczos+accurate_rnd:in_color_matrix={matrix_of(film)}"
-    raw = ["-map", "0:v:0", "-vf", filters, "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    limit = [] if piece.limit is None else ["-frames:v", str(-(-(piece.limit - skip) // every))]
+    raw = [
+        *limit,
+        "-map",
+        "0:v:0",
+        "-vf",
+        filters,
+        "-fps_mode",
+        "passthrough",
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-",
+    ]
     return ["-nostdin", "-hide_banner", "-nostats", "-v", "level+info", *before, "-i", as_input(film.path), *raw]
 
 

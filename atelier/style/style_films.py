@@ -84,7 +84,7 @@ class SearchPainter:
         return imaging.to_pixels(picture)
 
 
-FRAME_STEPS = 4  # of the search for a frame
+FRAME_STEPS = 7  # of the search for a frame
 LEAST_HALVED = 400  # pixels of the longest side; smaller films are not halved for these steps
 PENALTY = 60.0  # weight of the mean square of differences from the moved picture, for values from 0 to 1
 

@@ -122,6 +122,14 @@ def paint_film(content, result, options, alone):
     return film_painting.paint_film(piece, pathlib.Path(result), options, film_painter(options), manifest, alone)
 
 
+def paint_samples(content, folder, options):
+    """Yield the paths of pictures of some frames of a film, see --frames-every."""
+    check_film_options(options)
+    piece = film_reading.choose_piece(content, options, config.VGG_LEAST_SIDE)
+    about = provenance.of_result(options, source=str(content))
+    return film_painting.paint_samples(piece, folder, options, film_painter(options), about)
+
+
 def film_painter(options):
     """Return the painter of films that the options ask for."""
     if options.learned:
