@@ -34,6 +34,22 @@ class Motion:
         moved = cv2.remap(picture, self.columns, self.rows, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
         return moved.reshape(picture.shape)  # OpenCV drops a single channel
 
+    def move_places(self, places):
+        """Move places, see own_places(), along. Where the flow is not sure, each place is its own again."""
+        moved = sample(places, self.columns, self.rows)
+        return np.where(self.trust > 0.5, moved, own_places(*places.shape[:2]))
+
+
+def own_places(height, width):
+    """Return the place of each pixel: float32 H x W x 2, the shares of the width and the height before its centre."""
+    rows, columns = np.indices((height, width), "float32") + 0.5
+    return np.stack([columns / width, rows / height], axis=2)
+
+
+def resize_places(places, size):
+    """Return the columns and the rows of places, each float32, for a picture of another (width, height)."""
+    return cv2.split(cv2.resize(places, size, interpolation=cv2.INTER_AREA))
+
 
 def motion_between(former, frame):
     """Return the Motion from the former frame to this one, or None if another scene begins."""

@@ -5,43 +5,63 @@ picture, moved along, is in the next one where the optical flow is sure.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 from keras import ops
 
 from atelier import colors, imaging
 from atelier.film import optical_flow
-from atelier.style import learned_styles, optimization
+from atelier.style import learned_styles, optimization, stylization_network
 
 
 class LearnedPainter:
     """Paints a film by a stylization network (a learned_styles.Stylizer).
 
     Each picture is mixed with the former one, moved along. A mean of pictures has less detail than each of them, so the
-    detail is strengthened to that of the new one.
+    detail is made as strong as that of the new ones. The network's noise moves with the picture, too.
     """
 
     def __init__(self, stylizer, options):
         self.stylizer, self.options, self.state = stylizer, options, {}
 
     def first(self, frame):
-        picture = self.stylizer.stylize(frame.astype("float32"), self.options.stroke_size)
-        return self.finish(picture, optical_flow.detail_of(picture)[1], frame)
+        places = optical_flow.own_places(*frame.shape[:2])
+        picture = self.stylize(frame, places)
+        return self.finish(frame, picture, optical_flow.detail_of(picture)[1], places)
 
     def next(self, frame, motion):
-        new = self.stylizer.stylize(frame.astype("float32"), self.options.stroke_size)
+        places = motion.move_places(self.state["places"])
+        new = self.stylize(frame, places)
         share = self.options.steady * motion.trust
         mixed = share * motion.move(self.state["picture"]) + (1 - share) * new
-        wanted = share * motion.move(self.state["detail"]) + (1 - share) * optical_flow.detail_of(new)[1]
-        return self.finish(optical_flow.with_detail(mixed, wanted), wanted, frame)
+        detail = share * motion.move(self.state["detail"]) + (1 - share) * optical_flow.detail_of(new)[1]
+        return self.finish(frame, optical_flow.with_detail(mixed, detail), detail, places)
 
-    def finish(self, picture, detail, frame):
+    def stylize(self, frame, places):
+        noise_of = functools.partial(moved_noise, places)
+        return self.stylizer.stylize(frame.astype("float32"), self.options.stroke_size, noise_of)
+
+    def finish(self, frame, picture, detail, places):
         """Keep a picture for the next one, and return it with the options that change it afterwards."""
-        self.state = {"picture": np.clip(picture, 0, 255), "detail": detail}
-        options = self.options
-        return learned_styles.apply_final_options(
-            picture, frame.astype("float32"), options.keep_colors, options.strength
-        )
+        self.state = {"picture": np.clip(picture, 0, 255), "detail": detail, "places": places}
+        keep_colors, strength = self.options.keep_colors, self.options.strength
+        return learned_styles.apply_final_options(picture, frame.astype("float32"), keep_colors, strength)
+
+
+def moved_noise(places, height, width):
+    """Return the noise of a photo of this size, as draw_noise() does, moved along with the film.
+
+    `places`, float32 H x W x 2, are where each place was in the first frame, as shares of its width and height.
+    Interpolated noise is weaker, so it is divided by its standard deviation.
+    """
+    noise = stylization_network.fixed_noise(height, width)[0]
+    size = noise.shape[1::-1]
+    columns, rows = (side * x - 0.5 for side, x in zip(size, optical_flow.resize_places(places, size)))
+    moved = optical_flow.sample(noise, columns, rows)
+    right, below = columns % 1, rows % 1
+    variance = (right**2 + (1 - right) ** 2) * (below**2 + (1 - below) ** 2)
+    return (moved / np.sqrt(variance)[..., None])[None]
 
 
 class SearchPainter:

@@ -94,17 +94,18 @@ class StylizationNetwork(keras.Model):
         features = middle()([encoder()(photo), noise, style])
         super().__init__([photo, noise, style], decoder()([features, style]), name="stylization_network")
 
-    def stylize(self, photo, style, before=NO_COLOR_CHANGE, after=NO_COLOR_CHANGE):
+    def stylize(self, photo, style, before=NO_COLOR_CHANGE, after=NO_COLOR_CHANGE, noise_of=None):
         """Turn a photo of any size into a painting, both float32 H x W x 3. `style` is a vector, 1 x STYLE_DIM.
 
-        The noise depends on the photo's size alone, so the result is always the same. `before` changes the colours of
+        The noise depends on the photo's size alone, so the result is always the same; films give another noise by
+        `noise_of(height, width)`, a function like fixed_noise(). `before` changes the colours of
         the photo, and `after` those of the picture. Each is a matrix, 3 x 3, and a shift, 3.
         """
         height, width = photo.shape[:2]
         rows = height if height * width <= MAX_WHOLE_PIXELS else STRIP_PIXELS // width
         rows = max(8, -(-rows // 8) * 8)
         strips = cut(photo, rows, before)
-        noise = draw_noise(*(side + -side % 4 for side in (height, width)), np.random.default_rng(0))
+        noise = (noise_of or fixed_noise)(*(side + -side % 4 for side in (height, width)))
         if rows < height:
             strips = self.in_strips(strips, rows, noise, style)
         else:
@@ -148,6 +149,11 @@ class StylizationNetwork(keras.Model):
         dtype, style = decoder.get_layer("double_again").compute_dtype, ((1, STYLE_DIM), "float32")
         part = compiled_for_strips(lambda *inputs: decoder([*inputs]), decoder.variables, WIDTHS[1], dtype, style)
         return parts | {"decoder": (part, DECODER_MARGIN)}
+
+
+def fixed_noise(height, width):
+    """Return the noise of all photos of a size, as draw_noise() does."""
+    return draw_noise(height, width, np.random.default_rng(0))
 
 
 def draw_noise(height, width, rng):
