@@ -125,7 +125,7 @@ def test_films_of_all_kinds_are_read_upright_at_a_constant_rate(clip, tmp_path):
         assert len(found) == count and not reader.damaged, name
         assert found.shape[1:3] == ((96, 64) if name == "turned.mov" else (64, 96)), name
         expected = np.rot90(pan(30), 1, (1, 2)) if name == "turned.mov" else frames
-        assert np.abs(found[0].astype(float) - expected[0]).mean() < 12, name
+        assert np.abs(found[0].astype(float) - expected[0]).mean() < 20, name  # a GIF has few colours
     assert (found[10] == frames_of(tmp_path / "turned.mov")[10]).all()
 
 

@@ -80,8 +80,9 @@ def sample(picture, columns, rows):
 
 def returns(back, forth):
     """Tell for each place whether the flow back and then forth returns to it (Sundaram et al. 2010)."""
-    error = ((back + forth) ** 2).sum(axis=2)
-    return error <= 0.01 * ((back**2).sum(axis=2) + (forth**2).sum(axis=2)) + 0.5
+    error, lengths = cv2.add(back, forth), cv2.multiply(back, back) + cv2.multiply(forth, forth)
+    error = cv2.multiply(error, error)
+    return error[..., 0] + error[..., 1] <= 0.01 * (lengths[..., 0] + lengths[..., 1]) + 0.5
 
 
 def is_cut(former, frame, sure):

@@ -11,6 +11,7 @@ import itertools
 import pathlib
 import sys
 import time
+from concurrent import futures
 
 import numpy as np
 from tqdm import tqdm
@@ -64,7 +65,7 @@ class FilmPainting:
         done_before = self.frames
         try:
             with FrameReader(self.piece, skip=self.frames) as reader, self.progress_bar() as advance:
-                frames = iter(reader)
+                frames = with_motions(reader, self.former)
                 for first in frames:
                     in_part = itertools.chain([first], itertools.islice(frames, self.parts.length - 1))
                     self.paint_part(done + 1, in_part, advance)
@@ -86,14 +87,13 @@ class FilmPainting:
     def paint_part(self, number, frames, advance):
         """Paint the frames of one part and write it."""
         with self.parts.writer(number, self.state, (self.piece.width, self.piece.height)) as write:
-            for frame in frames:
-                write(self.paint_frame(frame))
+            for frame, motion in frames:
+                write(self.paint_frame(frame, motion))
                 advance()
             self.lease.check()
 
-    def paint_frame(self, frame):
+    def paint_frame(self, frame, motion):
         """Return the picture of the next frame."""
-        motion = None if self.former is None else optical_flow.motion_between(self.former, frame)
         self.former = frame
         self.frames += 1
         if motion is None:
@@ -151,6 +151,23 @@ class FilmPainting:
         row = {"width": piece.width, "height": piece.height, "seconds": round(seconds, 1), "frames": self.frames}
         row |= {"fps": f"{float(piece.rate):.5g}", "scenes": self.scenes}
         return row | ({"frames_done_before": done_before} if done_before else {})
+
+
+def with_motions(frames, former):
+    """Yield each frame with the Motion from the one before, or with None where a scene begins.
+
+    `former` is the frame before the first one, or None. The motion to the next frame is computed while a frame is
+    painted.
+    """
+    with futures.ThreadPoolExecutor(1) as pool:
+        waiting = None
+        for frame in frames:
+            motion = None if former is None else pool.submit(optical_flow.motion_between, former, frame)
+            if waiting:
+                yield waiting[0], waiting[1] and waiting[1].result()
+            waiting, former = (frame, motion), frame
+        if waiting:
+            yield waiting[0], waiting[1] and waiting[1].result()
 
 
 def so_far(result):

@@ -19,7 +19,7 @@ from atelier.film.reading import as_input, run_ffmpeg
 
 imageio_ffmpeg = lazy_loader.load("imageio_ffmpeg", suppress_warning=True)
 
-H264 = ["-c:v", "libx264", "-preset", "fast"]
+H264 = ["-c:v", "libx264", "-preset", "veryfast"]
 TAGGED = ["-vf", "scale=out_color_matrix=bt709:out_range=tv"]
 TAGGED += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
 PLAYABLE = [*TAGGED, "-pix_fmt", "yuv420p"]

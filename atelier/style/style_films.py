@@ -78,7 +78,8 @@ class SearchPainter:
     def first(self, frame):
         search = optimization.Search(self.model, frame.astype("float32"), None, self.options)
         search.run()
-        return self.finish(search.picture, search.initial, search.photo)
+        detail = optical_flow.detail_of(search.picture)[1]
+        return self.finish(search.picture, search.initial, search.photo, detail)
 
     def next(self, frame, motion):
         photo, former = frame.astype("float32"), self.state["picture"]
@@ -92,19 +93,19 @@ class SearchPainter:
         search.run()
         change = search.picture - imaging.resize_picture(begun, *steps_size(photo))
         picture = begun + imaging.resize_picture(change, *photo.shape[1::-1])
-        wanted = motion.move(optical_flow.detail_of(former)[1])
-        sharp = optical_flow.with_detail(picture, wanted)
-        return self.finish(motion.trust * sharp + (1 - motion.trust) * picture, recolored, photo)
+        detail = motion.trust * motion.move(self.state["detail"])
+        detail += (1 - motion.trust) * optical_flow.detail_of(picture)[1]
+        return self.finish(optical_flow.with_detail(picture, detail), recolored, photo, detail)
 
-    def finish(self, picture, recolored, photo):
+    def finish(self, picture, recolored, photo, detail):
         """Keep a picture and the recoloured photo for the next one; return the picture with --keep-colors."""
-        self.state = {"picture": np.clip(picture, 0, 255), "recolored": recolored}
+        self.state = {"picture": np.clip(picture, 0, 255), "recolored": recolored, "detail": detail}
         if self.options.keep_colors == "luminance":
             picture = colors.with_colors_of(picture, photo)
         return imaging.to_pixels(picture)
 
 
-FRAME_STEPS = 7  # of the search for a frame
+FRAME_STEPS = 6  # of the search for a frame
 LEAST_HALVED = 400  # pixels of the longest side; smaller films are not halved for these steps
 PENALTY = 60.0  # weight of the mean square of differences from the moved picture, for values from 0 to 1
 
