@@ -281,7 +281,7 @@ class Photos(Common):
     start: str | None = option(None, "of a film: the time to begin at, in seconds or as mm:ss", metavar="TIME")
     end: str | None = option(None, "of a film: the time to end at, in seconds or as mm:ss", metavar="TIME")
     fps: float | None = option(None, "of a film: frames per second (default: its own)", least=1, most=120)
-    steady: float = option(0.85, "of a film: how much of a frame's picture stays in the next one", least=0, most=1)
+    steady: float = option(0.8, "of a film: how much of a frame's picture stays in the next one", least=0, most=1)
     frames_every: int | None = option(
         None, "instead of a film, make pictures of each Nth of its frames, to see how they look", metavar="N", least=1
     )

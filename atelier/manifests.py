@@ -88,8 +88,8 @@ def format_value(value):
 
 # Options that older manifests do not contain, with the values that were in effect then.
 FORMER_VALUES = {
-    "style_transfer.py": {"strength": 1.0, "refine": 0, "stroke_size": 1.0, "steady": 0.85},
-    "deepdream.py": {"canvas": "pixels", "steady": 0.85},
+    "style_transfer.py": {"strength": 1.0, "refine": 0, "stroke_size": 1.0, "steady": 0.8},
+    "deepdream.py": {"canvas": "pixels", "steady": 0.8},
 }
 
 

@@ -14,7 +14,7 @@ cv2 = lazy_loader.load("cv2", suppress_warning=True)  # only films need it
 CUT_SHARE = 0.3  # of the places; if the flow is sure in fewer of them, another scene begins
 CUT_COLORS = 0.5  # distance of the frames' histograms, from 0 to 1, at which another scene may begin
 CUT_SURE = 0.6  # share of sure places below which a change of the histogram counts
-BRIGHTNESS = 20.0  # grey levels by which a place may change on its way
+BRIGHTNESS = 15.0  # grey levels by which a place may change on its way
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,10 +110,10 @@ def with_detail(picture, wanted):
     A mean of several pictures, and a picture that is moved, have less detail than they should have.
     """
     detail, has = detail_of(picture)
-    gain = np.clip(np.sqrt((wanted + 1) / (has + 1)), LEAST_GAIN, MOST_GAIN)
+    gain = np.clip(np.sqrt((wanted + 1) / (has + 1)), 1 / MOST_GAIN, MOST_GAIN)
     return picture + (gain - 1) * detail
 
 
-DETAIL = 1.0  # pixels, the deviation of the Gaussian that separates detail from the rest
+DETAIL = 1.5  # pixels, the deviation of the Gaussian that separates detail from the rest
 AREA = 25  # pixels, the side of the squares in which detail is compared
-LEAST_GAIN, MOST_GAIN = 1 / 1.5, 1.5
+MOST_GAIN = 2.0

@@ -4,6 +4,9 @@ Frames are uint8 H x W x 3, pictures float32 H x W x 3 in 0..255. `steady`, from
 picture, moved along, is in the next one where the optical flow is sure.
 """
 
+from atelier import backend  # noqa: F401, Keras starts quietly
+
+# isort: split
 import dataclasses
 import functools
 
@@ -19,7 +22,8 @@ class LearnedPainter:
     """Paints a film by a stylization network (a learned_styles.Stylizer).
 
     Each picture is mixed with the former one, moved along. A mean of pictures has less detail than each of them, so the
-    detail is made as strong as that of the new ones. The network's noise moves with the picture, too.
+    detail of the result is made as strong as that of the new ones. The mixture itself is kept without that: otherwise
+    errors of the flow would grow to wrinkles. The network's noise moves with the picture, too.
     """
 
     def __init__(self, stylizer, options):
@@ -36,7 +40,7 @@ class LearnedPainter:
         share = self.options.steady * motion.trust
         mixed = share * motion.move(self.state["picture"]) + (1 - share) * new
         detail = share * motion.move(self.state["detail"]) + (1 - share) * optical_flow.detail_of(new)[1]
-        return self.finish(frame, optical_flow.with_detail(mixed, detail), detail, places)
+        return self.finish(frame, mixed, detail, places)
 
     def stylize(self, frame, places):
         noise_of = functools.partial(moved_noise, places)
@@ -45,6 +49,7 @@ class LearnedPainter:
     def finish(self, frame, picture, detail, places):
         """Keep a picture for the next one, and return it with the options that change it afterwards."""
         self.state = {"picture": np.clip(picture, 0, 255), "detail": detail, "places": places}
+        picture = optical_flow.with_detail(picture, detail)
         keep_colors, strength = self.options.keep_colors, self.options.strength
         return learned_styles.apply_final_options(picture, frame.astype("float32"), keep_colors, strength)
 
