@@ -3,11 +3,12 @@
 import importlib.util
 import pathlib
 import subprocess
+import sys
 
 import imageio_ffmpeg
 import numpy as np
 import pytest
-from conftest import ROOT, file_size_limit, pixels, results, rows_of, run
+from conftest import ROOT, file_size_limit, pixels, results, rows_of, run, wait_for
 from PIL import Image
 from scipy import ndimage
 
@@ -256,7 +257,7 @@ def bad_film(kind, folder):
     elif kind == "narrow":
         write_film(path, pan(2, (160, 40)))
     elif kind == "huge":
-        parts.run_ffmpeg("-v", "error", "-f", "lavfi", "-i", "color=s=7680x4320", "-frames:v", 2, path)
+        parts.run_ffmpeg("-v", "error", "-f", "lavfi", "-i", "color=s=4400x64", "-frames:v", 2, path)
     return path
 
 
@@ -271,7 +272,7 @@ def bad_film(kind, folder):
         ("photo", "holds one frame"),
         ("small", "is only 96 x 30 pixels; films need 32"),
         ("narrow", "would be 96 x 24 pixels; films need 32: --size 128"),
-        ("huge", "would be 7680 x 4320 pixels; films have at most 4096"),
+        ("huge", "would be 4400 x 64 pixels; films have at most 4096"),
     ],
 )
 def test_a_bad_film_is_reported_in_one_line(kind, message, tmp_path):
@@ -356,6 +357,22 @@ def test_a_full_disk_keeps_the_seconds_so_far(clip, tmp_path):
         error = style(clip, tmp_path / "a.mp4", status=2).stderr
     assert "a.mp4_frames" in error and not (tmp_path / "a.mp4").exists()
     assert style(clip, tmp_path / "a.mp4").returncode == 0
+
+
+@pytest.mark.slow
+def test_a_killed_film_is_continued_and_equals_an_uninterrupted_one(clip, painted, tmp_path):
+    flags = [clip, *LEARNED, "--output", tmp_path / "a.mp4"]
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "style_transfer.py", *map(str, flags)], stderr=subprocess.DEVNULL
+    )
+    wait_for(lambda: (tmp_path / "a.mp4_frames/00001.mp4").exists() or process.poll() is not None)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "a.mp4").exists()
+    printed = results(style(clip, tmp_path / "a.mp4").stdout)
+    assert printed["frames_done_before"] in ("12", "24") and printed["frames"] == "30"
+    assert (frames_of(tmp_path / "a.mp4") == frames_of(painted[0])).all()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
 @pytest.mark.slow
