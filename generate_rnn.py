@@ -21,7 +21,6 @@ import numpy as np
 import config
 from atelier import errors, naming
 
-backend = command_line.lazy_import("atelier.backend")
 datasets = command_line.lazy_import("atelier.pixel_rnn.datasets")
 films = command_line.lazy_import("atelier.films")
 hardware = command_line.lazy_import("atelier.hardware")
@@ -175,10 +174,8 @@ def draw(models, training_config, count, options, known, kept):
     start = np.tile(known.astype("int32"), (count, 1))
     temperature = np.full(count, options.temperature, "float32")
     uniform = (rng.random(start.shape, dtype="float32") for _ in models)
-    drawn = [
-        sample(recurrent.weights_of(model), start, u, np.int32(kept), temperature) for model, u in zip(models, uniform)
-    ]
-    return np.concatenate([backend.as_array(tokens) for tokens in drawn])
+    weights = map(recurrent.weights_of, models)
+    return np.concatenate([sample(w, start, u, np.int32(kept), temperature) for w, u in zip(weights, uniform)])
 
 
 # --- Painters ----------------------------------------------------------------------------------
