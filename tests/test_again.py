@@ -69,6 +69,14 @@ def test_without_output_the_picture_gets_the_scripts_own_name(painted, tmp_path,
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_a_name_with_several_lines_is_recorded(kind, photo, tmp_path):
+    odd = shutil.copy(photo, tmp_path / "two\n\tlines: \u2028.jpg")
+    run("style_transfer.py", odd, *LEARNED, "--quiet", "--output", tmp_path / f"a.{kind}")
+    run("style_transfer.py", "--again", tmp_path / f"a.{kind}", "--quiet", "--output", tmp_path / f"b.{kind}")
+    assert (pixels(tmp_path / f"a.{kind}") == pixels(tmp_path / f"b.{kind}")).all()
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg"])
 def test_of_a_folder_only_the_picture_is_repeated(kind, photo, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
