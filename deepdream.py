@@ -34,7 +34,7 @@ vision = command_line.lazy_import("atelier.networks.vision")
 
 
 def parse_arguments(words=None):
-    parser = command_line.Parser(__doc__)
+    parser = command_line.Parser(__doc__, CONFLICTS)
     parser.add_argument(
         "photo",
         nargs="*",
@@ -46,6 +46,10 @@ def parse_arguments(words=None):
     variants = {flag: config.DREAM_DEFAULTS[kind] for flag, kind in variants.items()}
     command_line.add_options(parser, config.Dream, variants=variants)
     return parser.parse_args(words)
+
+
+CONFLICTS = {"--class": ["--layers", "--channels", "--guide", "--neuron"]}
+CONFLICTS |= dict.fromkeys(["--layers", "--channels", "--guide"], ["--class"])
 
 
 def main():

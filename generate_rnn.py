@@ -35,7 +35,7 @@ util = command_line.lazy_import("util")
 
 
 def parse_arguments():
-    parser = command_line.Parser(__doc__)
+    parser = command_line.Parser(__doc__, CONFLICTS)
     parser.add_argument(
         "models", type=pathlib.Path, help="folder of models, as train_rnn.py writes it, or its name in trained/"
     )
@@ -46,6 +46,12 @@ def parse_arguments():
     return parser.parse_args()
 
 
+CONFLICTS = {
+    "--digit": ["--all-digits"],
+    "--all-digits": ["--digit"],
+    "--start": ["--complete"],
+    "--complete": ["--start"],
+}
 DIGITS_ONLY = ("digit", "all_digits", "grid")
 PAINTERS_ONLY = ("count", "start", "evolution")
 

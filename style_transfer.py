@@ -33,7 +33,7 @@ regions = command_line.lazy_import("atelier.style.regions")
 
 
 def parse_arguments(words=None):
-    parser = command_line.Parser(__doc__)
+    parser = command_line.Parser(__doc__, CONFLICTS)
     parser.add_argument(
         "content",
         nargs="*",
@@ -66,6 +66,19 @@ INCOMPATIBLE_OPTIONS = {
     "texture": {"texture synthesis, without a photo": (*PHOTO_ONLY, "effort")},
     "layer": {"--layer": ("content_layers", "published_losses", "keep_colors", "effort", "preview", *STYLE_ONLY)},
 }
+LEARNED_ONLY = ("strength", "refine", "stroke_size")
+CONFLICTS = {
+    "effort": ("iterations", "published_losses"),
+    "iterations": ("effort",),
+    "style": ("learned", "layer", *LEARNED_ONLY),
+    "learned": ("style", *FIXED_BY_LEARNED_STYLE, *SEARCH_ONLY),
+    "layer": ("style", "learned", *INCOMPATIBLE_OPTIONS["layer"]["--layer"], *LEARNED_ONLY),
+    "published_losses": INCOMPATIBLE_OPTIONS["published"]["--published-losses"],
+    "refine": REGIONS,
+    "mask": ("refine", "published_losses"),
+    "regions": ("refine", "published_losses", "each", "style_weights"),
+}
+CONFLICTS = {command_line.flag_of(name): [*map(command_line.flag_of, others)] for name, others in CONFLICTS.items()}
 
 
 def main():

@@ -39,7 +39,7 @@ painter_training = command_line.lazy_import("atelier.pixel_rnn.painter_training"
 
 
 def parse_arguments():
-    parser = command_line.Parser(__doc__)
+    parser = command_line.Parser(__doc__, {"--digit": ["--all-digits"], "--all-digits": ["--digit"]})
     parser.add_argument(
         "source",
         nargs="?",

@@ -42,12 +42,13 @@ def read_record(picture):
     )
 
 
-def repeated_words(recorded, new_inputs, new, values, exclusive):
+def repeated_words(recorded, new_inputs, new, values, conflicts):
     """Return the words of the command to repeat a picture, in which `new_inputs` and the flags `new` replace others.
 
     `values` maps each flag of the script to the number of its values as argparse counts them: 0, None for one, or "+".
-    `exclusive` lists groups of flags that exclude one another. Of the pictures of a folder, only this one is repeated.
-    Raises InputError for a flag that the script no longer has.
+    `conflicts` maps flags to the recorded flags that they replace, besides themselves. The second value that is
+    returned lists the words of these. Of the pictures of a folder, only this one is repeated. Raises InputError for a
+    flag that the script no longer has.
     """
     inputs, flags = split_words(recorded.words, values)
     for flag in flags:
@@ -56,16 +57,15 @@ def repeated_words(recorded, new_inputs, new, values, exclusive):
                 f"{recorded.picture} was made by an earlier version, which had {flag}; its command, to be changed: "
                 f"{recorded.texts['command']}"
             )
-    replaced = {*DROPPED, *new}
-    for group in exclusive:
-        replaced |= set(group) if new.keys() & set(group) else set()
-    flags = {flag: own for flag, own in flags.items() if flag not in replaced}
+    conflicting = {other for flag in new.keys() - flags.keys() for other in conflicts.get(flag, ())} - new.keys()
+    left_out = {flag: own for flag, own in flags.items() if flag in conflicting}
+    flags = {flag: own for flag, own in flags.items() if flag not in {*DROPPED, *new, *conflicting}}
     if "--each" in flags and "painting" in recorded.texts:
         del flags["--each"]
         flags["--style"] = [recorded.texts["painting"]]
     if "source" in recorded.texts and (len(inputs) > 1 or any(map(os.path.isdir, inputs))):
         inputs = [recorded.texts["source"]]
-    return join_words(new_inputs or inputs, flags | new)
+    return join_words(new_inputs or inputs, flags | new), join_words([], left_out)
 
 
 def join_words(inputs, flags):

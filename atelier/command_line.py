@@ -53,11 +53,15 @@ AGAIN = "--again"
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose help is a script's docstring, and whose errors are one line each."""
+    """An argument parser whose help is a script's docstring, and whose errors are one line each.
 
-    def __init__(self, description):
+    With --again, a flag of the present command replaces the recorded flags in `conflicts`, a dict of lists of flags.
+    """
+
+    def __init__(self, description, conflicts=None):
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
+        self.conflicts = conflicts or {}
         self.register("type", pathlib.Path, lambda text: pathlib.Path(expanded(text)))
         self._negative_number_matcher = re.compile(r"-[\d.]")  # words that begin like this are values, e.g. -1..1
         help = "repeat the command that made this picture; the other words of this command replace those of that one"
@@ -100,9 +104,10 @@ class Parser(argparse.ArgumentParser):
         if recorded.script != pathlib.Path(sys.argv[0]).name:
             command = command_of(recorded.script, AGAIN, picture, *again.join_words(inputs, flags))
             raise InputError(f"{picture} was made by another script; repeat it with {command}")
-        groups = [[action.option_strings[0] for action in g._group_actions] for g in self._mutually_exclusive_groups]
-        sys.argv[1:] = again.repeated_words(recorded, inputs, flags, values, groups)
+        sys.argv[1:], left_out = again.repeated_words(recorded, inputs, flags, values, self.conflicts)
         if "--quiet" not in sys.argv:
+            if left_out:
+                print(f"note: left out of the command: {shlex.join(left_out)}", file=sys.stderr)
             print(f"note: the command is {typed_command()}", file=sys.stderr)
         return recorded
 

@@ -91,6 +91,23 @@ def test_of_a_folder_only_the_picture_is_repeated(kind, photo, tmp_path):
     assert (pixels(repeated) == pixels(tmp_path / f"styled/1__gravel.{kind}")).all()
 
 
+@pytest.mark.parametrize(
+    ("recorded", "typed", "left_out", "command"),
+    [
+        ("--style w.jpg --iterations 9", "--effort low", "--iterations 9", "--style w.jpg --effort low"),
+        ("--style w.jpg --effort low --gif", "--learned wave", "--style w.jpg --effort low --gif", "--learned wave"),
+        ("--learned wave --refine 9 --gif", "--style w.jpg", "--learned wave --refine 9", "--gif --style w.jpg"),
+        ("--learned wave --refine 9 --gif", "--learned scream", None, "--refine 9 --gif --learned scream"),
+    ],
+)
+def test_a_recorded_flag_makes_room_for_one_that_contradicts_it(recorded, typed, left_out, command, tmp_path):
+    about = {"command": f"python style_transfer.py no.jpg {recorded}", "versions": "", "options": "{}"}
+    imaging.save_png(tmp_path / "a.png", np.zeros((8, 8, 3), "uint8"), about)
+    told = run("style_transfer.py", "--again", tmp_path / "a.png", *typed.split(), status=2).stderr
+    assert f"note: the command is python style_transfer.py no.jpg {command}\nerror: no.jpg does not exist" in told
+    assert (f"note: left out of the command: {left_out}\n" in told) if left_out else ("left out" not in told)
+
+
 def test_a_picture_of_another_script_names_that_script(painted, tmp_path):
     error = run("deepdream.py", "--again", painted, "--size", 72, status=2).stderr
     assert f"{painted} was made by another script; repeat it with " in error

@@ -377,7 +377,9 @@ def photo_problem(job, source):
     if not different:
         return None
     kind = different[0].partition("_")[0]
-    return "it sees another photo of this name" if kind == "photo" else f"it sees another {NAMES_OF_FILES[kind]}, or none"
+    return (
+        "it sees another photo of this name" if kind == "photo" else f"it sees another {NAMES_OF_FILES[kind]}, or none"
+    )
 
 
 NAMES_OF_FILES = {"mask": "mask for the photo", "regions": "map of the photo's regions"}
