@@ -144,7 +144,7 @@ def check_photos(photos):
     if noise and len(photos) > 1:
         raise errors.InputError("the word noise stands in place of the photo; give it alone")
     if not noise:
-        naming.check_photos(photos)
+        naming.check_photos(photos, ["noise"])
 
 
 GIF_FPS = 50  # a GIF counts time in 1/100 s, and browsers show each frame for at least 2/100 s

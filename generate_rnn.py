@@ -148,6 +148,9 @@ def drawing_frames(pictures, kept, across, columns):
 def draw_digits(arguments, meta, options):
     """Draw a sheet of one class, or a row for each class."""
     training_config = meta["recipe"]
+    if arguments.digit is not None and str(arguments.digit) not in meta["classes"]:
+        known = " ".join(meta["classes"])
+        raise errors.InputError(f"{arguments.models} has the classes {known}, and no {arguments.digit}")
     classes = [arguments.digit] if arguments.digit is not None else [int(label) for label in meta["classes"]]
     kept = kept_rows(options, training_config["size"]) * training_config["size"]
     name = "all" if arguments.digit is None else arguments.digit

@@ -76,6 +76,8 @@ def check(arguments, options):
         raise errors.InputError("give a layer before --images, or --evolution and a folder of saved epochs")
     elif not options.images:
         raise errors.InputError("give pictures, or folders of them, with --images")
+    elif pathlib.Path(arguments.layer).exists() and pathlib.Path(arguments.layer).name != arguments.layer:
+        raise errors.InputError(f"{arguments.layer} is no layer; the layer comes first, the pictures after --images")
     else:
         naming.check_layers([arguments.layer], options.convnet)
     for path in options.images:

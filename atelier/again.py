@@ -32,7 +32,8 @@ class Recorded:
 def read_record(picture):
     """Return what a picture records, a Recorded. Raises InputError if it can't be read or does not record a command."""
     if not pathlib.Path(picture).is_file():
-        raise InputError(f"{picture} {'is no file' if pathlib.Path(picture).exists() else 'does not exist'}")
+        is_folder = pathlib.Path(picture).is_dir()
+        raise InputError(f"{picture} {'is a folder; --again takes one picture' if is_folder else 'does not exist'}")
     texts = imaging.read_about(picture)
     with contextlib.suppress(ValueError):  # there is no command, or its quotes are not closed
         _, script, *words = shlex.split(texts.get("command", ""))
@@ -40,6 +41,16 @@ def read_record(picture):
     raise InputError(
         f"{picture} does not record how it was made: it was made with --no-metadata, or changed by another program"
     )
+
+
+def refuse_several(picture, inputs):
+    """Raise InputError if words after the picture are further pictures to be repeated, as a shell makes of a star."""
+    texts = [imaging.read_about(path) for path in inputs]
+    if len(texts) > 1 and all("command" in text for text in texts):
+        raise InputError(
+            f"--again takes one picture, and {picture} is followed by {len(texts)} others; repeat each by a command of "
+            "its own"
+        )
 
 
 def repeated_words(recorded, new_inputs, new, values, conflicts):

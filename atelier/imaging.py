@@ -46,6 +46,8 @@ def open_picture(path, at_least=None):
             return to_srgb(upright, profile)
     except UnidentifiedImageError as error:
         raise InputError(f"{path} is not a picture that can be read{advice_on([path])}") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{path} is a folder, and one picture is needed") from error
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror or error}") from error
     except MemoryError:

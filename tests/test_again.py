@@ -144,7 +144,7 @@ def test_a_picture_that_records_no_command_is_explained(photo, tmp_path):
     for path in (photo, tmp_path / "words.txt"):
         assert f"{path} does not record how it was made" in run("deepdream.py", "--again", path, status=2).stderr
     assert "b.png does not exist" in run("deepdream.py", "--again", tmp_path / "b.png", status=2).stderr
-    assert "is no file" in run("deepdream.py", "--again", tmp_path, status=2).stderr
+    assert "is a folder; --again takes one picture" in run("deepdream.py", "--again", tmp_path, status=2).stderr
     for words in (("--again",), ("--again", "--size", 64)):
         assert "--again needs a picture" in run("deepdream.py", *words, status=2).stderr
 
