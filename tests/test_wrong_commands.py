@@ -410,7 +410,6 @@ def test_a_classifier_is_not_drawn_with_but_dreamed_of(tmp_path):
             ("visualize_filters.py", CHINA, "--images", "block3_conv1"),
             f"{CHINA} is no layer; the layer comes first, the",
         ),
-        (("generate_rnn.py", "mnist", "--digit", 12), "has the classes 0 1 2 3 4 5 6 7 8 9, and no 12"),
         (("generate_rnn.py", "monet", "--complete", "images"), "images is a folder, and one picture is needed"),
         (("train_rnn.py", "digits"), "digits is a set of digits: add --all-digits or --digit CLASS"),
     ],
