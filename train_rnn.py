@@ -121,7 +121,7 @@ def no_folder_message(source, data):
     if str(source) in naming.SETS:
         return f"{source} is a set of digits: add --all-digits or --digit CLASS"
     if source.is_file():
-        typed = f"train_rnn.py {source.stem} --all-digits --data {source}"
+        typed = command_line.command_of("train_rnn.py", source.stem, "--all-digits", "--data", source)
         return f"{source} is a file, and not a folder of pictures; for a set of digits in it: {typed}"
     if data:
         return "--data is for sets of digits: add --all-digits or --digit CLASS"
