@@ -6,6 +6,7 @@ This module imports only the standard library, so that `--help` and the error fo
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 import typing
@@ -148,46 +149,17 @@ class PainterConfig(TrainingConfig):
     clip: float = option(1.0, "maximum norm of the gradient; a larger one is scaled down", above=0)
 
 
+# What several presets have in common.
+reads_above = functools.partial(DigitConfig, context="above", schedule="cosine")
+as_published = functools.partial(PainterConfig, context="previous", learning_rate=1e-3, optimizer="rmsprop")
+
 PRESETS = {
     "tutorial": DigitConfig(),
-    "best": DigitConfig(
-        size=14,
-        levels=4,
-        units=160,
-        context="above",
-        epochs=16,
-        batch_size=16,
-        learning_rate=3e-3,
-        schedule="cosine",
-        shift=1,
-    ),
-    "digits": DigitConfig(
-        size=8, units=96, dropout=0.3, context="above", epochs=20, batch_size=8, learning_rate=4e-3, schedule="cosine"
-    ),
+    "best": reads_above(size=14, levels=4, units=160, epochs=16, batch_size=16, learning_rate=3e-3, shift=1),
+    "digits": reads_above(size=8, units=96, dropout=0.3, epochs=20, batch_size=8, learning_rate=4e-3),
     "painter": PainterConfig(),
-    "monet": PainterConfig(
-        colors=1000,
-        embedding=64,
-        context="previous",
-        epochs=100,
-        batch_size=128,
-        learning_rate=1e-3,
-        schedule="constant",
-        stride=3,
-        optimizer="rmsprop",
-    ),
-    "sumi-e": PainterConfig(
-        width=60,
-        height=90,
-        gray=256,
-        dropout=0.0,
-        context="previous",
-        epochs=60,
-        batch_size=450,
-        learning_rate=1e-3,
-        schedule="late",
-        optimizer="rmsprop",
-    ),
+    "monet": as_published(colors=1000, embedding=64, epochs=100, batch_size=128, schedule="constant", stride=3),
+    "sumi-e": as_published(width=60, height=90, gray=256, dropout=0.0, epochs=60, batch_size=450, schedule="late"),
 }
 
 
@@ -272,6 +244,14 @@ class Classify(Common):
         None, "classify this one picture, and print the digit and the probability of each class", metavar="PICTURE"
     )
     csv: PathName | None = option(None, "also write each picture's label, prediction and posterior", metavar="FILE")
+    errors: bool = option(False, "also write a sheet of all pictures that it gets wrong")
+    plot: bool = option(False, "also write a reliability plot: the posterior, and how often it is right")
+    reject: bool = option(
+        False, "also print how many printed letters and how much noise is refused when 1 % of the digits are"
+    )
+    strangers: PathName | None = option(
+        None, "with --reject: also refuse these pictures: fashion_mnist, or files like those of --data", metavar="SET"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
