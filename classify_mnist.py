@@ -13,7 +13,8 @@ pixels' probabilities, because their product would be smaller than the smallest 
 The script prints the accuracy on the test pictures of the set, and their mean log-likelihood under the network of
 their own class, in nats a picture and in bits a pixel; fewer bits are better. The calibration error tells by how much
 the posterior of the predicted class differs, on average, from the share of predictions that are right. With --image,
-the script prints the likeliest digit and its probability, then the probabilities of the others.
+the script prints the likeliest digit and its probability, then the probabilities of the others. For a network that was
+trained on all classes together, it prints only the mean log-likelihood.
 
 With --reject, a picture is refused if p(picture), over all classes, is low. The threshold refuses 1 % of the test
 pictures. The script prints which share of other pictures is refused: printed letters, noise (the test pictures with
@@ -35,6 +36,7 @@ import config
 from atelier import errors, naming
 
 datasets = command_line.lazy_import("atelier.pixel_rnn.datasets")
+distortions = command_line.lazy_import("atelier.pixel_rnn.distortions")
 disk = command_line.lazy_import("atelier.disk")
 hardware = command_line.lazy_import("atelier.hardware")
 imaging = command_line.lazy_import("atelier.imaging")
@@ -69,6 +71,9 @@ def main():
     meta = model_meta.load_meta(arguments.models)
     if "classes" not in meta:
         raise errors.InputError(f"{arguments.models} holds a painter, not one model for each class")
+    if meta["recipe"]["together"]:
+        print_likelihood(arguments.models, meta, options)
+        return
     priors = class_priors(meta, options.priors)
     if options.image:
         picture = datasets.load_drawing(options.image, meta)
@@ -161,12 +166,15 @@ class Classifier:
             print(f"device: {device}", file=sys.stderr)
         self.classes = np.array([int(label) for label in meta["classes"]])
         self.config, self.source, self.priors, self.quiet = meta["recipe"], meta["source"], priors, options.quiet
+        self.seed = options.seed
         self.models = [model_files.load_rnn(folder, label, meta) for label in self.classes]
-        self.score = recurrent.make_scorer(self.models[0], self.config["context"])
+        self.score = recurrent.make_scorer(self.models[0], self.config["context"], self.config["block"])
 
     def log_likelihoods(self, images):
         """Return log p(image | class) of uint8 N x H x W images: float64 N x classes, in nats."""
-        sequences = util.to_sequences(images, self.config["size"], self.config["levels"])
+        if self.config["sampled"]:
+            images = distortions.binarize(images, np.random.default_rng(self.seed))
+        sequences = util.to_sequences(images, *(self.config[name] for name in ("size", "levels", "block")))
         disable = True if self.quiet else None
         with (
             tqdm.tqdm(total=len(self.models), unit="class", disable=disable) as bar,
@@ -185,6 +193,25 @@ class Classifier:
         joint = log_likelihoods + self.priors
         joint -= joint.max(axis=1, keepdims=True)
         return np.exp(joint) / np.exp(joint).sum(axis=1, keepdims=True)
+
+
+def print_likelihood(models, meta, options):
+    """Print the mean log-likelihood of the test pictures under a network that was trained on all classes together."""
+    if options.image or options.csv or options.errors or options.plot or options.reject:
+        raise errors.InputError(f"{models} holds one network for all classes, which can't tell them apart")
+    images = datasets.load_dataset(meta["source"], options.data)[2][: options.num_images]
+    classifier = Classifier(models, meta, np.zeros(1), options)
+    started = time.perf_counter()
+    mean = classifier.log_likelihoods(images).mean()
+    print(f"images: {len(images)}")
+    print(f"images_per_second: {len(images) / (time.perf_counter() - started):.1f}")
+    print_mean(mean, classifier)
+
+
+def print_mean(mean, classifier):
+    """Print the mean log-likelihood of pictures, given in nats."""
+    print(f"log_likelihood: {mean:.3f} nats a picture")
+    print(f"bits_per_pixel: {-mean / np.log(2) / classifier.config['size'] ** 2:.4f}")
 
 
 def print_posterior(classifier, picture):
@@ -208,8 +235,7 @@ def report(classifier, images, labels, options, output):
     print(f"accuracy: {(predictions == labels).mean():.5f}")
     print(f"images: {len(labels)}")
     print(f"images_per_second: {len(labels) / seconds:.1f}")
-    print(f"log_likelihood: {mean:.3f} nats a picture")
-    print(f"bits_per_pixel: {-mean / np.log(2) / classifier.config['size'] ** 2:.4f}")
+    print_mean(mean, classifier)
     print(f"calibration_error: {reliability.calibration_error(confidence, predictions == labels):.5f}", flush=True)
     if options.reject:
         print_refused(classifier, images, log_likelihoods, options)

@@ -90,9 +90,9 @@ class TrainingConfig:
     dropout: float = option(0.0, "share of a recurrent layer's outputs dropped in training", least=0, below=1)
     context: str = option(
         "previous",
-        "what the network reads before each pixel: the previous pixel, or its neighbours to the left and above, "
-        "or (painters) these neighbours and the pixel's row and column",
-        choices=("previous", "above", "place"),
+        "what the network reads before each pixel: the previous pixel, or ten neighbours to the left and above, or "
+        "these neighbours and the pixel's row and column (painters), or (digits) 25 neighbours, row and column",
+        choices=("previous", "above", "wide", "place"),
     )
     epochs: int = option(12, "passes over the training pictures", least=1, most=100_000)
     batch_size: int = option(32, "pictures, or windows of them, in one step of the optimizer", least=1, most=100_000)
@@ -116,6 +116,20 @@ class DigitConfig(TrainingConfig):
     shift: int = option(
         0, "also train on pictures shifted by up to this many of their original pixels", least=0, most=8
     )
+    distort: float = option(
+        0.0,
+        "turn, stretch, slant, shift and bend each picture at random, anew in each epoch; 1 is usual",
+        least=0,
+        most=4,
+    )
+    sampled: bool = option(
+        False, "make pictures black and white at random, anew in each epoch: a pixel's grey is its probability of white"
+    )
+    block: int = option(1, "predict BLOCK x BLOCK pixels at once, as one of at most 256 symbols", least=1, most=8)
+    hidden: int = option(
+        0, "units of one more layer, which reads the recurrent layers and their input; 0 for none", least=0, most=8192
+    )
+    together: bool = option(False, "with --all-digits: train one network for all classes, not one for each")
 
 
 @dataclasses.dataclass(frozen=True)

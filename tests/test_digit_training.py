@@ -17,6 +17,7 @@ from conftest import (
     TINY_DIGITS,
     mark_unfinished,
     meta_of,
+    results,
     run,
     run_process,
     wait_for,
@@ -120,12 +121,25 @@ def test_classes_can_be_added_and_are_not_overwritten_without_the_flag(tmp_path)
         ("--context", "previous"),
         ("--shift", 1),
         ("--levels", 2),
+        ("--distort", 1),
+        ("--context", "wide", "--block", 2, "--levels", 2, "--hidden", 8),
     ],
 )
 def test_each_training_option_changes_the_training(tiny_models, tmp_path, flags):
     run("train_rnn.py", *ONE_DIGIT, *flags, "--output", tmp_path / "other")
     losses = meta_of(tmp_path / "other")["classes"]["3"]["loss"]
     assert losses != meta_of(tiny_models)["classes"]["3"]["loss"] and losses[1] < losses[0]
+
+
+def test_one_network_for_all_classes_has_a_likelihood_and_draws(tmp_path):
+    folder, network = tmp_path / "m", ("--together", "--sampled", "--block", 2, "--levels", 2, "--context", "wide")
+    run("train_rnn.py", "digits", "--all-digits", *TINY_DIGITS, *network, "--epochs", 2, "--output", folder)
+    assert {*meta_of(folder)["classes"]} == {"0"} and meta_of(folder)["classes"]["0"]["pictures"] == 1437
+    figures = results(run("classify_mnist.py", folder).stdout)
+    assert "accuracy" not in figures and -64 * np.log(2) < float(figures["log_likelihood"].split()[0]) < -20
+    assert "can't tell them apart" in run("classify_mnist.py", folder, "--errors", status=2).stderr
+    run("generate_rnn.py", folder, "--output", tmp_path / "drawn.png")
+    assert len(np.unique(np.asarray(Image.open(tmp_path / "drawn.png")))) == 3  # black, white, and the lines between
 
 
 def test_the_same_data_from_files_gives_the_same_training(digits, tiny_models, tmp_path):

@@ -23,7 +23,7 @@ import util
 from atelier import disk, leases, provenance, trainings
 from atelier.command_line import lazy_import
 from atelier.errors import InputError, Interrupted, PartlyDone, describe
-from atelier.pixel_rnn import datasets, model_files, model_meta, recurrent
+from atelier.pixel_rnn import datasets, distortions, model_files, model_meta, recurrent
 from atelier.trainings import FolderContent, FolderState
 
 cluster = lazy_import("atelier.batch.cluster")
@@ -32,6 +32,8 @@ cluster = lazy_import("atelier.batch.cluster")
 def train(source, digit, preset, training_config, options, name):
     """Train one class, or all in parallel, and write the models into a folder, by default trained/`name`."""
     images, labels, _, _ = datasets.load_dataset(source, options.data)
+    crc32 = data_checksum(images, labels)
+    labels = class_labels(labels, training_config)
     classes = [digit] if digit is not None else [int(label) for label in np.unique(labels)]
     for label in classes:
         check_pictures(label, int((labels == label).sum()), options)
@@ -41,7 +43,7 @@ def train(source, digit, preset, training_config, options, name):
 
     about = {"source": source, "preset": preset, "recipe": dataclasses.asdict(training_config)}
     about |= {flag: getattr(options, flag) for flag in ("seed", "num_images", "validation_split", "patience")}
-    about |= {"precision": keras.config.dtype_policy().name, "data_crc32": data_checksum(images, labels)}
+    about |= {"precision": keras.config.dtype_policy().name, "data_crc32": crc32}
     training, state = trainings.find_folder(
         lambda folder: DigitTraining(about, training_config, options, folder, classes), options, name
     )
@@ -61,6 +63,11 @@ def train(source, digit, preset, training_config, options, name):
     trainings.print_draw_command(training.folder, *training.draw_flags())
     trainings.print_how_to_train_longer(training.can_go_on())
     disk.remove_leftovers(training.folder, FILES, training.opened)
+
+
+def class_labels(labels, training_config):
+    """Return the class of each picture. If one network is trained for all classes, it is that of class 0."""
+    return labels * 0 if training_config.together else labels
 
 
 def data_checksum(images, labels):
@@ -84,13 +91,31 @@ def count_trained(available, options):
     return count - round(count * options.validation_split)
 
 
-def prepare_pictures(images, training_config, options):
-    """Return one class's training sequences, uint8 V x N x T (V shifted copies), and the held-out ones, N x T."""
-    kept = count_trained(len(images), options)
-    images = np.random.default_rng(options.seed).permutation(images[: options.num_images])
-    copies = util.shifted_copies(images[:kept], training_config.shift)
-    training = np.stack([util.to_sequences(copy, training_config.size, training_config.levels) for copy in copies])
-    return training, util.to_sequences(images[kept:], training_config.size, training_config.levels)
+class ClassPictures:
+    """The training pictures of one class, uint8 N x H x W: those that are trained on, and those that are held out."""
+
+    def __init__(self, images, training_config, options):
+        self.config, self.count = training_config, count_trained(len(images), options)
+        images = np.random.default_rng(options.seed).permutation(images[: options.num_images])
+        self.images, held_out = images[: self.count], images[self.count :]
+        if training_config.sampled:
+            held_out = distortions.binarize(held_out, np.random.default_rng(options.seed))
+        self.held_out = self.to_sequences(held_out)
+        self.changes = training_config.distort > 0 or training_config.sampled
+        self.fixed = None if self.changes else self.shifted(self.images)
+
+    def to_sequences(self, images):
+        return util.to_sequences(images, self.config.size, self.config.levels, self.config.block)
+
+    def shifted(self, images):
+        return np.stack([self.to_sequences(copy) for copy in util.shifted_copies(images, self.config.shift)])
+
+    def sequences(self, rng):
+        """Return the training sequences for an epoch, uint8 V x N x T: V shifted copies of each picture."""
+        if not self.changes:
+            return self.fixed
+        images = distortions.distort(self.images, self.config.distort, rng) if self.config.distort else self.images
+        return self.shifted(distortions.binarize(images, rng) if self.config.sampled else images)
 
 
 FILES = ("meta.json", "loss.png", "model_*.keras", "checkpoint_*.npz")
@@ -337,7 +362,7 @@ class TrainerPool:
         for _ in range(count):
             self.trainers.put(build_trainer(training_config))
         network = util.build_rnn(**network_options(training_config), dtype="float32")
-        self.score = recurrent.make_scorer(network, training_config.context)
+        self.score = recurrent.make_scorer(network, training_config.context, training_config.block)
 
     def train(self, label, own, progress, advance, before_checkpoint=lambda: None):
         """Train one class to its end, with a checkpoint after every epoch, and write its model.
@@ -346,7 +371,7 @@ class TrainerPool:
         its pictures and its loss, in nats a picture. Returns (label, entry for meta.json). Raises InputError if the
         training diverges.
         """
-        pictures, held_out = prepare_pictures(own, self.config, self.options)
+        pictures = ClassPictures(own, self.config, self.options)
         trainer = self.trainers.get()
         try:
             while not progress.is_over(self.config.epochs, self.options.patience):
@@ -358,20 +383,21 @@ class TrainerPool:
                     raise InputError(f"the training of class {label} diverged; try a lower --learning-rate")
                 progress.variables = [variable.numpy() for variable in trainings.variables_of(trainer)]
                 progress.losses.append(loss)
-                if len(held_out):
-                    progress.validation_losses.append(-self.mean_log_likelihood(trainer, held_out))
+                if len(pictures.held_out):
+                    progress.validation_losses.append(-self.mean_log_likelihood(trainer, pictures.held_out))
                     if self.options.patience and progress.validation_losses[-1] == min(progress.validation_losses):
                         progress.best = progress.variables
                 before_checkpoint()
                 progress.save(checkpoint(self.folder, label))
             trainings.assign_variables(trainer, progress.best or progress.variables)
-            return label, self.finish(label, trainer, progress, pictures.shape[1], len(own))
+            return label, self.finish(label, trainer, progress, pictures.count, len(own))
         finally:
             self.trainers.put(trainer)
 
     def train_epoch(self, trainer, pictures, label, epoch, advance):
         """Train one epoch, in an order that depends on seed, class and epoch; return its loss in nats a picture."""
-        copies, count, length = pictures.shape
+        sequences = pictures.sequences(np.random.default_rng([self.options.seed, label, epoch, 1]))
+        copies, count, length = sequences.shape
         rng = np.random.default_rng([self.options.seed, label, epoch])
         order, copy = rng.permutation(count), rng.integers(0, copies, count)
         size = min(self.config.batch_size, count)
@@ -384,7 +410,7 @@ class TrainerPool:
             chosen = np.resize(order[batch * size : (batch + 1) * size], size)
             real = min(size, count - batch * size)
             weight = (np.arange(size) < real) * np.float32(size / real)
-            tokens = pictures[copy[chosen], chosen].astype("int32")
+            tokens = sequences[copy[chosen], chosen].astype("int32")
             trainer.optimizer.learning_rate = trainings.learning_rate(
                 self.config, epoch * batches + batch, self.config.epochs * batches
             )
@@ -460,6 +486,7 @@ def load_once(source, data):
 def train_on_worker(source, label, training_config, options, folder, precision):
     """Train one class to its end on a worker; return its entry for meta.json."""
     images, labels = load_once(source, options.data)
+    labels = class_labels(labels, training_config)
     trainers, trained = open_trainer_pool(training_config, options, folder, precision), 0
 
     def advance(images, loss):

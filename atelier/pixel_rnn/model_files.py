@@ -78,9 +78,10 @@ def load_keras_weights(path, training_config):
         found = (model.input_shape[1], model.get_layer("logits").units)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path} is not a network of train_rnn.py: {error}") from error
-    expected = (training_config["size"] ** 2, training_config["levels"])
+    block = training_config["block"]
+    expected = ((training_config["size"] // block) ** 2, training_config["levels"] ** block**2)
     if found != expected:
-        what = "{} pixels of {} levels"
+        what = "{} pixels of {} levels" if block == 1 else "{} blocks of {} symbols"
         raise InputError(f"{path} is for {what.format(*found)}; meta.json says {what.format(*expected)}")
     return model.get_weights()
 
