@@ -100,9 +100,8 @@ class TrainingConfig:
     schedule: str = option(
         "constant",
         "learning rate over time: constant; cosine, a short rise and then a cosine fall to zero; (painters) late, a "
-        "tenth of it after two thirds of the epochs; (painters) plateau, half of it after three epochs without a lower "
-        "loss. If --resume adds epochs, cosine and late continue as in a training with all these epochs, so the rate "
-        "may rise at first",
+        "tenth of it after two thirds of the epochs, or plateau, half of it after three epochs without a lower loss. "
+        "If --resume adds epochs, cosine and late continue as if all were planned at first, so the rate may rise",
         choices=("constant", "cosine", "late", "plateau"),
     )
 
@@ -128,6 +127,9 @@ class DigitConfig(TrainingConfig):
     block: int = option(1, "predict BLOCK x BLOCK pixels at once, as one of at most 256 symbols", least=1, most=8)
     hidden: int = option(
         0, "units of one more layer, which reads the recurrent layers and their input; 0 for none", least=0, most=8192
+    )
+    common_epochs: int = option(
+        0, "train a network on all classes for this many epochs first; each class begins with it", least=0, most=1000
     )
     together: bool = option(False, "with --all-digits: train one network for all classes, not one for each")
 
@@ -165,11 +167,18 @@ class PainterConfig(TrainingConfig):
 
 # What several presets have in common.
 reads_above = functools.partial(DigitConfig, context="above", schedule="cosine")
+reads_blocks = functools.partial(DigitConfig, size=28, levels=2, block=2, context="wide", schedule="cosine")
 as_published = functools.partial(PainterConfig, context="previous", learning_rate=1e-3, optimizer="rmsprop")
 
 PRESETS = {
     "tutorial": DigitConfig(),
     "best": reads_above(size=14, levels=4, units=160, epochs=16, batch_size=16, learning_rate=3e-3, shift=1),
+    "record": reads_blocks(
+        units=136, hidden=64, epochs=60, common_epochs=6, batch_size=16, learning_rate=3e-3, distort=1.0
+    ),
+    "binarized": reads_blocks(
+        units=256, hidden=256, epochs=40, batch_size=32, learning_rate=2e-3, sampled=True, together=True
+    ),
     "digits": reads_above(size=8, units=96, dropout=0.3, epochs=20, batch_size=8, learning_rate=4e-3),
     "painter": PainterConfig(),
     "monet": as_published(colors=1000, embedding=64, epochs=100, batch_size=128, schedule="constant", stride=3),
@@ -182,9 +191,7 @@ class Train(Common):
     """The options of train_rnn.py: the pictures and the folder. The network and its training come from --preset."""
 
     output: PathName | None = option(
-        None,
-        "folder for the models (default: trained/SOURCE, or trained/SOURCE_PRESET for digits with another preset than "
-        "the default one)",
+        None, "folder for the models (default: trained/SOURCE, or trained/SOURCE_PRESET for digits with another preset)"
     )
     data: PathName | None = option(None, "an .npz like that of Keras's MNIST, or a folder with the four IDX files")
     num_images: int | None = option(None, "use only the first NUM_IMAGES training pictures (of each class)", least=1)
@@ -208,7 +215,7 @@ class Train(Common):
     )
     scheduler: str | None = option(
         None,
-        "train all classes of digits on the workers of the Dask cluster with this scheduler: tcp://HOST:8786",
+        "train all classes on the workers of the Dask cluster with this scheduler: tcp://HOST:8786",
         metavar="ADDRESS",
     )
 
@@ -503,9 +510,7 @@ class Dream(Photos):
         choices=("waves", "pixels"),
     )
     octaves: int | None = option(
-        None,
-        "how many sizes the dream goes through, up to --size (default: starting with about 190 pixels)",
-        least=1,
+        None, "how many sizes the dream goes through, up to --size (default: starting with about 190 pixels)", least=1
     )
     octave_scale: float = option(1.4, "how much larger each octave is than the previous one", least=1.05, most=4)
     steps: int = option(12, "steps of gradient ascent: in each octave, or on waves in total", least=1)

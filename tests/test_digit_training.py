@@ -122,13 +122,21 @@ def test_classes_can_be_added_and_are_not_overwritten_without_the_flag(tmp_path)
         ("--shift", 1),
         ("--levels", 2),
         ("--distort", 1),
-        ("--context", "wide", "--block", 2, "--levels", 2, "--hidden", 8),
     ],
 )
 def test_each_training_option_changes_the_training(tiny_models, tmp_path, flags):
     run("train_rnn.py", *ONE_DIGIT, *flags, "--output", tmp_path / "other")
     losses = meta_of(tmp_path / "other")["classes"]["3"]["loss"]
     assert losses != meta_of(tiny_models)["classes"]["3"]["loss"] and losses[1] < losses[0]
+
+
+def test_all_classes_begin_with_a_common_network(tiny_models, tmp_path):
+    folder, flags = tmp_path / "m", ("--common-epochs", 2, "--epochs", 1)
+    run("train_rnn.py", *ONE_DIGIT, *flags, "--output", folder)
+    common = (folder / "checkpoint_common.npz").read_bytes()
+    assert meta_of(folder)["classes"]["3"]["loss"][0] < meta_of(tiny_models)["classes"]["3"]["loss"][0]
+    run("train_rnn.py", *ONE_DIGIT, "--digit", 5, *flags, "--output", folder)
+    assert common == (folder / "checkpoint_common.npz").read_bytes()
 
 
 def test_one_network_for_all_classes_has_a_likelihood_and_draws(tmp_path):

@@ -51,7 +51,7 @@ def train(source, digit, preset, training_config, options, name):
         trainings.note(state.message, options)
     else:
         disk.check_writable(training.folder / "meta.json")
-        training.execute({label: images[labels == label] for label in training.begin()})
+        training.execute({label: images[labels == label] for label in training.begin()}, images, labels)
     print(f"models: {training.folder}")
     trainings.print_results(training.results())
     try:
@@ -214,20 +214,29 @@ class DigitTraining:
             for label in self.classes:
                 checkpoint(self.folder, label).unlink(missing_ok=True)
                 model_path(self.folder, label).unlink(missing_ok=True)
+            if not kept:
+                checkpoint(self.folder, COMMON).unlink(missing_ok=True)
         self.meta["classes"] = kept | {str(label): kept.get(str(label), {}) for label in begun}
         disk.write_json(self.folder / "meta.json", self.meta)
         return begun
 
     # The work
 
-    def execute(self, pictures):
-        """Train the classes. `pictures` is a dict from class to pictures. After a failure, all checkpoints are kept."""
+    def execute(self, pictures, images, labels):
+        """Train the classes. `pictures` is a dict from class to pictures. After a failure, all checkpoints are kept.
+
+        `images` and `labels` are the whole training set, for the common network.
+        """
         begun = time.monotonic()
         done = {label: self.epochs_done(label) for label in pictures}
-        images = {label: count_trained(len(own), self.options) for label, own in pictures.items()}
-        total = sum(images.values()) * self.config.epochs
-        initial = sum(images[label] * done[label] for label in pictures)
+        counts = {label: count_trained(len(own), self.options) for label, own in pictures.items()}
+        total = sum(counts.values()) * self.config.epochs
+        initial = sum(counts[label] * done[label] for label in pictures)
         on_cluster = (self.options.workers, self.options.scheduler) != (None, None)
+        try:
+            self.train_common(images, labels)
+        except BaseException as error:
+            self.raise_explained(error)
         with tqdm.tqdm(
             total=total, initial=initial, unit="image", disable=True if self.options.quiet else None, smoothing=0.02
         ) as bar:
@@ -240,6 +249,25 @@ class DigitTraining:
                 self.raise_explained(error)
         resumed = any(done.values())
         self.duration = trainings.format_duration(time.monotonic() - begun) + " since it was resumed" * resumed
+
+    def train_common(self, images, labels):
+        """Train the common network, if there is to be one, up to its last epoch."""
+        if not self.config.common_epochs:
+            return
+        parts = [ClassPictures(images[labels == c], self.config, self.options) for c in np.unique(labels)]
+        everything = dataclasses.replace(self.options, num_images=None, validation_split=0.0, patience=None)
+        pictures = ClassPictures(np.concatenate([part.images for part in parts]), self.config, everything)
+        common = dataclasses.replace(self.config, epochs=self.config.common_epochs, common_epochs=0)
+        progress = load_or_start_progress(COMMON, common, everything, self.folder)
+        if progress.is_over(common.epochs, patience=None):
+            return
+        total, done = common.epochs * pictures.count, len(progress.losses) * pictures.count
+        disable = True if self.options.quiet else None
+        with tqdm.tqdm(desc="all classes", total=total, initial=done, unit="image", disable=disable) as bar:
+            trainers = TrainerPool(common, everything, self.folder, 1)
+            trainers.train_epochs(
+                trainers.trainers.get(), COMMON, pictures, progress, lambda count, _: bar.update(count)
+            )
 
     def train_here(self, pictures, bar):
         """Train classes in parallel threads, one for each core. Yields (label, entry for meta.json)."""
@@ -340,6 +368,9 @@ def checkpoint(folder, label):
     return folder / f"checkpoint_{label}.npz"
 
 
+COMMON = "common"  # in place of a class: the network with whose weights all classes begin
+
+
 def load_or_start_progress(label, training_config, options, folder):
     """Read a class's checkpoint, or create random initial weights if there is none."""
     if checkpoint(folder, label).exists():
@@ -347,10 +378,18 @@ def load_or_start_progress(label, training_config, options, folder):
             return trainings.TrainingProgress.load(checkpoint(folder, label))
         except InputError as error:
             raise InputError(f"{error}; delete it to train class {label} anew") from error
-    keras.utils.set_random_seed(options.seed * 1000 + label)
-    return trainings.TrainingProgress(
-        [variable.numpy() for variable in trainings.variables_of(build_trainer(training_config))], [], []
-    )
+    keras.utils.set_random_seed(options.seed * 1000 + number_of(label))
+    trainer = build_trainer(training_config)
+    if training_config.common_epochs:
+        common = trainings.TrainingProgress.load(checkpoint(folder, COMMON))
+        for variable, value in zip(trainer.trainable_variables, common.variables):  # the optimizer's begin anew
+            variable.assign(value)
+    return trainings.TrainingProgress([variable.numpy() for variable in trainings.variables_of(trainer)], [], [])
+
+
+def number_of(label):
+    """Return the number of a class, from which its random numbers are made."""
+    return 999 if label == COMMON else label
 
 
 class TrainerPool:
@@ -374,31 +413,36 @@ class TrainerPool:
         pictures = ClassPictures(own, self.config, self.options)
         trainer = self.trainers.get()
         try:
-            while not progress.is_over(self.config.epochs, self.options.patience):
-                trainings.assign_variables(trainer, progress.variables)
-                loss = self.train_epoch(trainer, pictures, label, len(progress.losses), advance)
-                if self.stop.is_set():
-                    raise concurrent.futures.CancelledError
-                if not np.isfinite(loss):
-                    raise InputError(f"the training of class {label} diverged; try a lower --learning-rate")
-                progress.variables = [variable.numpy() for variable in trainings.variables_of(trainer)]
-                progress.losses.append(loss)
-                if len(pictures.held_out):
-                    progress.validation_losses.append(-self.mean_log_likelihood(trainer, pictures.held_out))
-                    if self.options.patience and progress.validation_losses[-1] == min(progress.validation_losses):
-                        progress.best = progress.variables
-                before_checkpoint()
-                progress.save(checkpoint(self.folder, label))
+            self.train_epochs(trainer, label, pictures, progress, advance, before_checkpoint)
             trainings.assign_variables(trainer, progress.best or progress.variables)
             return label, self.finish(label, trainer, progress, pictures.count, len(own))
         finally:
             self.trainers.put(trainer)
 
+    def train_epochs(self, trainer, label, pictures, progress, advance, before_checkpoint=lambda: None):
+        """Train a network to its end, with a checkpoint after every epoch. Arguments as in train."""
+        while not progress.is_over(self.config.epochs, self.options.patience):
+            trainings.assign_variables(trainer, progress.variables)
+            loss = self.train_epoch(trainer, pictures, label, len(progress.losses), advance)
+            if self.stop.is_set():
+                raise concurrent.futures.CancelledError
+            if not np.isfinite(loss):
+                raise InputError(f"the training of class {label} diverged; try a lower --learning-rate")
+            progress.variables = [variable.numpy() for variable in trainings.variables_of(trainer)]
+            progress.losses.append(loss)
+            if len(pictures.held_out):
+                progress.validation_losses.append(-self.mean_log_likelihood(trainer, pictures.held_out))
+                if self.options.patience and progress.validation_losses[-1] == min(progress.validation_losses):
+                    progress.best = progress.variables
+            before_checkpoint()
+            progress.save(checkpoint(self.folder, label))
+
     def train_epoch(self, trainer, pictures, label, epoch, advance):
         """Train one epoch, in an order that depends on seed, class and epoch; return its loss in nats a picture."""
-        sequences = pictures.sequences(np.random.default_rng([self.options.seed, label, epoch, 1]))
+        seed = [self.options.seed, number_of(label), epoch]
+        sequences = pictures.sequences(np.random.default_rng([*seed, 1]))
         copies, count, length = sequences.shape
-        rng = np.random.default_rng([self.options.seed, label, epoch])
+        rng = np.random.default_rng(seed)
         order, copy = rng.permutation(count), rng.integers(0, copies, count)
         size = min(self.config.batch_size, count)
         batches = -(-count // size)

@@ -17,9 +17,8 @@ from atelier.pixel_rnn import palettes
 
 CONTEXTS = config.TrainingConfig.__dataclass_fields__["context"].metadata["choices"]
 # Options that a meta.json of an earlier version lacks, with their defaults.
-LATER_OPTIONS = {
-    name: getattr(config.DigitConfig, name) for name in ("distort", "sampled", "block", "hidden", "together")
-}
+LATER_NAMES = ("distort", "sampled", "block", "hidden", "common_epochs", "together")
+LATER_OPTIONS = {name: getattr(config.DigitConfig, name) for name in LATER_NAMES}
 
 
 def load_meta(folder):
