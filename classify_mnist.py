@@ -26,6 +26,7 @@ from atelier import command_line  # imported first: from now on, Ctrl-C ends the
 # isort: split
 import concurrent.futures
 import csv
+import dataclasses
 import pathlib
 import sys
 import time
@@ -158,7 +159,10 @@ def test_set(meta, options):
 
 
 class Classifier:
-    """The models of all classes. `classes` holds their labels; the columns of all results are in this order."""
+    """The models of all classes. `classes` holds their labels; the columns of all results are in this order.
+
+    If pictures are read in both orders, `others` are the classifiers with the networks that read columns.
+    """
 
     def __init__(self, folder, meta, priors, options):
         device = hardware.use_precision(options.precision, "likelihoods")
@@ -169,12 +173,26 @@ class Classifier:
         self.seed = options.seed
         self.models = [model_files.load_rnn(folder, label, meta) for label in self.classes]
         self.score = recurrent.make_scorer(self.models[0], self.config["context"], self.config["block"])
+        self.others = []
+        if self.config["order"] == "both":
+            columns = folder / "columns"
+            self.others = [
+                Classifier(columns, model_meta.load_meta(columns), priors, dataclasses.replace(options, quiet=True))
+            ]
 
     def log_likelihoods(self, images):
-        """Return log p(image | class) of uint8 N x H x W images: float64 N x classes, in nats."""
+        """Return log p(image | class) of uint8 N x H x W images: float64 N x classes, in nats.
+
+        It is the mean over the orders of reading.
+        """
         if self.config["sampled"]:
             images = distortions.binarize(images, np.random.default_rng(self.seed))
-        sequences = util.to_sequences(images, *(self.config[name] for name in ("size", "levels", "block")))
+        of_orders = [self.in_own_order(images), *(other.in_own_order(images) for other in self.others)]
+        return np.mean(of_orders, axis=0)
+
+    def in_own_order(self, images):
+        """Return the log-likelihoods under the models of this folder alone."""
+        sequences = util.to_sequences(images, **model_meta.sequence_options(self.config))
         disable = True if self.quiet else None
         with (
             tqdm.tqdm(total=len(self.models), unit="class", disable=disable) as bar,

@@ -125,6 +125,9 @@ class DigitConfig(TrainingConfig):
         False, "make pictures black and white at random, anew in each epoch: a pixel's grey is its probability of white"
     )
     block: int = option(1, "predict BLOCK x BLOCK pixels at once, as one of at most 256 symbols", least=1, most=8)
+    order: str = option(
+        "rows", "read by rows, by columns, or by both: two networks a class", choices=("rows", "columns", "both")
+    )
     hidden: int = option(
         0, "units of one more layer, which reads the recurrent layers and their input; 0 for none", least=0, most=8192
     )

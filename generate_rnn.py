@@ -164,7 +164,7 @@ def draw_digits(arguments, meta, options):
     models = [model_files.load_rnn(arguments.models, label, meta) for label in classes]
     count = options.grid if arguments.digit is None else options.grid**2  # pictures of each class
     tokens = draw(models, training_config, count, options, known, kept)
-    pictures = util.from_sequences(tokens, *(training_config[name] for name in ("size", "levels", "block")))
+    pictures = util.from_sequences(tokens, **model_meta.sequence_options(training_config))
     frames = drawing_frames(pictures, kept, 1500, options.grid, training_config["block"])
     sheet = imaging.contact_sheet(pictures, options.grid)
     write(options, output, sheet, arguments.models, animation if options.gif else None, frames)
@@ -172,10 +172,11 @@ def draw_digits(arguments, meta, options):
 
 def tokens_to_complete(options, meta):
     """Return the tokens of the --complete picture, uint8 T; zeros without --complete."""
-    size, levels, block = (meta["recipe"][name] for name in ("size", "levels", "block"))
+    training_config = meta["recipe"]
     if not options.complete:
-        return np.zeros((size // block) ** 2, "uint8")
-    return util.to_sequences(datasets.load_drawing(options.complete, meta)[None], size, levels, block)[0]
+        return np.zeros((training_config["size"] // training_config["block"]) ** 2, "uint8")
+    picture = datasets.load_drawing(options.complete, meta)
+    return util.to_sequences(picture[None], **model_meta.sequence_options(training_config))[0]
 
 
 def draw(models, training_config, count, options, known, kept):

@@ -46,22 +46,26 @@ def from_levels(tokens, levels):
 # --- Sequences ---------------------------------------------------------------------------------
 
 
-def to_sequences(images, size, levels, block=1):
-    """Resize and quantize uint8 N x H x W; return uint8 tokens N x T, row by row, T = (size / block)^2.
+def to_sequences(images, size, levels, block=1, order="rows"):
+    """Resize and quantize uint8 N x H x W; return uint8 tokens N x T, T = (size / block)^2.
 
-    A token is the level of a pixel or, if `block` is above 1, one number for the levels of block x block pixels.
+    A token is the level of a pixel or, if `block` is above 1, one number for the levels of block x block pixels. The
+    order is row by row or, if `order` is columns, column by column.
     """
     pixels = to_levels(resize_images(images, size), levels)
+    if order == "columns":
+        pixels = pixels.swapaxes(1, 2)
     side = size // block
     blocks = pixels.reshape(-1, side, block, side, block).swapaxes(2, 3).reshape(-1, side * side, block * block)
     return (blocks @ place_values(levels, block)).astype("uint8")
 
 
-def from_sequences(tokens, size, levels, block=1):
+def from_sequences(tokens, size, levels, block=1, order="rows"):
     """Convert tokens N x T of to_sequences back to pictures: uint8 N x size x size."""
     side = size // block
     blocks = block_levels(levels, block)[tokens].reshape(-1, side, side, block, block)
-    return from_levels(blocks.swapaxes(2, 3), levels).reshape(-1, size, size)
+    pictures = from_levels(blocks.swapaxes(2, 3), levels).reshape(-1, size, size)
+    return pictures.swapaxes(1, 2) if order == "columns" else pictures
 
 
 def place_values(levels, block):

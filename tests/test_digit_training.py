@@ -2,7 +2,9 @@
 
 import functools
 import io
+import json
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -130,13 +132,30 @@ def test_each_training_option_changes_the_training(tiny_models, tmp_path, flags)
     assert losses != meta_of(tiny_models)["classes"]["3"]["loss"] and losses[1] < losses[0]
 
 
-def test_all_classes_begin_with_a_common_network(tiny_models, tmp_path):
-    folder, flags = tmp_path / "m", ("--common-epochs", 2, "--epochs", 1)
-    run("train_rnn.py", *ONE_DIGIT, *flags, "--output", folder)
-    common = (folder / "checkpoint_common.npz").read_bytes()
-    assert meta_of(folder)["classes"]["3"]["loss"][0] < meta_of(tiny_models)["classes"]["3"]["loss"][0]
-    run("train_rnn.py", *ONE_DIGIT, "--digit", 5, *flags, "--output", folder)
-    assert common == (folder / "checkpoint_common.npz").read_bytes()
+@pytest.fixture(scope="session")
+def read_in_both_orders(make_once):
+    """A folder of models that begin with a common network, and read rows and columns."""
+    flags = (*TINY_DIGITS, "--common-epochs", 1, "--epochs", 1, "--order", "both")
+    command = ("train_rnn.py", "digits", "--all-digits", *flags, "--output")
+    return make_once("both_orders", lambda folder: run(*command, folder))
+
+
+def test_all_classes_begin_with_a_common_network(read_in_both_orders, tiny_models):
+    classes, alone = meta_of(read_in_both_orders)["classes"], meta_of(tiny_models)["classes"]
+    assert all(classes[digit]["loss"][0] < alone[digit]["loss"][0] for digit in alone)
+
+
+def test_the_log_likelihoods_of_both_orders_are_added(read_in_both_orders, tmp_path):
+    def log_likelihood(folder):
+        output = run("classify_mnist.py", folder, "--output", tmp_path / "c.png", "--overwrite").stdout
+        return float(results(output)["log_likelihood"].split()[0])
+
+    of_both, of_columns = log_likelihood(read_in_both_orders), log_likelihood(read_in_both_orders / "columns")
+    rows = shutil.copytree(read_in_both_orders, tmp_path / "rows")
+    meta = meta_of(rows)
+    (rows / "meta.json").write_text(json.dumps(meta | {"recipe": meta["recipe"] | {"order": "rows"}}))
+    of_rows = log_likelihood(rows)
+    assert of_both == pytest.approx((of_rows + of_columns) / 2, abs=2e-3) and of_rows != of_columns
 
 
 def test_one_network_for_all_classes_has_a_likelihood_and_draws(tmp_path):

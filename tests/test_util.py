@@ -35,6 +35,9 @@ def test_tokens_become_the_same_pictures_again(levels, block):
     tokens = util.to_sequences(images, 6, levels, block)
     assert tokens.shape == (3, (6 // block) ** 2) and tokens.max() < levels ** (block * block)
     np.testing.assert_array_equal(util.from_sequences(tokens, 6, levels, block), images)
+    by_columns = util.to_sequences(images, 6, levels, block, "columns")
+    np.testing.assert_array_equal(by_columns, util.to_sequences(images.swapaxes(1, 2), 6, levels, block))
+    np.testing.assert_array_equal(util.from_sequences(by_columns, 6, levels, block, "columns"), images)
 
 
 def test_a_block_is_a_token_with_its_upper_left_pixel_as_the_last_digit():

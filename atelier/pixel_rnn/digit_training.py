@@ -29,8 +29,23 @@ from atelier.trainings import FolderContent, FolderState
 cluster = lazy_import("atelier.batch.cluster")
 
 
+COLUMNS = "columns"  # the folder within a folder of models by rows; it holds those by columns
+
+
 def train(source, digit, preset, training_config, options, name):
-    """Train one class, or all in parallel, and write the models into a folder, by default trained/`name`."""
+    """Train one class, or all in parallel, and write the models into a folder, by default trained/`name`.
+
+    If pictures are read in both orders, the networks that read columns are trained next, in a folder in the first one.
+    """
+    folder = train_in_order(source, digit, preset, training_config, options, name)
+    if training_config.order == "both":
+        begun = (folder / COLUMNS / "meta.json").exists()
+        options = dataclasses.replace(options, output=str(folder / COLUMNS), resume=options.resume and begun)
+        train_in_order(source, digit, preset, dataclasses.replace(training_config, order=COLUMNS), options, name)
+
+
+def train_in_order(source, digit, preset, training_config, options, name):
+    """Train one class, or all in parallel, in one order of reading; return the folder of the models."""
     images, labels, _, _ = datasets.load_dataset(source, options.data)
     crc32 = data_checksum(images, labels)
     labels = class_labels(labels, training_config)
@@ -63,6 +78,7 @@ def train(source, digit, preset, training_config, options, name):
     trainings.print_draw_command(training.folder, *training.draw_flags())
     trainings.print_how_to_train_longer(training.can_go_on())
     disk.remove_leftovers(training.folder, FILES, training.opened)
+    return training.folder
 
 
 def class_labels(labels, training_config):
@@ -105,7 +121,7 @@ class ClassPictures:
         self.fixed = None if self.changes else self.shifted(self.images)
 
     def to_sequences(self, images):
-        return util.to_sequences(images, self.config.size, self.config.levels, self.config.block)
+        return util.to_sequences(images, **model_meta.sequence_options(dataclasses.asdict(self.config)))
 
     def shifted(self, images):
         return np.stack([self.to_sequences(copy) for copy in util.shifted_copies(images, self.config.shift)])
@@ -250,29 +266,31 @@ class DigitTraining:
         resumed = any(done.values())
         self.duration = trainings.format_duration(time.monotonic() - begun) + " since it was resumed" * resumed
 
+    @functools.cached_property
+    def trainers(self):
+        """The trainers of this process, one for each core."""
+        count = max(1, min(hardware.cpu_count(), len(self.classes))) if recurrent.fused_cells_are_faster() else 1
+        return TrainerPool(self.config, self.options, self.folder, count)
+
     def train_common(self, images, labels):
         """Train the common network, if there is to be one, up to its last epoch."""
-        if not self.config.common_epochs:
+        epochs = self.config.common_epochs
+        if not epochs:
+            return
+        progress = load_or_start_progress(COMMON, self.config, self.options, self.folder)
+        if progress.is_over(epochs, patience=None):
             return
         parts = [ClassPictures(images[labels == c], self.config, self.options) for c in np.unique(labels)]
-        everything = dataclasses.replace(self.options, num_images=None, validation_split=0.0, patience=None)
+        everything = dataclasses.replace(self.options, num_images=None, validation_split=0.0)
         pictures = ClassPictures(np.concatenate([part.images for part in parts]), self.config, everything)
-        common = dataclasses.replace(self.config, epochs=self.config.common_epochs, common_epochs=0)
-        progress = load_or_start_progress(COMMON, common, everything, self.folder)
-        if progress.is_over(common.epochs, patience=None):
-            return
-        total, done = common.epochs * pictures.count, len(progress.losses) * pictures.count
+        total, done = epochs * pictures.count, len(progress.losses) * pictures.count
         disable = True if self.options.quiet else None
         with tqdm.tqdm(desc="all classes", total=total, initial=done, unit="image", disable=disable) as bar:
-            trainers = TrainerPool(common, everything, self.folder, 1)
-            trainers.train_epochs(
-                trainers.trainers.get(), COMMON, pictures, progress, lambda count, _: bar.update(count)
-            )
+            self.trainers.train_epochs(COMMON, pictures, progress, lambda count, _: bar.update(count))
 
     def train_here(self, pictures, bar):
         """Train classes in parallel threads, one for each core. Yields (label, entry for meta.json)."""
-        count = max(1, min(hardware.cpu_count(), len(pictures))) if recurrent.fused_cells_are_faster() else 1
-        trainers, lock = TrainerPool(self.config, self.options, self.folder, count), threading.Lock()
+        trainers, lock = self.trainers, threading.Lock()
 
         def advance(images, loss):
             with lock:
@@ -280,7 +298,7 @@ class DigitTraining:
                 bar.set_postfix(loss=f"{loss:.1f} nats", refresh=False)
 
         progress = {label: load_or_start_progress(label, self.config, self.options, self.folder) for label in pictures}
-        with concurrent.futures.ThreadPoolExecutor(count) as pool:
+        with concurrent.futures.ThreadPoolExecutor(trainers.count) as pool:
             try:
                 futures = [
                     pool.submit(trainers.train, label, own, progress[label], advance) for label, own in pictures.items()
@@ -380,7 +398,7 @@ def load_or_start_progress(label, training_config, options, folder):
             raise InputError(f"{error}; delete it to train class {label} anew") from error
     keras.utils.set_random_seed(options.seed * 1000 + number_of(label))
     trainer = build_trainer(training_config)
-    if training_config.common_epochs:
+    if training_config.common_epochs and label != COMMON:
         common = trainings.TrainingProgress.load(checkpoint(folder, COMMON))
         for variable, value in zip(trainer.trainable_variables, common.variables):  # the optimizer's begin anew
             variable.assign(value)
@@ -397,7 +415,7 @@ class TrainerPool:
 
     def __init__(self, training_config, options, folder, count):
         self.config, self.options, self.folder = training_config, options, folder
-        self.trainers, self.stop = queue.SimpleQueue(), threading.Event()
+        self.trainers, self.stop, self.count = queue.SimpleQueue(), threading.Event(), count
         for _ in range(count):
             self.trainers.put(build_trainer(training_config))
         network = util.build_rnn(**network_options(training_config), dtype="float32")
@@ -411,31 +429,33 @@ class TrainerPool:
         training diverges.
         """
         pictures = ClassPictures(own, self.config, self.options)
-        trainer = self.trainers.get()
+        self.train_epochs(label, pictures, progress, advance, before_checkpoint)
+        return label, self.finish(label, progress, pictures.count, len(own))
+
+    def train_epochs(self, label, pictures, progress, advance, before_checkpoint=lambda: None):
+        """Train the network of a class, or the common one, to its end, with a checkpoint after every epoch."""
+        trainer, epochs = self.trainers.get(), self.epochs_of(label)
         try:
-            self.train_epochs(trainer, label, pictures, progress, advance, before_checkpoint)
-            trainings.assign_variables(trainer, progress.best or progress.variables)
-            return label, self.finish(label, trainer, progress, pictures.count, len(own))
+            while not progress.is_over(epochs, self.options.patience):
+                trainings.assign_variables(trainer, progress.variables)
+                loss = self.train_epoch(trainer, pictures, label, len(progress.losses), advance)
+                if self.stop.is_set():
+                    raise concurrent.futures.CancelledError
+                if not np.isfinite(loss):
+                    raise InputError(f"the training of class {label} diverged; try a lower --learning-rate")
+                progress.variables = [variable.numpy() for variable in trainings.variables_of(trainer)]
+                progress.losses.append(loss)
+                if len(pictures.held_out):
+                    progress.validation_losses.append(-self.mean_log_likelihood(trainer, pictures.held_out))
+                    if self.options.patience and progress.validation_losses[-1] == min(progress.validation_losses):
+                        progress.best = progress.variables
+                before_checkpoint()
+                progress.save(checkpoint(self.folder, label))
         finally:
             self.trainers.put(trainer)
 
-    def train_epochs(self, trainer, label, pictures, progress, advance, before_checkpoint=lambda: None):
-        """Train a network to its end, with a checkpoint after every epoch. Arguments as in train."""
-        while not progress.is_over(self.config.epochs, self.options.patience):
-            trainings.assign_variables(trainer, progress.variables)
-            loss = self.train_epoch(trainer, pictures, label, len(progress.losses), advance)
-            if self.stop.is_set():
-                raise concurrent.futures.CancelledError
-            if not np.isfinite(loss):
-                raise InputError(f"the training of class {label} diverged; try a lower --learning-rate")
-            progress.variables = [variable.numpy() for variable in trainings.variables_of(trainer)]
-            progress.losses.append(loss)
-            if len(pictures.held_out):
-                progress.validation_losses.append(-self.mean_log_likelihood(trainer, pictures.held_out))
-                if self.options.patience and progress.validation_losses[-1] == min(progress.validation_losses):
-                    progress.best = progress.variables
-            before_checkpoint()
-            progress.save(checkpoint(self.folder, label))
+    def epochs_of(self, label):
+        return self.config.common_epochs if label == COMMON else self.config.epochs
 
     def train_epoch(self, trainer, pictures, label, epoch, advance):
         """Train one epoch, in an order that depends on seed, class and epoch; return its loss in nats a picture."""
@@ -456,7 +476,7 @@ class TrainerPool:
             weight = (np.arange(size) < real) * np.float32(size / real)
             tokens = sequences[copy[chosen], chosen].astype("int32")
             trainer.optimizer.learning_rate = trainings.learning_rate(
-                self.config, epoch * batches + batch, self.config.epochs * batches
+                self.config, epoch * batches + batch, self.epochs_of(label) * batches
             )
             trainer.reset_metrics()
             loss = float(trainer.train_on_batch(tokens, tokens, sample_weight=weight[:, None]))
@@ -467,10 +487,11 @@ class TrainerPool:
     def mean_log_likelihood(self, model, sequences):
         return float(np.mean(recurrent.log_likelihoods(self.score, model, sequences)))
 
-    def finish(self, label, trainer, progress, trained_on, available):
+    def finish(self, label, progress, trained_on, available):
         """Write a class's model, and return its entry for meta.json."""
         model = util.build_rnn(**network_options(self.config), dtype="float32")
-        model.set_weights(trainer.get_weights())
+        for variable, value in zip(model.trainable_variables, progress.best or progress.variables):
+            variable.assign(value)
         model_files.save_model(model_path(self.folder, label), model)
         entry = {"pictures": available, "trained_on": trained_on, "epochs": len(progress.losses)}
         entry["stopped_early"] = progress.stopped_early(self.options.patience)

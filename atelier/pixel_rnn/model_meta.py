@@ -17,7 +17,7 @@ from atelier.pixel_rnn import palettes
 
 CONTEXTS = config.TrainingConfig.__dataclass_fields__["context"].metadata["choices"]
 # Options that a meta.json of an earlier version lacks, with their defaults.
-LATER_NAMES = ("distort", "sampled", "block", "hidden", "common_epochs", "together")
+LATER_NAMES = ("distort", "sampled", "block", "order", "hidden", "common_epochs", "together")
 LATER_OPTIONS = {name: getattr(config.DigitConfig, name) for name in LATER_NAMES}
 
 
@@ -99,6 +99,11 @@ def write_palette(palette):
 
 PAINTER_OPTIONS = ("width", "height", "window", "cell", "units", "layers", "dropout", "embedding", "context")
 NETWORK_OPTIONS = ("size", "levels", "cell", "units", "layers", "dropout", "context", "block", "hidden")
+
+
+def sequence_options(training_config):
+    """Return the arguments of util.to_sequences from a training configuration, a dict."""
+    return {name: training_config[name] for name in ("size", "levels", "block", "order")}
 
 
 def network_options(training_config):
