@@ -158,15 +158,19 @@ def test_the_log_likelihoods_of_both_orders_are_added(read_in_both_orders, tmp_p
     assert of_both == pytest.approx((of_rows + of_columns) / 2, abs=2e-3) and of_rows != of_columns
 
 
-def test_one_network_for_all_classes_has_a_likelihood_and_draws(tmp_path):
+def test_one_network_for_all_classes_has_a_likelihood_and_completes_a_picture(digits, picture, tmp_path):
     folder, network = tmp_path / "m", ("--together", "--sampled", "--block", 2, "--levels", 2, "--context", "wide")
     run("train_rnn.py", "digits", "--all-digits", *TINY_DIGITS, *network, "--epochs", 2, "--output", folder)
     assert {*meta_of(folder)["classes"]} == {"0"} and meta_of(folder)["classes"]["0"]["pictures"] == 1437
     figures = results(run("classify_mnist.py", folder).stdout)
     assert "accuracy" not in figures and -64 * np.log(2) < float(figures["log_likelihood"].split()[0]) < -20
     assert "can't tell them apart" in run("classify_mnist.py", folder, "--errors", status=2).stderr
-    run("generate_rnn.py", folder, "--output", tmp_path / "drawn.png")
-    assert len(np.unique(np.asarray(Image.open(tmp_path / "drawn.png")))) == 3  # black, white, and the lines between
+    complete = ("generate_rnn.py", folder, "--grid", 1, "--output", tmp_path / "drawn.png", "--complete", picture)
+    assert "--rows must be a multiple of 2" in run(*complete, "--rows", 3, status=2).stderr
+    run(*complete, "--rows", 4)
+    drawn = np.asarray(Image.open(tmp_path / "drawn.png").convert("L").resize((10, 10), 0))[1:-1, 1:-1]
+    assert {*np.unique(drawn)} == {0, 255}
+    np.testing.assert_array_equal(drawn[:4] > 0, digits[2][0][:4] > 128)
 
 
 def test_the_same_data_from_files_gives_the_same_training(digits, tiny_models, tmp_path):
