@@ -134,6 +134,7 @@ class DigitConfig(TrainingConfig):
     common_epochs: int = option(
         0, "train a network on all classes for this many epochs first; each class begins with it", least=0, most=1000
     )
+    half: bool = option(False, "write the networks in half precision; their files are half as large")
     together: bool = option(False, "with --all-digits: train one network for all classes, not one for each")
 
 
@@ -170,14 +171,14 @@ class PainterConfig(TrainingConfig):
 
 # What several presets have in common.
 reads_above = functools.partial(DigitConfig, context="above", schedule="cosine")
-reads_blocks = functools.partial(DigitConfig, size=28, levels=2, block=2, context="wide", schedule="cosine")
+reads_blocks = functools.partial(DigitConfig, size=28, levels=2, block=2, context="wide", schedule="cosine", half=True)
 as_published = functools.partial(PainterConfig, context="previous", learning_rate=1e-3, optimizer="rmsprop")
 
 PRESETS = {
     "tutorial": DigitConfig(),
     "best": reads_above(size=14, levels=4, units=160, epochs=16, batch_size=16, learning_rate=3e-3, shift=1),
     "record": reads_blocks(
-        units=136, hidden=64, epochs=60, common_epochs=6, batch_size=16, learning_rate=3e-3, distort=1.0
+        order="both", units=136, hidden=64, epochs=60, common_epochs=6, batch_size=16, learning_rate=3e-3, distort=1.0
     ),
     "binarized": reads_blocks(
         units=256, hidden=256, epochs=40, batch_size=32, learning_rate=2e-3, sampled=True, together=True

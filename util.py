@@ -251,7 +251,7 @@ def build_rnn(
         if dropout:
             x = keras.layers.Dropout(dropout, name=f"dropout_{i}")(x)
     if hidden:
-        x = keras.layers.Dense(hidden, activation="relu", name="hidden")(
+        x = keras.layers.Dense(hidden, activation="relu", name="hidden", dtype=options.get("dtype"))(
             ops.concatenate([x, ops.cast(read, x.dtype)], axis=-1)
         )
     logits = keras.layers.Dense(levels ** (block * block), dtype="float32", name="logits")(x)

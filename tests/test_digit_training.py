@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tqdm
@@ -159,8 +160,11 @@ def test_the_log_likelihoods_of_both_orders_are_added(read_in_both_orders, tmp_p
 
 
 def test_one_network_for_all_classes_has_a_likelihood_and_completes_a_picture(digits, picture, tmp_path):
-    folder, network = tmp_path / "m", ("--together", "--sampled", "--block", 2, "--levels", 2, "--context", "wide")
+    network = ("--together", "--sampled", "--block", 2, "--levels", 2, "--context", "wide", "--hidden", 8, "--half")
+    folder = tmp_path / "m"
     run("train_rnn.py", "digits", "--all-digits", *TINY_DIGITS, *network, "--epochs", 2, "--output", folder)
+    weights = keras.saving.load_model(folder / "model_0.keras").get_weights()
+    assert {str(array.dtype) for array in weights[:-2]} == {"float16"}
     assert {*meta_of(folder)["classes"]} == {"0"} and meta_of(folder)["classes"]["0"]["pictures"] == 1437
     figures = results(run("classify_mnist.py", folder).stdout)
     assert "accuracy" not in figures and -64 * np.log(2) < float(figures["log_likelihood"].split()[0]) < -20

@@ -489,7 +489,7 @@ class TrainerPool:
 
     def finish(self, label, progress, trained_on, available):
         """Write a class's model, and return its entry for meta.json."""
-        model = util.build_rnn(**network_options(self.config), dtype="float32")
+        model = util.build_rnn(**network_options(self.config), dtype="float16" if self.config.half else "float32")
         for variable, value in zip(model.trainable_variables, progress.best or progress.variables):
             variable.assign(value)
         model_files.save_model(model_path(self.folder, label), model)

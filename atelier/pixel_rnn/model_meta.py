@@ -17,7 +17,7 @@ from atelier.pixel_rnn import palettes
 
 CONTEXTS = config.TrainingConfig.__dataclass_fields__["context"].metadata["choices"]
 # Options that a meta.json of an earlier version lacks, with their defaults.
-LATER_NAMES = ("distort", "sampled", "block", "order", "hidden", "common_epochs", "together")
+LATER_NAMES = ("distort", "sampled", "block", "order", "hidden", "common_epochs", "half", "together")
 LATER_OPTIONS = {name: getattr(config.DigitConfig, name) for name in LATER_NAMES}
 
 
