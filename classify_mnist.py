@@ -176,6 +176,8 @@ class Classifier:
         self.others = []
         if self.config["order"] == "both":
             columns = folder / "columns"
+            if not (columns / "meta.json").exists():
+                raise errors.InputError(f"{columns} is missing; finish the training with --resume")
             self.others = [
                 Classifier(columns, model_meta.load_meta(columns), priors, dataclasses.replace(options, quiet=True))
             ]

@@ -143,7 +143,8 @@ class ContextReader:
         if self.places is None:
             return vectors
         place = ops.convert_to_tensor(self.places) if t is None else ops.convert_to_tensor(self.places)[t]
-        return ops.concatenate([vectors, place + ops.zeros_like(vectors[..., :1])], axis=-1)  # the same place for all N
+        place = ops.add(place, ops.zeros_like(vectors[..., :1]))  # the same for all pictures
+        return ops.concatenate([vectors, place], axis=-1)
 
 
 class Windows:
