@@ -152,14 +152,40 @@ def compile_update(optimizer, variables, jit=False):
 
     def update(gradients):
         values, optimizer_values = evaluate(values_of(variables), values_of(optimizer.variables), gradients)
-        for variable, value in zip([*variables, *optimizer.variables], [*values, *optimizer_values]):
-            variable.assign(value)
+        assign([*variables, *optimizer.variables], [*values, *optimizer_values])
 
     return update
 
 
 def compile_training_step(loss, optimizer, trained, jit, variables=()):
-    raise InputError("a painter can't be trained with JAX yet; set KERAS_BACKEND to tensorflow or torch")
+    """Compile f(*arguments) -> more, as TensorFlow's function of this name does."""
+    others = without(variables, trained)
+    groups = [trained, others, optimizer.variables]
+
+    @jax.jit
+    def evaluate(values, *arguments):
+        def scaled_loss(trained_values):
+            current = zip([*trained, *others, *optimizer.variables], [*trained_values, *values[1], *values[2]])
+            with keras.StatelessScope(current) as scope:
+                scaled, more = loss(*arguments)
+            return scaled, (more, [scope.get_current_value(variable) for variable in others])
+
+        (_, (more, other_values)), gradients = jax.value_and_grad(scaled_loss, has_aux=True)(values[0])
+        trained_values, optimizer_values = optimizer.stateless_apply(values[2], gradients, values[0])
+        return more, (trained_values, other_values, optimizer_values)
+
+    def training_step(*arguments):
+        more, values = evaluate([values_of(group) for group in groups], *arguments)
+        for group, new in zip(groups, values):
+            assign(group, new)
+        return more
+
+    return training_step
+
+
+def assign(variables, values):
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
 
 
 # --- Layers ------------------------------------------------------------------------------------
