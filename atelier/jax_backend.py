@@ -10,8 +10,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from atelier.errors import InputError
-
 VERSION = jax.__version__
 
 # --- Devices and memory ------------------------------------------------------------------------
@@ -132,6 +130,8 @@ def without(variables, others):
 
 # --- Compiled functions ------------------------------------------------------------------------
 
+COMPILES_EACH_SIZE = True
+
 
 def compile_function(function, jit=True, variables=()):
     compiled = jax.jit(with_values(function, variables))
@@ -208,5 +208,23 @@ def output_shapes(function, shape):
     return [x.shape for x in jax.eval_shape(function, jax.ShapeDtypeStruct(shape, "float32"))]
 
 
-def resize_dynamically(picture, size):
-    raise InputError("a dream of a class does not run on JAX yet; set KERAS_BACKEND to tensorflow or torch")
+def resize_dynamically(picture, filled, size, largest):
+    """Resize the upper left part of a picture, 1 x H x W x C, antialiased as in TensorFlow's tf.image.resize.
+
+    `filled` is the part's height and width, and `size` those of the result, at most `largest`, two integers. They can
+    be tensors. The result is in the upper left of pictures of the size `largest`: JAX knows no size that is a tensor.
+    """
+    rows, columns = (
+        interpolation_weights(*sides) for sides in zip(picture.shape[1:3], filled, size, largest, strict=True)
+    )
+    return ops.einsum("yh,nhwc,xw->nyxc", rows, picture, columns)
+
+
+def interpolation_weights(side, filled, wanted, largest):
+    """Return the weights by which the first `filled` of `side` pixels become `wanted` pixels: largest x side."""
+    scale = wanted / filled
+    centers = (ops.arange(largest, dtype="float32") + 0.5) / scale - 0.5
+    places = ops.arange(side, dtype="float32")
+    weights = ops.relu(1 - ops.abs(centers[:, None] - places) * ops.minimum(scale, 1))
+    weights = ops.where(places < filled, weights, 0)
+    return weights / ops.maximum(ops.sum(weights, axis=1, keepdims=True), 1e-9)

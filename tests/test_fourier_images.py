@@ -79,7 +79,9 @@ def test_transforms_scale_shift_and_rotate_a_picture():
     def transformed(size, center, degrees, side):
         angle = np.float32(np.radians(degrees))
         return np.asarray(
-            random_transforms.scale_and_crop(picture[None], np.float32(size), np.float32(center), angle, side)
+            random_transforms.scale_and_crop(
+                picture[None], picture.shape[:2], np.float32(size), np.float32(center), angle, side
+            )
         )
 
     np.testing.assert_allclose(transformed((40, 40), (19.5, 19.5), 0, 40), picture, atol=1e-2)
@@ -88,7 +90,7 @@ def test_transforms_scale_shift_and_rotate_a_picture():
     small = imaging.resize_picture(picture, 20, 20)
     assert np.abs(transformed((20, 20), (9.5, 9.5), 0, 20) - small).mean() < 6
     larger = [
-        transform(picture[None], [48.0, 48.0], [20.0, 25.0], 0.2, 20)
+        transform(picture[None], picture.shape[:2], [48.0, 48.0], [20.0, 25.0], 0.2, 20)
         for transform in (random_transforms.scale_and_crop, random_transforms.crop)
     ]
     assert np.abs(larger[0] - larger[1]).mean() < 6
