@@ -58,7 +58,8 @@ def check_precision(precision):
     """Raise InputError if this device cannot compute in a precision, the name of a Keras dtype policy."""
     dtype = keras.dtype_policies.get(precision).compute_dtype
     try:
-        backend.as_array(keras.ops.cast(keras.ops.ones((1, 8, 8, 1), dtype) + 1, "float32"))
+        picture, kernel = keras.ops.ones((1, 8, 8, 1), dtype), keras.ops.ones((3, 3, 1, 1), dtype)
+        backend.as_array(keras.ops.cast(keras.ops.conv(picture, kernel), "float32"))
     except Exception as error:
         message = f"{backend.TITLE} cannot compute in {dtype} on this device; give --precision float32"
         raise InputError(message) from error

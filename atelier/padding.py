@@ -71,7 +71,7 @@ def value_and_gradient(loss, variables):
 
 def inside(x, size):
     """Return features N x h x w x C with zeros outside their upper left part of `size`."""
-    rows, columns = (ops.arange(side, dtype="float32") < size[i] for i, side in enumerate(x.shape[1:3]))
+    rows, columns = (ops.arange(side, dtype="float32") < size[i] for i, side in enumerate(ops.shape(x)[1:3]))
     return ops.where((rows[:, None] & columns)[..., None], x, ops.cast(0, x.dtype))
 
 
@@ -79,8 +79,13 @@ def filled_shares(picture, features, size):
     """List the share of the places, in each layer's features, that belongs to the part of `size` of a picture."""
     if size is None:
         return [1] * len(features)
-    parts = [size // (picture.shape[1] // x.shape[1]) for x in features]
-    return [part[0] * part[1] / (x.shape[1] * x.shape[2]) for part, x in zip(parts, features)]
+    strides = [ops.cast(ops.shape(picture)[1] // ops.shape(x)[1], "float32") for x in features]
+    return [ops.prod(size // stride) / places(x) for stride, x in zip(strides, features)]
+
+
+def places(x):
+    """Return the number of places of features N x h x w x C."""
+    return ops.cast(ops.shape(x)[1] * ops.shape(x)[2], "float32")
 
 
 def mean(x, size):
