@@ -42,7 +42,7 @@ def test_a_photo_is_painted_by_a_search(call, tmp_path):
     [
         (CHINA, "--style", PAINTING, "--size", 64, "--optimizer", "adam", "--iterations", 3),
         ("--style", PAINTING, "--size", 64, "--iterations", 3),  # a texture
-        (CHINA, "--style", PAINTING, "images/style/wave.jpg", "--regions", "2", "--size", 64, "--iterations", 3),
+        (CHINA, "--style", PAINTING, "images/style/wave.jpg", "--regions", "auto", "--size", 64, "--iterations", 3),
     ],
 )
 def test_other_searches_lower_the_loss(words, call, tmp_path):
