@@ -18,21 +18,21 @@ import util
 MARGIN = 16  # pixels that a search adds to the sides of a picture
 
 
-def padded_side(side):
-    """Return the next larger of a few sides, all multiples of 16: 4, 5, 6 or 7 times a power of two, plus MARGIN.
+def padded_side(side, margin=0):
+    """Return the next larger of a few sides, all multiples of 16: 4 or 6 times a power of two, plus `margin`.
 
-    A side that is on this list without MARGIN is not changed.
+    A side that is on this list without the margin is not changed.
     """
-    few = itertools.chain((16, 32, 48), (factor << power for power in itertools.count(4) for factor in range(4, 8)))
-    return next(side if side == known else known + MARGIN for known in few if known + MARGIN >= side)
+    few = itertools.chain((16, 32, 48), (factor << power for power in itertools.count(4) for factor in (4, 6)))
+    return next(side if side == known else known + margin for known in few if known + margin >= side)
 
 
-def padded(pictures):
+def padded(pictures, margin=0):
     """Pad pictures N x H x W x C to a few sizes. With other backends than JAX they are not changed."""
     if not backend.COMPILES_EACH_SIZE:
         return pictures
     height, width = pictures.shape[1:3]
-    below, right = padded_side(height) - height, padded_side(width) - width
+    below, right = padded_side(height, margin) - height, padded_side(width, margin) - width
     return np.pad(np.asarray(pictures), ((0, 0), (0, below), (0, right), (0, 0))) if below or right else pictures
 
 
@@ -48,7 +48,7 @@ def for_any_size(function, variables):
     if not backend.COMPILES_EACH_SIZE:
         return backend.for_any_size(lambda picture: function(picture, None), variables)
     compiled = backend.compile_function(function, variables=variables)
-    return lambda picture: compiled(padded(picture), size_of(picture))
+    return lambda picture: compiled(padded(picture, MARGIN), size_of(picture))
 
 
 def value_and_gradient(loss, variables):
@@ -60,7 +60,7 @@ def value_and_gradient(loss, variables):
     @functools.wraps(evaluate)
     def of_padded(picture, targets):
         height, width = picture.shape[1:3]
-        terms, gradient = evaluate(padded(picture), {**targets, "size": size_of(picture)})
+        terms, gradient = evaluate(padded(picture, MARGIN), {**targets, "size": size_of(picture)})
         return terms, backend.as_array(gradient)[:, :height, :width]
 
     return of_padded

@@ -18,7 +18,7 @@ def run_on(backend, file, *words, status=0):
         pytest.skip("make test-backends installs PyTorch and JAX")
     python = sys.executable if backend == "tensorflow" else PYTHON
     command, variables = [python, ROOT / file, *map(str, words)], os.environ | {"KERAS_BACKEND": backend}
-    result = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert result.returncode == status, result.stderr
     return result
 

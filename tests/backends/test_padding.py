@@ -27,9 +27,10 @@ def with_padding(monkeypatch, padded, function):
 
 def test_many_sides_are_padded_to_a_few():
     padded = {side: padding.padded_side(side) for side in range(16, 4000)}
-    assert len({padded[side] for side in range(512, 1024)}) <= 10
-    assert all(side <= larger <= 1.25 * side + 16 and larger % 16 == 0 for side, larger in padded.items())
-    assert [padding.padded_side(side) for side in (256, 512, 528, 1024, 1040)] == [256, 512, 528, 1024, 1040]
+    assert {padded[side] for side in range(512, 1025)} == {512, 768, 1024}
+    assert all(side <= larger <= 1.5 * side + 16 and larger % 16 == 0 for side, larger in padded.items())
+    with_margin = [padding.padded_side(side, padding.MARGIN) for side in (256, 341, 400, 528, 600)]
+    assert with_margin == [256, 400, 400, 528, 784]
 
 
 @pytest.mark.parametrize("kind", ["style", "published", "layer"])
