@@ -125,7 +125,8 @@ def test_the_gradient_with_transforms_agrees_with_finite_differences():
         lambda pictures, targets: {"total": tf.reduce_sum(pictures * factors)}, 16, "whole", 2
     )
     evaluate = backend.value_and_gradient(loss)
-    targets = {"transforms": random_transforms.choose_transforms(rng, 24, 24, 16, "whole", 2)[0]}
+    (transforms,) = random_transforms.choose_transforms(rng, 24, 24, 16, "whole", 2)
+    targets = {"transforms": transforms, "filled": np.float32([24, 24])}
     _, gradient = evaluate(picture, targets)
     step = rng.normal(size=picture.shape).astype("float32")
     up, down = (float(evaluate(picture + sign * 0.5 * step, targets)[0]["total"]) for sign in (1, -1))
