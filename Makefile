@@ -33,7 +33,7 @@ test-slow: .venv/installed-test
 	$(TESTS) --dist worksteal -m slow --ignore tests/backends tests
 
 test-backends: .venv/installed-test .venv-backends/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/backends
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/backends
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
