@@ -34,7 +34,7 @@ test-slow: .venv/installed-test
 	$(TESTS) --dist worksteal -m slow --ignore tests/backends tests
 
 test-backends: .venv/installed-test .venv-backends/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/backends
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/backends
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
@@ -47,6 +47,7 @@ bench: .venv/installed-dev
 	$(BIN)/python benchmarks/bench_learned.py $(TURNS)
 	$(BIN)/python benchmarks/bench_dreams.py $(TURNS)
 	$(BIN)/python benchmarks/bench_cluster.py $(TURNS)
+	$(BIN)/python benchmarks/bench_films.py
 
 clean:
 	rm -rf .venv .venv-backends $(DEMO)

@@ -339,7 +339,18 @@ def wait_for(condition, seconds=120):
 @pytest.fixture(scope="session")
 def long_training(make_once):
     """The arguments of a longer training of a digit, and its folder."""
-    arguments = ["digits", "--digit", "3", *map(str, TINY_DIGITS), "--epochs", "24", "--dropout", "0.2"]
+    arguments = [
+        "digits",
+        "--digit",
+        "3",
+        *map(str, TINY_DIGITS),
+        "--epochs",
+        "24",
+        "--dropout",
+        "0.2",
+        "--distort",
+        "1",
+    ]
     return arguments, make_once("long_training", lambda folder: run("train_rnn.py", *arguments, "--output", folder))
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 import config
+from atelier.again import backend_of
 from atelier.batch.page import PAGE, Page, make_thumbnails
 from atelier.batch.plan import DONE, Found, Variant, absolute, knows_source, make_plan, name_results
 from atelier.batch.summary import read_summary, write_summary
@@ -245,7 +246,8 @@ def recorded_manifest(path, task):
     # The recorded command would give another manifest now. It names the former weights, or names none and meant them.
     if about.get("weights") == config.FORMER_WEIGHTS:
         return {"script": task.script, "weights": config.FORMER_WEIGHTS}
-    return manifest_of_command(about.get("command", ""), task)
+    manifest = manifest_of_command(about.get("command", ""), task)
+    return manifest and manifest | {"backend": backend_of(about)}
 
 
 @functools.lru_cache(maxsize=16)  # one command made many pictures
