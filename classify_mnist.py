@@ -2,7 +2,6 @@
 
     python classify_mnist.py trained/mnist --num-images 10000
     python classify_mnist.py trained/mnist --image my_digit.png
-    python classify_mnist.py trained/digits --csv generated/digits.csv
     python classify_mnist.py trained/digits --reject --plot --errors
 
 The network of each class gives the likelihood p(picture | class): the probability that this network would draw the
