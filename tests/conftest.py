@@ -50,6 +50,7 @@ from atelier.pixel_rnn import datasets
 
 SLOWEST = (
     "style_transfer",
+    "films",
     "cluster",
     "trainings",
     "painter_training",

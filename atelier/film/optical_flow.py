@@ -110,6 +110,7 @@ def with_detail(picture, wanted):
     A mean of several pictures, and a picture that is moved, have less detail than they should have.
     """
     detail, has = detail_of(picture)
+    wanted = np.maximum(wanted, 0)  # cubic interpolation also makes negative values
     gain = np.clip(np.sqrt((wanted + 1) / (has + 1)), 1 / MOST_GAIN, MOST_GAIN)
     return picture + (gain - 1) * detail
 
