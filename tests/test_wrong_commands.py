@@ -317,6 +317,7 @@ def test_a_painting_that_is_too_small_is_noted_and_the_scale_in_the_note_avoids_
     assert "enlarged" not in run(*command, "--quiet").stderr
 
 
+@pytest.mark.slow
 def test_the_training_of_a_style_notes_a_small_painting_and_says_how_long_its_end_takes(
     small_painting, tmp_path, monkeypatch
 ):
