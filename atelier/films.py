@@ -7,14 +7,16 @@ import contextlib
 import errno
 import math
 import pathlib
+import sys
 
 import lazy_loader
 import numpy as np
 from PIL import Image, ImageSequence
 
-from atelier.disk import read_json, whole_file, write_json
+from atelier.disk import read_json, refuse_to_overwrite, whole_file, write_json
 from atelier.errors import InputError
 from atelier.imaging import fit, resize_picture, to_pixels
+from atelier.leases import Lease
 from atelier.manifests import MANIFEST, changed_options
 
 imageio_ffmpeg = lazy_loader.load("imageio_ffmpeg", suppress_warning=True)  # only films need it, and pictures do not
@@ -57,6 +59,24 @@ def check_encoder():
         imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError as error:
         raise InputError("films need ffmpeg, and none was found; set IMAGEIO_FFMPEG_EXE to its path") from error
+
+
+@contextlib.contextmanager
+def only_maker(result, options, alone):
+    """Yield a Lease on the film file `result`: no other process makes this film. A note says if it has to wait.
+
+    `alone` tells that this film is the only one of its command. Then InputError is raised if the film exists, unless
+    --overwrite is given.
+    """
+
+    def say_waiting():
+        if not options.quiet:
+            print(f"note: another process is making {result}; this one waits for it", file=sys.stderr)
+
+    with Lease(result.with_name(f".{result.name}.lock"), say_waiting) as lease:
+        if alone:  # another process may have made the film in the meantime
+            refuse_to_overwrite([result], options.overwrite)
+        yield lease
 
 
 def save_film(path, frames, fps):

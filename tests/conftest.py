@@ -48,6 +48,13 @@ from atelier import backend, command_line, hardware, trainings
 from atelier.networks import pretrained
 from atelier.pixel_rnn import datasets
 
+SMALL_RNNS = (  # cells and options of util.build_rnn()
+    ("gru", {"context": "previous"}),
+    ("lstm", {"context": "previous"}),
+    ("gru", {"context": "above"}),
+    ("lstm", {"context": "above"}),
+    ("gru", {"context": "wide", "size": 8, "block": 2, "levels": 2, "hidden": 9}),
+)
 SLOWEST = (
     "style_transfer",
     "films",

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import random_tokens, random_windows, small_rnn
+from conftest import SMALL_RNNS, random_tokens, random_windows, small_rnn
 
 import util
 from atelier.pixel_rnn import recurrent
@@ -50,16 +50,7 @@ def test_training_steps_lower_the_loss():
     assert losses[0] == pytest.approx(np.log(50), rel=0.05) and losses[-1] < 0.8 * losses[0]
 
 
-@pytest.mark.parametrize(
-    ("cell", "options"),
-    [
-        ("gru", {"context": "previous"}),
-        ("lstm", {"context": "previous"}),
-        ("gru", {"context": "above"}),
-        ("lstm", {"context": "above"}),
-        ("gru", {"context": "wide", "size": 8, "block": 2, "levels": 2, "hidden": 9}),
-    ],
-)
+@pytest.mark.parametrize(("cell", "options"), SMALL_RNNS)
 def test_the_likelihood_computed_step_by_step_equals_that_of_the_whole_network(cell, options):
     model, settings = small_rnn(cell=cell, layers=2, **options)
     tokens = random_tokens(7, 4, model.get_layer("logits").units)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import random_tokens, random_windows, small_rnn
+from conftest import SMALL_RNNS, random_tokens, random_windows, small_rnn
 from skimage.transform import resize
 
 import util
@@ -55,17 +55,7 @@ def test_shifted_copies_shift_the_ink(digits):
     np.testing.assert_array_equal(copies[0], image)
 
 
-@pytest.mark.parametrize(
-    ("cell", "options"),
-    [
-        ("gru", {"context": "previous"}),
-        ("lstm", {"context": "previous"}),
-        ("gru", {"context": "above"}),
-        ("lstm", {"context": "above"}),
-        ("gru", {"context": "wide", "hidden": 9}),
-        ("gru", {"context": "wide", "hidden": 9, "size": 8, "block": 2, "levels": 2}),
-    ],
-)
+@pytest.mark.parametrize(("cell", "options"), [*SMALL_RNNS, ("gru", {"context": "wide", "hidden": 9})])
 def test_a_pixel_is_predicted_from_earlier_pixels_only(cell, options):
     model, _ = small_rnn(cell=cell, layers=2, **options)
     predict = backend.compile_function(model, jit=False)

@@ -16,7 +16,7 @@ from concurrent import futures
 import numpy as np
 from tqdm import tqdm
 
-from atelier import disk, errors, imaging, leases, progress
+from atelier import disk, errors, films, imaging, progress
 from atelier.film import optical_flow
 from atelier.film.parts import Parts
 from atelier.film.reading import FrameReader
@@ -35,14 +35,7 @@ def paint_film(piece, result, options, painter, manifest, alone):
     of its command: then parts with another manifest raise InputError unless --overwrite is given, and Ctrl-C leaves
     the finished parts as a film.
     """
-
-    def say_waiting():
-        if not options.quiet:
-            print(f"note: another process is making {result}; this one waits for it", file=sys.stderr)
-
-    with leases.Lease(result.with_name(f".{result.name}.lock"), say_waiting) as lease:
-        if alone:  # another process may have made the film in the meantime
-            disk.refuse_to_overwrite([result], options.overwrite)
+    with films.only_maker(result, options, alone) as lease:
         film = FilmPainting(piece, result, options, painter, lease)
         return film.paint(manifest, alone)
 
