@@ -51,7 +51,7 @@ def make_missing_frames(session, picture, result, options, manifest, about, from
                 forecast.step(1)
         lease.check()
         paths = [films.frame_path(folder, number) for number in range(1, options.zoom + 1)]
-        films.save_film(result, paths, options.fps)
+        films.save_film(result, paths, options.fps, about)
     except KeyboardInterrupt:
         if not alone:
             raise

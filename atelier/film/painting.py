@@ -28,23 +28,24 @@ def identity_of(path):
     return {"film": pathlib.Path(path).name, "film_bytes": stat.st_size, "film_changed": stat.st_mtime_ns}
 
 
-def paint_film(piece, result, options, painter, manifest, alone):
+def paint_film(piece, result, options, painter, manifest, about, alone):
     """Paint a Piece of a film and write it to the file `result`: returns a dict for the summary.
 
     Until the film is complete, its parts are kept in a folder beside it. `alone` tells that this film is the only one
     of its command: then parts with another manifest raise InputError unless --overwrite is given, and Ctrl-C leaves
-    the finished parts as a film.
+    the finished parts as a film. The texts `about`, see imaging.py, are stored in the film.
     """
     with films.only_maker(result, options, alone) as lease:
-        film = FilmPainting(piece, result, options, painter, lease)
+        film = FilmPainting(piece, result, options, painter, about, lease)
         return film.paint(manifest, alone)
 
 
 class FilmPainting:
     """One film that is being painted. `frames` and `scenes` count what is painted so far."""
 
-    def __init__(self, piece, result, options, painter, lease):
-        self.piece, self.result, self.options, self.painter, self.lease = piece, result, options, painter, lease
+    def __init__(self, piece, result, options, painter, about, lease):
+        self.piece, self.result, self.options, self.painter = piece, result, options, painter
+        self.about, self.lease = about, lease
         self.parts = Parts(result, piece.rate)
         self.former, self.frames, self.scenes = None, 0, 0
 
@@ -65,7 +66,7 @@ class FilmPainting:
                     done += 1
             self.check_whole(reader)
             self.lease.check()
-            self.parts.join(self.result, done, self.piece)
+            self.parts.join(self.result, done, self.piece, self.about)
         except KeyboardInterrupt:
             if not alone:
                 raise
@@ -136,7 +137,7 @@ class FilmPainting:
             return errors.Interrupted(f"interrupted before the first second was painted; {again}")
         path = so_far(self.result)
         seconds = min(done * self.parts.length, self.frames) / float(self.piece.rate)
-        self.parts.join(path, done, dataclasses.replace(self.piece, seconds=seconds))
+        self.parts.join(path, done, dataclasses.replace(self.piece, seconds=seconds), self.about)
         return errors.Interrupted(f"interrupted; {path} is the film so far, and {again}")
 
     def row(self, seconds, done_before):

@@ -15,7 +15,7 @@ import numpy as np
 from atelier import films
 from atelier.disk import whole_file
 from atelier.errors import InputError
-from atelier.film.reading import as_input, run_ffmpeg
+from atelier.films import as_input, run_ffmpeg
 
 imageio_ffmpeg = lazy_loader.load("imageio_ffmpeg", suppress_warning=True)
 
@@ -90,19 +90,26 @@ class Parts:
                 np.savez(path, **state())
         self.state_path(number - 1).unlink(missing_ok=True)
 
-    def join(self, path, count, piece):
-        """Write the first `count` parts as a film, with the sound of a Piece. Raises OSError if this fails."""
+    def join(self, path, count, piece, about):
+        """Write the first `count` parts as a film, with the sound of a Piece. Raises OSError if this fails.
+
+        The texts `about`, see imaging.py, are stored in it. Without a command among them, nothing else that the film
+        stores about itself is kept, such as its date.
+        """
         with whole_file(path) as temporary, whole_file(self.folder / "parts.txt") as list_file:
             lines = [f"file '{self.path(number).name}'" for number in range(1, count + 1)]
             pathlib.Path(list_file).write_text("\n".join(["ffconcat version 1.0", *lines]) + "\n")
-            parts = ["-f", "concat", "-safe", "0", "-i", as_input(list_file)]
+            # By names alone, in the parts' folder: in a path, ffmpeg takes # for the end of the list's own path.
+            parts = ["-f", "concat", "-safe", "0", "-i", pathlib.Path(list_file).name]
             kind = self.result.suffix.lower()
+            kept = [] if "command" in about else ["-map_metadata", "-1", "-map_chapters", "-1"]
+            stored = [*kept, *films.record_arguments(path, about)]
             attempts = [[*parts, *JOINED[kind]]]
             if piece.film.sound and kind in SOUND:
                 heard = [*parts, *sound_of(piece), "-map", "0:v", "-map", "1:a", *JOINED[kind]]
                 attempts = [[*heard, "-c:a", codec] for codec in ("copy", SOUND[kind])]
             for arguments in attempts:
-                result = run_ffmpeg("-v", "error", "-y", *arguments, temporary)
+                result = run_ffmpeg("-v", "error", "-y", *arguments, *stored, as_input(temporary), folder=self.folder)
                 if result.returncode == 0:
                     break
             check_written(result.returncode, result.stderr)

@@ -18,7 +18,7 @@ import numpy as np
 
 from atelier import imaging
 from atelier.errors import InputError
-from atelier.films import check_encoder
+from atelier.films import as_input, check_encoder, run_ffmpeg
 from atelier.naming import ANIMATION_ENDINGS
 
 imageio_ffmpeg = lazy_loader.load("imageio_ffmpeg", suppress_warning=True)
@@ -53,13 +53,6 @@ class Film:
         return self.path.suffix.lower() not in ANIMATION_ENDINGS
 
 
-def run_ffmpeg(*arguments, timeout=None):
-    """Run ffmpeg to its end, apart from the terminal's Ctrl-C: a subprocess.CompletedProcess with its messages."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-hide_banner", *map(str, arguments)]
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    return subprocess.run(command, **quiet, start_new_session=True, timeout=timeout, text=True, errors="replace")
-
-
 @functools.lru_cache(maxsize=64)
 def read_film(path):
     """Return what a film holds, a Film. Raises InputError if ffmpeg can't read it, or if it has no picture."""
@@ -83,11 +76,6 @@ def is_mp4(path):
     """Tell whether a file begins as MP4 and MOV files do."""
     with open(path, "rb") as file:
         return file.read(8)[4:] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
-
-
-def as_input(path):
-    """Return a path as ffmpeg's input: a name such as a:b.mp4 is no protocol."""
-    return f"file:{path}"
 
 
 def parse_stream(path, text, line, sound):
