@@ -7,24 +7,19 @@ import contextlib
 import errno
 import math
 import pathlib
-import re
-import subprocess
 import sys
 
 import lazy_loader
 import numpy as np
 from PIL import Image, ImageSequence
 
-from atelier import imaging, naming
+from atelier import ffmpeg, imaging
 from atelier.disk import read_json, refuse_to_overwrite, whole_file, write_json
 from atelier.errors import InputError
 from atelier.leases import Lease
 from atelier.manifests import MANIFEST, changed_options
 
 imageio_ffmpeg = lazy_loader.load("imageio_ffmpeg", suppress_warning=True)  # only films need it, and pictures do not
-
-RECORDING = (".mp4", ".webm")  # kinds of films that record how they were made
-LONGEST_RECORD = 20_000  # characters; Windows takes 32,767 in a command line
 
 # ffmpeg's options for each format. Frames are written one at a time, so each frame of a GIF has its own palette.
 PALETTES = "[0:v]split[seen][shown];[seen]palettegen=stats_mode=single[palette];[shown][palette]paletteuse=new=1"
@@ -67,46 +62,6 @@ def check_encoder():
         raise InputError("films need ffmpeg, and none was found; set IMAGEIO_FFMPEG_EXE to its path") from error
 
 
-def run_ffmpeg(*arguments, timeout=None, folder=None):
-    """Run ffmpeg in a folder to its end, apart from the terminal's Ctrl-C: a subprocess.CompletedProcess of texts."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-hide_banner", *map(str, arguments)]
-    captured = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": folder}
-    return subprocess.run(command, **captured, start_new_session=True, timeout=timeout, text=True, errors="replace")
-
-
-def as_input(path):
-    """Return a path as ffmpeg's input or output, in any folder: a name such as a:b.mp4 is no protocol."""
-    return f"file:{pathlib.Path(path).absolute()}"
-
-
-# --- What a film records -----------------------------------------------------------------------
-
-
-def record_arguments(path, about):
-    """Return ffmpeg's arguments to store the texts `about`, see imaging.py, in a film. GIFs and WebPs can't hold them.
-
-    Texts that are too long for a command line, such as the names of a thousand films, are left out.
-    """
-    comment = imaging.comment_of(about)
-    if pathlib.Path(path).suffix.lower() not in RECORDING or len(comment) > LONGEST_RECORD:
-        return []
-    return ["-metadata", f"comment={comment}"]
-
-
-def read_about(path):
-    """Read the dict `about` that a picture or a film records; it is empty if there is none."""
-    if not naming.is_film(path):
-        return imaging.read_about(path)
-    with contextlib.suppress(OSError, RuntimeError, ValueError):  # there is no ffmpeg, no file, or another comment
-        text = run_ffmpeg("-v", "error", "-i", as_input(path), "-f", "ffmetadata", "-").stdout
-        comment = re.search(r"^comment=((?:\\.|[^\\\n])*)$", text, re.IGNORECASE | re.MULTILINE | re.DOTALL)
-        return imaging.about_of(re.sub(r"\\(.)", r"\1", comment[1], flags=re.DOTALL)) if comment else {}
-    return {}
-
-
-# --- Writing -----------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
 def only_maker(result, options, alone):
     """Yield a Lease on the film file `result`: no other process makes this film. A note says if it has to wait.
@@ -134,7 +89,7 @@ def save_film(path, frames, fps, about):
     suffix, reason = pathlib.Path(path).suffix.lower(), None
     with whole_file(path) as temporary:
         try:
-            defaults = {"quality": None, "macro_block_size": 1, "output_params": record_arguments(path, about)}
+            defaults = {"quality": None, "macro_block_size": 1, "output_params": ffmpeg.record_arguments(path, about)}
             encode(temporary, frames, fps, **defaults | KINDS[suffix])
             whole = frames_of(temporary, suffix, fps) > len(frames) - 0.9
         except (OSError, RuntimeError) as error:

@@ -3,7 +3,7 @@
 import pathlib
 import re
 
-from atelier import command_line, disk, films
+from atelier import command_line, disk, ffmpeg
 
 
 def choose_result(options, default, files_of):
@@ -25,7 +25,7 @@ def number_name(default, overwrite):
     GIFs do not, counts as free, so that it is refused and not passed over.
     """
     path, number = default, 1
-    while (command := films.read_about(path).get("command")) and not is_typed(command):
+    while (command := ffmpeg.read_about(path).get("command")) and not is_typed(command):
         number += 1
         path = default.with_stem(f"{default.stem}-{number}")
     return default if overwrite and not command else path

@@ -1,8 +1,6 @@
 """Paints a film frame by frame, in parts that a killed command leaves behind, so that the same command continues.
 
-A painter has `first(frame)`, for the first frame of a scene, and `next(frame, motion)`, for each later one. Both return
-the picture. `motion` is an optical_flow.Motion. `state` is a dict of arrays: all that a painter remembers. Frames and
-pictures are uint8 H x W x 3.
+Frames and pictures are uint8 H x W x 3.
 """
 
 import contextlib
@@ -40,6 +38,22 @@ def paint_film(piece, result, options, painter, manifest, about, alone):
         return film.paint(manifest, alone)
 
 
+class Painter:
+    """Paints frame by frame. `state`, a dict of arrays, is all that it remembers.
+
+    Each kind has `first(frame)`, for the first frame of a scene, and `next(frame, motion)`, for each later one. Both
+    return the picture. `motion` is an optical_flow.Motion.
+    """
+
+    def paint(self, frames):
+        """Yield each frame, its motion and its picture. Then `state` is the one after this picture.
+
+        `frames` yields each frame with its motion, or with None where a scene begins.
+        """
+        for frame, motion in frames:
+            yield frame, motion, self.first(frame) if motion is None else self.next(frame, motion)
+
+
 class FilmPainting:
     """One film that is being painted. `frames` and `scenes` count what is painted so far."""
 
@@ -59,9 +73,9 @@ class FilmPainting:
         done_before = self.frames
         try:
             with FrameReader(self.piece, skip=self.frames) as reader, self.progress_bar() as advance:
-                frames = with_motions(reader, self.former)
-                for first in frames:
-                    in_part = itertools.chain([first], itertools.islice(frames, self.parts.length - 1))
+                painted = self.painter.paint(with_motions(reader, self.former))
+                for first in painted:
+                    in_part = itertools.chain([first], itertools.islice(painted, self.parts.length - 1))
                     self.paint_part(done + 1, in_part, advance)
                     done += 1
             self.check_whole(reader)
@@ -78,22 +92,15 @@ class FilmPainting:
         so_far(self.result).unlink(missing_ok=True)
         return self.row(time.perf_counter() - started, done_before)
 
-    def paint_part(self, number, frames, advance):
+    def paint_part(self, number, painted, advance):
         """Paint the frames of one part and write it."""
         with self.parts.writer(number, self.state, (self.piece.width, self.piece.height)) as write:
-            for frame, motion in frames:
-                write(self.paint_frame(frame, motion))
+            for self.former, motion, picture in painted:
+                self.frames += 1
+                self.scenes += motion is None
+                write(picture)
                 advance()
             self.lease.check()
-
-    def paint_frame(self, frame, motion):
-        """Return the picture of the next frame."""
-        self.former = frame
-        self.frames += 1
-        if motion is None:
-            self.scenes += 1
-            return self.painter.first(frame)
-        return self.painter.next(frame, motion)
 
     def state(self):
         """Return all that the next frame depends on: a dict of arrays."""

@@ -15,7 +15,7 @@ import numpy as np
 from atelier import films
 from atelier.disk import whole_file
 from atelier.errors import InputError
-from atelier.films import as_input, run_ffmpeg
+from atelier.ffmpeg import as_input, record_arguments, run_ffmpeg
 
 imageio_ffmpeg = lazy_loader.load("imageio_ffmpeg", suppress_warning=True)
 
@@ -103,7 +103,7 @@ class Parts:
             parts = ["-f", "concat", "-safe", "0", "-i", pathlib.Path(list_file).name]
             kind = self.result.suffix.lower()
             kept = [] if "command" in about else ["-map_metadata", "-1", "-map_chapters", "-1"]
-            stored = [*kept, *films.record_arguments(path, about)]
+            stored = [*kept, *record_arguments(path, about)]
             attempts = [[*parts, *JOINED[kind]]]
             if piece.film.sound and kind in SOUND:
                 heard = [*parts, *sound_of(piece), "-map", "0:v", "-map", "1:a", *JOINED[kind]]

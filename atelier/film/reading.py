@@ -18,7 +18,8 @@ import numpy as np
 
 from atelier import imaging
 from atelier.errors import InputError
-from atelier.films import as_input, check_encoder, run_ffmpeg
+from atelier.ffmpeg import as_input, run_ffmpeg
+from atelier.films import check_encoder
 from atelier.naming import ANIMATION_ENDINGS
 
 imageio_ffmpeg = lazy_loader.load("imageio_ffmpeg", suppress_warning=True)
