@@ -7,6 +7,7 @@ import contextlib
 import errno
 import math
 import pathlib
+import shutil
 import sys
 
 import lazy_loader
@@ -57,9 +58,11 @@ def same_size(frames):
 def check_encoder():
     """Raise InputError if there is no ffmpeg. Call this before frames are computed."""
     try:
-        imageio_ffmpeg.get_ffmpeg_exe()
+        program = imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError as error:
         raise InputError("films need ffmpeg, and none was found; set IMAGEIO_FFMPEG_EXE to its path") from error
+    if shutil.which(program) is None:
+        raise InputError(f"IMAGEIO_FFMPEG_EXE is {program}, which is no program; unset it to use imageio's ffmpeg")
 
 
 @contextlib.contextmanager

@@ -154,6 +154,7 @@ def check_written(status, messages):
     if "No space left" in messages:
         raise OSError(errno.ENOSPC, "no space left on device")
     if missing := [line for line in messages.splitlines() if "Unknown encoder" in line]:
-        raise InputError(f"this ffmpeg lacks a codec ({missing[0].strip()}); unset IMAGEIO_FFMPEG_EXE to use imageio's")
+        reason = missing[0].rpartition("] ")[2].strip()
+        raise InputError(f"this ffmpeg lacks a codec ({reason}); unset IMAGEIO_FFMPEG_EXE to use imageio's")
     reason = " ".join(messages.split())[-200:] or f"it ended with {status}"
     raise OSError(errno.EIO, f"ffmpeg can't write the film (is the disk full?): {reason}")

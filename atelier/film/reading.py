@@ -281,7 +281,7 @@ def arguments_for(piece, skip, every):
     raw = [
         *limit,
         "-map",
-        "0:v:0",
+        "0:V:0",  # no cover
         "-vf",
         filters,
         "-fps_mode",
