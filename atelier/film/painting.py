@@ -12,6 +12,7 @@ import time
 from concurrent import futures
 
 import numpy as np
+import threadpoolctl
 from tqdm import tqdm
 
 from atelier import disk, errors, films, imaging, progress
@@ -72,7 +73,9 @@ class FilmPainting:
             self.painter.state = state
         done_before = self.frames
         try:
-            with FrameReader(self.piece, skip=self.frames) as reader, self.progress_bar() as advance:
+            reader = FrameReader(self.piece, skip=self.frames)
+            # Threads of BLAS that wait for work keep a core busy, which the network or the flow could use.
+            with reader, self.progress_bar() as advance, threadpoolctl.threadpool_limits(1, "blas"):
                 painted = self.painter.paint(with_motions(reader, self.former))
                 for first in painted:
                     in_part = itertools.chain([first], itertools.islice(painted, self.parts.length - 1))

@@ -21,7 +21,7 @@ from atelier.style import learned_styles, optimization, stylization_network
 
 AT_ONCE = 2  # frames that the network paints at once: while one has work for a single core, the other uses the rest
 BEGUN = 3  # frames that are begun before a picture is mixed
-MOST_PIXELS = 2**19  # of such frames; larger ones are painted one by one, since two of them would take much memory
+MOST_PIXELS = 2**18  # of such frames; larger ones are painted one by one, since two of them would take much memory
 
 
 class LearnedPainter(painting.Painter):
