@@ -7,7 +7,6 @@ import contextlib
 import errno
 import math
 import pathlib
-import shutil
 import sys
 
 import lazy_loader
@@ -53,16 +52,6 @@ def same_size(frames):
     """Resize all frames, uint8 H x W x 3, to the size of the last one."""
     height, width = frames[-1].shape[:2]
     return [imaging.to_pixels(imaging.resize_picture(frame, width, height)) for frame in frames]
-
-
-def check_encoder():
-    """Raise InputError if there is no ffmpeg. Call this before frames are computed."""
-    try:
-        program = imageio_ffmpeg.get_ffmpeg_exe()
-    except RuntimeError as error:
-        raise InputError("films need ffmpeg, and none was found; set IMAGEIO_FFMPEG_EXE to its path") from error
-    if shutil.which(program) is None:
-        raise InputError(f"IMAGEIO_FFMPEG_EXE is {program}, which is no program; unset it to use imageio's ffmpeg")
 
 
 @contextlib.contextmanager

@@ -9,15 +9,12 @@ import errno
 import pathlib
 import subprocess
 
-import lazy_loader
 import numpy as np
 
 from atelier import films
 from atelier.disk import whole_file
 from atelier.errors import InputError
-from atelier.ffmpeg import as_input, record_arguments, run_ffmpeg
-
-imageio_ffmpeg = lazy_loader.load("imageio_ffmpeg", suppress_warning=True)
+from atelier.ffmpeg import as_input, find_program, record_arguments, run_ffmpeg
 
 H264 = ["-c:v", "libx264", "-preset", "veryfast"]
 TAGGED = ["-vf", "scale=out_color_matrix=bt709:out_range=tv"]
@@ -132,7 +129,7 @@ def sound_of(piece):
 def encoder(path, size, rate, options):
     """Yield a function that writes a frame, uint8 H x W x 3, to the film file `path`. Raises OSError."""
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "{}x{}".format(*size), "-r", str(rate), "-i", "-"]
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-v", "error", "-y", *raw, *options, "-an", str(path)]
+    command = [find_program(), "-hide_banner", "-v", "error", "-y", *raw, *options, "-an", str(path)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, **pipes, start_new_session=True) as process:
         try:

@@ -13,16 +13,12 @@ import re
 import subprocess
 import threading
 
-import lazy_loader
 import numpy as np
 
 from atelier import imaging
 from atelier.errors import InputError
-from atelier.ffmpeg import as_input, run_ffmpeg
-from atelier.films import check_encoder
+from atelier.ffmpeg import as_input, find_program, run_ffmpeg
 from atelier.naming import ANIMATION_ENDINGS
-
-imageio_ffmpeg = lazy_loader.load("imageio_ffmpeg", suppress_warning=True)
 
 LONGEST_SIDE = 4096  # pixels of a painted film; H.264 players take no more, and the flow would need gigabytes
 FASTEST = 120  # frames a second
@@ -58,7 +54,6 @@ class Film:
 def read_film(path):
     """Return what a film holds, a Film. Raises InputError if ffmpeg can't read it, or if it has no picture."""
     path = pathlib.Path(path)
-    check_encoder()
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty")
     text = run_ffmpeg("-i", as_input(path), timeout=PROBE_SECONDS).stderr
@@ -196,7 +191,7 @@ class FrameReader:
         self.offset = piece.start + skip / float(piece.rate)
         self.shape = piece.height, piece.width, 3
         self.messages = collections.deque(maxlen=20)
-        self.command = [imageio_ffmpeg.get_ffmpeg_exe(), *arguments_for(piece, skip, every)]
+        self.command = [find_program(), *arguments_for(piece, skip, every)]
 
     def __enter__(self):
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
