@@ -228,6 +228,31 @@ def test_a_painted_film_is_steady_and_as_sharp_as_its_frames_by_themselves(clip,
     assert abs(sharpness(steady) / sharpness(single) - 1) < 0.1  # at this size, strokes are a few pixels wide
 
 
+def shadowed_wall(size=(160, 96)):
+    """18 frames of a wall, from which a shadow goes in frames 5 to 7, beside a piece of a photo with noise."""
+    width, height = size
+    random = np.random.default_rng(0)
+    texture = ndimage.gaussian_filter(random.normal(0, 3, (height, width, 1)), (1, 1, 0))
+    wall, shadow = (np.broadcast_to(color, (height, width, 3)) + texture for color in ((140, 121, 105), (104, 97, 92)))
+    frames = np.stack([wall] * 18)
+    for frame, share in zip(frames, [1, 1, 1, 1, 1, 2 / 3, 1 / 3]):
+        frame[:, 72:136] += share * (shadow - wall)[:, 72:136]
+    frames[:, :, :48] = pan(1, (48, height), photo="flower") + random.normal(0, 2, (18, height, 48, 3))
+    return frames.round().clip(0, 255).astype("uint8")
+
+
+def test_what_was_painted_does_not_linger_where_an_object_has_gone(tmp_path):
+    film = write_film(tmp_path / "a.mp4", shadowed_wall())
+    style(film, tmp_path / "b.mp4", "--size", 160)
+    style(film, tmp_path / "alone.mp4", "--size", 160, "--steady", 0)
+    painted, alone = (frames_of(tmp_path / name).astype("float32") for name in ("b.mp4", "alone.mp4"))
+    gone, still = (slice(8, 88), slice(80, 128)), (slice(None), slice(8, 88), slice(8, 40))
+    change = np.abs(alone[7] - alone[4])[gone].mean()
+    steps = [np.abs(np.diff(film, axis=0))[still].mean() for film in (painted, alone)]
+    assert change > 20 and np.abs(painted[10] - alone[10])[gone].mean() < 0.35 * change
+    assert steps[0] < 0.5 * steps[1]
+
+
 def test_nothing_is_carried_across_a_cut(tmp_path):
     frames = np.concatenate([pan(6), pan(6, photo="flower")])
     write_film(tmp_path / "cut.mp4", frames)

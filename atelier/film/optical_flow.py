@@ -100,6 +100,21 @@ def color_distance(former, frame):
     return cv2.compareHist(before, now, cv2.HISTCMP_BHATTACHARYYA)
 
 
+def limit(picture, new):
+    """Limit a picture to the colours that the picture `new` has around each place, both float32 H x W x 3.
+
+    The limits in each channel are some standard deviations below and above the mean (Salvi 2016, variance clipping).
+    """
+    size = (NEIGHBOURS, NEIGHBOURS)
+    mean, square = cv2.blur(new, size), cv2.sqrBoxFilter(new, cv2.CV_32F, size)
+    width = DEVIATIONS * np.sqrt(np.maximum(square - mean * mean, 0))
+    return np.clip(picture, mean - width, mean + width)
+
+
+NEIGHBOURS = 13  # pixels, the side of these squares: about the length of a short stroke
+DEVIATIONS = 2.0  # a lower value follows the frame sooner, but also its flicker
+
+
 def detail_of(picture):
     """Return the fine detail of a picture, float32 H x W x 3, and its mean square around each place, H x W x 1."""
     detail = picture - cv2.GaussianBlur(picture, (0, 0), DETAIL)

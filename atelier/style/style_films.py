@@ -27,9 +27,10 @@ MOST_PIXELS = 2**18  # of such frames; larger ones are painted one by one, since
 class LearnedPainter(painting.Painter):
     """Paints a film by a stylization network (a learned_styles.Stylizer).
 
-    Each picture is mixed with the former one, moved along. A mean of pictures has less detail than each of them, so the
-    detail of the result is made as strong as that of the new ones. The mixture itself is kept without that: otherwise
-    errors of the flow would grow to wrinkles. The network's noise moves with the picture, too.
+    Each picture is mixed with the former one, moved along and limited to the new one's colours around each place.
+    Without the limit, strokes would fade slowly where the new picture has none. A mean of pictures has less detail than
+    each of them, so the detail of the result is made as strong as that of the new ones. The mixture itself is kept
+    without that: otherwise errors of the flow would grow to wrinkles. The network's noise moves with the picture, too.
     """
 
     def __init__(self, stylizer, options):
@@ -63,7 +64,8 @@ class LearnedPainter(painting.Painter):
         mixed, detail = new, optical_flow.detail_of(new)[1]
         if motion is not None:
             share = self.options.steady * motion.trust
-            mixed = share * motion.move(self.state["picture"]) + (1 - share) * new
+            moved = optical_flow.limit(motion.move(self.state["picture"]), new)
+            mixed = share * moved + (1 - share) * new
             detail = share * motion.move(self.state["detail"]) + (1 - share) * detail
         return self.finish(frame, mixed, detail, places)
 
