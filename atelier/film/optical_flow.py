@@ -105,13 +105,14 @@ def limit(picture, new):
 
     The limits in each channel are some standard deviations below and above the mean (Salvi 2016, variance clipping).
     """
-    size = (NEIGHBOURS, NEIGHBOURS)
-    mean, square = cv2.blur(new, size), cv2.sqrBoxFilter(new, cv2.CV_32F, size)
-    width = DEVIATIONS * np.sqrt(np.maximum(square - mean * mean, 0))
-    return np.clip(picture, mean - width, mean + width)
+    some = cv2.resize(new, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_NEAREST)  # enough pixels for a mean
+    mean, square = cv2.blur(some, NEIGHBOURS), cv2.sqrBoxFilter(some, cv2.CV_32F, NEIGHBOURS)
+    reach = DEVIATIONS * np.sqrt(np.maximum(square - mean * mean, 0))
+    low, high = (cv2.resize(limits, new.shape[1::-1]) for limits in (mean - reach, mean + reach))
+    return np.clip(picture, low, high)
 
 
-NEIGHBOURS = 13  # pixels, the side of these squares: about the length of a short stroke
+NEIGHBOURS = (7, 7)  # of every second pixel: squares about as wide as a short stroke is long
 DEVIATIONS = 2.0  # a lower value follows the frame sooner, but also its flicker
 
 
