@@ -17,14 +17,15 @@ class PerceptualLoss:
 
     `content(picture)` returns the content features, and `statistics(picture)` the style statistics. Both are targets
     for `loss(picture, targets)`, which returns the terms of the loss. `loss_and_gradient` also returns the gradient of
-    the total, see backend.value_and_gradient. `source` names the weights of VGG, and `variables` are VGG's. Pictures
-    are 1 x H x W x 3.
+    the total, see backend.value_and_gradient. `source` names the weights of VGG, `variables` are VGG's, and
+    `extractor(layers)` is vision.feature_extractor() for it. Pictures are 1 x H x W x 3.
     """
 
     def __init__(self, options):
         model, self.source = pretrained.load_vgg(options.convnet, options.weights)
         self.variables = model.variables
-        extractor = functools.partial(vision.feature_extractor, model)
+        self.layers = model.layers[1:]
+        self.extractor = extractor = functools.partial(vision.feature_extractor, model)
         content_layers = [options.layer] if options.layer else options.content_layers
         self.content = backend.for_any_size(extractor(content_layers), model.variables) if content_layers else None
         if options.layer:
@@ -47,8 +48,12 @@ def statistics(features, published=False):
     """
     if published:
         return [mean_gram(features)]
-    gram, mean = moments(features)
-    return [gram - ops.transpose(mean) * mean, mean]
+    return centered(*moments(features))
+
+
+def centered(gram, mean, published=False):
+    """List the style statistics of a layer with this mean Gram matrix C x C and this mean 1 x C of its features."""
+    return [gram] if published else [gram - ops.transpose(mean) * mean, mean]
 
 
 def statistics_of(features, options):
@@ -84,14 +89,14 @@ def guided_statistics(features, guides):
 
     `guides`, 1 x h x w x R, are the square roots of the regions' shares. The squares of each region sum to 1.
     """
-    return [guided_moments(features, guides[..., r : r + 1]) for r in range(guides.shape[3])]
+    return [centered(*guided_sums(features, guides[..., r : r + 1])) for r in range(guides.shape[3])]
 
 
-def guided_moments(features, guide):
-    """Return the covariance C x C and the mean 1 x C of features, weighted by the square of `guide`, 1 x h x w x 1."""
+def guided_sums(features, guide):
+    """Return the Gram matrix C x C and the sum 1 x C of features, weighted by the square of `guide`, 1 x h x w x 1."""
     guided = features * guide
-    mean = ops.matmul(ops.reshape(guide, (1, -1)), ops.reshape(guided, (-1, features.shape[3])))
-    return [util.gram_matrix(guided) - ops.transpose(mean) * mean, mean]
+    total = ops.matmul(ops.reshape(guide, (1, -1)), ops.reshape(guided, (-1, features.shape[3])))
+    return util.gram_matrix(guided), total
 
 
 def mean_gram(features):
@@ -126,9 +131,26 @@ def content_distance(base, output, options):
     Features that only the picture has do not increase this distance. So stars may appear in an empty sky, but eyes must
     not disappear. In the published loss, missing and additional features count equally.
     """
-    if options.published_losses:
-        return util.feature_reconstruction_loss(base, output)
-    return util.relative_difference(base, ops.minimum(base, output))
+    distance = util.feature_reconstruction_loss if options.published_losses else util.relative_difference
+    return distance(base, compared(base, output, options))
+
+
+def compared(base, output, options):
+    """Return the features whose difference from the photo's, `base`, counts."""
+    return output if options.published_losses else ops.minimum(base, output)
+
+
+def style_term(distances, options):
+    """Return the mean of the style layers' distances, weighted by --layer-weights."""
+    defaults = [default_weight(layer, options) for layer in options.style_layers]
+    weights = np.resize(options.layer_weights or defaults, len(options.style_layers)).tolist()
+    return sum(weight * distance for weight, distance in zip(weights, distances)) / len(weights)
+
+
+def stride_of(layer):
+    """Return the distance in pixels of neighbouring features of a VGG's layer, such as block3_conv1."""
+    block, _, kind = layer.partition("_")
+    return 2 ** (int(block.removeprefix("block")) - (kind != "pool"))
 
 
 def default_weight(layer, options):
@@ -149,8 +171,6 @@ def style_transfer_loss(features, options):
     are the sums of Gatys et al. (2016).
     """
     published, count = options.published_losses, len(options.content_layers)
-    defaults = [default_weight(layer, options) for layer in options.style_layers]
-    layer_weights = np.resize(options.layer_weights or defaults, len(options.style_layers)).tolist()
 
     def loss(picture, targets):
         found = features(picture)
@@ -164,7 +184,7 @@ def style_transfer_loss(features, options):
             ]
         terms = {
             "content": sum(contents) / max(1, len(contents)),
-            "style": sum(weight * style for weight, style in zip(layer_weights, styles)) / len(styles),
+            "style": style_term(styles, options),
             "tv": util.total_variation_loss(picture) if published else util.mean_variation(picture),
         }
         return with_total(terms, content=options.content_weight, style=options.style_weight, tv=options.tv_weight)

@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 
 from atelier import colors, imaging
-from atelier.style import optimization
+from atelier.style import optimization, perceptual_loss
 
 
 class RegionMixtures:
@@ -114,8 +114,7 @@ def pixels_in(photo, share):
 
 def guides_at(shares, layer):
     """Return the guides of perceptual_loss.guided_statistics() for a layer: 1 x h x w x R, of shares H x W x R."""
-    block, _, kind = layer.partition("_")
-    stride = 2 ** (int(block.removeprefix("block")) - (kind != "pool"))
+    stride = perceptual_loss.stride_of(layer)
     height, width, count = shares.shape
     rows, columns = height // stride, width // stride
     blocks = shares[: rows * stride, : columns * stride].reshape(rows, stride, columns, stride, count)
