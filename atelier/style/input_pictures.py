@@ -23,10 +23,10 @@ def read_photo(path, options):
     return imaging.resize_picture(photo, width, height)
 
 
-def read_painting(path, longest, flags="--size"):
+def read_painting(path, longest, flags="--size", enlarge=True):
     """Read a painting, float32 H x W x 3, longest side `longest` pixels. Raises InputError if too small.
 
-    The error message recommends `flags`, the options that make the painting larger.
+    Unless `enlarge`, a smaller painting keeps its size. The error message recommends `flags`, the options that make the painting larger.
     """
     painting = load_image(path)
     width, height = imaging.fit(*painting.shape[1::-1], longest)
@@ -34,6 +34,8 @@ def read_painting(path, longest, flags="--size"):
         raise InputError(
             f"{path} would be reduced to {width} x {height} pixels; VGG needs {LEAST}; give a larger {flags}"
         )
+    if max(painting.shape) < longest and not enlarge:
+        return painting
     return imaging.resize_picture(painting, width, height)
 
 

@@ -83,11 +83,12 @@ class RegionSearch(optimization.Search):
         means = [mean.astype("float32") for mean, _ in self.colors]
         shares, removed, means = ([*map(self.on_device, arrays)] for arrays in (shares, removed, means))
 
-        def in_span(picture):
-            return picture - sum(s * ((picture - mean) @ matrix) for s, mean, matrix in zip(shares, means, removed))
+        def in_span(picture, rows=...):
+            parts = zip(shares, means, removed)
+            return picture - sum(s[rows] * ((picture - mean) @ matrix) for s, mean, matrix in parts)
 
-        def gradient_in_span(gradient):
-            return gradient - sum(s * gradient @ matrix for s, matrix in zip(shares, removed))
+        def gradient_in_span(gradient, rows=...):
+            return gradient - sum(s[rows] * gradient @ matrix for s, matrix in zip(shares, removed))
 
         return in_span, gradient_in_span
 

@@ -52,6 +52,12 @@ class Tile:
         return mask
 
 
+def pixels_in_tiles(height, width, border=64):
+    """Return the number of pixels in the windows of all tiles of a picture. A default search has this border."""
+    rows, columns = (spans(side, border) for side in (height, width))
+    return math.prod(sum(window.stop - window.start for window, _ in side) for side in (rows, columns))
+
+
 def tiles_of(picture, border):
     """List the Tiles of a picture. `border` is the width of a window's border in pixels, a multiple of ALIGNMENT."""
     rows, columns = (spans(side, border) for side in picture.shape[:2])
@@ -82,10 +88,6 @@ def border_of(layers, names):
 
 
 # --- The loss ----------------------------------------------------------------------------------
-
-
-def unchanged(pixels, window):
-    return pixels
 
 
 class TiledLoss:
@@ -122,17 +124,16 @@ class TiledLoss:
             features.append([backend.as_array(x)[0][tile.inner_at(s)] for x, s in zip(found, strides)])
         return features
 
-    def loss_and_gradient(self, picture, targets, in_span=unchanged, gradient_in_span=unchanged):
+    def loss_and_gradient(self, picture, targets):
         """Return the terms of the loss, floats, and the gradient of the total, float32 H x W x 3.
 
         `targets` has the ContentFeatures of the photo as "content", and the statistics of each style layer and region
         as "style". With regions it has their "areas" and, for each style layer, the "guides" of the whole picture, see
-        perceptual_loss.guided_statistics(). `in_span(pixels, window)` changes the pixels of a window before the loss
-        sees them; `gradient_in_span(gradient, window)` does this with the gradient.
+        perceptual_loss.guided_statistics().
         """
         tiles, options = tiles_of(picture, self.border), self.options
         guides, areas = targets.get("guides"), targets.get("areas", np.ones(1, "float32"))
-        sums = self.sums_of(picture, tiles, guides, in_span)
+        sums = self.sums_of(picture, tiles, guides)
         vector = np.concatenate([part.ravel() for layer in sums for pair in layer for part in pair])
         style, derivatives = self.style_and_derivatives(vector, {"style": targets["style"], "areas": areas})
         terms = {"style": float(style["total"]), "content": 0.0, "tv": 0.0}
@@ -142,8 +143,8 @@ class TiledLoss:
         gradient = np.zeros_like(picture)
         for place, tile in enumerate(tiles):
             own = fixed | self.targets_of(tile, place, targets["content"], guides, picture.shape)
-            found, part = self.tile_and_gradient(in_span(picture[tile.window], tile.window)[None], own)
-            gradient[tile.window] += gradient_in_span(backend.as_array(part)[0], tile.window)
+            found, part = self.tile_and_gradient(picture[tile.window][None], own)
+            gradient[tile.window] += backend.as_array(part)[0]
             for name in ("content", "tv"):
                 terms[name] += float(found[name])
         weights = {"content": options.content_weight, "style": options.style_weight, "tv": options.tv_weight}
@@ -151,12 +152,11 @@ class TiledLoss:
 
     # --- The passes over the tiles ---
 
-    def sums_of(self, picture, tiles, guides=None, in_span=unchanged):
+    def sums_of(self, picture, tiles, guides=None):
         """Return the sums of all tiles: [[(Gram matrix C x C, mean 1 x C) of each region] of each style layer]."""
         totals = None
         for tile in tiles:
-            pixels = in_span(picture[tile.window], tile.window)[None]
-            found = self.sums_of_tile(pixels, *self.guides_of(tile, guides, picture.shape))
+            found = self.sums_of_tile(picture[tile.window][None], *self.guides_of(tile, guides, picture.shape))
             found = keras.tree.map_structure(lambda x: backend.as_array(x).astype("float64"), found)
             totals = keras.tree.map_structure(np.add, totals, found) if totals else found
         return keras.tree.map_structure(np.float32, totals)
@@ -276,9 +276,13 @@ class ContentFeatures:
 
     def read(self, place):
         """List the features of a tile, h x w x C for each layer."""
+        if not self.shapes:  # a texture has no photo
+            return []
         position, shapes = self.shapes[place]
         self.file.seek(position)
-        return [np.frombuffer(self.file.read(self.dtype.itemsize * math.prod(s)), self.dtype).reshape(s) for s in shapes]
+        return [
+            np.frombuffer(self.file.read(self.dtype.itemsize * math.prod(s)), self.dtype).reshape(s) for s in shapes
+        ]
 
     def factors(self, published):
         """List the factor of each layer's squared differences in the content term."""

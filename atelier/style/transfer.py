@@ -20,6 +20,7 @@ folders = lazy_import("atelier.batch.folders")
 hardware = lazy_import("atelier.hardware")
 imaging = lazy_import("atelier.imaging")
 input_pictures = lazy_import("atelier.style.input_pictures")
+large_search = lazy_import("atelier.style.large_search")
 learned_styles = lazy_import("atelier.style.learned_styles")
 optimization = lazy_import("atelier.style.optimization")
 provenance = lazy_import("atelier.provenance")
@@ -54,6 +55,7 @@ def paint(content, result, options, keep_unfinished=False):
     disk.refuse_to_replace(output_files(result, options).values(), inputs)
     photo = None if content is None else input_pictures.read_photo(content, options)
     areas = regions.read_regions(content, photo, options)
+    checkpoint = open_checkpoint(content, result, options)
     model = load_style_model(options)
     if options.learned:
         search = optimization.Refinement(model, photo, load_stylizer(options), result, options)
@@ -61,7 +63,7 @@ def paint(content, result, options, keep_unfinished=False):
         search = region_search.RegionSearch(model, photo, result, options, areas)
     else:
         search = optimization.Search(model, photo, result, options)
-    unfinished = None
+    unfinished, search.checkpoint = None, checkpoint
     try:
         search.run()
     except optimization.Diverged as error:
@@ -69,6 +71,8 @@ def paint(content, result, options, keep_unfinished=False):
             raise errors.InputError(str(error)) from None
         unfinished = errors.PartlyDone(f"{error}; {result} is the last good picture")
     except KeyboardInterrupt:
+        if checkpoint and keep_unfinished:
+            raise errors.Interrupted(f"interrupted; {checkpoint.advice()}") from None
         if not keep_unfinished or search.picture is None:
             raise
         unfinished = errors.Interrupted(f"interrupted; {result} is the picture so far")
@@ -78,12 +82,23 @@ def paint(content, result, options, keep_unfinished=False):
     save_extras(search, result, options, about)
     # The picture is written last: if it exists, all other files exist too.
     imaging.save_picture(result, search.finished(), about, provenance.exif_of(content, options))
+    if checkpoint:
+        checkpoint.remove()
     if unfinished:
         raise unfinished
     height, width = search.picture.shape[:2]
     row = {"width": width, "height": height, "seconds": round(time.perf_counter() - started, 1)}
     row |= {"steps": " + ".join(map(str, search.steps))} | described(areas)
     return row | {LOSS_KEYS[name]: f"{value:.6g}" for name, value in search.history[-1].items()}
+
+
+def open_checkpoint(content, result, options):
+    """Return the checkpoint of the search for a large picture, or None. Raises InputError, see Checkpoint."""
+    if options.size <= config.LARGE:
+        return None
+    inputs = [*([] if content is None else [content]), *regions.files_of(content, options)]
+    manifest = manifest_of(options) | {"photo": [manifests.file_checksum(path) for path in inputs]}
+    return large_search.Checkpoint(result, manifest, options.overwrite)
 
 
 def paint_without_search(content, result, options):
