@@ -26,7 +26,8 @@ def read_photo(path, options):
 def read_painting(path, longest, flags="--size", enlarge=True):
     """Read a painting, float32 H x W x 3, longest side `longest` pixels. Raises InputError if too small.
 
-    Unless `enlarge`, a smaller painting keeps its size. The error message recommends `flags`, the options that make the painting larger.
+    Unless `enlarge`, a smaller painting keeps its size. The error message recommends `flags`, the options that make the
+    painting larger.
     """
     painting = load_image(path)
     width, height = imaging.fit(*painting.shape[1::-1], longest)

@@ -1,11 +1,12 @@
-"""The search for large pictures such as posters: in tiles, with few steps of Adam, and with checkpoints.
+"""The search for large pictures such as posters: in tiles, with few steps at each size, and with checkpoints.
 
-The gradient is that of the whole picture, see tiled_loss.py. L-BFGS would need twenty times the memory of Adam.
+The gradient is that of the whole picture, see tiled_loss.py.
 """
 
 from atelier import backend  # noqa: F401, Keras starts quietly
 
 # isort: split
+import dataclasses
 import json
 import math
 import pathlib
@@ -22,12 +23,12 @@ import config
 from atelier import disk, hardware, manifests
 from atelier.errors import InputError
 from atelier.style import tiled_loss
+from atelier.style.perceptual_loss import stride_of
 
-RATE = 8.0  # Adam's learning rate at the first step of a size, for pixels from 0 to 255
-MOMENTUM, SQUARES = 0.8, 0.9  # Adam's decay rates: shorter memories than usual, since there are few steps
+FIRST = 3.0  # grey levels, the root mean square of the first step at each size
 STRIP = 256  # rows that are updated together
 
-# In bytes per pixel: the peak while the picture, its gradient, Adam's two means, the photo and a copy are in memory.
+# In bytes per pixel: the peak while the picture, its gradient, the last step and gradient and the photo are in memory.
 MEMORY, WITHOUT_PICTURE = 100, 2.2e9
 
 
@@ -66,7 +67,7 @@ def check_resources(width, height, folder):
 
 
 CHECKPOINTS = 2 * 3 * 3 * 4  # bytes a pixel: the old one and the new one, each with three arrays of three colours
-CONTENT = 2 * (256 / 4**2 + 512 / 8**2)  # bytes a pixel in half precision: block3_conv3 and block4_conv2
+CONTENT = 2 * 256 / 4**2  # bytes a pixel of block3_conv3, in half precision
 
 
 def existing(folder):
@@ -82,25 +83,23 @@ def minimize(search, width, height, count):
     """Take the steps of optimization.Search at one large size: `count` in all, with those before an interruption."""
     hardware.return_freed_memory()
     loss, targets = targets_of(search, width, height)
-    adam = search.resumed or Adam(search.padded(search.start(width, height)))
+    optimizer = search.resumed or MemorylessBFGS(search.padded(search.start(width, height)))
     search.resumed = None
-    rate = search.options.learning_rate if search.options.optimizer == "adam" else RATE
-    in_span, gradient_in_span = search.color_span(width, height)
+    color_span = search.color_span(width, height)
     rows, columns = (slice(search.margin, search.margin + side) for side in (height, width))
-    search.picture = adam.picture[rows, columns]
+    search.picture = optimizer.picture[rows, columns]
     if (width, height) == search.final_size():
         search.initial = None  # it is no longer needed, and as large as the picture
-    while adam.step < count:
-        search.terms, gradient = loss.loss_and_gradient(adam.picture, targets)
+    while optimizer.step < count:
+        search.terms, gradient = loss.loss_and_gradient(optimizer.picture, targets)
         search.evaluations += 1
         search.check_finite(gradient)
-        adam.update(gradient, rate * (1 - adam.step / count), in_span, gradient_in_span)
+        optimizer.update(gradient, *color_span)
         del gradient
         search.record(cost(width, height))
         if search.checkpoint:
-            search.checkpoint.save(search, adam)
+            search.checkpoint.save(search, optimizer)
     search.steps.append(count)
-    search.picture = adam.picture[rows, columns]
 
 
 def targets_of(search, width, height):
@@ -108,31 +107,72 @@ def targets_of(search, width, height):
     targets = search.targets(width, height)
     if "guides" not in targets:
         targets["style"] = [[statistics] for statistics in targets["style"]]
-    return search.model.tiled(len(targets["style"][0])), targets
+    for name in {"style", "guides"} & {*targets}:
+        targets[name] = [targets[name][i] for i in fine(search.options.style_layers)]
+    return search.model.fine_loss(len(targets["style"][0])), targets
 
 
-class Adam:
-    """A picture, float32 H x W x 3, and the state of its optimizer Adam (Kingma & Ba 2015), which is updated in place.
+def fine(layers):
+    """List the places of the layers in VGG's first three blocks, or of all, if there are none.
 
-    Keras's Adam needs several more copies of the picture.
+    What the deeper layers see has its final form at smaller sizes.
+    """
+    return [i for i, layer in enumerate(layers) if stride_of(layer) <= FINE] or [*range(len(layers))]
+
+
+FINE = 4  # pixels from one feature of the third block to the next
+
+
+def fine_options(options):
+    """Return the options of a search with the layers that are used at large sizes."""
+    style, content = fine(options.style_layers), fine(options.content_layers)
+    weights = options.layer_weights if len(options.layer_weights) < 2 else [options.layer_weights[i] for i in style]
+    layers = {"style_layers": tuple(options.style_layers[i] for i in style)}
+    layers |= {"content_layers": tuple(options.content_layers[i] for i in content), "layer_weights": tuple(weights)}
+    return dataclasses.replace(options, **layers)
+
+
+class MemorylessBFGS:
+    """L-BFGS that remembers one step (Shanno 1978, "Conjugate gradient methods with inexact searches").
+
+    It needs the memory of four pictures, and is nearly as good as L-BFGS with twenty steps in so few steps. There is no
+    line search: a step along the whole direction is rarely too long. `picture`, `change` (by the last step) and `slope`
+    (the gradient before it) are float32 H x W x 3, and changed in place.
     """
 
-    def __init__(self, picture, mean=None, square=None, step=0):
+    def __init__(self, picture, change=None, slope=None, step=0):
         self.picture, self.step = picture, step
-        self.mean = np.zeros_like(picture) if mean is None else mean
-        self.square = np.zeros_like(picture) if square is None else square
+        self.change = np.zeros_like(picture) if change is None else change
+        self.slope = np.zeros_like(picture) if slope is None else slope
 
-    def update(self, gradient, rate, in_span, gradient_in_span):
-        """Take a step. The two functions are those of Search.color_span()."""
+    def update(self, gradient, in_span, gradient_in_span):
+        """Take a step. The two functions are those of Search.color_span(). `gradient` is changed."""
+        parts = [slice(top, top + STRIP) for top in range(0, len(gradient), STRIP)]
+        for part in parts:
+            gradient[part] = gradient_in_span(gradient[part], part)
+        along_change, along_slope, constant = self.direction(gradient, parts)
+        for part in parts:
+            difference = gradient[part] - self.slope[part]
+            self.slope[part] = gradient[part]
+            change = along_change * self.change[part] + along_slope * difference + constant * gradient[part]
+            before = self.picture[part].copy()
+            self.picture[part] = in_span(before + change, part)
+            self.change[part] = self.picture[part] - before
         self.step += 1
-        scale = rate / (1 - MOMENTUM**self.step)
-        for top in range(0, len(self.picture), STRIP):
-            part = slice(top, top + STRIP)
-            slope, mean, square = gradient_in_span(gradient[part], part), self.mean[part], self.square[part]
-            mean += (1 - MOMENTUM) * (slope - mean)
-            square += (1 - SQUARES) * (slope**2 - square)
-            change = scale * mean / (np.sqrt(square / (1 - SQUARES**self.step)) + 1e-12)
-            self.picture[part] = in_span(self.picture[part] - change, part)
+
+    def direction(self, gradient, parts):
+        """Return the factors of the last change, of the gradient's difference and of the gradient in this step."""
+        sums = np.zeros(5)
+        for part in parts:
+            g, s = (x[part].ravel().astype("float64") for x in (gradient, self.change))
+            y = g - self.slope[part].ravel()
+            sums += [g @ g, s @ y, y @ y, s @ g, y @ g]
+        gg, sy, yy, sg, yg = sums
+        if not sy > 0:  # the first step, or the loss has no positive curvature along the last one
+            return 0, 0, -FIRST * math.sqrt(gradient.size / max(gg, 1e-30))
+        scale, a = sy / yy, sg / sy
+        b = scale * (yg - a * yy) / sy
+        return b - a, scale * a, -scale
 
 
 # --- Checkpoints -------------------------------------------------------------------------------
@@ -172,7 +212,7 @@ class Checkpoint:
         disk.remove_leftovers(self.path.parent, [self.path.name], self.opened)
         if not self.state:
             return 0
-        search.resumed = Adam(*(self.state[name] for name in ARRAYS), self.state["step"])
+        search.resumed = MemorylessBFGS(*(self.state[name] for name in ARRAYS), self.state["step"])
         search.history, search.evaluations = self.state["history"], self.state["evaluations"]
         search.steps = self.state["steps"]
         self.state = None
@@ -180,14 +220,14 @@ class Checkpoint:
             print(f"note: {self.path} exists; going on after step {len(search.history)}", file=sys.stderr)
         return len(search.steps)
 
-    def save(self, search, adam):
+    def save(self, search, optimizer):
         """Write the state of a search, unless this was done in the last minute."""
         if time.monotonic() < self.saved + SECONDS_BETWEEN:
             return
         names = ("history", "evaluations", "steps")
-        text = {"manifest": self.manifest, "step": adam.step} | {name: getattr(search, name) for name in names}
+        text = {"manifest": self.manifest, "step": optimizer.step} | {name: getattr(search, name) for name in names}
         with disk.whole_file(self.path) as temporary:
-            np.savez(temporary, text=json.dumps(text), **{name: getattr(adam, name) for name in ARRAYS})
+            np.savez(temporary, text=json.dumps(text), **{name: getattr(optimizer, name) for name in ARRAYS})
         self.saved = time.monotonic()
 
     def advice(self):
@@ -198,5 +238,5 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
 
 
-ARRAYS = ("picture", "mean", "square")
+ARRAYS = ("picture", "change", "slope")
 SECONDS_BETWEEN = 60

@@ -17,7 +17,6 @@ from keras import ops
 
 import config
 from atelier import colors, films, imaging, progress, provenance
-from atelier.errors import InputError
 from atelier.networks import minimizers
 from atelier.style import input_pictures, large_search, learned_styles, perceptual_loss, tiled_loss
 
@@ -40,7 +39,9 @@ class StyleModel(perceptual_loss.PerceptualLoss):
         super().__init__(options)
         if not options.quiet:
             print(f"device: {device}; {options.convnet} with the weights {self.source}", file=sys.stderr)
-        self.tiled = functools.lru_cache(functools.partial(tiled_loss.TiledLoss, self, options))
+        tiled, fine = tiled_loss.TiledLoss, large_search.fine_options(options)
+        self.fine_loss = functools.lru_cache(lambda regions: tiled(self, fine, regions))
+        self.tiled_loss = functools.lru_cache(lambda: tiled(self, options))
         # The cache is small because each mixture takes some megabytes.
         self.mixture_of = functools.lru_cache(maxsize=8)(lambda options: PaintingMixture(self, options))
         self.time_was_printed = False
@@ -48,7 +49,7 @@ class StyleModel(perceptual_loss.PerceptualLoss):
     def statistics_of(self, picture):
         """Return the style statistics of a picture, H x W x 3, in tiles if it is large."""
         if large_search.is_large(*picture.shape[1::-1]):
-            return self.tiled().statistics(picture)
+            return self.tiled_loss().statistics(picture)
         return self.statistics(picture[None])
 
     def forecast(self, sizes, quiet):
@@ -69,8 +70,8 @@ class PaintingMixture:
         """Return the statistics of each style layer for a picture with a longest side of `longest` pixels.
 
         For a large picture, no painting is enlarged, since that would blur it: the finest strokes are then those that
-        the painting has at its own size. `paintings` are self.paintings, or copies of them that are adapted to a photo. Use `cached` only for
-        self.paintings.
+        the painting has at its own size. `paintings` are self.paintings, or copies of them that are adapted to a photo.
+        Use `cached` only for self.paintings.
         """
         if cached and longest in self.cache:
             return self.cache[longest]
@@ -136,7 +137,7 @@ class Search:
         self.photo = photo  # in its own colours
         if large_search.is_large(*self.final_size()):
             large_search.check_resources(*self.final_size(), result.parent)
-        self.checkpoint = self.resumed = None  # a large_search.Checkpoint, and the Adam that it holds
+        self.checkpoint = self.resumed = None  # a large_search.Checkpoint, and the optimizer that it holds
         self.mixture = mixture or model.mixture_of(options)
         self.paintings = self.adapted_paintings()
         self.has_style = bool(self.paintings or mixture)
@@ -230,7 +231,7 @@ class Search:
         targets, large = {}, large_search.is_large(width, height)
         photo = None if self.content is None else self.padded(imaging.resize_picture(self.content, width, height))
         if large:
-            targets["content"] = self.model.tiled().content_of(photo, self.result.parent)
+            targets["content"] = self.model.fine_loss(1).content_of(photo, self.result.parent)
         elif photo is not None:
             targets["content"] = self.model.content(photo[None])
         if self.has_style:

@@ -6,11 +6,10 @@ respect to the sums. A tile is a window of the picture. It has a border as wide 
 counts. So the result is that of the whole picture, up to rounding, and has no seams.
 """
 
-from atelier import backend, hardware  # Keras starts quietly
+from atelier import backend  # Keras starts quietly
 
 # isort: split
 import dataclasses
-import functools
 import math
 import tempfile
 
@@ -20,7 +19,7 @@ from keras import ops
 
 from atelier.style import perceptual_loss
 
-TILE = 1024  # largest side of a window in pixels
+TILE = 768  # largest side of a window in pixels
 ALIGNMENT = 16  # pixels; VGG's pooling layers up to the fifth block then divide a window as they divide the picture
 
 # --- Tiles -------------------------------------------------------------------------------------
@@ -52,7 +51,7 @@ class Tile:
         return mask
 
 
-def pixels_in_tiles(height, width, border=64):
+def pixels_in_tiles(height, width, border=32):
     """Return the number of pixels in the windows of all tiles of a picture. A default search has this border."""
     rows, columns = (spans(side, border) for side in (height, width))
     return math.prod(sum(window.stop - window.start for window, _ in side) for side in (rows, columns))
@@ -260,7 +259,8 @@ class ContentFeatures:
     """
 
     def __init__(self, folder):
-        self.file, self.shapes = tempfile.TemporaryFile(dir=folder), []
+        self.file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, it is closed with the search
+        self.shapes = []
         single = keras.config.dtype_policy().name == "float32"
         self.dtype = np.dtype("float32" if single else "float16")
         self.sums = []  # of the squares, for each layer
