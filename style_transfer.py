@@ -124,7 +124,11 @@ def note_small_paintings(options):
     if options.quiet:
         return
     paintings, longest = imaging.find_paintings(options.style), options.size * options.style_scale
-    for line in input_pictures.notes_on_small(paintings, longest, lambda side: sharp_scale(side, options)):
+    if options.size > config.LARGE:  # no painting is enlarged for a large picture
+        lines = input_pictures.notes_on_smaller(paintings, longest)
+    else:
+        lines = input_pictures.notes_on_small(paintings, longest, lambda side: sharp_scale(side, options))
+    for line in lines:
         print(f"note: {line}", file=sys.stderr)
 
 

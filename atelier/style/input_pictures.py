@@ -53,6 +53,16 @@ def notes_on_small(paths, longest, advice):
     ]
 
 
+def notes_on_smaller(paths, longest):
+    """Return a line for each painting that has visibly fewer than `longest` pixels, and that is not enlarged."""
+    sides = {path: longest_side(path) for path in paths}
+    return [
+        f"{path} has {side} pixels and not {longest:.0f}, so the finest strokes look smaller than in the painting"
+        for path, side in sides.items()
+        if side * VISIBLE < longest
+    ]
+
+
 def longest_side(path):
     """Return the longest side of a picture in pixels; infinity if it can't be read, which its reader will report."""
     with contextlib.suppress(Exception), Image.open(path) as picture:  # a damaged file can raise any error

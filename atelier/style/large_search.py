@@ -25,7 +25,7 @@ from atelier.errors import InputError
 from atelier.style import tiled_loss
 from atelier.style.perceptual_loss import stride_of
 
-FIRST = 3.0  # grey levels, the root mean square of the first step at each size
+FIRST, LONGEST = 3.0, 12.0  # grey levels, the root mean square of the first step at each size and of any step
 STRIP = 256  # rows that are updated together
 
 # In bytes per pixel: the peak while the picture, its gradient, the last step and gradient and the photo are in memory.
@@ -82,6 +82,7 @@ def existing(folder):
 def minimize(search, width, height, count):
     """Take the steps of optimization.Search at one large size: `count` in all, with those before an interruption."""
     hardware.return_freed_memory()
+    search.on_gpu = False  # only the tiles are on a GPU
     loss, targets = targets_of(search, width, height)
     optimizer = search.resumed or MemorylessBFGS(search.padded(search.start(width, height)))
     search.resumed = None
@@ -135,9 +136,9 @@ def fine_options(options):
 class MemorylessBFGS:
     """L-BFGS that remembers one step (Shanno 1978, "Conjugate gradient methods with inexact searches").
 
-    It needs the memory of four pictures, and is nearly as good as L-BFGS with twenty steps in so few steps. There is no
-    line search: a step along the whole direction is rarely too long. `picture`, `change` (by the last step) and `slope`
-    (the gradient before it) are float32 H x W x 3, and changed in place.
+    In a few steps it comes as far as L-BFGS that remembers twenty, with the memory of four pictures. There is no line
+    search. `picture`, `change` (by the last step) and `slope` (the gradient before it) are float32 H x W x 3, and
+    changed in place.
     """
 
     def __init__(self, picture, change=None, slope=None, step=0):
@@ -162,17 +163,18 @@ class MemorylessBFGS:
 
     def direction(self, gradient, parts):
         """Return the factors of the last change, of the gradient's difference and of the gradient in this step."""
-        sums = np.zeros(5)
+        products = np.zeros((3, 3))  # of the last change, the gradient's difference and the gradient
         for part in parts:
             g, s = (x[part].ravel().astype("float64") for x in (gradient, self.change))
-            y = g - self.slope[part].ravel()
-            sums += [g @ g, s @ y, y @ y, s @ g, y @ g]
-        gg, sy, yy, sg, yg = sums
-        if not sy > 0:  # the first step, or the loss has no positive curvature along the last one
-            return 0, 0, -FIRST * math.sqrt(gradient.size / max(gg, 1e-30))
-        scale, a = sy / yy, sg / sy
-        b = scale * (yg - a * yy) / sy
-        return b - a, scale * a, -scale
+            vectors = np.stack([s, g - self.slope[part].ravel(), g])
+            products += vectors @ vectors.T
+        (_, sy, sg), (_, yy, yg), (_, _, gg) = products
+        factors = np.array([0, 0, -FIRST * math.sqrt(gradient.size / max(gg, 1e-30))])
+        if sy > 0:  # else it is the first step, or the loss has no positive curvature along the last one
+            scale, a = sy / yy, sg / sy
+            factors = np.array([scale * (yg - a * yy) / sy - a, scale * a, -scale])
+        length = math.sqrt(max(factors @ products @ factors, 0) / gradient.size)
+        return (factors * min(1, LONGEST / max(length, 1e-30))).astype("float32")
 
 
 # --- Checkpoints -------------------------------------------------------------------------------
@@ -201,7 +203,9 @@ class Checkpoint:
         """Return what save() wrote, a dict, or None if there is no file. Raises InputError if it is damaged."""
         try:
             with np.load(self.path) as file:
-                return {name: file[name] for name in ARRAYS} | json.loads(str(file["text"]))
+                arrays = {name: file[name] for name in ARRAYS}
+                frames = [file[name] for name in file if name.startswith("frame")]
+                return arrays | {"frames": frames} | json.loads(str(file["text"]))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -213,8 +217,8 @@ class Checkpoint:
         if not self.state:
             return 0
         search.resumed = MemorylessBFGS(*(self.state[name] for name in ARRAYS), self.state["step"])
-        search.history, search.evaluations = self.state["history"], self.state["evaluations"]
-        search.steps = self.state["steps"]
+        for name in (*NAMES, "frames"):
+            setattr(search, name, self.state[name])
         self.state = None
         if not search.options.quiet:
             print(f"note: {self.path} exists; going on after step {len(search.history)}", file=sys.stderr)
@@ -224,10 +228,11 @@ class Checkpoint:
         """Write the state of a search, unless this was done in the last minute."""
         if time.monotonic() < self.saved + SECONDS_BETWEEN:
             return
-        names = ("history", "evaluations", "steps")
-        text = {"manifest": self.manifest, "step": optimizer.step} | {name: getattr(search, name) for name in names}
+        text = {"manifest": self.manifest, "step": optimizer.step} | {name: getattr(search, name) for name in NAMES}
+        arrays = {name: getattr(optimizer, name) for name in ARRAYS}
+        arrays |= {f"frame{place:05}": frame for place, frame in enumerate(search.frames)}
         with disk.whole_file(self.path) as temporary:
-            np.savez(temporary, text=json.dumps(text), **{name: getattr(optimizer, name) for name in ARRAYS})
+            np.savez(temporary, text=json.dumps(text), **arrays)
         self.saved = time.monotonic()
 
     def advice(self):
@@ -238,5 +243,6 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
 
 
-ARRAYS = ("picture", "change", "slope")
+ARRAYS = ("picture", "change", "slope")  # of the optimizer
+NAMES = ("history", "evaluations", "steps")  # of the search
 SECONDS_BETWEEN = 60

@@ -55,7 +55,7 @@ def paint(content, result, options, keep_unfinished=False):
     disk.refuse_to_replace(output_files(result, options).values(), inputs)
     photo = None if content is None else input_pictures.read_photo(content, options)
     areas = regions.read_regions(content, photo, options)
-    checkpoint = open_checkpoint(content, result, options)
+    checkpoint = open_checkpoint(content, photo, result, options)
     model = load_style_model(options)
     if options.learned:
         search = optimization.Refinement(model, photo, load_stylizer(options), result, options)
@@ -92,9 +92,9 @@ def paint(content, result, options, keep_unfinished=False):
     return row | {LOSS_KEYS[name]: f"{value:.6g}" for name, value in search.history[-1].items()}
 
 
-def open_checkpoint(content, result, options):
-    """Return the checkpoint of the search for a large picture, or None. Raises InputError, see Checkpoint."""
-    if options.size <= config.LARGE:
+def open_checkpoint(content, photo, result, options):
+    """Return the Checkpoint of the search for a large picture, and None for a small one. Raises InputError."""
+    if (options.size if photo is None else max(photo.shape)) <= config.LARGE:
         return None
     inputs = [*([] if content is None else [content]), *regions.files_of(content, options)]
     manifest = manifest_of(options) | {"photo": [manifests.file_checksum(path) for path in inputs]}
