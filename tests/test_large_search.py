@@ -57,7 +57,7 @@ def test_the_loss_in_tiles_equals_that_of_the_whole_picture(task, monkeypatch, t
 def large_from_64(monkeypatch):
     """Count pictures above 64 pixels as large, use small tiles, and write a checkpoint after each step."""
     monkeypatch.setattr(config, "LARGE", 64)
-    monkeypatch.setattr(tiled_loss, "TILE", 64)
+    monkeypatch.setattr(tiled_loss, "TILE", 96)
     monkeypatch.setattr(large_search, "SECONDS_BETWEEN", 0)
 
 
@@ -152,13 +152,13 @@ def test_a_full_disk_leaves_the_last_checkpoint(photo, unfinished, tmp_path):
 
 
 def test_regions_and_a_mask_of_a_large_picture(photo, large_from_64, tmp_path):
-    mask = Image.new("L", (128, 96))
-    mask.paste(255, (0, 0, 64, 96))
-    mask.save(tmp_path / "mask.png")
-    flags = ("--scales", 1, "--iterations", 2, "--mask", tmp_path / "mask.png")
-    paint(photo, tmp_path / "a.png", *flags, "--regions", tmp_path / "mask.png", "--style", PAINTING, OTHER)
-    small = imaging.resize_picture(pixels(photo), 96, 72)
-    difference = np.abs(pixels(tmp_path / "a.png") - small)
+    for name, white in (("mask", (0, 0, 64, 96)), ("map", (0, 0, 128, 48))):
+        picture = Image.new("L", (128, 96))
+        picture.paste(255, white)
+        picture.save(tmp_path / f"{name}.png")
+    flags = ("--mask", tmp_path / "mask.png", "--regions", tmp_path / "map.png", "--style", PAINTING, OTHER)
+    paint(photo, tmp_path / "a.png", "--scales", 1, "--iterations", 2, *flags)
+    difference = np.abs(pixels(tmp_path / "a.png") - imaging.resize_picture(pixels(photo), 96, 72))
     assert difference[:, 52:].max() <= 0.51 and difference[:, :44].mean() > 5
 
 

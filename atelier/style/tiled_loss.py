@@ -102,7 +102,8 @@ class TiledLoss:
         self.border = border_of(model.layers, layers)
         self.features = model.extractor(layers)
         self.features_of_style = model.extractor(options.style_layers)
-        self.content = backend.for_any_size(model.extractor(options.content_layers), model.variables)
+        if options.content_layers:
+            self.content = backend.for_any_size(model.extractor(options.content_layers), model.variables)
         guide = ((1, None, None, regions), "float32")
         shapes = [((1, None, None, 3), "float32"), *[guide] * len(options.style_layers)]
         self.sums_of_tile = backend.compile_for_shapes(self.sums, shapes, model.variables)
