@@ -19,14 +19,14 @@ class Forecast:
     """Prints the time left for one picture as soon as it can be estimated.
 
     `sizes` lists (number of steps, pixels) of each scale. A step takes a fixed time, and a time for each pixel. Both
-    are measured at two scales: the last one that begins within the first SHORT of the work, but at least the second,
-    and the one before. Call step() after each step.
+    are measured at two scales: at the second, or a later one that begins within the first SHORT of the work and is not
+    the last, and at the one before. Call step() after each step.
     """
 
     def __init__(self, sizes, of_what, quiet):
         self.sizes, self.of_what, self.quiet, self.times = sizes, of_what, quiet, [[] for _ in sizes]
         work = [count * pixels for count, pixels in sizes]
-        early = sum(sum(work[:place]) < SHORT * sum(work) for place in range(len(sizes)))
+        early = sum(sum(work[:place]) < SHORT * sum(work) for place in range(len(sizes) - 1))
         self.place, self.timed = 0, min(max(2, early), len(sizes)) - 1
 
     def step(self, pixels):
