@@ -112,7 +112,7 @@ class TiledLoss:
 
     def statistics(self, picture):
         """Return what PerceptualLoss.statistics() returns for a picture. There must be one region."""
-        sums = self.sums_of(picture, tiles_of(picture, self.border))
+        sums = keras.tree.map_structure(ops.convert_to_tensor, self.sums_of(picture, tiles_of(picture, self.border)))
         return [perceptual_loss.centered(*layer[0], self.options.published_losses) for layer in sums]
 
     def content_of(self, picture, folder):
