@@ -66,7 +66,7 @@ def check_resources(width, height, folder):
         )
 
 
-CHECKPOINTS = 2 * 3 * 3 * 4  # bytes a pixel: the old one and the new one, each with three arrays of three colours
+CHECKPOINTS = 2 * 3 * (4 + 2 + 2)  # bytes a pixel: the old one and the new one, each with three arrays
 CONTENT = 2 * 256 / 4**2  # bytes a pixel of block3_conv3, in half precision
 
 
@@ -90,7 +90,7 @@ def minimize(search, width, height, count):
     rows, columns = (slice(search.margin, search.margin + side) for side in (height, width))
     search.picture = optimizer.picture[rows, columns]
     if (width, height) == search.final_size():
-        search.initial = None  # it is no longer needed, and as large as the picture
+        search.forget_inputs()
     while optimizer.step < count:
         search.terms, gradient = loss.loss_and_gradient(optimizer.picture, targets)
         search.evaluations += 1
@@ -136,21 +136,21 @@ def fine_options(options):
 class MemorylessBFGS:
     """L-BFGS that remembers one step (Shanno 1978, "Conjugate gradient methods with inexact searches").
 
-    In a few steps it comes as far as L-BFGS that remembers twenty, with the memory of four pictures. There is no line
-    search. `picture`, `change` (by the last step) and `slope` (the gradient before it) are float32 H x W x 3, and
-    changed in place.
+    In a few steps it comes as far as L-BFGS that remembers twenty, with the memory of three pictures. There is no line
+    search. `picture` is float32 H x W x 3. `change` (by the last step) and `slope` (the gradient before it, times the
+    number of values) have half precision. All are changed in place.
     """
 
     def __init__(self, picture, change=None, slope=None, step=0):
         self.picture, self.step = picture, step
-        self.change = np.zeros_like(picture) if change is None else change
-        self.slope = np.zeros_like(picture) if slope is None else slope
+        self.change = np.zeros(picture.shape, "float16") if change is None else change
+        self.slope = np.zeros(picture.shape, "float16") if slope is None else slope
 
     def update(self, gradient, in_span, gradient_in_span):
         """Take a step. The two functions are those of Search.color_span(). `gradient` is changed."""
         parts = [slice(top, top + STRIP) for top in range(0, len(gradient), STRIP)]
         for part in parts:
-            gradient[part] = gradient_in_span(gradient[part], part)
+            gradient[part] = gradient.size * gradient_in_span(gradient[part], part)
         along_change, along_slope, constant = self.direction(gradient, parts)
         for part in parts:
             difference = gradient[part] - self.slope[part]

@@ -242,6 +242,16 @@ class Search:
     def padded(self, picture):
         return with_margin(picture, self.margin)
 
+    def forget_inputs(self):
+        """Free the memory of the pictures that are not needed after the start of the last scale."""
+        self.initial = self.content = None
+        if not self.needs_photo():
+            self.photo = None
+
+    def needs_photo(self):
+        """Tell whether the photo is needed for the finished picture."""
+        return self.options.compare or self.options.keep_colors
+
     def minimize(self, start, targets, count):
         """Minimise the loss at one scale in `count` steps.
 
@@ -339,6 +349,9 @@ class Refinement(Search):
         steps = {"iterations": (options.refine,), "scales": 1, "keep_colors": None}
         super().__init__(model, photo, result, dataclasses.replace(options, **steps), mixture=stylizer.style)
         self.initial = stylizer.stylize(photo, options.stroke_size)
+
+    def needs_photo(self):
+        return True
 
     def finished(self):
         return learned_styles.apply_final_options(self.picture, self.photo, self.given.keep_colors, self.given.strength)

@@ -92,6 +92,9 @@ class RegionSearch(optimization.Search):
 
         return in_span, gradient_in_span
 
+    def needs_photo(self):
+        return True  # it is visible where nothing is painted
+
     def finished(self):
         picture = super().finished()
         height, width = picture.shape[:2]

@@ -19,7 +19,7 @@ from keras import ops
 
 from atelier.style import perceptual_loss
 
-TILE = 768  # largest side of a window in pixels
+TILE = 640  # largest side of a window in pixels
 ALIGNMENT = 16  # pixels; VGG's pooling layers up to the fifth block then divide a window as they divide the picture
 
 # --- Tiles -------------------------------------------------------------------------------------

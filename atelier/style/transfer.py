@@ -63,6 +63,7 @@ def paint(content, result, options, keep_unfinished=False):
         search = region_search.RegionSearch(model, photo, result, options, areas)
     else:
         search = optimization.Search(model, photo, result, options)
+    del photo  # the search frees it when it is no longer needed
     unfinished, search.checkpoint = None, checkpoint
     try:
         search.run()
