@@ -15,7 +15,7 @@ from PIL import Image
 
 import config
 from atelier import hardware, imaging
-from atelier.style import large_search, optimization, tiled_loss
+from atelier.style import large_search, optimization, region_search, tiled_loss
 
 PAINTING, OTHER = ROOT / "images/style/glands.jpg", ROOT / "images/style/gravel.jpg"
 FEW_LAYERS = ("--content-layers", "block2_conv2", "--style-layers", "block1_conv1", "block2_conv1")  # quickly traced
@@ -27,27 +27,36 @@ pytestmark = pytest.mark.usefixtures("cache_vgg")
 # --- The gradient in tiles ---
 
 
-@pytest.mark.parametrize("task", ["style", "published"])
+@pytest.mark.parametrize("task", ["style", "published", "regions"])
 def test_the_loss_in_tiles_equals_that_of_the_whole_picture(task, monkeypatch, tmp_path):
     monkeypatch.setattr(tiled_loss, "TILE", 176)
     more = {"style": (str(PAINTING),), "quiet": True, "precision": "float64"}  # no rounding at the kinks of ReLU
-    options = dataclasses.replace(config.STYLE_DEFAULTS[task], **more)
+    options = dataclasses.replace(config.STYLE_DEFAULTS["published" if task == "published" else "style"], **more)
     model = optimization.StyleModel(options)
     base = imaging.resize_picture(pixels(ROOT / "images/content/china.jpg"), 309, 203)
     picture = base + np.random.default_rng(0).normal(0, 20, base.shape).astype("float32")
     style = model.statistics(pixels(PAINTING)[None, :128])
-    expected, gradient = model.loss_and_gradient(picture[None], {"content": model.content(base[None]), "style": style})
-    tiled = tiled_loss.TiledLoss(model, options)
+    targets = {"content": model.content(base[None]), "style": style}
+    regions = [[layer] for layer in style]
+    if task == "regions":
+        shares = np.random.default_rng(1).random((203, 309, 1)) * np.float32([1, 0]) + np.float32([0, 1])
+        guides = {"guides": [region_search.guides_at(shares, layer) for layer in options.style_layers]}
+        regions = [[layer, [x / 2 for x in layer]] for layer in style]
+        targets |= guides | {"areas": np.float32([0.3, 0.7]), "style": regions}
+    expected, gradient = model.loss_and_gradient(picture[None], targets)
+    tiled = tiled_loss.TiledLoss(model, options, len(regions[0]))
     assert tiled.border == 64 and len(tiled_loss.tiles_of(picture, tiled.border)) == 2 * 4
-    targets = {"content": tiled.content_of(base, tmp_path), "style": [[layer] for layer in style]}
-    terms, found = tiled.loss_and_gradient(picture, targets)
+    found, in_tiles = tiled.loss_and_gradient(
+        picture, targets | {"content": tiled.content_of(base, tmp_path), "style": regions}
+    )
     for name, term in expected.items():
-        assert terms[name] == pytest.approx(float(term), rel=1e-5)
+        assert found[name] == pytest.approx(float(term), rel=1e-5)
     gradient = np.asarray(gradient)[0]
-    assert np.linalg.norm(found - gradient) < 1e-4 * np.linalg.norm(gradient)
-    for whole, in_tiles in zip(model.statistics(picture[None]), tiled.statistics(picture)):
-        for a, b in zip(whole, in_tiles):
-            np.testing.assert_allclose(b, a, atol=1e-5 * np.abs(a).max())
+    assert np.linalg.norm(in_tiles - gradient) < 1e-4 * np.linalg.norm(gradient)
+    if task == "style":
+        for whole, own in zip(model.statistics(picture[None]), tiled.statistics(picture)):
+            for a, b in zip(whole, own):
+                np.testing.assert_allclose(b, a, atol=1e-5 * np.abs(a).max())
 
 
 # --- The search ---
