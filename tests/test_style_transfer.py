@@ -10,6 +10,7 @@ import types
 
 import numpy as np
 import pytest
+import threadpoolctl
 from conftest import ROOT, pixels, results, rows_of, run
 from PIL import Image
 
@@ -41,6 +42,19 @@ def test_the_first_step_of_lbfgs_is_about_one_grey_level():
 
     minimizers.minimize_lbfgs(evaluate, np.full(slope.shape, 128, "float32"), 1, np.array)
     assert 0.5 < np.sqrt(np.mean((evaluated[1] - evaluated[0]) ** 2)) < 2
+
+
+def test_lbfgs_keeps_blas_to_one_thread_while_it_runs():
+    def threads_of_blas():
+        return [library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"]
+
+    def evaluate(picture):
+        during.extend(threads_of_blas())
+        return np.sum(picture), np.ones_like(picture)
+
+    during, before = [], threads_of_blas()
+    minimizers.minimize_lbfgs(evaluate, np.full((20, 30, 3), 128, "float32"), 1, np.array)
+    assert set(during) == {1} and threads_of_blas() == before
 
 
 def test_without_style_and_smoothness_the_photo_is_unchanged(photo, tmp_path):

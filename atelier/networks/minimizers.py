@@ -11,6 +11,7 @@ from atelier import backend, hardware  # Keras starts quietly
 # isort: split
 import keras
 import numpy as np
+import threadpoolctl
 from scipy import fft, optimize
 
 
@@ -43,14 +44,16 @@ def minimize_lbfgs(evaluate, start, steps, accept):
         value, gradient = evaluate(picture_of(x))
         return value, (weights * fft.dctn(gradient, axes=(0, 1), norm="ortho", workers=-1)).ravel()
 
-    optimize.minimize(
-        objective,
-        np.zeros(start.size),
-        jac=True,
-        method="L-BFGS-B",
-        callback=lambda x: accept(picture_of(x)),
-        options={"maxiter": steps, "maxfun": 100 * steps, "maxcor": 20, "ftol": 0, "gtol": 0},
-    )
+    # After each product of vectors, the other threads of SciPy's BLAS wait in a loop and slow down the network.
+    with threadpoolctl.threadpool_limits(1, "blas"):
+        optimize.minimize(
+            objective,
+            np.zeros(start.size),
+            jac=True,
+            method="L-BFGS-B",
+            callback=lambda x: accept(picture_of(x)),
+            options={"maxiter": steps, "maxfun": 100 * steps, "maxcor": 20, "ftol": 0, "gtol": 0},
+        )
 
 
 def minimize_adam(evaluate, start, steps, accept, learning_rate):
