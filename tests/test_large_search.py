@@ -181,7 +181,9 @@ def test_too_little_memory_or_disk_is_refused_before_the_work(photo, large_from_
     with monkeypatch.context() as patch:
         patch.setattr(hardware, "machine_memory", lambda: 1)
         error = paint(photo, tmp_path / "a.png", status=2).stderr
-        assert "a search at 96 x 72 pixels takes about 2 GB of memory, and this machine has 1; give a smaller" in error
+        assert (
+            "a search at 96 x 72 pixels takes about 3.5 GB of memory, and this machine has 1.1; give a smaller" in error
+        )
     monkeypatch.setattr(large_search, "CHECKPOINTS", 10**15)
     error = paint(photo, tmp_path / "a.png", status=2).stderr
     assert f"on the disk of {tmp_path}" in error and "give another --output, or a smaller --size" in error

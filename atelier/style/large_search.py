@@ -28,9 +28,6 @@ from atelier.style.perceptual_loss import stride_of
 FIRST, LONGEST = 3.0, 12.0  # grey levels, the root mean square of the first step at each size and of any step
 STRIP = 256  # rows that are updated together
 
-# In bytes per pixel: the peak while the picture, its gradient, the last step and gradient and the photo are in memory.
-MEMORY, WITHOUT_PICTURE = 100, 2.2e9
-
 
 def is_large(width, height):
     """Tell whether the search for a picture of this size is that of this module, on every machine."""
@@ -49,16 +46,21 @@ def cost(width, height):
 
 
 def check_resources(width, height, folder):
-    """Raise InputError if a search at this size needs more memory or more space on the disk than there is."""
+    """Raise InputError if a search at this size needs more memory or more space on the disk than there is.
+
+    A GPU's memory is not checked.
+    """
     pixels, machine = width * height, hardware.machine_memory() * 2**30
-    what = f"a search at {width} x {height} pixels takes about"
-    if (memory := WITHOUT_PICTURE + MEMORY * pixels) > machine:
+    precision = "float32" if keras.config.dtype_policy().name == "float32" else "half"
+    large, what = is_large(width, height), f"a search at {width} x {height} pixels takes about"
+    memory = SMALL_SIZES[precision] + MEMORY * pixels if large else MEMORY_OF_SMALL[precision] * pixels
+    if memory > machine and (large or not hardware.has_gpu()):
         raise InputError(
-            f"{what} {memory / 1e9:.0f} GB of memory, and this machine has {machine / 1e9:.0f}; give a smaller --size"
+            f"{what} {memory / 1e9:.1f} GB of memory, and this machine has {machine / 1e9:.1f}; give a smaller --size"
         )
-    single = keras.config.dtype_policy().name == "float32"
-    needed = pixels * (CHECKPOINTS + CONTENT * (2 if single else 1))
-    free = shutil.disk_usage(existing(folder)).free
+    if not large:
+        return
+    needed, free = pixels * (CHECKPOINTS + CONTENT[precision]), shutil.disk_usage(existing(folder)).free
     if needed > free:
         raise InputError(
             f"{what} {needed / 1e9:.1f} GB on the disk of {folder}, for checkpoints and the photo's features, and "
@@ -66,8 +68,11 @@ def check_resources(width, height, folder):
         )
 
 
+MEMORY_OF_SMALL = {"float32": 2500, "half": 1200}  # bytes a pixel
+SMALL_SIZES = {"float32": 3.5e9, "half": 2.3e9}  # bytes that the smaller sizes and the tiles of a large picture need
+MEMORY = 60  # bytes a pixel of a large picture: itself, its gradient, the last step and gradient, the photo, a copy
 CHECKPOINTS = 2 * 3 * (4 + 2 + 2)  # bytes a pixel: the old one and the new one, each with three arrays
-CONTENT = 2 * 256 / 4**2  # bytes a pixel of block3_conv3, in half precision
+CONTENT = {"float32": 64, "half": 32}  # bytes a pixel of block3_conv3, which has 256 channels at every 16th pixel
 
 
 def existing(folder):

@@ -135,8 +135,7 @@ class Search:
     def __init__(self, model, photo, result, options, mixture=None):
         self.model, self.result, self.options = model, result, options
         self.photo = photo  # in its own colours
-        if large_search.is_large(*self.final_size()):
-            large_search.check_resources(*self.final_size(), result.parent)
+        large_search.check_resources(*self.final_size(), result and result.parent)
         self.checkpoint = self.resumed = None  # a large_search.Checkpoint, and the optimizer that it holds
         self.mixture = mixture or model.mixture_of(options)
         self.paintings = self.adapted_paintings()
@@ -167,8 +166,10 @@ class Search:
         steps = self.steps_at(sizes)
         disable = True if self.options.quiet else None
         first = self.checkpoint.resume(self) if self.checkpoint else 0
-        costs = [(count, large_search.cost(*size)) for count, size in zip(steps, sizes)]
-        self.forecast = self.model.forecast(costs[first:], self.options.quiet)
+        costs = [(count, large_search.cost(*size)) for count, size in zip(steps, sizes)][first:]
+        if self.resumed:
+            costs[0] = (steps[first] - self.resumed.step, costs[0][1])
+        self.forecast = self.model.forecast(costs, self.options.quiet)
         self.between_frames = max(1, max(steps) // 20)
         bar = {"total": sum(steps), "initial": len(self.history), "unit": "step", "leave": False}
         with tqdm.tqdm(disable=disable, **bar) as self.bar:
