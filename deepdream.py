@@ -34,7 +34,7 @@ vision = command_line.lazy_import("atelier.networks.vision")
 
 
 def parse_arguments(words=None):
-    parser = command_line.Parser(__doc__)
+    parser = command_line.Parser(__doc__, CONFLICTS)
     parser.add_argument(
         "photo",
         nargs="*",
@@ -46,6 +46,10 @@ def parse_arguments(words=None):
     variants = {flag: config.DREAM_DEFAULTS[kind] for flag, kind in variants.items()}
     command_line.add_options(parser, config.Dream, variants=variants)
     return parser.parse_args(words)
+
+
+CONFLICTS = {"--class": ["--layers", "--channels", "--guide", "--neuron"]}
+CONFLICTS |= dict.fromkeys(["--layers", "--channels", "--guide"], ["--class"])
 
 
 def main():
@@ -140,7 +144,7 @@ def check_photos(photos):
     if noise and len(photos) > 1:
         raise errors.InputError("the word noise stands in place of the photo; give it alone")
     if not noise:
-        naming.check_photos(photos)
+        naming.check_photos(photos, ["noise"])
 
 
 GIF_FPS = 50  # a GIF counts time in 1/100 s, and browsers show each frame for at least 2/100 s

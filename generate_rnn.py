@@ -21,7 +21,6 @@ import numpy as np
 import config
 from atelier import errors, naming
 
-backend = command_line.lazy_import("atelier.backend")
 datasets = command_line.lazy_import("atelier.pixel_rnn.datasets")
 films = command_line.lazy_import("atelier.films")
 hardware = command_line.lazy_import("atelier.hardware")
@@ -36,7 +35,7 @@ util = command_line.lazy_import("util")
 
 
 def parse_arguments():
-    parser = command_line.Parser(__doc__)
+    parser = command_line.Parser(__doc__, CONFLICTS)
     parser.add_argument(
         "models", type=pathlib.Path, help="folder of models, as train_rnn.py writes it, or its name in trained/"
     )
@@ -47,6 +46,12 @@ def parse_arguments():
     return parser.parse_args()
 
 
+CONFLICTS = {
+    "--digit": ["--all-digits"],
+    "--all-digits": ["--digit"],
+    "--start": ["--complete"],
+    "--complete": ["--start"],
+}
 DIGITS_ONLY = ("digit", "all_digits", "grid")
 PAINTERS_ONLY = ("count", "start", "evolution")
 
@@ -143,6 +148,9 @@ def drawing_frames(pictures, kept, across, columns):
 def draw_digits(arguments, meta, options):
     """Draw a sheet of one class, or a row for each class."""
     training_config = meta["recipe"]
+    if arguments.digit is not None and str(arguments.digit) not in meta["classes"]:
+        known = " ".join(meta["classes"])
+        raise errors.InputError(f"{arguments.models} has the classes {known}, and no {arguments.digit}")
     classes = [arguments.digit] if arguments.digit is not None else [int(label) for label in meta["classes"]]
     kept = kept_rows(options, training_config["size"]) * training_config["size"]
     name = "all" if arguments.digit is None else arguments.digit
@@ -175,10 +183,8 @@ def draw(models, training_config, count, options, known, kept):
     start = np.tile(known.astype("int32"), (count, 1))
     temperature = np.full(count, options.temperature, "float32")
     uniform = (rng.random(start.shape, dtype="float32") for _ in models)
-    drawn = [
-        sample(recurrent.weights_of(model), start, u, np.int32(kept), temperature) for model, u in zip(models, uniform)
-    ]
-    return np.concatenate([backend.as_array(tokens) for tokens in drawn])
+    weights = map(recurrent.weights_of, models)
+    return np.concatenate([sample(w, start, u, np.int32(kept), temperature) for w, u in zip(weights, uniform)])
 
 
 # --- Painters ----------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ regions = command_line.lazy_import("atelier.style.regions")
 
 
 def parse_arguments(words=None):
-    parser = command_line.Parser(__doc__)
+    parser = command_line.Parser(__doc__, CONFLICTS)
     parser.add_argument(
         "content",
         nargs="*",
@@ -66,6 +66,19 @@ INCOMPATIBLE_OPTIONS = {
     "texture": {"texture synthesis, without a photo": (*PHOTO_ONLY, "effort")},
     "layer": {"--layer": ("content_layers", "published_losses", "keep_colors", "effort", "preview", *STYLE_ONLY)},
 }
+LEARNED_ONLY = ("strength", "refine", "stroke_size")
+CONFLICTS = {
+    "effort": ("iterations", "published_losses"),
+    "iterations": ("effort",),
+    "style": ("learned", "layer", *LEARNED_ONLY),
+    "learned": ("style", *FIXED_BY_LEARNED_STYLE, *SEARCH_ONLY),
+    "layer": ("style", "learned", *INCOMPATIBLE_OPTIONS["layer"]["--layer"], *LEARNED_ONLY),
+    "published_losses": INCOMPATIBLE_OPTIONS["published"]["--published-losses"],
+    "refine": REGIONS,
+    "mask": ("refine", "published_losses"),
+    "regions": ("refine", "published_losses", "each", "style_weights"),
+}
+CONFLICTS = {command_line.flag_of(name): [*map(command_line.flag_of, others)] for name, others in CONFLICTS.items()}
 
 
 def main():
@@ -163,9 +176,7 @@ def task_of(arguments):
     if hasattr(arguments, "learned"):
         check_learned(content, styles, arguments.learned)
         return "refined" if getattr(arguments, "refine", 0) else "learned"
-    for path in styles:
-        if not pathlib.Path(path).exists():
-            raise errors.InputError(f"{path} does not exist")
+    naming.check_photos(styles)
     if hasattr(arguments, "layer"):
         if styles or not content:
             raise errors.InputError("--layer needs a photo, and no --style")
@@ -185,10 +196,18 @@ def check_learned(content, styles, learned):
     """Raise InputError if --learned is given with --style, or without a photo, or before the photo."""
     if styles:
         raise errors.InputError("--learned cannot be combined with --style; give one of the two")
+    for name in learned:
+        if all(part in naming.known_styles() for part in name.split(",")) and "," in name:
+            raise errors.InputError(f"there is no style {name}; put spaces, not commas, between several")
     photos = [name for name in learned if is_photo(name)]
     if photos and len(photos) < len(learned):
         command = command_line.command_with_first(*photos, without=photos)
         raise errors.InputError(f"{photos[0]} is no learned style; a photo comes before --learned: {command}")
+    if content and photos:
+        raise errors.InputError(
+            f"{photos[0]} is no learned style; for the style of a painting: --style {photos[0]}, or let train_style.py "
+            "learn it"
+        )
     if not content:
         raise errors.InputError("--learned needs a photo, or a folder of photos, before it")
 

@@ -39,7 +39,7 @@ painter_training = command_line.lazy_import("atelier.pixel_rnn.painter_training"
 
 
 def parse_arguments():
-    parser = command_line.Parser(__doc__)
+    parser = command_line.Parser(__doc__, {"--digit": ["--all-digits"], "--all-digits": ["--digit"]})
     parser.add_argument(
         "source",
         nargs="?",
@@ -118,11 +118,16 @@ def check_kind(arguments, preset, is_painter):
 
 def no_folder_message(source, data):
     """Return the message for a source that is not a folder of pictures, with a suggestion."""
+    if str(source) in naming.SETS:
+        return f"{source} is a set of digits: add --all-digits or --digit CLASS"
+    if source.is_file():
+        typed = command_line.command_of("train_rnn.py", source.stem, "--all-digits", "--data", source)
+        return f"{source} is a file, and not a folder of pictures; for a set of digits in it: {typed}"
     if data:
         return "--data is for sets of digits: add --all-digits or --digit CLASS"
     siblings = []
     with contextlib.suppress(OSError):
-        siblings = [path.name for path in source.parent.iterdir() if path.is_dir()]
+        siblings = [path.name for path in source.parent.iterdir() if path.is_dir() and path.name[0] != "."]
     return (
         f"there is no folder of pictures {source}{naming.suggestion(source.name, siblings)}; for a set of digits, add "
         "--all-digits or --digit CLASS"

@@ -4,11 +4,11 @@
     python visualize_filters.py block5_conv2 --images a.jpg b.jpg --channels 12 87
     python visualize_filters.py --evolution trained/digit_classifier
 
-For each filter, the script finds the nine strongest activations in a set of pictures, and crops the patches that these
-activations depend on. It projects each activation back to pixels through a deconvolutional network: unpooling with the
-switches of max pooling, ReLU, and convolution with the transposed filters (Zeiler & Fergus 2014). Beside the patches
-and projections, it shows a picture that was optimized from noise to activate the filter (Olah, Mordvintsev & Schubert
-2017).
+For each filter, the script finds the nine strongest activations in a set of pictures. It projects each activation back
+to pixels through a deconvolutional network: unpooling with the switches of max pooling, ReLU, and convolution with the
+transposed filters (Zeiler & Fergus 2014). Each projection has its own contrast. Beside the projections are the patches
+of the pictures, cropped to the middle of the receptive field, which holds 95 % of the projections, and a picture that
+was optimized from noise to activate the filter (Olah, Mordvintsev & Schubert 2017).
 """
 
 from atelier import command_line  # imported first: from now on, Ctrl-C ends the script with one line
@@ -76,6 +76,8 @@ def check(arguments, options):
         raise errors.InputError("give a layer before --images, or --evolution and a folder of saved epochs")
     elif not options.images:
         raise errors.InputError("give pictures, or folders of them, with --images")
+    elif pathlib.Path(arguments.layer).exists() and pathlib.Path(arguments.layer).name != arguments.layer:
+        raise errors.InputError(f"{arguments.layer} is no layer; the layer comes first, the pictures after --images")
     else:
         naming.check_layers([arguments.layer], options.convnet)
     for path in options.images:
@@ -107,7 +109,7 @@ def show_filters(layer, options):
     sheet = filter_sheets.sheet_of_filters(network, pictures, strongest, dreams, options.quiet)
     imaging.save_png(result, sheet, provenance.of_result(options, weights=source))
     print(f"sheet: {result}")
-    print(f"patches: {network.field.size} pixels across")
+    print(f"receptive_field: {network.field.size} pixels across")
     for channel, activations in strongest.items():
         strengths = " ".join(f"{activation.strength:.4g}" for activation in activations)
         print(f"filter_{channel}: {f'activations {strengths}' if strengths else 'never active'}")

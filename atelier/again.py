@@ -32,7 +32,8 @@ class Recorded:
 def read_record(picture):
     """Return what a picture records, a Recorded. Raises InputError if it can't be read or does not record a command."""
     if not pathlib.Path(picture).is_file():
-        raise InputError(f"{picture} {'is no file' if pathlib.Path(picture).exists() else 'does not exist'}")
+        is_folder = pathlib.Path(picture).is_dir()
+        raise InputError(f"{picture} {'is a folder; --again takes one picture' if is_folder else 'does not exist'}")
     texts = imaging.read_about(picture)
     with contextlib.suppress(ValueError):  # there is no command, or its quotes are not closed
         _, script, *words = shlex.split(texts.get("command", ""))
@@ -42,12 +43,23 @@ def read_record(picture):
     )
 
 
-def repeated_words(recorded, new_inputs, new, values, exclusive):
+def refuse_several(picture, inputs):
+    """Raise InputError if words after the picture are further pictures to be repeated, as a shell makes of a star."""
+    texts = [imaging.read_about(path) for path in inputs]
+    if len(texts) > 1 and all("command" in text for text in texts):
+        raise InputError(
+            f"--again takes one picture, and {picture} is followed by {len(texts)} others; repeat each by a command of "
+            "its own"
+        )
+
+
+def repeated_words(recorded, new_inputs, new, values, conflicts):
     """Return the words of the command to repeat a picture, in which `new_inputs` and the flags `new` replace others.
 
     `values` maps each flag of the script to the number of its values as argparse counts them: 0, None for one, or "+".
-    `exclusive` lists groups of flags that exclude one another. Of the pictures of a folder, only this one is repeated.
-    Raises InputError for a flag that the script no longer has.
+    `conflicts` maps flags to the recorded flags that they replace, besides themselves. The second value that is
+    returned lists the words of these. Of the pictures of a folder, only this one is repeated. Raises InputError for a
+    flag that the script no longer has.
     """
     inputs, flags = split_words(recorded.words, values)
     for flag in flags:
@@ -56,16 +68,15 @@ def repeated_words(recorded, new_inputs, new, values, exclusive):
                 f"{recorded.picture} was made by an earlier version, which had {flag}; its command, to be changed: "
                 f"{recorded.texts['command']}"
             )
-    replaced = {*DROPPED, *new}
-    for group in exclusive:
-        replaced |= set(group) if new.keys() & set(group) else set()
-    flags = {flag: own for flag, own in flags.items() if flag not in replaced}
+    conflicting = {other for flag in new.keys() - flags.keys() for other in conflicts.get(flag, ())} - new.keys()
+    left_out = {flag: own for flag, own in flags.items() if flag in conflicting}
+    flags = {flag: own for flag, own in flags.items() if flag not in {*DROPPED, *new, *conflicting}}
     if "--each" in flags and "painting" in recorded.texts:
         del flags["--each"]
         flags["--style"] = [recorded.texts["painting"]]
     if "source" in recorded.texts and (len(inputs) > 1 or any(map(os.path.isdir, inputs))):
         inputs = [recorded.texts["source"]]
-    return join_words(new_inputs or inputs, flags | new)
+    return join_words(new_inputs or inputs, flags | new), join_words([], left_out)
 
 
 def join_words(inputs, flags):

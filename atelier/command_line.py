@@ -7,7 +7,13 @@ modules, such as those that start TensorFlow, with `lazy_import`, and it ends wi
 import os
 import sys
 
-NOT_INSTALLED = "the package {} is not installed; pip install -r requirements.txt"
+
+def not_installed(package):
+    """Return the message about a package that is missing, or about .venv that is not activated."""
+    venv = os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(__file__))), ".venv")
+    if sys.prefix == sys.base_prefix and os.path.isdir(venv):
+        return f"the package {package} is not installed in {sys.executable}; first: source {venv}/bin/activate"
+    return f"the package {package} is not installed; pip install -r requirements.txt"
 
 
 def report_import_error(kind, error, traceback):
@@ -15,7 +21,7 @@ def report_import_error(kind, error, traceback):
     if issubclass(kind, KeyboardInterrupt):
         message, status = "interrupted", 130
     elif issubclass(kind, ModuleNotFoundError):
-        message, status = NOT_INSTALLED.format(error.name), 2
+        message, status = not_installed(error.name), 2
     else:
         sys.__excepthook__(kind, error, traceback)
         return
@@ -53,11 +59,15 @@ AGAIN = "--again"
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose help is a script's docstring, and whose errors are one line each."""
+    """An argument parser whose help is a script's docstring, and whose errors are one line each.
 
-    def __init__(self, description):
+    With --again, a flag of the present command replaces the recorded flags in `conflicts`, a dict of lists of flags.
+    """
+
+    def __init__(self, description, conflicts=None):
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
+        self.conflicts = conflicts or {}
         self.register("type", pathlib.Path, lambda text: pathlib.Path(expanded(text)))
         self._negative_number_matcher = re.compile(r"-[\d.]")  # words that begin like this are values, e.g. -1..1
         help = "repeat the command that made this picture; the other words of this command replace those of that one"
@@ -74,11 +84,16 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"there is no {flag}{naming.suggestion(flag, list(known))}")
             if times > 1 and "--quiet" not in words:
                 print(f"note: {flag} is given {times} times; the last one is used", file=sys.stderr)
-        for value in (word.partition("=")[2] if word.startswith("-") else word for word in words):
+        for word in words:
+            flag, sign, value = word.partition("=") if word.startswith("-") else ("a word", "=", word)
+            if sign and not value:
+                self.error(f"{flag} of this command is empty; a variable of the shell may have no value")
             if re.match("(https?|ftp)://", value):
                 self.error(f"{value} is a web address; download it first, and give the file's name")
         arguments, stray = self.parse_known_args(args, namespace)
         if stray:
+            if stray[0].startswith("-") and pathlib.Path(stray[0]).exists():
+                self.error(f"{stray[0]} looks like a flag; write ./{stray[0]} for the file")
             places = [] if stray[0].startswith("-") else self._places_of_pictures()
             question = f"; does it belong {' or '.join(places)}?" if places else ""
             self.error(f"there is no place for {' '.join(stray)}{question}")
@@ -97,12 +112,14 @@ class Parser(argparse.ArgumentParser):
         inputs, flags = again.split_words(sys.argv[1:], values)
         picture = "".join(flags.pop(AGAIN, ())) or self.error(f"{AGAIN} needs a picture")
         recorded = again.read_record(expanded(picture))
+        again.refuse_several(picture, inputs)
         if recorded.script != pathlib.Path(sys.argv[0]).name:
             command = command_of(recorded.script, AGAIN, picture, *again.join_words(inputs, flags))
             raise InputError(f"{picture} was made by another script; repeat it with {command}")
-        groups = [[action.option_strings[0] for action in g._group_actions] for g in self._mutually_exclusive_groups]
-        sys.argv[1:] = again.repeated_words(recorded, inputs, flags, values, groups)
+        sys.argv[1:], left_out = again.repeated_words(recorded, inputs, flags, values, self.conflicts)
         if "--quiet" not in sys.argv:
+            if left_out:
+                print(f"note: left out of the command: {shlex.join(left_out)}", file=sys.stderr)
             print(f"note: the command is {typed_command()}", file=sys.stderr)
         return recorded
 
@@ -126,6 +143,10 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(None, no_number(action, word)) from None
 
     def error(self, message):
+        if missing := re.fullmatch(r"argument (--[\w-]+)\S*: expected .*", message):
+            value = self._option_string_actions[missing[1]].metavar or missing[1].strip("-").upper()
+            message = f"{missing[1]} needs {value if isinstance(value, str) else ' and '.join(value)} after it"
+        message = message.replace("the following arguments are required:", "this is missing:")
         fail(f"{message} (--help lists the flags)", 2)
 
 
@@ -135,6 +156,10 @@ def no_number(action, word):
     message = f"{flag} takes {what}, and {word} is none"
     if action.type is float and re.fullmatch(r"-?\d*,\d+", word):
         return f"{message}; write {word.replace(',', '.')}"
+    if action.type is float and re.fullmatch(r"\d+%", word):
+        return f"{message}; write {int(word[:-1]) / 100:g}"
+    if action.type is int and (sides := re.fullmatch(r"(\d+)(?:px|[x×](\d+))", word)):
+        return f"{message}; write {max(map(int, filter(None, sides.groups())))}"
     return message
 
 
@@ -172,6 +197,8 @@ def command_with_first(*words, without=()):
 def require_suffix(path, *suffixes):
     """Raise InputError if the name of an output file ends in none of these suffixes. `path` may be None."""
     if path is not None and not str(path).lower().endswith(suffixes):
+        if pathlib.Path(path).is_dir():
+            raise InputError(f"{path} is a folder; give the name of a file in it, which ends in {suffixes[0]}")
         raise InputError(f"{path} should end in {' or '.join(suffixes)}")
 
 
@@ -269,7 +296,7 @@ def lazy_import(name):
     try:
         return lazy_loader.load(name, error_on_import=True, suppress_warning=True)
     except ModuleNotFoundError:
-        return fail(NOT_INSTALLED.format(name.partition(".")[0]), 2)
+        return fail(not_installed(name.partition(".")[0]), 2)
 
 
 again = lazy_import("atelier.again")  # it reads pictures
@@ -330,7 +357,7 @@ def outcome(main, interrupts):
             error = Interrupted(f"interrupted; {describe(error)}")
         return getattr(error, "status", 2), describe(error)
     except ModuleNotFoundError as error:
-        return 2, NOT_INSTALLED.format(error.name)
+        return 2, not_installed(error.name)
     except Exception as error:
         if interrupts:
             raise KeyboardInterrupt from error

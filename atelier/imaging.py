@@ -46,6 +46,8 @@ def open_picture(path, at_least=None):
             return to_srgb(upright, profile)
     except UnidentifiedImageError as error:
         raise InputError(f"{path} is not a picture that can be read{advice_on([path])}") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{path} is a folder, and one picture is needed") from error
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror or error}") from error
     except MemoryError:
@@ -228,19 +230,22 @@ def save_picture(path, pixels, about, exif=None):
     if pathlib.Path(path).suffix.lower() == ".png":
         save_png(path, pixels, about, **more)
         return
-    comment = "\n".join(f"{key}: {value}" for key, value in about.items())
+    comment = "\n".join(f"{key}: {value.replace(LINE, FOLDED)}" for key, value in about.items())
     content = io.BytesIO()  # Pillow does not report a full disk when it writes a JPEG into a file
     Image.fromarray(pixels).save(content, format="JPEG", quality=95, subsampling=0, comment=comment, **more)
     with whole_file(path) as temporary:
         pathlib.Path(temporary).write_bytes(content.getvalue())
 
 
+LINE, FOLDED = "\n", "\n\t"  # in the comment of a JPEG, a line that begins with a tab continues the one before
+
+
 def read_about(path):
     """Read the dict `about` that save_picture wrote; it is empty if the file has none."""
     with contextlib.suppress(Exception), Image.open(path) as picture:
         if picture.format == "JPEG":
-            lines = picture.info["comment"].decode().splitlines()
-            return dict(line.split(": ", 1) for line in lines)
+            lines = picture.info["comment"].decode().replace(FOLDED, "\0").split(LINE)
+            return dict(line.replace("\0", LINE).split(": ", 1) for line in lines)
         return {key: text for key, text in picture.info.items() if isinstance(text, str)}
     return {}
 

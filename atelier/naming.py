@@ -160,6 +160,8 @@ def parse_layers(layers):
     weights = {}
     for text in layers:
         name, _, weight = text.partition("=")
+        if not name or "," in text:
+            raise InputError("--layers takes LAYER=WEIGHT without spaces or commas, and a space between two of them")
         try:
             weights[name] = float(weight or 1)
         except ValueError:
@@ -172,11 +174,26 @@ def parse_layers(layers):
 # --- Photos ------------------------------------------------------------------------------------
 
 
-def check_photos(paths):
-    """Raise InputError if one of these photos, or folders of photos, does not exist."""
-    for path in paths:
+def check_photos(paths, others=()):
+    """Raise InputError if one of these photos, or folders of photos, does not exist.
+
+    The message suggests a file of a similar name, or one of the words in `others`, which can stand for a photo.
+    """
+    for path in map(pathlib.Path, paths):
         if not path.exists():
-            raise InputError(f"{path} does not exist")
+            style = f"; for the learned style of this name: --learned {path}" if str(path) in known_styles() else ""
+            raise InputError(f"{path} does not exist{style or similar_file(path, others)}")
+
+
+def similar_file(path, others=()):
+    """Return " (did you mean X?)", where X is a file beside `path`, or one of `others`, or "" if none is similar."""
+    if "," in path.name and all((path.parent / part.strip()).exists() for part in str(path).split(",")):
+        return "; put spaces, not commas, between several"
+    try:
+        beside = [file.name for file in path.parent.iterdir() if not file.name.startswith(".")]
+    except OSError:
+        beside = []
+    return suggestion(path.name, [*beside, *others])
 
 
 def are_many(paths):

@@ -291,7 +291,7 @@ def load_vgg_in_precision(convnet, weights, precision):
 
 def rows_of(folder):
     """Read the summary of a folder of photos as a dict from each photo's name to its row."""
-    with open(folder / "summary.csv", newline="") as file:
+    with open(folder / "summary.csv", newline="", encoding="utf-8", errors="surrogateescape") as file:
         return {pathlib.Path(row["photo"]).name: row for row in csv.DictReader(file)}
 
 

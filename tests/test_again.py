@@ -69,6 +69,14 @@ def test_without_output_the_picture_gets_the_scripts_own_name(painted, tmp_path,
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_a_name_with_several_lines_is_recorded(kind, photo, tmp_path):
+    odd = shutil.copy(photo, tmp_path / "two\n\tlines: \u2028.jpg")
+    run("style_transfer.py", odd, *LEARNED, "--quiet", "--output", tmp_path / f"a.{kind}")
+    run("style_transfer.py", "--again", tmp_path / f"a.{kind}", "--quiet", "--output", tmp_path / f"b.{kind}")
+    assert (pixels(tmp_path / f"a.{kind}") == pixels(tmp_path / f"b.{kind}")).all()
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg"])
 def test_of_a_folder_only_the_picture_is_repeated(kind, photo, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -81,6 +89,23 @@ def test_of_a_folder_only_the_picture_is_repeated(kind, photo, tmp_path):
     repeated = tmp_path / f"a.{kind}"
     run("style_transfer.py", "--again", tmp_path / f"styled/1__gravel.{kind}", "--output", repeated)
     assert (pixels(repeated) == pixels(tmp_path / f"styled/1__gravel.{kind}")).all()
+
+
+@pytest.mark.parametrize(
+    ("recorded", "typed", "left_out", "command"),
+    [
+        ("--style w.jpg --iterations 9", "--effort low", "--iterations 9", "--style w.jpg --effort low"),
+        ("--style w.jpg --effort low --gif", "--learned wave", "--style w.jpg --effort low --gif", "--learned wave"),
+        ("--learned wave --refine 9 --gif", "--style w.jpg", "--learned wave --refine 9", "--gif --style w.jpg"),
+        ("--learned wave --refine 9 --gif", "--learned scream", None, "--refine 9 --gif --learned scream"),
+    ],
+)
+def test_a_recorded_flag_makes_room_for_one_that_contradicts_it(recorded, typed, left_out, command, tmp_path):
+    about = {"command": f"python style_transfer.py no.jpg {recorded}", "versions": "", "options": "{}"}
+    imaging.save_png(tmp_path / "a.png", np.zeros((8, 8, 3), "uint8"), about)
+    told = run("style_transfer.py", "--again", tmp_path / "a.png", *typed.split(), status=2).stderr
+    assert f"note: the command is python style_transfer.py no.jpg {command}\nerror: no.jpg does not exist" in told
+    assert (f"note: left out of the command: {left_out}\n" in told) if left_out else ("left out" not in told)
 
 
 def test_a_picture_of_another_script_names_that_script(painted, tmp_path):
@@ -119,7 +144,7 @@ def test_a_picture_that_records_no_command_is_explained(photo, tmp_path):
     for path in (photo, tmp_path / "words.txt"):
         assert f"{path} does not record how it was made" in run("deepdream.py", "--again", path, status=2).stderr
     assert "b.png does not exist" in run("deepdream.py", "--again", tmp_path / "b.png", status=2).stderr
-    assert "is no file" in run("deepdream.py", "--again", tmp_path, status=2).stderr
+    assert "is a folder; --again takes one picture" in run("deepdream.py", "--again", tmp_path, status=2).stderr
     for words in (("--again",), ("--again", "--size", 64)):
         assert "--again needs a picture" in run("deepdream.py", *words, status=2).stderr
 

@@ -8,6 +8,7 @@ from conftest import environment, run_process
 from atelier import backend
 
 PAINT = ("style_transfer.py", "images/content/china.jpg", "--learned", "wave", "--size", 64, "--output")
+DRAW = ("generate_rnn.py", "trained/monet", "--output")
 
 
 def test_a_function_is_traced_once_for_all_sizes():
@@ -21,18 +22,18 @@ def test_a_function_is_traced_once_for_all_sizes():
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("command", "name", "message"),
     [
-        ("torhc", "KERAS_BACKEND names the backend torhc (did you mean torch?)"),
-        ("openvino", "KERAS_BACKEND names the backend openvino; set KERAS_BACKEND to tensorflow, torch or jax"),
-        ("jax", "KERAS_BACKEND names the backend jax, which is not installed; pip install jax, or set"),
+        (PAINT, "torhc", "KERAS_BACKEND names the backend torhc (did you mean torch?)"),
+        (DRAW, "openvino", "KERAS_BACKEND names the backend openvino; set KERAS_BACKEND to tensorflow, torch or jax"),
+        (PAINT, "jax", "KERAS_BACKEND names the backend jax, which is not installed; pip install jax, or set"),
     ],
 )
-def test_a_backend_that_cannot_be_used_is_named_in_one_line(name, message, tmp_path):
+def test_a_backend_that_cannot_be_used_is_named_in_one_line(command, name, message, tmp_path):
     if name == "jax":
         hide_package(tmp_path, "jax")
     variables = environment(KERAS_BACKEND=name, PYTHONPATH=tmp_path)
-    error = run_process(*PAINT, tmp_path / "a.png", env=variables, status=2).stderr
+    error = run_process(*command, tmp_path / "a.png", env=variables, status=2).stderr
     assert message in error
 
 

@@ -403,6 +403,12 @@ def test_only_the_photo_that_a_worker_does_not_see_fails(album, tmp_path):
     assert "it sees another photo of this name" in attempt(job, source | {"photo_bytes": "1"})["reason"]
     missing_job = plan.Job(album / "z.jpg", job.variant, tmp_path / "z.png")
     assert "it does not see the photo" in attempt(missing_job, source)["reason"]
+    for flag, what in (("mask", "mask for the photo"), ("regions", "map of the photo's regions")):
+        options = config.Style(**{flag: str(album)})  # a folder with a picture of the photo's name
+        (variant,) = style_transfer.variants_of(options)
+        source = folders.source_of(plan.Job(job.photo, variant, job.result))
+        reason = attempt(plan.Job(job.photo, variant, job.result), source | {f"{flag}_sha256": "1"})["reason"]
+        assert reason.endswith(f"it sees another {what}, or none")
 
 
 def test_commands_that_cannot_run_on_workers_are_refused(album, pictures, tmp_path):

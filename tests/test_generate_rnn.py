@@ -77,7 +77,7 @@ def test_a_result_is_not_overwritten_without_the_flag(tiny_models, tmp_path):
         (("--digit", 3, "--temperature", "nan"), "--temperature"),
         (("--digit", 3, "--top-k", 0), "--top-k"),
         (("--digit", 3, "--grid", 0), "--grid"),
-        (("--digit", 12), "model_12.keras is missing"),
+        (("--digit", 12), "has the classes 0 1 2 3 4 5 6 7 8 9, and no 12"),
         (("--digit", 3, "--complete", "absent.png"), "absent.png"),
         (("--digit", 3, "--complete", "README.md"), "README.md is not a picture"),
     ],

@@ -162,7 +162,7 @@ def test_patches_are_filled_beyond_the_edges_of_the_picture():
 
 def test_a_sheet_shows_the_given_filters(photos, tmp_path):
     printed = results(show("block2_conv1", photos, tmp_path / "a.png", "--channels", 3, 40).stdout)
-    assert printed["sheet"] == str(tmp_path / "a.png") and printed["patches"] == "10 pixels across"
+    assert printed["sheet"] == str(tmp_path / "a.png") and printed["receptive_field"] == "10 pixels across"
     strengths = list(map(float, printed["filter_3"].removeprefix("activations ").split()))
     assert len(strengths) == 9 and strengths == sorted(strengths, reverse=True) and "filter_40" in printed
     Image.new("RGB", (640, 40)).save(tmp_path / "narrow.png")
@@ -171,17 +171,31 @@ def test_a_sheet_shows_the_given_filters(photos, tmp_path):
     with Image.open(tmp_path / "a.png") as sheet:
         assert "visualize_filters.py" in sheet.text["command"]
         pixels = np.asarray(sheet, "float32")
-    assert pixels.shape[1] > 2 * 6 * filter_sheets.SIDES[0] and pixels.std() > 10
+    assert pixels.shape[1] > 2 * 6 * filter_sheets.SIDE and pixels.std() > 10
+    deep = np.asarray(Image.open(tmp_path / "b.png"), "float32")[24:, 4 : 4 + filter_sheets.SIDE]
+    assert np.abs(deep[: filter_sheets.SIDE] - 128).mean() > 25  # a projection that a reader can see
 
 
-def test_dreams_of_a_filter_are_beside_its_patches(photos, tmp_path):
+def test_the_middle_that_holds_most_of_the_projections_is_shown():
+    projection = np.zeros((9, 9, 3), "float32")
+    projection[3:6, 3:6] = 1
+    projection[0, 0] = 0.5  # less than 5 % of the sum of squares
+    assert filter_sheets.size_of_middle([projection, 100 * projection]) == 3
+    assert (filter_sheets.middle(projection, 3) == 1).all()
+    projection[1, 1] = 1
+    assert filter_sheets.size_of_middle([projection]) == 7
+    assert filter_sheets.size_of_middle([np.ones((4, 4, 3), "float32")]) == 4
+
+
+def test_dreams_of_a_filter_are_beside_its_patches(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(filter_dreams, "STEPS", 2)
     sheets = {}
     for count in (0, 1, 2):
         flags = ("--channels", 3, "--dreams", count)
         show("block1_conv2", photos, tmp_path / f"{count}.png", *flags)
         sheets[count] = np.asarray(Image.open(tmp_path / f"{count}.png"), "float32")
     none, one, two = (sheet.shape[1] for sheet in sheets.values())
-    assert 3 * filter_sheets.SIDES[0] <= one - none == two - one < 3.2 * filter_sheets.SIDES[0]
+    assert 3 * filter_sheets.SIDE <= one - none == two - one < 3.2 * filter_sheets.SIDE
     assert "from 0 to 9" in show("block1_conv2", photos, tmp_path / "b.png", "--dreams", 10, status=2).stderr
 
 
@@ -226,7 +240,7 @@ def test_the_evolution_of_filters_over_saved_epochs(tmp_path):
     printed = results(run("visualize_filters.py", *flags).stdout)
     assert printed["epochs"].split() == [path.stem for path in sorted(CLASSIFIER.glob("*.keras"))]
     assert len(printed["filters"].split()) == 3
-    assert Image.open(tmp_path / "a.png").width > 6 * filter_sheets.SIDES[0]
+    assert Image.open(tmp_path / "a.png").width > 6 * filter_sheets.SIDE
 
 
 # --- Bad input ---

@@ -3,9 +3,12 @@
 import os
 import shlex
 import shutil
+import subprocess
+import sys
 
+import numpy as np
 import pytest
-from conftest import ROOT, pixels, results, run, write_idx_folder
+from conftest import ROOT, TINY_DIGITS, pixels, results, run, write_idx_folder
 from PIL import Image
 
 from atelier import hardware, imaging, naming
@@ -19,8 +22,8 @@ WAVE, SCREAM = ROOT / "images/style/wave.jpg", ROOT / "images/style/scream.jpg"
 
 def recommended(message):
     """Return the words of the command that a message recommends at its end: the script and its arguments."""
-    _, script, *words = shlex.split(message[message.index("python") :])
-    return script, *words
+    _, *words = shlex.split(message[message.index("python") :])
+    return words
 
 
 def test_a_picture_in_place_of_the_models_is_classified_with_image(picture):
@@ -355,3 +358,107 @@ def test_a_classifier_is_not_drawn_with_but_dreamed_of(tmp_path):
     error = run("generate_rnn.py", "trained/digit_classifier", status=2).stderr
     assert "trained/digit_classifier holds a classifier, which can dream: " in error
     run(*recommended(error), "--size", 32, "--steps", 1, "--octaves", 1, "--output", tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (("style_transfer.py", CHINA, "--mask", "--learned", "wave"), "--mask needs MASK after it ("),
+        (("style_transfer.py", CHINA, "--learned"), "--learned needs STYLE[=WEIGHT] after it ("),
+        (("deepdream.py", CHINA, "--zoom"), "--zoom needs FRAMES after it ("),
+        (("train_style.py",), "this is missing: PAINTING ("),
+        (
+            ("style_transfer.py", "", "--learned", "wave"),
+            "a word of this command is empty; a variable of the shell may",
+        ),
+        (
+            ("style_transfer.py", CHINA, "--style="),
+            "--style of this command is empty; a variable of the shell may have",
+        ),
+        (("style_transfer.py", CHINA, "--size", "512px"), "512px is none; write 512 ("),
+        (("style_transfer.py", CHINA, "--size", "480x640"), "480x640 is none; write 640 ("),
+        (("style_transfer.py", CHINA, "--strength", "70%"), "70% is none; write 0.7 ("),
+        (("style_transfer.py", CHINA, "--learned", "wave,scream"), "no style wave,scream; put spaces, not commas"),
+        (
+            ("style_transfer.py", CHINA, "--style", "LICENSE,README.md"),
+            "does not exist; put spaces, not commas, between",
+        ),
+        (("style_transfer.py", CHINA, "--learned", WAVE), f"for the style of a painting: --style {WAVE}, or let"),
+        (
+            ("style_transfer.py", CHINA, "--style", "wave"),
+            "wave does not exist; for the learned style of this name: --l",
+        ),
+        (
+            ("style_transfer.py", CHINA, "wave"),
+            "wave does not exist; for the learned style of this name: --learned wave",
+        ),
+        (("style_transfer.py", "images/content/chin.jpg"), "chin.jpg does not exist (did you mean china.jpg?)"),
+        (
+            ("style_transfer.py", CHINA, "--learned", "wave", "--output", "images"),
+            "images is a folder; give the name of",
+        ),
+        (("deepdream.py", "nois"), "nois does not exist (did you mean noise?)"),
+        (
+            ("deepdream.py", CHINA, "--layers", "block4_conv3,block5_conv1"),
+            "without spaces or commas, and a space between",
+        ),
+        (
+            ("deepdream.py", CHINA, "--layers", "block4_conv3", "=", "2"),
+            "without spaces or commas, and a space between",
+        ),
+        (
+            ("visualize_filters.py", CHINA, "--images", "block3_conv1"),
+            f"{CHINA} is no layer; the layer comes first, the",
+        ),
+        (("generate_rnn.py", "monet", "--complete", "images"), "images is a folder, and one picture is needed"),
+        (("train_rnn.py", "digits"), "digits is a set of digits: add --all-digits or --digit CLASS"),
+    ],
+)
+def test_further_mistakes_are_explained(command, message):
+    assert message in run(*command, status=2).stderr
+
+
+def test_a_file_of_digits_in_place_of_a_folder_of_pictures_is_explained(digits, tmp_path):
+    names = ("x_train", "y_train", "x_test", "y_test")
+    np.savez(tmp_path / "mine.npz", **dict(zip(names, digits)))
+    error = run("train_rnn.py", tmp_path / "mine.npz", status=2).stderr
+    assert "is a file, and not a folder of pictures; for a set of digits in it: " in error
+    words = recommended(error)
+    words[words.index("--all-digits")] = "--digit=3"
+    run(*words, *TINY_DIGITS, "--epochs", 1, "--output", tmp_path / "models")
+    assert (tmp_path / "models/model_3.keras").exists()
+
+
+def test_a_file_whose_name_looks_like_a_flag_is_read_with_its_folder(photo, tmp_path, monkeypatch):
+    shutil.copy(photo, tmp_path / "-dash.jpg")
+    monkeypatch.setattr("conftest.ROOT", tmp_path)
+    flags = ("--learned", "wave", "--size", 64, "--output", "a.png")
+    error = run("style_transfer.py", "-dash.jpg", *flags, status=2).stderr
+    assert "-dash.jpg looks like a flag; write ./-dash.jpg for the file" in error
+    run("style_transfer.py", "./-dash.jpg", *flags)
+
+
+@pytest.mark.parametrize("side", [1, 80])
+def test_a_plain_picture_is_not_classified(side, tmp_path):
+    Image.new("L", (side, side), 3).save(tmp_path / "plain.png")
+    error = run("classify_mnist.py", "digits", "--image", tmp_path / "plain.png", status=2).stderr
+    assert "plain.png shows nothing but a plain ground" in error
+
+
+def test_several_pictures_after_again_are_refused(photo, tmp_path):
+    for name in "abc":
+        imaging.save_png(tmp_path / f"{name}.png", pixels(photo).astype("uint8"), {"command": "python deepdream.py x"})
+    error = run("deepdream.py", "--again", *sorted(tmp_path.glob("?.png")), status=2).stderr
+    assert "a.png is followed by 2 others; repeat each by a command of its own" in error
+
+
+def test_an_environment_that_is_not_activated_is_named(tmp_path):
+    for name in ("style_transfer.py", "config.py"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "atelier", tmp_path / "atelier")
+    command = [sys.executable, "-S", tmp_path / "style_transfer.py", "--help"]  # without the environment's packages
+    told = subprocess.run(command, capture_output=True, text=True).stderr
+    assert told == "error: the package lazy_loader is not installed; pip install -r requirements.txt\n"
+    (tmp_path / ".venv").mkdir()
+    told = subprocess.run(command, capture_output=True, text=True).stderr
+    assert f"; first: source {tmp_path}/.venv/bin/activate\n" in told and told.count("\n") == 1

@@ -373,7 +373,16 @@ def photo_problem(job, source):
     here = source_of(job)
     if here is None:
         return "it does not see the photo"
-    return "it sees another photo of this name" if source and here != source else None
+    different = [name for name in source or () if here.get(name) != source[name]]  # photo_bytes, mask_sha256 and so on
+    if not different:
+        return None
+    kind = different[0].partition("_")[0]
+    return (
+        "it sees another photo of this name" if kind == "photo" else f"it sees another {NAMES_OF_FILES[kind]}, or none"
+    )
+
+
+NAMES_OF_FILES = {"mask": "mask for the photo", "regions": "map of the photo's regions"}
 
 
 def prepare_on_worker(prepare, options):

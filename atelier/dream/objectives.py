@@ -270,7 +270,9 @@ def check_layers(model, layers, options):
     naming.check_names(layers, list(channels), options.convnet)
     for channel in options.channels:
         if len(layers) > 1:
-            raise errors.InputError(f"--channels are of one layer, and --layers names {len(layers)}")
+            raise errors.InputError(
+                f"--channels are of one layer, and the dream has {len(layers)}; give one with --layers"
+            )
         (name,) = layers
         if not 0 <= channel < channels[name]:
             raise errors.InputError(f"{name} has the channels 0 to {channels[name] - 1}, and no {channel}")

@@ -122,7 +122,7 @@ def check_dataset(x_train, y_train, x_test, y_test, name):
     """Raise InputError unless images are uint8 N x H x W and each image has one integer label."""
     for images, labels, part in ((x_train, y_train, "training"), (x_test, y_test, "test")):
         if images.ndim != 3 or images.dtype != np.uint8:
-            raise InputError(f"{name}: {part} images are {images.dtype} {images.shape}, not 8-bit N x H x W")
+            raise InputError(f"{name}: {part} images are {images.dtype} {images.shape}, not uint8 N x H x W (0 to 255)")
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
             raise InputError(f"{name}: {part} labels are {labels.dtype} {labels.shape}, not one integer an image")
         if len(labels) and labels.min() < 0:
@@ -142,6 +142,8 @@ def load_drawing(path, meta):
     """
     rgb = imaging.load_image(path)
     gray = rgb @ np.array([0.299, 0.587, 0.114], "float32")
+    if np.ptp(gray) < 16:
+        raise InputError(f"{path} shows nothing but a plain ground")
     border = np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
     if np.median(border) > 127:
         gray = 255 - gray

@@ -87,7 +87,7 @@ def log_likelihoods(score, model, sequences, batch_size=1000):
 
 
 def make_sampler(model, context, shape=None, top_k=None, top_p=None):
-    """Compile sampling for this architecture: f(weights, known, uniform, kept, temperature) -> int32 tokens N x T.
+    """Compile sampling for this architecture: f(weights, known, uniform, kept, temperature) -> int32 array N x T.
 
     `known` is int N x T: its first `kept` tokens are kept, the rest are drawn. `uniform` is float N x T in 0..1, one
     random number for each pixel. `temperature` is float N; 0 takes the likeliest token. The state is carried from
@@ -128,7 +128,8 @@ def make_sampler(model, context, shape=None, top_k=None, top_p=None):
             history = ops.zeros((count, length + 1), "int32")
             return ops.fori_loop(0, length, body, (history, initial_states(model, count)))[0][:, 1:] - 1
 
-    return backend.compile_function(sample)
+    compiled = backend.compile_function(sample)
+    return lambda *arguments: backend.as_array(compiled(*arguments))
 
 
 def make_prediction_step(model, context, shape=None):
