@@ -137,7 +137,7 @@ def note_small_paintings(options):
     if options.quiet:
         return
     paintings, longest = imaging.find_paintings(options.style), options.size * options.style_scale
-    if options.size > config.LARGE:  # no painting is enlarged for a large picture
+    if options.size > config.LARGE:  # a painting is enlarged to at most twice its own size
         lines = input_pictures.notes_on_smaller(paintings, longest)
     else:
         lines = input_pictures.notes_on_small(paintings, longest, lambda side: sharp_scale(side, options))

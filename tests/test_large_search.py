@@ -194,11 +194,11 @@ def test_a_layer_is_not_reconstructed_at_a_large_size(photo, tmp_path):
     assert "--layer takes a --size of at most 1200" in run(*command, status=2).stderr
 
 
-def test_a_small_painting_is_noted_and_not_enlarged(photo, large_from_64, tmp_path):
+def test_a_small_painting_is_noted_and_not_read_enlarged(photo, large_from_64, tmp_path):
     Image.open(PAINTING).resize((70, 70)).save(tmp_path / "small.png")
     flags = ("--style", tmp_path / "small.png", "--scales", 1, "--iterations", 1)
     error = paint(photo, tmp_path / "a.png", *flags).stderr
-    assert "small.png has 70 pixels and not 96, so the finest strokes look smaller" in error
+    assert "small.png has 70 pixels and not 96, so fine strokes are blurred, or smaller" in error
     options = config.Style(size=96, style=(str(tmp_path / "small.png"),))
     assert [x.shape for x in optimization.read_paintings(options)] == [(70, 70, 3)]
 

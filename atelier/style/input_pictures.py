@@ -54,10 +54,10 @@ def notes_on_small(paths, longest, advice):
 
 
 def notes_on_smaller(paths, longest):
-    """Return a line for each painting that has visibly fewer than `longest` pixels, and that is not enlarged."""
+    """Return a line for each painting that has visibly fewer than the `longest` pixels of a large picture."""
     sides = {path: longest_side(path) for path in paths}
     return [
-        f"{path} has {side} pixels and not {longest:.0f}, so the finest strokes look smaller than in the painting"
+        f"{path} has {side} pixels and not {longest:.0f}, so fine strokes are blurred, or smaller than in the painting"
         for path, side in sides.items()
         if side * VISIBLE < longest
     ]

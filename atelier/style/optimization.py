@@ -69,9 +69,9 @@ class PaintingMixture:
     def layer_statistics(self, paintings, longest, cached):
         """Return the statistics of each style layer for a picture with a longest side of `longest` pixels.
 
-        For a large picture, no painting is enlarged, since that would blur it: the finest strokes are then those that
-        the painting has at its own size. `paintings` are self.paintings, or copies of them that are adapted to a photo.
-        Use `cached` only for self.paintings.
+        For a large picture, no painting is enlarged to more than twice its own size, since that would blur it.
+        `paintings` are self.paintings, or copies of them that are adapted to a photo. Use `cached` only for
+        self.paintings.
         """
         if cached and longest in self.cache:
             return self.cache[longest]
@@ -87,7 +87,7 @@ class PaintingMixture:
     def longest_of(self, painting, longest):
         """Return the longest side of a painting for a picture whose longest side has `longest` pixels."""
         scaled = longest * self.options.style_scale
-        return min(scaled, max(painting.shape)) if large_search.is_large(longest, 0) else scaled
+        return min(scaled, 2 * max(painting.shape)) if large_search.is_large(longest, 0) else scaled
 
     def color_statistics(self, paintings):
         """Return the mean, 3, and the covariance, 3 x 3, of the paintings' pixels in 0..255."""
