@@ -27,7 +27,10 @@ pytestmark = pytest.mark.usefixtures("cache_vgg")
 # --- The gradient in tiles ---
 
 
-@pytest.mark.parametrize("task", ["style", "published", "regions"])
+SLOW = [pytest.param(task, marks=pytest.mark.slow) for task in ("published", "regions")]
+
+
+@pytest.mark.parametrize("task", ["style", *SLOW])
 def test_the_loss_in_tiles_equals_that_of_the_whole_picture(task, monkeypatch, tmp_path):
     monkeypatch.setattr(tiled_loss, "TILE", 176)
     more = {"style": (str(PAINTING),), "quiet": True, "precision": "float64"}  # no rounding at the kinks of ReLU
