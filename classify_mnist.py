@@ -2,7 +2,7 @@
 
     python classify_mnist.py trained/mnist --num-images 10000
     python classify_mnist.py trained/mnist --image my_digit.png
-    python classify_mnist.py trained/digits --csv generated/digits.csv
+    python classify_mnist.py trained/digits --reject --plot --errors
 
 The network of each class gives the likelihood p(picture | class): the probability that this network would draw the
 picture. The script multiplies it by the prior p(class), and divides by the sum of these products over all classes. The
@@ -10,8 +10,14 @@ result is p(class | picture). No network was trained to tell the classes apart. 
 pixels' probabilities, because their product would be smaller than the smallest float.
 
 The script prints the accuracy on the test pictures of the set, and their mean log-likelihood under the network of
-their own class, in nats a picture and in bits a pixel; fewer bits are better. With --image, it prints the likeliest
-digit and its probability, then the probabilities of the others.
+their own class, in nats a picture and in bits a pixel; fewer bits are better. The calibration error tells by how much
+the posterior of the predicted class differs, on average, from the share of predictions that are right. With --image,
+the script prints the likeliest digit and its probability, then the probabilities of the others. For a network that was
+trained on all classes together, it prints only the mean log-likelihood.
+
+With --reject, a picture is refused if p(picture), over all classes, is low. The threshold refuses 1 % of the test
+pictures. The script prints which share of other pictures is refused: printed letters, noise (the test pictures with
+their pixels shuffled) and those of --strangers.
 """
 
 from atelier import command_line  # imported first: from now on, Ctrl-C ends the script with one line
@@ -19,6 +25,7 @@ from atelier import command_line  # imported first: from now on, Ctrl-C ends the
 # isort: split
 import concurrent.futures
 import csv
+import dataclasses
 import pathlib
 import sys
 import time
@@ -29,13 +36,17 @@ import config
 from atelier import errors, naming
 
 datasets = command_line.lazy_import("atelier.pixel_rnn.datasets")
+distortions = command_line.lazy_import("atelier.pixel_rnn.distortions")
 disk = command_line.lazy_import("atelier.disk")
 hardware = command_line.lazy_import("atelier.hardware")
+imaging = command_line.lazy_import("atelier.imaging")
 model_files = command_line.lazy_import("atelier.pixel_rnn.model_files")
 model_meta = command_line.lazy_import("atelier.pixel_rnn.model_meta")
 outputs = command_line.lazy_import("atelier.outputs")
 provenance = command_line.lazy_import("atelier.provenance")
 recurrent = command_line.lazy_import("atelier.pixel_rnn.recurrent")
+reliability = command_line.lazy_import("atelier.pixel_rnn.reliability")
+strangers = command_line.lazy_import("atelier.pixel_rnn.strangers")
 tqdm = command_line.lazy_import("tqdm")
 util = command_line.lazy_import("util")
 
@@ -55,12 +66,14 @@ def main():
     if arguments.models.is_file() and arguments.models.suffix not in naming.MODEL_FILES:
         typed = command_line.command_with_first(SHIPPED, "--image", arguments.models, without=[arguments.models])
         raise errors.InputError(f"{arguments.models} is a file, not a folder of models; to classify a picture: {typed}")
-    if options.data:
-        naming.check_set("", options.data)
+    check(options)
     arguments.models = naming.find_trained(arguments.models)
     meta = model_meta.load_meta(arguments.models)
     if "classes" not in meta:
         raise errors.InputError(f"{arguments.models} holds a painter, not one model for each class")
+    if meta["recipe"]["together"]:
+        print_likelihood(arguments.models, meta, options)
+        return
     priors = class_priors(meta, options.priors)
     if options.image:
         picture = datasets.load_drawing(options.image, meta)
@@ -74,6 +87,19 @@ def main():
         report(classifier, images, labels, options, output)
 
 
+def check(options):
+    """Raise InputError for options that contradict one another, or that name no data."""
+    for name in ("errors", "plot", "reject"):
+        if options.image and getattr(options, name):
+            raise errors.InputError(f"--{name} is for a set of test pictures, and --image is one picture")
+    if options.strangers and not options.reject:
+        raise errors.InputError("--strangers needs --reject")
+    if options.data:
+        naming.check_set("", options.data)
+    if options.strangers and options.strangers not in naming.SETS:
+        naming.check_set("", options.strangers)
+
+
 SHIPPED = "trained/mnist_best"  # the more accurate of the models that are included
 
 
@@ -83,10 +109,23 @@ def choose_output(models, options):
     command_line.require_suffix(options.csv, ".csv")
     table = [options.csv] if options.csv else []
     default = f"generated/{models.resolve().name}_confusion.png"
-    output = outputs.choose_result(options, default, lambda output: [output, *table])
+    output = outputs.choose_result(
+        options, default, lambda output: [output, *further_pictures(output, options), *table]
+    )
     for path in table:
         disk.check_writable(path)
     return output
+
+
+def further_pictures(confusion, options):
+    """List the pictures that are written beside the confusion matrix."""
+    wanted = {"errors": options.errors, "reliability": options.plot}
+    return [beside(confusion, name) for name in wanted if wanted[name]]
+
+
+def beside(confusion, name):
+    """Return the path of another picture: mnist_confusion-2.png -> mnist-2_errors.png."""
+    return confusion.with_stem(f"{confusion.stem.replace('_confusion', '')}_{name}")
 
 
 def class_priors(meta, kind):
@@ -119,20 +158,42 @@ def test_set(meta, options):
 
 
 class Classifier:
-    """The models of all classes. `classes` holds their labels; the columns of all results are in this order."""
+    """The models of all classes. `classes` holds their labels; the columns of all results are in this order.
+
+    If pictures are read in both orders, `others` are the classifiers with the networks that read columns.
+    """
 
     def __init__(self, folder, meta, priors, options):
         device = hardware.use_precision(options.precision, "likelihoods")
         if not options.quiet:
             print(f"device: {device}", file=sys.stderr)
         self.classes = np.array([int(label) for label in meta["classes"]])
-        self.config, self.priors, self.quiet = meta["recipe"], priors, options.quiet
+        self.config, self.source, self.priors, self.quiet = meta["recipe"], meta["source"], priors, options.quiet
+        self.seed = options.seed
         self.models = [model_files.load_rnn(folder, label, meta) for label in self.classes]
-        self.score = recurrent.make_scorer(self.models[0], self.config["context"])
+        self.score = recurrent.make_scorer(self.models[0], self.config["context"], self.config["block"])
+        self.others = []
+        if self.config["order"] == "both":
+            columns = folder / "columns"
+            if not (columns / "meta.json").exists():
+                raise errors.InputError(f"{columns} is missing; finish the training with --resume")
+            self.others = [
+                Classifier(columns, model_meta.load_meta(columns), priors, dataclasses.replace(options, quiet=True))
+            ]
 
     def log_likelihoods(self, images):
-        """Return log p(image | class) of uint8 N x H x W images: float64 N x classes, in nats."""
-        sequences = util.to_sequences(images, self.config["size"], self.config["levels"])
+        """Return log p(image | class) of uint8 N x H x W images: float64 N x classes, in nats.
+
+        It is the mean over the orders of reading.
+        """
+        if self.config["sampled"]:
+            images = distortions.binarize(images, np.random.default_rng(self.seed))
+        of_orders = [self.in_own_order(images), *(other.in_own_order(images) for other in self.others)]
+        return np.mean(of_orders, axis=0)
+
+    def in_own_order(self, images):
+        """Return the log-likelihoods under the models of this folder alone."""
+        sequences = util.to_sequences(images, **model_meta.sequence_options(self.config))
         disable = True if self.quiet else None
         with (
             tqdm.tqdm(total=len(self.models), unit="class", disable=disable) as bar,
@@ -153,6 +214,25 @@ class Classifier:
         return np.exp(joint) / np.exp(joint).sum(axis=1, keepdims=True)
 
 
+def print_likelihood(models, meta, options):
+    """Print the mean log-likelihood of the test pictures under a network that was trained on all classes together."""
+    if options.image or options.csv or options.errors or options.plot or options.reject:
+        raise errors.InputError(f"{models} holds one network for all classes, which can't tell them apart")
+    images = datasets.load_dataset(meta["source"], options.data)[2][: options.num_images]
+    classifier = Classifier(models, meta, np.zeros(1), options)
+    started = time.perf_counter()
+    mean = classifier.log_likelihoods(images).mean()
+    print(f"images: {len(images)}")
+    print(f"images_per_second: {len(images) / (time.perf_counter() - started):.1f}")
+    print_mean(mean, classifier)
+
+
+def print_mean(mean, classifier):
+    """Print the mean log-likelihood of pictures, given in nats."""
+    print(f"log_likelihood: {mean:.3f} nats a picture")
+    print(f"bits_per_pixel: {-mean / np.log(2) / classifier.config['size'] ** 2:.4f}")
+
+
 def print_posterior(classifier, picture):
     """Print the likeliest class of a picture and its probability, then those of the others."""
     posterior = classifier.posterior(classifier.log_likelihoods(picture[None]))[0]
@@ -163,27 +243,57 @@ def print_posterior(classifier, picture):
 
 
 def report(classifier, images, labels, options, output):
-    """Classify images, print accuracy and likelihood, and write the confusion matrix and the CSV."""
+    """Classify images, print the figures, and write the confusion matrix and what else the options ask for."""
     started = time.perf_counter()
     log_likelihoods = classifier.log_likelihoods(images)
     posterior = classifier.posterior(log_likelihoods)
-    predictions = classifier.classes[posterior.argmax(axis=1)]
+    predictions, confidence = classifier.classes[posterior.argmax(axis=1)], posterior.max(axis=1)
     seconds = time.perf_counter() - started
     # The mean log-likelihood of the pictures under the model of their own class.
     mean = log_likelihoods[np.arange(len(labels)), np.searchsorted(classifier.classes, labels)].mean()
     print(f"accuracy: {(predictions == labels).mean():.5f}")
     print(f"images: {len(labels)}")
     print(f"images_per_second: {len(labels) / seconds:.1f}")
-    print(f"log_likelihood: {mean:.3f} nats a picture")
-    print(f"bits_per_pixel: {-mean / np.log(2) / classifier.config['size'] ** 2:.4f}")
+    print_mean(mean, classifier)
+    print(f"calibration_error: {reliability.calibration_error(confidence, predictions == labels):.5f}", flush=True)
+    if options.reject:
+        print_refused(classifier, images, log_likelihoods, options)
     try:
         if options.csv:
             write_csv(options.csv, labels, predictions, posterior, classifier.classes)
             print(f"csv: {options.csv}")
         plot_confusion(labels, predictions, classifier.classes, options, output)
         print(f"confusion_matrix: {output}")
+        if options.plot:
+            save_figure(beside(output, "reliability"), reliability.plot(confidence, predictions == labels), options)
+            print(f"reliability: {beside(output, 'reliability')}")
+        if options.errors:
+            write_errors(beside(output, "errors"), images, labels, predictions, options)
     except OSError as error:
         raise errors.PartlyDone(f"{errors.describe(error)}; the printed figures are complete") from error
+
+
+def write_errors(path, images, labels, predictions, options):
+    """Write the sheet of the pictures that are classified wrong, if there are any, and print how many there are."""
+    wrong = int((predictions != labels).sum())
+    if wrong:
+        sheet = reliability.sheet_of_errors(images, labels, predictions)
+        imaging.save_png(path, sheet, provenance.of_result(options))
+    print(f"errors: {wrong}" + f", {path}" * (wrong > 0))
+
+
+def print_refused(classifier, images, log_likelihoods, options):
+    """Print, for each set of strangers, the share that is refused when 1 % of the test pictures are."""
+    sets = {"noise": strangers.shuffled(images, options.seed), "letters": strangers.printed_letters(classifier.source)}
+    if options.strangers:
+        is_name = options.strangers in naming.SETS
+        pictures = datasets.load_dataset(options.strangers, None if is_name else options.strangers)[2]
+        sets[pathlib.Path(options.strangers).stem] = pictures[: options.num_images]
+    known = strangers.score_pictures(log_likelihoods, classifier.priors)
+    for name, pictures in sets.items():
+        scores = strangers.score_pictures(classifier.log_likelihoods(pictures), classifier.priors)
+        share, area = strangers.share_refused(known, scores)
+        print(f"refused_{name}: {share:.4f} of {len(pictures)}, area under the ROC curve {area:.4f}", flush=True)
 
 
 def plot_confusion(labels, predictions, classes, options, path):
@@ -203,6 +313,10 @@ def plot_confusion(labels, predictions, classes, options, path):
     for text in display.text_[counts == 0]:
         text.set_visible(False)
     axes.set_title(f"accuracy {(labels == predictions).mean():.4f}")
+    save_figure(path, figure, options)
+
+
+def save_figure(path, figure, options):
     with disk.whole_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100, metadata=provenance.of_result(options))
 

@@ -6,6 +6,7 @@ This module imports only the standard library, so that `--help` and the error fo
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 import typing
@@ -72,9 +73,7 @@ class Common:
         "faster with it, and float32 for all else",
         choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
     )
-    no_metadata: bool = option(
-        False, "write pictures without the command, names of files, versions, and the photo's date and camera"
-    )
+    no_metadata: bool = option(False, "write pictures without command, names of files, versions, date and camera")
     quiet: bool = option(False, "no progress bars and no notes")
     debug: bool = option(False, "show the whole traceback of an error")
 
@@ -89,9 +88,9 @@ class TrainingConfig:
     dropout: float = option(0.0, "share of a recurrent layer's outputs dropped in training", least=0, below=1)
     context: str = option(
         "previous",
-        "what the network reads before each pixel: the previous pixel, or its neighbours to the left and above, "
-        "or (painters) these neighbours and the pixel's row and column",
-        choices=("previous", "above", "place"),
+        "what the network reads before each pixel: the previous pixel, or ten neighbours to the left and above, or "
+        "these neighbours and the pixel's row and column (painters), or (digits) 25 neighbours, row and column",
+        choices=("previous", "above", "wide", "place"),
     )
     epochs: int = option(12, "passes over the training pictures", least=1, most=100_000)
     batch_size: int = option(32, "pictures, or windows of them, in one step of the optimizer", least=1, most=100_000)
@@ -99,9 +98,8 @@ class TrainingConfig:
     schedule: str = option(
         "constant",
         "learning rate over time: constant; cosine, a short rise and then a cosine fall to zero; (painters) late, a "
-        "tenth of it after two thirds of the epochs; (painters) plateau, half of it after three epochs without a lower "
-        "loss. If --resume adds epochs, cosine and late continue as in a training with all these epochs, so the rate "
-        "may rise at first",
+        "tenth of it after two thirds of the epochs, or plateau, half of it after three epochs without a lower loss. "
+        "If --resume adds epochs, cosine and late continue as if all were planned at first, so the rate may rise",
         choices=("constant", "cosine", "late", "plateau"),
     )
 
@@ -112,9 +110,28 @@ class DigitConfig(TrainingConfig):
 
     size: int = option(10, "pictures are resized to SIZE x SIZE pixels", least=2, most=256)
     levels: int = option(7, "pictures are quantized to this many grey levels (2 to 256)", least=2, most=256)
-    shift: int = option(
-        0, "also train on pictures shifted by up to this many of their original pixels", least=0, most=8
+    shift: int = option(0, "also train on pictures shifted by up to this many original pixels", least=0, most=8)
+    distort: float = option(
+        0.0,
+        "turn, stretch, slant, shift and bend each picture at random, anew in each epoch; 1 is usual",
+        least=0,
+        most=4,
     )
+    sampled: bool = option(
+        False, "make pictures black and white at random, anew in each epoch: a pixel's grey is its probability of white"
+    )
+    block: int = option(1, "predict BLOCK x BLOCK pixels at once, as one of at most 256 symbols", least=1, most=8)
+    order: str = option(
+        "rows", "read by rows, by columns, or by both: two networks a class", choices=("rows", "columns", "both")
+    )
+    hidden: int = option(
+        0, "units of one more layer, which reads the recurrent layers and their input; 0 for none", least=0, most=8192
+    )
+    common_epochs: int = option(
+        0, "train a network on all classes for this many epochs first; each class begins with it", least=0, most=1000
+    )
+    half: bool = option(False, "write the networks in half precision; their files are half as large")
+    together: bool = option(False, "with --all-digits: train one network for all classes, not one for each")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,46 +165,24 @@ class PainterConfig(TrainingConfig):
     clip: float = option(1.0, "maximum norm of the gradient; a larger one is scaled down", above=0)
 
 
+# What several presets have in common.
+reads_above = functools.partial(DigitConfig, context="above", schedule="cosine")
+reads_blocks = functools.partial(DigitConfig, size=28, levels=2, block=2, context="wide", schedule="cosine", half=True)
+as_published = functools.partial(PainterConfig, context="previous", learning_rate=1e-3, optimizer="rmsprop")
+
 PRESETS = {
     "tutorial": DigitConfig(),
-    "best": DigitConfig(
-        size=14,
-        levels=4,
-        units=160,
-        context="above",
-        epochs=16,
-        batch_size=16,
-        learning_rate=3e-3,
-        schedule="cosine",
-        shift=1,
+    "best": reads_above(size=14, levels=4, units=160, epochs=16, batch_size=16, learning_rate=3e-3, shift=1),
+    "record": reads_blocks(
+        order="both", units=136, hidden=64, epochs=60, common_epochs=6, batch_size=16, learning_rate=3e-3, distort=1.0
     ),
-    "digits": DigitConfig(
-        size=8, units=96, dropout=0.3, context="above", epochs=20, batch_size=8, learning_rate=4e-3, schedule="cosine"
+    "binarized": reads_blocks(
+        units=256, hidden=256, epochs=40, batch_size=32, learning_rate=2e-3, sampled=True, together=True
     ),
+    "digits": reads_above(size=8, units=96, dropout=0.3, epochs=20, batch_size=8, learning_rate=4e-3),
     "painter": PainterConfig(),
-    "monet": PainterConfig(
-        colors=1000,
-        embedding=64,
-        context="previous",
-        epochs=100,
-        batch_size=128,
-        learning_rate=1e-3,
-        schedule="constant",
-        stride=3,
-        optimizer="rmsprop",
-    ),
-    "sumi-e": PainterConfig(
-        width=60,
-        height=90,
-        gray=256,
-        dropout=0.0,
-        context="previous",
-        epochs=60,
-        batch_size=450,
-        learning_rate=1e-3,
-        schedule="late",
-        optimizer="rmsprop",
-    ),
+    "monet": as_published(colors=1000, embedding=64, epochs=100, batch_size=128, schedule="constant", stride=3),
+    "sumi-e": as_published(width=60, height=90, gray=256, dropout=0.0, epochs=60, batch_size=450, schedule="late"),
 }
 
 
@@ -196,22 +191,14 @@ class Train(Common):
     """The options of train_rnn.py: the pictures and the folder. The network and its training come from --preset."""
 
     output: PathName | None = option(
-        None,
-        "folder for the models (default: trained/SOURCE, or trained/SOURCE_PRESET for digits with another preset than "
-        "the default one)",
+        None, "folder for the models (default: trained/SOURCE, or trained/SOURCE_PRESET for digits with another preset)"
     )
     data: PathName | None = option(None, "an .npz like that of Keras's MNIST, or a folder with the four IDX files")
     num_images: int | None = option(None, "use only the first NUM_IMAGES training pictures (of each class)", least=1)
-    validation: PathName | None = option(
-        None, "a folder of pictures to score after each epoch (painters)", metavar="FOLDER"
-    )
-    validation_split: float = option(
-        0.0, "share of the pictures (of each class) that are not trained on but scored", least=0, below=1
-    )
+    validation: PathName | None = option(None, "pictures to score after each epoch (painters)", metavar="FOLDER")
+    validation_split: float = option(0.0, "share of pictures (of each class) that are only scored", least=0, below=1)
     patience: int | None = option(None, "stop after this many epochs without a better validation score", least=1)
-    sample_every: int = option(
-        10, "draw a sheet of pictures after every EPOCHS epochs (painters)", metavar="EPOCHS", least=1
-    )
+    sample_every: int = option(10, "draw a sheet after every EPOCHS epochs (painters)", metavar="EPOCHS", least=1)
     resume: bool = option(
         False,
         "continue an interrupted training, with exactly the same result as without the interruption; or, with more "
@@ -222,7 +209,7 @@ class Train(Common):
     )
     scheduler: str | None = option(
         None,
-        "train all classes of digits on the workers of the Dask cluster with this scheduler: tcp://HOST:8786",
+        "train all classes on the workers of the Dask cluster with this scheduler: tcp://HOST:8786",
         metavar="ADDRESS",
     )
 
@@ -268,10 +255,16 @@ class Classify(Common):
         "prior probability of each class: all equal, or the share of the class in the training set",
         choices=("uniform", "empirical"),
     )
-    image: PathName | None = option(
-        None, "classify this one picture, and print the digit and the probability of each class", metavar="PICTURE"
-    )
+    image: PathName | None = option(None, "classify this picture, and print all probabilities", metavar="PICTURE")
     csv: PathName | None = option(None, "also write each picture's label, prediction and posterior", metavar="FILE")
+    errors: bool = option(False, "also write a sheet of all pictures that it gets wrong")
+    plot: bool = option(False, "also write a reliability plot: the posterior, and how often it is right")
+    reject: bool = option(
+        False, "also print how many printed letters and how much noise is refused when 1 % of the digits are"
+    )
+    strangers: PathName | None = option(
+        None, "with --reject: also refuse these pictures: fashion_mnist, or files like those of --data", metavar="SET"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -290,6 +283,13 @@ class Photos(Common):
         metavar="WHICH",
     )
     gif: bool = option(False, "also write a GIF that shows how the picture develops")
+    start: str | None = option(None, "of a film: the time to begin at, in seconds or as mm:ss", metavar="TIME")
+    end: str | None = option(None, "of a film: the time to end at, in seconds or as mm:ss", metavar="TIME")
+    fps: float | None = option(None, "of a film: frames per second (default: its own)", least=1, most=120)
+    steady: float = option(0.8, "of a film: how much of a frame's picture stays in the next one", least=0, most=1)
+    frames_every: int | None = option(
+        None, "instead of a film, make pictures of each Nth of its frames, to see how they look", metavar="N", least=1
+    )
     no_page: bool = option(False, "do not write index.html, the page that shows the pictures of a folder")
     workers: int | None = option(None, "make many pictures in this many processes on this machine", least=1, most=256)
     scheduler: str | None = option(
@@ -342,12 +342,7 @@ class Style(Photos):
     list_styles: bool = option(
         False, "print the learned styles with their paintings, make a sheet that shows PHOTO in each, and exit"
     )
-    refine: int = option(
-        0,
-        "with --learned: improve the result by a search with this number of steps, at the final size",
-        metavar="STEPS",
-        least=0,
-    )
+    refine: int = option(0, "with --learned: improve the result by a search of STEPS steps", metavar="STEPS", least=0)
     strength: float = option(1.0, "with --learned: from 0, the photo, to 1, the full style", least=0, most=1)
     stroke_size: float = option(1.0, "with --learned: a factor of the size of the strokes", least=0.5, most=8)
     layer: str | None = option(None, "without --style: reconstruct the photo from the features of this layer alone")
@@ -511,9 +506,7 @@ class Dream(Photos):
         choices=("waves", "pixels"),
     )
     octaves: int | None = option(
-        None,
-        "how many sizes the dream goes through, up to --size (default: starting with about 190 pixels)",
-        least=1,
+        None, "how many sizes the dream goes through, up to --size (default: starting with about 190 pixels)", least=1
     )
     octave_scale: float = option(1.4, "how much larger each octave is than the previous one", least=1.05, most=4)
     steps: int = option(12, "steps of gradient ascent: in each octave, or on waves in total", least=1)
@@ -545,7 +538,6 @@ class Dream(Photos):
     shift: tuple[float, ...] = several(
         (), "pixels by which each frame shifts the previous one: to the right, and down", ("RIGHT", "DOWN")
     )
-    fps: int = option(24, "frames per second", least=1, most=120)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -582,10 +574,10 @@ DREAM_DEFAULTS = {
     "dream": Dream(),
     "waves": Dream(canvas="waves", steps=64),
     "waves_class": Dream(canvas="waves", steps=256),
-    "waves_zoom": Dream(canvas="waves", steps=6),
-    "waves_class_zoom": Dream(canvas="waves", steps=12),
-    "zoom": Dream(octaves=2, steps=3, step_size=1.2),
-    "class_zoom": Dream(octaves=2, steps=8, step_size=4.0, jitter=4, blur=0.4, tv_weight=1.0),
+    "waves_zoom": Dream(canvas="waves", steps=6, fps=24),
+    "waves_class_zoom": Dream(canvas="waves", steps=12, fps=24),
+    "zoom": Dream(octaves=2, steps=3, step_size=1.2, fps=24),
+    "class_zoom": Dream(octaves=2, steps=8, step_size=4.0, jitter=4, blur=0.4, tv_weight=1.0, fps=24),
     "class": Dream(octaves=4, steps=60, step_size=4.0, jitter=4, blur=0.4, tv_weight=1.0),
 }
 

@@ -39,7 +39,7 @@ def parse_arguments(words=None):
         "photo",
         nargs="*",
         type=pathlib.Path,
-        help="a photo, several, a folder of them, or noise to start from nothing",
+        help="a photo or a film, several, a folder of them, or noise to start from nothing",
         metavar="PHOTO",
     )
     variants = {"noise": "waves", "--class": "waves_class", "--zoom": "zoom"}
@@ -60,6 +60,10 @@ def main():
     photos = arguments.photo
     check_photos(photos)
     options = options_of(arguments)
+    if options.frames_every:
+        folder = f"generated/{dreaming.default_name(photos, options)}_frames"
+        command_line.print_samples(photos, folder, options, dreaming.dream_on_samples)
+        return
     command_line.check_sharing(options, naming.are_many(photos), "a folder of photos")
     if naming.are_many(photos):
         dream_on_many(photos, options)
@@ -81,8 +85,14 @@ def dream_on_many(paths, options):
 
 def dream_on_photo(photo, options):
     """Make one picture or film, and print its path and how strong the dream became."""
-    default = f"generated/{dreaming.default_name([photo], options)}.{dreaming.suffix_of(options)}"
-    command_line.require_suffix(options.output, *((".png", ".jpg", ".jpeg") if options.zoom is None else films.KINDS))
+    suffix, suffixes = dreaming.suffix_of(options), films.KINDS
+    if naming.is_film(photo):
+        dreaming.check_film_options(options)
+        suffix, suffixes = "mp4", naming.FILM_KINDS
+    elif options.zoom is None:
+        suffixes = (".png", ".jpg", ".jpeg")
+    default = f"generated/{dreaming.default_name([photo], options)}.{suffix}"
+    command_line.require_suffix(options.output, *suffixes)
     result = outputs.choose_result(options, default, lambda result: dreaming.files_of(result, options).values())
     files = dreaming.files_of(result, options)
     row = dreaming.make_single_picture(photo, result, options)
@@ -112,7 +122,7 @@ def options_of(arguments):
     return dataclasses.replace(options, class_=class_names.class_number(options.class_, options.convnet))
 
 
-FILM_ONLY = ("zoom_factor", "rotate", "shift", "fps")
+ZOOM_ONLY = ("zoom_factor", "rotate", "shift")
 PIXELS_ONLY = ("octaves", "octave_scale", "step_size", "jitter", "smooth", "blur", "tv_weight", "blend", "tile")
 
 
@@ -121,12 +131,14 @@ def defaults(arguments):
 
     Raises InputError for a flag of another kind.
     """
+    on_film = any(map(naming.is_film, arguments.photo))
     film, of_class = (hasattr(arguments, name) for name in ("zoom", "class_"))
-    for name in FILM_ONLY:
+    for name in ZOOM_ONLY:
         if command_line.was_given(arguments, name) and not film:
             raise errors.InputError(f"{command_line.flag_of(name)} is for films, which --zoom makes")
+    naming.check_film_options(arguments, arguments.photo, () if film else ("fps",))
     waves_allowed = of_class or any(map(dreaming.is_noise, arguments.photo))
-    waves = getattr(arguments, "canvas", "waves" if waves_allowed else "pixels") == "waves"
+    waves = getattr(arguments, "canvas", "waves" if waves_allowed and not on_film else "pixels") == "waves"
     if waves and not waves_allowed:
         raise errors.InputError("--canvas waves is for noise in place of the photo, or for --class")
     for name in PIXELS_ONLY:
@@ -159,7 +171,7 @@ def check_options(options):
     if options.size < dreaming.smallest_side(options):
         raise errors.InputError(f"--size must be from {dreaming.smallest_side(options)} to 10000")
     is_gif = options.format == "gif" or str(options.output).lower().endswith(".gif")
-    if is_gif and options.fps > GIF_FPS:
+    if is_gif and (options.fps or 0) > GIF_FPS:
         raise errors.InputError(f"--fps must be at most {GIF_FPS} in a GIF")
     if len(options.shift) not in (0, 2) or not all(map(math.isfinite, options.shift)):
         raise errors.InputError("--shift takes two numbers: pixels to the right, and pixels down")

@@ -63,6 +63,8 @@ def main():
     arguments.models = naming.find_trained(arguments.models)
     meta = model_meta.load_meta(arguments.models)
     is_painter = "palette" in meta
+    if meta["recipe"].get("together"):
+        arguments.digit = 0  # the one network of all classes
     check_kind(arguments, is_painter)
     if options.evolution:
         show_evolution(arguments.models, options)
@@ -109,13 +111,18 @@ def report_device(options):
         print(f"device: {device}", file=sys.stderr)
 
 
-def kept_rows(options, height):
-    """Return how many rows of the --complete picture are kept; 0 without --complete. Raises InputError."""
+def kept_rows(options, height, block=1):
+    """Return how many rows of the --complete picture are kept; 0 without --complete. Raises InputError.
+
+    It is a multiple of `block`, the height of what the network draws at once.
+    """
     if not options.complete:
         return 0
-    rows = -(-height // 3) if options.rows is None else options.rows
+    rows = -(-height // 3 // block) * block if options.rows is None else options.rows
     if not 1 <= rows < height:
         raise errors.InputError(f"--rows must be from 1 to {height - 1}: these pictures have {height}")
+    if rows % block:
+        raise errors.InputError(f"--rows must be a multiple of {block}: this network draws blocks of {block} rows")
     return rows
 
 
@@ -133,10 +140,14 @@ def write(options, output, sheet, weights, animation=None, frames=()):
         print(f"animation: {animation}")
 
 
-def drawing_frames(pictures, kept, across, columns):
-    """Yield the frames of an animation: each frame shows more pixels of every picture than the one before."""
-    count, height, width = pictures.shape[:3]
+def drawing_frames(pictures, kept, across, columns, block=1):
+    """Yield the frames of an animation: each frame shows more pixels of every picture than the one before.
+
+    The pictures are drawn in blocks of block x block pixels; the first `kept` blocks are shown from the beginning.
+    """
+    height, width = pictures.shape[1] // block, pictures.shape[2] // block
     order = np.arange(height * width).reshape(height, width, *[1] * (pictures.ndim - 3))
+    order = order.repeat(block, axis=0).repeat(block, axis=1)
     step = max(1, height * width // 100)
     for shown in [*range(kept, height * width, step), height * width]:
         yield imaging.contact_sheet(np.where(order < shown, pictures, 0).astype("uint8"), columns, across=across)
@@ -152,7 +163,8 @@ def draw_digits(arguments, meta, options):
         known = " ".join(meta["classes"])
         raise errors.InputError(f"{arguments.models} has the classes {known}, and no {arguments.digit}")
     classes = [arguments.digit] if arguments.digit is not None else [int(label) for label in meta["classes"]]
-    kept = kept_rows(options, training_config["size"]) * training_config["size"]
+    block = training_config["block"]
+    kept = kept_rows(options, training_config["size"], block) // block * (training_config["size"] // block)
     name = "all" if arguments.digit is None else arguments.digit
     output, animation = choose_output(options, f"{arguments.models.name}_{name}", options.gif)
     report_device(options)
@@ -160,25 +172,26 @@ def draw_digits(arguments, meta, options):
     models = [model_files.load_rnn(arguments.models, label, meta) for label in classes]
     count = options.grid if arguments.digit is None else options.grid**2  # pictures of each class
     tokens = draw(models, training_config, count, options, known, kept)
-    pictures = util.from_levels(tokens, training_config["levels"]).reshape(
-        -1, training_config["size"], training_config["size"]
-    )
-    frames = drawing_frames(pictures, kept, 1500, options.grid)
+    pictures = util.from_sequences(tokens, **model_meta.sequence_options(training_config))
+    frames = drawing_frames(pictures, kept, 1500, options.grid, training_config["block"])
     sheet = imaging.contact_sheet(pictures, options.grid)
     write(options, output, sheet, arguments.models, animation if options.gif else None, frames)
 
 
 def tokens_to_complete(options, meta):
     """Return the tokens of the --complete picture, uint8 T; zeros without --complete."""
-    size, levels = meta["recipe"]["size"], meta["recipe"]["levels"]
+    training_config = meta["recipe"]
     if not options.complete:
-        return np.zeros(size * size, "uint8")
-    return util.to_sequences(datasets.load_drawing(options.complete, meta)[None], size, levels)[0]
+        return np.zeros((training_config["size"] // training_config["block"]) ** 2, "uint8")
+    picture = datasets.load_drawing(options.complete, meta)
+    return util.to_sequences(picture[None], **model_meta.sequence_options(training_config))[0]
 
 
 def draw(models, training_config, count, options, known, kept):
     """Draw `count` pictures with each model: int N x T. The first `kept` tokens are those of `known`."""
-    sample = recurrent.make_sampler(models[0], training_config["context"], top_k=options.top_k, top_p=options.top_p)
+    sample = recurrent.make_sampler(
+        models[0], training_config["context"], None, options.top_k, options.top_p, training_config["block"]
+    )
     rng = np.random.default_rng(options.seed)
     start = np.tile(known.astype("int32"), (count, 1))
     temperature = np.full(count, options.temperature, "float32")

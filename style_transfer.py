@@ -22,7 +22,17 @@ import sys
 import config
 from atelier import disk, errors, naming
 from atelier.style import style_sheets
-from atelier.style.transfer import INIT_NAMES, SCRIPT, manifest_of, output_files, paint, prepare, variants_of
+from atelier.style.transfer import (
+    INIT_NAMES,
+    SCRIPT,
+    check_film_options,
+    manifest_of,
+    output_files,
+    paint,
+    paint_samples,
+    prepare,
+    variants_of,
+)
 
 folders = command_line.lazy_import("atelier.batch.folders")
 imaging = command_line.lazy_import("atelier.imaging")
@@ -38,7 +48,7 @@ def parse_arguments(words=None):
         "content",
         nargs="*",
         type=pathlib.Path,
-        help="a photo, several, or a folder of them; left out: texture synthesis",
+        help="a photo or a film, several, or a folder of them; left out: texture synthesis",
         metavar="PHOTO",
     )
     variants = {"--published-losses": "published", "--layer": "layer"}
@@ -90,6 +100,10 @@ def main():
         return
     options = options_of(arguments)
     note_small_paintings(options)
+    if options.frames_every:
+        folder = f"generated/{default_name(content, options)}_frames"
+        command_line.print_samples(content, folder, options, paint_samples)
+        return
     makes_folder = naming.are_many(content) or (content and options.each)
     if options.preview:
         preview(content, options, makes_folder)
@@ -161,6 +175,7 @@ def options_of(arguments):
         for name in names:
             if command_line.was_given(arguments, name):
                 raise errors.InputError(f"{command_line.flag_of(name)} cannot be combined with {other}")
+    naming.check_film_options(arguments, arguments.content)
     options = command_line.collect(config.Style, arguments, config.STYLE_DEFAULTS[task])
     if command_line.was_given(arguments, "effort") and options.iterations:
         raise errors.InputError("--effort cannot be combined with --iterations; give one of the two")
@@ -302,8 +317,11 @@ def paint_one(content, options):
     """Make one picture, of a photo or without one, and print its files, its size and its losses."""
     if not content and not options.quiet:  # printed before any error about the missing photo
         print("note: without a photo before --style, this makes a texture", file=sys.stderr)
-    command_line.require_suffix(options.output, ".png", ".jpg", ".jpeg")
-    default = f"generated/{default_name(content, options)}.{options.format}"
+    is_film = bool(content) and naming.is_film(content[0])
+    if is_film:
+        check_film_options(options)
+    command_line.require_suffix(options.output, *(naming.FILM_KINDS if is_film else (".png", ".jpg", ".jpeg")))
+    default = f"generated/{default_name(content, options)}.{'mp4' if is_film else options.format}"
     result = outputs.choose_result(options, default, lambda result: output_files(result, options).values())
     files = output_files(result, options)
     row = paint(content[0] if content else None, result, options, keep_unfinished=True)

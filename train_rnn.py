@@ -83,6 +83,8 @@ def main():
         painter_training.train(pathlib.Path(arguments.source), preset, training_config, options, name)
         return
     naming.check_set(arguments.source, options.data)
+    if training_config.together and arguments.digit is not None:
+        raise errors.InputError("--together trains one network for all classes: it needs --all-digits, not --digit")
     suffix = "" if preset == default_preset else f"_{preset}"
     digit_training.train(arguments.source, arguments.digit, preset, training_config, options, f"{name}{suffix}")
 
@@ -140,8 +142,22 @@ def check(training_config, options):
         raise errors.InputError("--patience needs --validation-split or --validation")
     if isinstance(training_config, config.PainterConfig):
         check_painter(training_config, options)
-    elif training_config.context == "place" or training_config.schedule in ("late", "plateau"):
+    else:
+        check_digits(training_config)
+
+
+def check_digits(training_config):
+    """Raise InputError for options of networks of digits that contradict one another."""
+    if training_config.context == "place" or training_config.schedule in ("late", "plateau"):
         raise errors.InputError("--context place and --schedule late and plateau are for folders of pictures")
+    if training_config.size % training_config.block:
+        raise errors.InputError(f"--size must be a multiple of --block, {training_config.block}")
+    symbols = training_config.levels ** (training_config.block**2)
+    if symbols > 256:
+        pixels = f"{training_config.block}x{training_config.block} pixels of {training_config.levels} levels"
+        raise errors.InputError(f"a block of {pixels} has {symbols} symbols, and at most 256 are possible")
+    if training_config.sampled and training_config.levels != 2:
+        raise errors.InputError("--sampled makes pictures black and white: it needs --levels 2")
 
 
 def check_painter(training_config, options):
@@ -149,6 +165,8 @@ def check_painter(training_config, options):
     pixels = training_config.width * training_config.height
     if training_config.window is not None and training_config.window > pixels:
         raise errors.InputError(f"--window must be from 1 to {pixels}, the pixels of a picture")
+    if training_config.context == "wide":
+        raise errors.InputError("--context wide is for sets of digits")
     if options.validation and options.validation_split:
         raise errors.InputError("--validation and --validation-split cannot be combined")
 

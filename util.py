@@ -1,6 +1,7 @@
 """Quantization of pictures, preparation of sequences, builders of LSTM and GRU networks, and losses of VGG features.
 
-Pictures are uint8 N x H x W, or N x H x W x 3 in colours. Tokens are integers N x T in 0..levels-1, row by row.
+Pictures are uint8 N x H x W, or N x H x W x 3 in colours. Tokens are integers N x T in 0..levels-1, row by row. A token
+of a digit can also stand for a block of pixels.
 Features are float32 1 x h x w x C or h x w x C.
 """
 
@@ -45,9 +46,36 @@ def from_levels(tokens, levels):
 # --- Sequences ---------------------------------------------------------------------------------
 
 
-def to_sequences(images, size, levels):
-    """Resize and quantize uint8 N x H x W; return uint8 tokens N x (size * size), row by row."""
-    return to_levels(resize_images(images, size), levels).reshape(len(images), size * size)
+def to_sequences(images, size, levels, block=1, order="rows"):
+    """Resize and quantize uint8 N x H x W; return uint8 tokens N x T, T = (size / block)^2.
+
+    A token is the level of a pixel or, if `block` is above 1, one number for the levels of block x block pixels. The
+    order is row by row or, if `order` is columns, column by column.
+    """
+    pixels = to_levels(resize_images(images, size), levels)
+    if order == "columns":
+        pixels = pixels.swapaxes(1, 2)
+    side = size // block
+    blocks = pixels.reshape(-1, side, block, side, block).swapaxes(2, 3).reshape(-1, side * side, block * block)
+    return (blocks @ place_values(levels, block)).astype("uint8")
+
+
+def from_sequences(tokens, size, levels, block=1, order="rows"):
+    """Convert tokens N x T of to_sequences back to pictures: uint8 N x size x size."""
+    side = size // block
+    blocks = block_levels(levels, block)[tokens].reshape(-1, side, side, block, block)
+    pictures = from_levels(blocks.swapaxes(2, 3), levels).reshape(-1, size, size)
+    return pictures.swapaxes(1, 2) if order == "columns" else pictures
+
+
+def place_values(levels, block):
+    """Return the factors that make one number of the levels of a block's pixels: int block^2."""
+    return levels ** np.arange(block * block)
+
+
+def block_levels(levels, block):
+    """Return the levels of the pixels that each token stands for: int levels^(block^2) x block^2, row by row."""
+    return np.arange(levels ** (block * block))[:, None] // place_values(levels, block) % levels
 
 
 def shifted_copies(images, shift):
@@ -61,34 +89,62 @@ def shifted_copies(images, shift):
 
 # The contexts `above` and `place` read these pixels: (row, column), relative to the pixel being drawn.
 NEIGHBOURS = [(0, -1), (0, -2), *((-1, dx) for dx in range(-2, 3)), *((-2, dx) for dx in range(-1, 2))]
+# The context `wide` reads these pixels or blocks of pixels.
+WIDE = [*((0, dx) for dx in range(-4, 0)), *((dy, dx) for dy in range(-3, 0) for dx in range(-3, 4))]
 
 
 def context_table(height, width, context):
-    """Return the positions of the earlier pixels that are read before each pixel is drawn.
+    """Return the positions of the earlier pixels (or blocks of pixels) that are read before each pixel is drawn.
 
     Returns int32 T x F, T = height * width: entry [t, f] is 1 + the position of an earlier pixel, or 0 for
     the start symbol. `previous` reads the previous pixel, in row order, as the MNIST tutorial does. `above` and `place`
-    read ten neighbours in two dimensions; a neighbour beyond the border is read as the start symbol.
+    read ten neighbours in two dimensions, `wide` 25; a neighbour beyond the border is read as the start symbol.
     """
     if context == "previous":
         return np.arange(height * width, dtype="int32")[:, None]
-    table = np.zeros((height, width, len(NEIGHBOURS)), "int32")
+    neighbours = WIDE if context == "wide" else NEIGHBOURS
+    table = np.zeros((height, width, len(neighbours)), "int32")
     for row in range(height):
         for column in range(width):
-            for f, (dy, dx) in enumerate(NEIGHBOURS):
+            for f, (dy, dx) in enumerate(neighbours):
                 if row + dy >= 0 and 0 <= column + dx < width:
                     table[row, column, f] = 1 + (row + dy) * width + column + dx
     return table.reshape(height * width, -1)
 
 
-def read_context(history, positions, levels):
-    """Read pixels of `history` (N x 1+T, 0 for the start or 1 + token) as one-hot vectors.
+class ContextReader:
+    """What a network of digits reads before each token: the earlier tokens in context_table, as vectors.
 
-    `positions` is T x F, or F for a single pixel. Returns N x T x (F * levels), or N x (F * levels); the
-    start symbol is an all-zero vector.
+    A pixel is read as a one-hot vector, a block as the levels of its pixels, from 0 to 1. The start symbol is an
+    all-zero vector. With the context `wide`, the row and the column are read too, as one-hot vectors.
     """
-    one_hot = ops.one_hot(ops.take(history, positions, axis=1), levels + 1)[..., 1:]
-    return ops.reshape(one_hot, (-1, *positions.shape[:-1], positions.shape[-1] * levels))
+
+    def __init__(self, side, levels, context, block):
+        self.table = context_table(side, side, context)
+        self.levels, self.codes, self.places = levels, None, None
+        if block > 1:
+            self.codes = np.pad(block_levels(levels, block) / (levels - 1), ((1, 0), (0, 0))).astype("float32")
+        if context == "wide":
+            rows, columns = np.divmod(np.arange(side * side), side)
+            self.places = np.concatenate([np.eye(side)[rows], np.eye(side)[columns]], axis=1).astype("float32")
+
+    def __call__(self, history, t=None):
+        """Read `history` (N x 1+T, 0 for the start or 1 + token) before all tokens, or before token `t` alone.
+
+        Returns float32 N x T x features, or N x features.
+        """
+        positions = self.table if t is None else ops.convert_to_tensor(self.table)[t]
+        tokens = ops.take(history, positions, axis=1)
+        if self.codes is None:
+            vectors = ops.one_hot(tokens, self.levels + 1)[..., 1:]
+        else:
+            vectors = ops.take(ops.convert_to_tensor(self.codes), tokens, axis=0)
+        vectors = ops.reshape(vectors, (-1, *positions.shape[:-1], positions.shape[-1] * vectors.shape[-1]))
+        if self.places is None:
+            return vectors
+        place = ops.convert_to_tensor(self.places) if t is None else ops.convert_to_tensor(self.places)[t]
+        place = ops.add(place, ops.zeros_like(vectors[..., :1]))  # the same for all pictures
+        return ops.concatenate([vectors, place], axis=-1)
 
 
 class Windows:
@@ -167,21 +223,39 @@ def position_inputs(pixels, width, context):
 # --- Next-pixel networks -----------------------------------------------------------------------
 
 
-def build_rnn(size, levels, cell="gru", units=256, layers=1, dropout=0.0, context="previous", fused=False, **options):
+def build_rnn(
+    size,
+    levels,
+    cell="gru",
+    units=256,
+    layers=1,
+    dropout=0.0,
+    context="previous",
+    block=1,
+    hidden=0,
+    fused=False,
+    **options,
+):
     """Build a next-pixel network: int tokens N x T -> float32 logits N x T x levels, T = size * size.
 
     The logits of pixel t depend only on pixels before t: the network shifts its input right by one, with an all-zero
-    vector as the start. `cell` is gru or lstm, in `layers` layers of `units`. `options` are passed to the Keras
-    layer, `fused` to recurrent_layer.
+    vector as the start. `cell` is gru or lstm, in `layers` layers of `units`. With `block` above 1, a token is a block
+    of pixels, T = (size / block)^2, and the logits are N x T x levels^(block^2). With `hidden` above 0, a layer of that
+    many units follows the recurrent layers, and also reads their input. `options` are passed to the Keras layer,
+    `fused` to recurrent_layer.
     """
-    table = context_table(size, size, context)
-    tokens = keras.Input((size * size,), dtype="int32", name="tokens")
-    x = read_context(ops.pad(tokens + 1, ((0, 0), (1, 0))), table, levels)
+    side = size // block
+    tokens = keras.Input((side * side,), dtype="int32", name="tokens")
+    read = x = ContextReader(side, levels, context, block)(ops.pad(tokens + 1, ((0, 0), (1, 0))))
     for i in range(layers):
         x = recurrent_layer(cell, fused)(units, return_sequences=True, name=f"{cell}_{i}", **options)(x)
         if dropout:
             x = keras.layers.Dropout(dropout, name=f"dropout_{i}")(x)
-    logits = keras.layers.Dense(levels, dtype="float32", name="logits")(x)
+    if hidden:
+        x = keras.layers.Dense(hidden, activation="relu", name="hidden", dtype=options.get("dtype"))(
+            ops.concatenate([x, ops.cast(read, x.dtype)], axis=-1)
+        )
+    logits = keras.layers.Dense(levels ** (block * block), dtype="float32", name="logits")(x)
     return keras.Model(tokens, logits, name="next_pixel")
 
 

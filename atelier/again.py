@@ -11,6 +11,7 @@ import re
 import shlex
 
 from atelier import imaging
+from atelier.backend_choice import DEFAULT, TITLES, choose
 from atelier.disk import as_json
 from atelier.errors import InputError
 
@@ -108,11 +109,12 @@ def differences(recorded, options, given):
 
     `options` is the dataclass of the present command.
     """
-    different = []
+    backend, made_with = choose(), backend_of(recorded.texts)
+    different = [] if made_with == backend else [f"{TITLES[made_with]}, now {TITLES[backend]}"]
     for name, before in read_json(recorded.texts.get("versions")).items():
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             now = platform.python_version() if name == "python" else importlib.metadata.version(name)
-            if now != before:
+            if now != before and name in ("python", "keras", "numpy", backend):
                 different.append(f"{name} {before}, now {now}")
     before = read_json(recorded.texts.get("options"))
     for name, value in as_json(dataclasses.asdict(options)).items():
@@ -120,6 +122,11 @@ def differences(recorded, options, given):
             flag = "--" + name.rstrip("_").replace("_", "-")
             different.append(f"{flag} {words_of(before[name])}, now {words_of(value)}")
     return different
+
+
+def backend_of(texts):
+    """Return the backend that a picture with these texts was made with."""
+    return next((name for name in read_json(texts.get("versions")) if name in TITLES), DEFAULT)
 
 
 def words_of(value):

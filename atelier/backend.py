@@ -1,54 +1,18 @@
-"""Keras's backend: which one the user has chosen, its start, and what Keras has no word for.
+"""Keras's backend: its start, and what Keras has no word for. backend_choice.py says which one the user has chosen.
 
-TensorFlow is the default. The environment variable KERAS_BACKEND or the file keras.json chooses PyTorch or JAX. Each of
-tensorflow_backend.py, torch_backend.py and jax_backend.py holds the same functions; those of the chosen backend are
-listed at the end. The import of this module starts the backend without its messages.
+Each of tensorflow_backend.py, torch_backend.py and jax_backend.py holds the same functions; those of the chosen backend
+are listed at the end. The import of this module starts the backend without its messages.
 """
 
 import contextlib
 import ctypes
 import importlib.util
-import json
 import os
-import pathlib
 import sys
 
+from atelier.backend_choice import TITLES, choices, choose
 from atelier.disk import silenced_stderr
 from atelier.errors import InputError
-from atelier.naming import suggestion
-
-TITLES = {"tensorflow": "TensorFlow", "torch": "PyTorch", "jax": "JAX"}
-
-
-# --- The choice --------------------------------------------------------------------------------
-
-
-def choose():
-    """Return the backend that KERAS_BACKEND or keras.json names. Raises InputError if it can't be used."""
-    name, source = os.environ.get("KERAS_BACKEND"), "KERAS_BACKEND"
-    if not name:
-        name, source = configured()
-    if name not in TITLES:
-        raise InputError(f"{source} names the backend {name}{suggestion(str(name), [*TITLES])}; {choices()}")
-    if importlib.util.find_spec(name) is None:
-        advice = "pip install -r requirements.txt" if name == "tensorflow" else f"pip install {name}"
-        raise InputError(f"{source} names the backend {name}, which is not installed; {advice}, or {choices()}")
-    return name
-
-
-def configured():
-    """Return the backend in the user's keras.json, or TensorFlow, and the words for its source."""
-    home = pathlib.Path.home() if os.access(pathlib.Path.home(), os.W_OK) else pathlib.Path("/tmp")
-    path = pathlib.Path(os.environ.get("KERAS_HOME") or home / ".keras").expanduser() / "keras.json"
-    try:
-        return json.loads(path.read_text())["backend"], str(path)
-    except (OSError, ValueError, KeyError, TypeError):  # Keras also takes its default then
-        return "tensorflow", "the default"
-
-
-def choices():
-    return "set KERAS_BACKEND to tensorflow, torch or jax"
-
 
 # --- The start ---------------------------------------------------------------------------------
 
@@ -101,13 +65,14 @@ def start(name):
     keep_freed_memory()
     os.environ["KERAS_BACKEND"] = name  # for Keras, and for processes that this one starts
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # what Apple's GPUs lack, the processor computes
     # TensorFlow writes messages before its log level can be set. Keras takes a second to import these two modules, for
     # wrappers and plots that this toolkit does not use.
     # PyTorch inspects all modules while it is imported, which would load ours.
     with silenced_stderr(), hidden_modules("sklearn", "matplotlib.pyplot"), set_aside(lazy_modules()):
         try:
             return importlib.import_module(f"atelier.{name}_backend")
-        except (ImportError, OSError, AttributeError) as error:
+        except Exception as error:  # a damaged or mismatched installation fails in many ways
             if getattr(error, "name", None) == "keras":
                 raise
             reason = " ".join(str(error).split())[:200]
@@ -139,13 +104,14 @@ value_and_gradients = chosen.value_and_gradients  # (loss, trained, scale=1, var
 custom_gradient = chosen.custom_gradient  # a decorator: the function returns (results, function of their gradients)
 
 # Compiled functions
+COMPILES_EACH_SIZE = chosen.COMPILES_EACH_SIZE  # whether a function is compiled anew for each size, see padding.py
 for_any_size = chosen.for_any_size  # (function, variables=()): of one picture, 1 x H x W x 3
 compile_for_shapes = chosen.compile_for_shapes  # (function, shapes, variables=()): shapes are ((..., None), dtype)
 compile_function = chosen.compile_function  # (function, jit=True, variables=())
 compile_update = chosen.compile_update  # (optimizer, variables, jit=False): f(gradients) changes the variables
 compile_training_step = chosen.compile_training_step  # (loss, optimizer, trained, jit, variables=())
 output_shapes = chosen.output_shapes  # (function, shape) -> the shapes of the function's list of outputs
-resize_dynamically = chosen.resize_dynamically  # (picture, size): antialiased, to a size that is a tensor
+resize_dynamically = chosen.resize_dynamically  # (picture, filled, size, largest): antialiased, see JAX's
 
 # Layers
 normalize_instance = chosen.normalize_instance  # (x, scale, shift, epsilon), with the mean and variance of x

@@ -274,6 +274,17 @@ def note_differences(arguments, options, given):
         print(f"note: since {recorded.picture} was made, this has changed: {'; '.join(different)}", file=sys.stderr)
 
 
+def print_samples(inputs, folder, options, paint_samples):
+    """Make pictures of some frames of a film, see --frames-every, and print their paths. Raises InputError.
+
+    `folder` is for them unless --output is given. `paint_samples(film, folder, options)` yields their paths.
+    """
+    if len(inputs) != 1 or not naming.is_film(inputs[0]):
+        raise InputError("--frames-every shows frames of one film; give one film, and no photo or folder")
+    for path in paint_samples(inputs[0], pathlib.Path(options.output or folder), options):
+        print(f"picture: {path}", flush=True)
+
+
 def check_sharing(options, shared, what):
     """Check --workers and --scheduler. Raises InputError if both are given, or if one is and `shared` is false.
 

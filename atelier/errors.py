@@ -26,13 +26,16 @@ class Interrupted(InputError):
 def is_out_of_memory(error):
     """Tell whether an error of TensorFlow, PyTorch or JAX says that the memory, also a GPU's, is not enough."""
     named = type(error).__name__ in ("ResourceExhaustedError", "OutOfMemoryError")
-    return named or any(text in str(error) for text in ("RESOURCE_EXHAUSTED", "can't allocate memory"))
+    return named or any(text in str(error) for text in OUT_OF_MEMORY)
+
+
+OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "can't allocate memory", "out of memory", "_STATUS_ALLOC_FAILED")
 
 
 def describe(error):
     """Return an error's message in one line."""
     if isinstance(error, MemoryError) or is_out_of_memory(error):
-        return "not enough memory; try fewer or smaller pictures"
+        return "not enough memory; try fewer or smaller pictures: lower --size, --tile, --batch-size or --count"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower() + (f": {error.filename}" if error.filename else "")
     return " ".join(str(error).split())

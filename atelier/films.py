@@ -7,14 +7,16 @@ import contextlib
 import errno
 import math
 import pathlib
+import sys
 
 import lazy_loader
 import numpy as np
 from PIL import Image, ImageSequence
 
-from atelier.disk import read_json, whole_file, write_json
+from atelier.disk import read_json, refuse_to_overwrite, whole_file, write_json
 from atelier.errors import InputError
 from atelier.imaging import fit, resize_picture, to_pixels
+from atelier.leases import Lease
 from atelier.manifests import MANIFEST, changed_options
 
 imageio_ffmpeg = lazy_loader.load("imageio_ffmpeg", suppress_warning=True)  # only films need it, and pictures do not
@@ -57,6 +59,24 @@ def check_encoder():
         imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError as error:
         raise InputError("films need ffmpeg, and none was found; set IMAGEIO_FFMPEG_EXE to its path") from error
+
+
+@contextlib.contextmanager
+def only_maker(result, options, alone):
+    """Yield a Lease on the film file `result`: no other process makes this film. A note says if it has to wait.
+
+    `alone` tells that this film is the only one of its command. Then InputError is raised if the film exists, unless
+    --overwrite is given.
+    """
+
+    def say_waiting():
+        if not options.quiet:
+            print(f"note: another process is making {result}; this one waits for it", file=sys.stderr)
+
+    with Lease(result.with_name(f".{result.name}.lock"), say_waiting) as lease:
+        if alone:  # another process may have made the film in the meantime
+            refuse_to_overwrite([result], options.overwrite)
+        yield lease
 
 
 def save_film(path, frames, fps):
@@ -110,13 +130,13 @@ def read_frame(path):
 # --- Frames of an unfinished film --------------------------------------------------------------
 
 
-def frame_path(folder, number):
-    """Return the path of a frame; numbers start at 1."""
-    return folder / f"{number:05}.png"
+def frame_path(folder, number, suffix=".png"):
+    """Return the path of a frame, or of a part with several frames; numbers start at 1."""
+    return folder / f"{number:05}{suffix}"
 
 
-def frames_done(folder, manifest, most, replace):
-    """Count the frames that an interrupted film with the same manifest left in `folder`, up to `most`.
+def frames_done(folder, manifest, most, replace, suffix=".png"):
+    """Count the frames, or parts, that an interrupted film with the same manifest left in `folder`, up to `most`.
 
     If the frames have another manifest, they are removed if `replace` is true; otherwise InputError is raised. If there
     are no frames (left), the manifest is written. Raises InputError if the folder then holds other files.
@@ -124,7 +144,7 @@ def frames_done(folder, manifest, most, replace):
     path = folder / MANIFEST
     if path.exists() and not changed_options(read_json(path), manifest):
         done = 0
-        while done < most and frame_path(folder, done + 1).exists():
+        while done < most and frame_path(folder, done + 1, suffix).exists():
             done += 1
         return done
     if path.exists() and replace:
@@ -142,8 +162,8 @@ def remove_frames(folder):
     """Remove the frames of a film, and their folder if nothing else is in it."""
     # Files whose names begin with a dot are incomplete; a killed process left them.
     for pattern in (
-        "[0-9][0-9][0-9][0-9][0-9].png",
-        ".[0-9][0-9][0-9][0-9][0-9]-*.png",
+        "[0-9][0-9][0-9][0-9][0-9].*",
+        ".[0-9][0-9][0-9][0-9][0-9]-*.*",
         MANIFEST,
         f".{pathlib.Path(MANIFEST).stem}-*.json",
     ):

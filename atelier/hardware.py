@@ -16,6 +16,7 @@ import keras
 import psutil
 
 from atelier.backend import gpu_capabilities, use_cores  # noqa: F401
+from atelier.errors import InputError
 
 # --- Precision ---------------------------------------------------------------------------------
 
@@ -35,7 +36,7 @@ def use_precision(precision, work, batch_size=LARGE_BATCH):
     """Set the precision of all networks that are built from now on; return a text such as "PyTorch, 1 GPU, float32".
 
     `precision` is "auto" or the name of a Keras dtype policy, `work` is a key of BFLOAT16, and `batch_size` matters
-    only for training.
+    only for training. Raises InputError if the device lacks a precision that is given.
     """
     backend.let_gpu_memory_grow()
     backend.use_exact_products(work in ("likelihoods", "drawing"))
@@ -45,10 +46,23 @@ def use_precision(precision, work, batch_size=LARGE_BATCH):
         # On a processor, JAX is slow in bfloat16, and a search became NaN.
         half = device_kind() in BFLOAT16[work] and (backend.NAME != "jax" or has_gpu())
         precision = "mixed_bfloat16" if half else "float32"
+    elif precision != "float32":
+        check_precision(precision)
     keras.config.set_dtype_policy(precision)
     gpus = len(gpu_capabilities())
     device = f"{gpus} GPU" if gpus else f"CPU, {cpu_count()} cores"
     return f"{backend.TITLE}, {device}, {precision}"
+
+
+def check_precision(precision):
+    """Raise InputError if this device cannot compute in a precision, the name of a Keras dtype policy."""
+    dtype = keras.dtype_policies.get(precision).compute_dtype
+    try:
+        picture, kernel = keras.ops.ones((1, 8, 8, 1), dtype), keras.ops.ones((3, 3, 1, 1), dtype)
+        backend.as_array(keras.ops.cast(keras.ops.conv(picture, kernel), "float32"))
+    except Exception as error:
+        message = f"{backend.TITLE} cannot compute in {dtype} on this device; give --precision float32"
+        raise InputError(message) from error
 
 
 def device_kind():

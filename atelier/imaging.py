@@ -14,6 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageDraw, ImageOps, PngImagePlugin, UnidentifiedImageError
 from skimage.util import montage
 
+from atelier import naming
 from atelier.disk import silenced_stderr, whole_file
 from atelier.errors import InputError
 
@@ -91,6 +92,12 @@ def find_pictures(folder, recursive=True):
     """
     files = find_files(folder, picture_endings() | HEIC, recursive)
     return [path for path in files if path.suffix.lower() not in HEIC or picture_endings() >= HEIC or can_open(path)]
+
+
+def find_films(folder, recursive=True):
+    """List the films in a folder, sorted, and with `recursive` also those in its subfolders."""
+    endings = naming.FILM_ENDINGS | naming.ANIMATION_ENDINGS
+    return [path for path in find_files(folder, endings, recursive) if naming.is_film(path)]
 
 
 def can_open(path):

@@ -10,8 +10,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from atelier.errors import InputError
-
 VERSION = jax.__version__
 
 # --- Devices and memory ------------------------------------------------------------------------
@@ -132,6 +130,8 @@ def without(variables, others):
 
 # --- Compiled functions ------------------------------------------------------------------------
 
+COMPILES_EACH_SIZE = True
+
 
 def compile_function(function, jit=True, variables=()):
     compiled = jax.jit(with_values(function, variables))
@@ -152,14 +152,40 @@ def compile_update(optimizer, variables, jit=False):
 
     def update(gradients):
         values, optimizer_values = evaluate(values_of(variables), values_of(optimizer.variables), gradients)
-        for variable, value in zip([*variables, *optimizer.variables], [*values, *optimizer_values]):
-            variable.assign(value)
+        assign([*variables, *optimizer.variables], [*values, *optimizer_values])
 
     return update
 
 
 def compile_training_step(loss, optimizer, trained, jit, variables=()):
-    raise InputError("a painter can't be trained with JAX yet; set KERAS_BACKEND to tensorflow or torch")
+    """Compile f(*arguments) -> more, as TensorFlow's function of this name does."""
+    others = without(variables, trained)
+    groups = [trained, others, optimizer.variables]
+
+    @jax.jit
+    def evaluate(values, *arguments):
+        def scaled_loss(trained_values):
+            current = zip([*trained, *others, *optimizer.variables], [*trained_values, *values[1], *values[2]])
+            with keras.StatelessScope(current) as scope:
+                scaled, more = loss(*arguments)
+            return scaled, (more, [scope.get_current_value(variable) for variable in others])
+
+        (_, (more, other_values)), gradients = jax.value_and_grad(scaled_loss, has_aux=True)(values[0])
+        trained_values, optimizer_values = optimizer.stateless_apply(values[2], gradients, values[0])
+        return more, (trained_values, other_values, optimizer_values)
+
+    def training_step(*arguments):
+        more, values = evaluate([values_of(group) for group in groups], *arguments)
+        for group, new in zip(groups, values):
+            assign(group, new)
+        return more
+
+    return training_step
+
+
+def assign(variables, values):
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
 
 
 # --- Layers ------------------------------------------------------------------------------------
@@ -182,5 +208,23 @@ def output_shapes(function, shape):
     return [x.shape for x in jax.eval_shape(function, jax.ShapeDtypeStruct(shape, "float32"))]
 
 
-def resize_dynamically(picture, size):
-    raise InputError("a dream of a class does not run on JAX yet; set KERAS_BACKEND to tensorflow or torch")
+def resize_dynamically(picture, filled, size, largest):
+    """Resize the upper left part of a picture, 1 x H x W x C, antialiased as in TensorFlow's tf.image.resize.
+
+    `filled` is the part's height and width, and `size` those of the result, at most `largest`, two integers. They can
+    be tensors. The result is in the upper left of pictures of the size `largest`: JAX knows no size that is a tensor.
+    """
+    rows, columns = (
+        interpolation_weights(*sides) for sides in zip(picture.shape[1:3], filled, size, largest, strict=True)
+    )
+    return ops.einsum("yh,nhwc,xw->nyxc", rows, picture, columns)
+
+
+def interpolation_weights(side, filled, wanted, largest):
+    """Return the weights by which the first `filled` of `side` pixels become `wanted` pixels: largest x side."""
+    scale = wanted / filled
+    centers = (ops.arange(largest, dtype="float32") + 0.5) / scale - 0.5
+    places = ops.arange(side, dtype="float32")
+    weights = ops.relu(1 - ops.abs(centers[:, None] - places) * ops.minimum(scale, 1))
+    weights = ops.where(places < filled, weights, 0)
+    return weights / ops.maximum(ops.sum(weights, axis=1, keepdims=True), 1e-9)

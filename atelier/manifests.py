@@ -1,4 +1,4 @@
-"""Manifests: the options that a folder's pictures were made with, stored as recipe.json beside the pictures.
+"""Manifests: the options and the backend that a folder's pictures were made with, in recipe.json beside the pictures.
 
 The options of a later command are compared with the manifest. A manifest is a JSON dict from option names to values.
 For a file, the value is the file's name and a checksum of its content.
@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import pathlib
 
+from atelier.backend_choice import DEFAULT, TITLES, choose
 from atelier.command_line import flag_of
 from atelier.disk import as_json, read_json
 from atelier.errors import InputError, describe
@@ -18,7 +19,7 @@ MANIFEST = "recipe.json"  # the "recipe" in a training's meta.json is something 
 # Options that do not change a picture: its path, the choice of photos, and other output.
 IGNORED = {
     *("output", "overwrite", "quiet", "debug", "recursive", "gif", "no_page", "no_metadata"),
-    *("workers", "scheduler"),
+    *("workers", "scheduler", "frames_every"),
 }
 
 
@@ -31,7 +32,7 @@ def manifest_of(script, options, ignored=(), files=None):
     """
     if options.weights not in (None, "imagenet"):
         files = {**(files or {}), "weights": [options.weights]}
-    manifest = {"script": script}
+    manifest = {"script": script, "backend": choose()}
     ignored = IGNORED.union(ignored)
     manifest |= {name: value for name, value in dataclasses.asdict(options).items() if name not in ignored}
     return as_json(manifest | {name: [file_checksum(path) for path in paths] for name, paths in (files or {}).items()})
@@ -62,6 +63,10 @@ def changed_options(stored, manifest):
     changes = []
     for name in dict.fromkeys([*stored, *manifest]):
         before, now = stored.get(name), manifest.get(name)
+        if name == "backend":
+            if (before or DEFAULT) != now:  # manifests name it since there are several
+                changes.append(f"with {TITLES.get(before or DEFAULT, before)}, now {TITLES[now]}")
+            continue
         if name == "weights":  # without this option, ImageNet's are used
             before, now = before or "imagenet", now or "imagenet"
         if compared_value(before) != compared_value(now):
@@ -88,8 +93,8 @@ def format_value(value):
 
 # Options that older manifests do not contain, with the values that were in effect then.
 FORMER_VALUES = {
-    "style_transfer.py": {"strength": 1.0, "refine": 0, "stroke_size": 1.0},
-    "deepdream.py": {"canvas": "pixels"},
+    "style_transfer.py": {"strength": 1.0, "refine": 0, "stroke_size": 1.0, "steady": 0.8},
+    "deepdream.py": {"canvas": "pixels", "steady": 0.8},
 }
 
 

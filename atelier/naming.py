@@ -3,6 +3,7 @@
 Names are returned in Keras's spelling. A wrong name raises InputError. This module does not import TensorFlow.
 """
 
+import contextlib
 import difflib
 import math
 import os
@@ -194,6 +195,34 @@ def similar_file(path, others=()):
     except OSError:
         beside = []
     return suggestion(path.name, [*beside, *others])
+
+
+FILM_ENDINGS = {".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi"}
+ANIMATION_ENDINGS = {".gif", ".webp"}  # such files can be films or pictures
+FILM_KINDS = (".mp4", ".webm", ".gif", ".webp")  # that are written
+
+
+def is_film(path):
+    """Tell whether a path names a film: by its suffix and, for a GIF or WebP, by whether it has several frames."""
+    path = pathlib.Path(path)
+    if path.suffix.lower() in FILM_ENDINGS:
+        return not path.is_dir()
+    if path.suffix.lower() not in ANIMATION_ENDINGS:
+        return False
+    from PIL import Image
+
+    with contextlib.suppress(Exception), Image.open(path) as picture:  # a damaged file can raise any error
+        return getattr(picture, "n_frames", 1) > 1
+    return False
+
+
+def check_film_options(arguments, inputs, more=("fps",)):
+    """Raise InputError if an option of films was given, and there is neither a film nor a folder among the inputs."""
+    if any(path.is_dir() or is_film(path) for path in inputs):
+        return
+    for name in ("start", "end", "steady", "frames_every", *more):
+        if hasattr(arguments, name):
+            raise InputError(f"--{name.replace('_', '-')} is for films, and no film is given")
 
 
 def are_many(paths):

@@ -114,6 +114,8 @@ def value_and_gradients(loss, trained, scale=1, variables=()):
 
 # --- Compiled functions ------------------------------------------------------------------------
 
+COMPILES_EACH_SIZE = False
+
 
 def for_any_size(function, variables=()):
     return compile_for_shapes(function, [((1, None, None, 3), "float32")])
@@ -183,5 +185,5 @@ def output_shapes(function, shape):
     return [x.shape for x in compiled.get_concrete_function(tf.TensorSpec(shape)).structured_outputs]
 
 
-def resize_dynamically(picture, size):
+def resize_dynamically(picture, filled, size, largest):
     return tf.image.resize(picture, tf.cast(size, "int32"), antialias=True)

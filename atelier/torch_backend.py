@@ -4,6 +4,9 @@ Nothing is compiled: PyTorch runs each operation at once, so every size of a pic
 """
 
 import functools
+import re
+import sys
+import warnings
 
 import keras
 import torch
@@ -28,6 +31,17 @@ def gpu_capabilities():
 
 def let_gpu_memory_grow():
     """PyTorch always takes a GPU's memory when it needs it."""
+
+
+def show_warning(message, *arguments, **more):
+    """Print a note in place of PyTorch's warning that an operation does not run on Apple's GPU."""
+    if missing := re.search("operator '(.+?)' is not currently supported on the MPS backend", str(message)):
+        print(f"note: the processor computes {missing[1]}, which PyTorch lacks on this GPU", file=sys.stderr)
+    else:
+        show_other_warning(message, *arguments, **more)
+
+
+show_other_warning, warnings.showwarning = warnings.showwarning, show_warning
 
 
 def use_exact_products(exact):
@@ -110,6 +124,8 @@ def value_and_gradients(loss, trained, scale=1, variables=()):
 
 # --- Functions without gradients ---------------------------------------------------------------
 
+COMPILES_EACH_SIZE = False
+
 
 def compile_function(function, jit=True, variables=()):
     @functools.wraps(function)
@@ -177,6 +193,6 @@ def output_shapes(function, shape):
     return [x.shape for x in compile_function(function)(torch.zeros(shape))]
 
 
-def resize_dynamically(picture, size):
+def resize_dynamically(picture, filled, size, largest):
     sides = [int(side) for side in size]
     return rows_first(interpolate(channels_first(picture), sides, mode="bilinear", antialias=True))

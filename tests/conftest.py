@@ -48,8 +48,16 @@ from atelier import backend, command_line, hardware, trainings
 from atelier.networks import pretrained
 from atelier.pixel_rnn import datasets
 
+SMALL_RNNS = (  # cells and options of util.build_rnn()
+    ("gru", {"context": "previous"}),
+    ("lstm", {"context": "previous"}),
+    ("gru", {"context": "above"}),
+    ("lstm", {"context": "above"}),
+    ("gru", {"context": "wide", "size": 8, "block": 2, "levels": 2, "hidden": 9}),
+)
 SLOWEST = (
     "style_transfer",
+    "films",
     "cluster",
     "trainings",
     "painter_training",
@@ -339,7 +347,18 @@ def wait_for(condition, seconds=120):
 @pytest.fixture(scope="session")
 def long_training(make_once):
     """The arguments of a longer training of a digit, and its folder."""
-    arguments = ["digits", "--digit", "3", *map(str, TINY_DIGITS), "--epochs", "24", "--dropout", "0.2"]
+    arguments = [
+        "digits",
+        "--digit",
+        "3",
+        *map(str, TINY_DIGITS),
+        "--epochs",
+        "24",
+        "--dropout",
+        "0.2",
+        "--distort",
+        "1",
+    ]
     return arguments, make_once("long_training", lambda folder: run("train_rnn.py", *arguments, "--output", folder))
 
 

@@ -8,20 +8,19 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, results, run
+from conftest import ROOT, results, run, write_idx_folder
 from PIL import Image
 
 import util
 from atelier import errors
-from atelier.pixel_rnn import model_files, model_meta
+from atelier.pixel_rnn import model_files, model_meta, strangers
 
 
 @pytest.fixture(scope="session")
 def classified(tiny_models, tmp_path_factory):
     folder = tmp_path_factory.mktemp("classified")
-    output = run(
-        "classify_mnist.py", tiny_models, "--csv", folder / "all.csv", "--output", folder / "confusion.png"
-    ).stdout
+    flags = ("--csv", folder / "all.csv", "--output", folder / "digits_confusion.png", "--errors", "--plot")
+    output = run("classify_mnist.py", tiny_models, *flags).stdout
     with open(folder / "all.csv", newline="") as file:
         return results(output), list(csv.DictReader(file)), folder
 
@@ -39,7 +38,43 @@ def test_the_figures_agree_with_the_csv(classified, tiny_models, digits):
     assert [int(row["label"]) for row in rows] == digits[3].tolist()
     nats = float(figures["log_likelihood"].split()[0])
     assert float(figures["bits_per_pixel"]) == pytest.approx(-nats / np.log(2) / 64, abs=1e-3)
-    assert Image.open(folder / "confusion.png").size == (600, 600)
+    assert Image.open(folder / "digits_confusion.png").size == (600, 600)
+
+
+def test_the_calibration_error_agrees_with_the_csv(classified):
+    figures, rows, folder = classified
+    confidence = np.array([max(float(row[f"p{digit}"]) for digit in range(10)) for row in rows])
+    right = np.array([row["label"] == row["prediction"] for row in rows])
+    bins = np.minimum((confidence * 15).astype(int), 14)
+    differences = [abs(confidence[bins == i].sum() - right[bins == i].sum()) for i in range(15)]
+    assert float(figures["calibration_error"]) == pytest.approx(sum(differences) / len(rows), abs=1e-4)
+    assert "classify_mnist.py" in Image.open(folder / "digits_reliability.png").text["command"]
+
+
+def test_the_sheet_shows_each_error(classified):
+    figures, rows, folder = classified
+    wrong = sum(row["label"] != row["prediction"] for row in rows)
+    assert figures["errors"] == f"{wrong}, {folder / 'digits_errors.png'}"
+    width, height = Image.open(folder / "digits_errors.png").size
+    assert width // 64 == 16 and height // 84 == -(-wrong // 16)
+
+
+def test_strangers_are_refused_by_their_likelihood(digits, tmp_path):
+    few = write_idx_folder(tmp_path / "few", *digits)
+    flags = ("--num-images", 100, "--reject", "--strangers", few, "--output", tmp_path / "c.png")
+    figures = results(run("classify_mnist.py", "trained/digits", *flags).stdout)
+    assert figures["refused_noise"].startswith("1.0000 of 100, ")
+    assert 0.5 < float(figures["refused_letters"].split()[0]) < 1  # some letters, like O, look like digits
+    # The digits themselves are refused as often as allowed: one of a hundred.
+    assert figures["refused_few"] == "0.0100 of 100, area under the ROC curve 0.5000"
+
+
+def test_the_share_refused_is_that_of_the_highest_threshold_allowed():
+    digits = np.arange(100.0)  # a threshold of 1 refuses one of a hundred
+    assert strangers.share_refused(digits, np.array([-5, 0.5, 1.5, 50])) == (
+        0.5,
+        pytest.approx((100 + 99 + 98 + 49.5) / 400),
+    )
 
 
 def test_the_posterior_follows_bayes_rule(classified, tiny_models, digits):
@@ -196,6 +231,9 @@ def test_a_damaged_model_is_reported_in_one_line(copied_models, tmp_path, damage
         (("--image", "absent.png"), "absent.png"),
         (("--num-images", 0), "--num-images"),
         (("--data", "absent"), "does not exist"),
+        (("--reject", "--strangers", "absent"), "does not exist"),
+        (("--strangers", "fashion_mnist"), "--strangers needs --reject"),
+        (("--image", "README.md", "--errors"), "--errors is for a set of test pictures"),
     ],
 )
 def test_bad_flags_are_reported_in_one_line(tiny_models, tmp_path, flags, complaint):

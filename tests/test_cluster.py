@@ -111,6 +111,7 @@ def by_one_process(album, make_once):
 # --- The commands --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @two_processes_or_scheduler
 def test_a_folder_of_photos_gives_the_same_results_as_with_one_process(cluster_flags, album, by_one_process, tmp_path):
     result = run("style_transfer.py", album, *LEARNED, *cluster_flags, "--output", tmp_path, status=1)

@@ -76,8 +76,14 @@ def test_another_program_that_uses_the_package_keeps_its_tracebacks(tmp_path):
     [
         (errors.InputError("two\nlines"), "two lines"),
         (OSError(28, "No space left on device", "a/b.png"), "no space left on device: a/b.png"),
-        (MemoryError(), "not enough memory; try fewer or smaller pictures"),
-        (tf.errors.ResourceExhaustedError(None, None, "OOM"), "not enough memory; try fewer or smaller pictures"),
+        (
+            MemoryError(),
+            "not enough memory; try fewer or smaller pictures: lower --size, --tile, --batch-size or --count",
+        ),
+        (
+            tf.errors.ResourceExhaustedError(None, None, "OOM"),
+            "not enough memory; try fewer or smaller pictures: lower --size, --tile, --batch-size or --count",
+        ),
     ],
 )
 def test_an_error_is_reported_in_one_line(error, text):

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import json
 import re
 import typing
 
@@ -11,6 +10,7 @@ from conftest import ROOT
 
 import config
 from atelier import command_line
+from atelier.pixel_rnn import model_meta
 
 ALL = [config.Train, config.Generate, config.Classify, config.Style, config.Learn, config.Dream, config.Filters]
 
@@ -46,7 +46,9 @@ FREE_TEXT = {
     "layers",
     "learned",
     "scheduler",
-}  # options that take the names of layers, classes or styles, or an address
+    "start",
+    "end",
+}  # options that take the names of layers, classes or styles, an address, or a time
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,7 @@ def test_every_number_has_a_range_that_contains_its_default(options):
     for preset in config.PRESETS.values():
         for item in dataclasses.fields(preset):
             value, allowed = getattr(preset, item.name), item.metadata["range"]
-            assert isinstance(value, str) or value is None or value in allowed, item.name
+            assert isinstance(value, str | bool) or value is None or value in allowed, item.name
 
 
 @pytest.mark.parametrize("options", ALL)
@@ -92,7 +94,7 @@ def test_no_switch_is_on_by_default(options):
     ("folder", "preset"), [("mnist", "tutorial"), ("mnist_best", "best"), ("digits", "digits"), ("monet", "painter")]
 )
 def test_the_shipped_models_were_trained_with_their_presets(folder, preset):
-    recipe = json.loads((ROOT / "trained" / folder / "meta.json").read_text())["recipe"]
+    recipe = model_meta.load_meta(ROOT / "trained" / folder)["recipe"]
     expected = dataclasses.asdict(config.PRESETS[preset])
     assert recipe == expected | {"window": recipe["window"]} if preset == "painter" else recipe == expected
 

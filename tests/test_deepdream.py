@@ -486,7 +486,7 @@ def test_the_time_left_is_printed_for_a_picture_and_for_a_film(album, tmp_path):
         (("--blend", 1.5), "--blend must be from 0 to 1"),
         (("--tile", 10), "--tile must be from 160 to 10000"),
         (("--size", 8), "--size must be from 32 to 10000"),
-        (("--fps", 10), "--fps is for films, which --zoom makes"),
+        (("--fps", 10), "--fps is for films, and no film is given"),
         (("--rotate", 1), "--rotate is for films, which --zoom makes"),
         (("--zoom", 5, "--fps", 0, "--output", "a.mp4"), "--fps must be from 1 to 120"),
         (("--zoom", 5, "--fps", 60, "--output", "a.gif"), "--fps must be at most 50 in a GIF"),

@@ -2,11 +2,14 @@
 
 import functools
 import io
+import json
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tqdm
@@ -17,6 +20,7 @@ from conftest import (
     TINY_DIGITS,
     mark_unfinished,
     meta_of,
+    results,
     run,
     run_process,
     wait_for,
@@ -120,12 +124,57 @@ def test_classes_can_be_added_and_are_not_overwritten_without_the_flag(tmp_path)
         ("--context", "previous"),
         ("--shift", 1),
         ("--levels", 2),
+        ("--distort", 1),
     ],
 )
 def test_each_training_option_changes_the_training(tiny_models, tmp_path, flags):
     run("train_rnn.py", *ONE_DIGIT, *flags, "--output", tmp_path / "other")
     losses = meta_of(tmp_path / "other")["classes"]["3"]["loss"]
     assert losses != meta_of(tiny_models)["classes"]["3"]["loss"] and losses[1] < losses[0]
+
+
+@pytest.fixture(scope="session")
+def read_in_both_orders(make_once):
+    """A folder of models that begin with a common network, and read rows and columns."""
+    flags = (*TINY_DIGITS, "--common-epochs", 1, "--epochs", 1, "--order", "both")
+    command = ("train_rnn.py", "digits", "--all-digits", *flags, "--output")
+    return make_once("both_orders", lambda folder: run(*command, folder))
+
+
+def test_all_classes_begin_with_a_common_network(read_in_both_orders, tiny_models):
+    classes, alone = meta_of(read_in_both_orders)["classes"], meta_of(tiny_models)["classes"]
+    assert all(classes[digit]["loss"][0] < alone[digit]["loss"][0] for digit in alone)
+
+
+def test_the_log_likelihoods_of_both_orders_are_added(read_in_both_orders, tmp_path):
+    def log_likelihood(folder):
+        output = run("classify_mnist.py", folder, "--output", tmp_path / "c.png", "--overwrite").stdout
+        return float(results(output)["log_likelihood"].split()[0])
+
+    of_both, of_columns = log_likelihood(read_in_both_orders), log_likelihood(read_in_both_orders / "columns")
+    rows = shutil.copytree(read_in_both_orders, tmp_path / "rows")
+    meta = meta_of(rows)
+    (rows / "meta.json").write_text(json.dumps(meta | {"recipe": meta["recipe"] | {"order": "rows"}}))
+    of_rows = log_likelihood(rows)
+    assert of_both == pytest.approx((of_rows + of_columns) / 2, abs=2e-3) and of_rows != of_columns
+
+
+def test_one_network_for_all_classes_has_a_likelihood_and_completes_a_picture(digits, picture, tmp_path):
+    network = ("--together", "--sampled", "--block", 2, "--levels", 2, "--context", "wide", "--hidden", 8, "--half")
+    folder = tmp_path / "m"
+    run("train_rnn.py", "digits", "--all-digits", *TINY_DIGITS, *network, "--epochs", 2, "--output", folder)
+    weights = keras.saving.load_model(folder / "model_0.keras").get_weights()
+    assert {str(array.dtype) for array in weights[:-2]} == {"float16"}
+    assert {*meta_of(folder)["classes"]} == {"0"} and meta_of(folder)["classes"]["0"]["pictures"] == 1437
+    figures = results(run("classify_mnist.py", folder).stdout)
+    assert "accuracy" not in figures and -64 * np.log(2) < float(figures["log_likelihood"].split()[0]) < -20
+    assert "can't tell them apart" in run("classify_mnist.py", folder, "--errors", status=2).stderr
+    complete = ("generate_rnn.py", folder, "--grid", 1, "--output", tmp_path / "drawn.png", "--complete", picture)
+    assert "--rows must be a multiple of 2" in run(*complete, "--rows", 3, status=2).stderr
+    run(*complete, "--rows", 4)
+    drawn = np.asarray(Image.open(tmp_path / "drawn.png").convert("L").resize((10, 10), 0))[1:-1, 1:-1]
+    assert {*np.unique(drawn)} == {0, 255}
+    np.testing.assert_array_equal(drawn[:4] > 0, digits[2][0][:4] > 128)
 
 
 def test_the_same_data_from_files_gives_the_same_training(digits, tiny_models, tmp_path):

@@ -124,6 +124,7 @@ def test_a_folder_is_painted_and_failed_photos_are_reported(holiday, no_models, 
     assert float(rows_of(output)["square.png"]["seconds"]) == float(rows["square.png"]["seconds"])
 
 
+@pytest.mark.slow
 def test_a_folder_continues_after_a_kill(album, tmp_path):
     output = tmp_path / "styled"
     flags = (album, *QUICK, "--iterations", 20, "--style", PAINTING, "--output", output)
@@ -362,6 +363,7 @@ def test_overwrite_paints_everything_again_with_other_options(album, tmp_path):
     assert "--size 72, now 64" in paint(album, output, status=2).stderr
 
 
+@pytest.mark.slow
 def test_after_a_kill_no_picture_made_with_the_old_options_counts_as_done(album, tmp_path):
     output = tmp_path / "styled"
     (album / "more").mkdir()

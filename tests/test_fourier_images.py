@@ -79,7 +79,9 @@ def test_transforms_scale_shift_and_rotate_a_picture():
     def transformed(size, center, degrees, side):
         angle = np.float32(np.radians(degrees))
         return np.asarray(
-            random_transforms.scale_and_crop(picture[None], np.float32(size), np.float32(center), angle, side)
+            random_transforms.scale_and_crop(
+                picture[None], picture.shape[:2], np.float32(size), np.float32(center), angle, side
+            )
         )
 
     np.testing.assert_allclose(transformed((40, 40), (19.5, 19.5), 0, 40), picture, atol=1e-2)
@@ -88,7 +90,7 @@ def test_transforms_scale_shift_and_rotate_a_picture():
     small = imaging.resize_picture(picture, 20, 20)
     assert np.abs(transformed((20, 20), (9.5, 9.5), 0, 20) - small).mean() < 6
     larger = [
-        transform(picture[None], [48.0, 48.0], [20.0, 25.0], 0.2, 20)
+        transform(picture[None], picture.shape[:2], [48.0, 48.0], [20.0, 25.0], 0.2, 20)
         for transform in (random_transforms.scale_and_crop, random_transforms.crop)
     ]
     assert np.abs(larger[0] - larger[1]).mean() < 6
@@ -123,7 +125,8 @@ def test_the_gradient_with_transforms_agrees_with_finite_differences():
         lambda pictures, targets: {"total": tf.reduce_sum(pictures * factors)}, 16, "whole", 2
     )
     evaluate = backend.value_and_gradient(loss)
-    targets = {"transforms": random_transforms.choose_transforms(rng, 24, 24, 16, "whole", 2)[0]}
+    (transforms,) = random_transforms.choose_transforms(rng, 24, 24, 16, "whole", 2)
+    targets = {"transforms": transforms, "filled": np.float32([24, 24])}
     _, gradient = evaluate(picture, targets)
     step = rng.normal(size=picture.shape).astype("float32")
     up, down = (float(evaluate(picture + sign * 0.5 * step, targets)[0]["total"]) for sign in (1, -1))

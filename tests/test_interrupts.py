@@ -47,6 +47,7 @@ def test_ctrl_c_during_the_imports_is_reported_in_one_line(module, after, tmp_pa
     assert (result.returncode, reported, result.stdout) == (130, ["error: interrupted"], "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [0, 0.2])
 def test_ctrl_c_at_the_end_leaves_the_results(after, tmp_path):
     command = [sys.executable, "-u", "classify_mnist.py", "trained/digits", "--num-images", "20"]

@@ -180,6 +180,7 @@ def test_pictures_of_one_colour_are_refused(tmp_path):
     assert "one colour" in run("train_rnn.py", tmp_path, "--output", tmp_path / "m", status=2).stderr
 
 
+@pytest.mark.slow
 def test_without_a_flag_nothing_is_overwritten_and_an_unfinished_training_must_be_resumed(
     pictures, painter, tmp_path, monkeypatch
 ):

@@ -86,6 +86,7 @@ def test_the_shipped_weights_can_be_used_in_every_precision(precision, vgg):
     np.testing.assert_allclose(kernel, vgg.get_layer("block5_conv3").get_weights()[0], rtol=2**-8, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_shipped_weights_are_not_downloaded_and_a_download_without_an_answer_is_abandoned(monkeypatch, tmp_path):
     requested, answered, test_is_over = [], [], threading.Event()
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import random_tokens, random_windows, small_rnn
+from conftest import SMALL_RNNS, random_tokens, random_windows, small_rnn
 
 import util
 from atelier.pixel_rnn import recurrent
@@ -50,14 +50,13 @@ def test_training_steps_lower_the_loss():
     assert losses[0] == pytest.approx(np.log(50), rel=0.05) and losses[-1] < 0.8 * losses[0]
 
 
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
-@pytest.mark.parametrize("context", ["previous", "above"])
-def test_the_likelihood_computed_step_by_step_equals_that_of_the_whole_network(cell, context):
-    model, _ = small_rnn(cell=cell, context=context, layers=2)
-    tokens = random_tokens(7, 4, 3)
+@pytest.mark.parametrize(("cell", "options"), SMALL_RNNS)
+def test_the_likelihood_computed_step_by_step_equals_that_of_the_whole_network(cell, options):
+    model, settings = small_rnn(cell=cell, layers=2, **options)
+    tokens = random_tokens(7, 4, model.get_layer("logits").units)
     whole = -np.sum(keras.losses.sparse_categorical_crossentropy(tokens, model(tokens), from_logits=True), 1)
-    scores = recurrent.log_likelihoods(recurrent.make_scorer(model, context), model, tokens, batch_size=4)
-    np.testing.assert_allclose(scores, whole, rtol=1e-5)
+    score = recurrent.make_scorer(model, options["context"], settings.get("block", 1))
+    np.testing.assert_allclose(recurrent.log_likelihoods(score, model, tokens, batch_size=4), whole, rtol=1e-5)
 
 
 def test_probabilities_of_all_pictures_add_up_to_one():
@@ -65,6 +64,14 @@ def test_probabilities_of_all_pictures_add_up_to_one():
     all_pictures = np.stack(np.meshgrid(*[np.arange(3)] * 4), -1).reshape(-1, 4).astype("uint8")
     scores = recurrent.log_likelihoods(recurrent.make_scorer(model, "previous"), model, all_pictures)
     assert np.exp(scores).sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_probabilities_of_all_pictures_of_blocks_add_up_to_one():
+    model, _ = small_rnn(size=4, levels=2, block=2, context="wide", hidden=5)
+    all_pictures = (np.arange(2**16)[:, None] >> np.arange(16) & 1).astype("uint8").reshape(-1, 4, 4) * 255
+    score = recurrent.make_scorer(model, "wide", block=2)
+    scores = recurrent.log_likelihoods(score, model, util.to_sequences(all_pictures, 4, 2, 2), batch_size=2**16)
+    assert np.exp(scores).sum() == pytest.approx(1, abs=1e-4)
 
 
 def test_a_long_pictures_likelihood_does_not_underflow():

@@ -77,6 +77,7 @@ def test_grey_mixes_the_picture_and_the_photo(photo, tmp_path):
     np.testing.assert_allclose(mixed[right], whole[right], atol=1)
 
 
+@pytest.mark.slow
 def test_a_white_mask_changes_nothing_of_a_search(photo, tmp_path):
     white = draw(tmp_path / "white.png", "white", "white")
     options = config.Style(size=96, style=(str(PAINTING),), iterations=(2,), quiet=True, precision="float32")

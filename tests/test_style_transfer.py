@@ -355,6 +355,7 @@ def test_in_a_folder_the_painting_gets_the_colours_of_each_photo(photo, tmp_path
     np.testing.assert_array_equal(pixels(tmp_path / "styled" / "b.png"), pixels(tmp_path / "alone.png"))
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_picture_so_far(photo, tmp_path):
     result = tmp_path / "a.png"
     command = [

@@ -18,6 +18,7 @@ from conftest import ONE_DIGIT, TINY_PAINTER, environment, run, run_process, wri
         (("--levels", 7), "--levels is for sets of digits"),
         (("--all-digits",), "--all-digits is for sets of digits"),
         (("--resume",), "no training to resume"),
+        (("--context", "wide"), "--context wide is for sets of digits"),
         (("--digit", 0), "--digit is for sets of digits"),
         (("--validation", ".", "--validation-split", 0), "must not contain one another"),
     ],
@@ -106,6 +107,21 @@ def test_damaged_data_are_reported_in_one_line_and_nothing_is_written(digits, tm
 def test_numbers_out_of_range_are_refused(tmp_path, flags):
     run("train_rnn.py", *ONE_DIGIT, *flags, "--output", tmp_path / "out", status=2)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (("--block", 3), "--size must be a multiple of --block, 3"),
+        (("--block", 2), "a block of 2x2 pixels of 7 levels has 2401 symbols, and at most 256 are possible"),
+        (("--sampled",), "it needs --levels 2"),
+        (("--together",), "it needs --all-digits, not --digit"),
+        (("--context", "place"), "for folders of pictures"),
+    ],
+)
+def test_options_of_digits_that_contradict_one_another_are_refused(tmp_path, flags, complaint):
+    result = run("train_rnn.py", *ONE_DIGIT, *flags, "--output", tmp_path / "out", status=2)
+    assert complaint in result.stderr and not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_reported_in_one_line(tmp_path):

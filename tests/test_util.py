@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import random_tokens, random_windows, small_rnn
+from conftest import SMALL_RNNS, random_tokens, random_windows, small_rnn
 from skimage.transform import resize
 
 import util
@@ -29,6 +29,23 @@ def test_converting_levels_to_grey_and_back_changes_nothing(levels):
     np.testing.assert_array_equal(util.to_levels(util.from_levels(tokens, levels), levels), tokens)
 
 
+@pytest.mark.parametrize(("levels", "block"), [(2, 2), (4, 2), (7, 1), (2, 1)])
+def test_tokens_become_the_same_pictures_again(levels, block):
+    images = util.from_levels(np.random.default_rng(0).integers(0, levels, (3, 6, 6)), levels)
+    tokens = util.to_sequences(images, 6, levels, block)
+    assert tokens.shape == (3, (6 // block) ** 2) and tokens.max() < levels ** (block * block)
+    np.testing.assert_array_equal(util.from_sequences(tokens, 6, levels, block), images)
+    by_columns = util.to_sequences(images, 6, levels, block, "columns")
+    np.testing.assert_array_equal(by_columns, util.to_sequences(images.swapaxes(1, 2), 6, levels, block))
+    np.testing.assert_array_equal(util.from_sequences(by_columns, 6, levels, block, "columns"), images)
+
+
+def test_a_block_is_a_token_with_its_upper_left_pixel_as_the_last_digit():
+    images = np.zeros((1, 4, 4), "uint8")
+    images[0, 0, 0] = images[0, 3, 2] = 255
+    np.testing.assert_array_equal(util.to_sequences(images, 4, 2, 2), [[1, 0, 0, 4]])
+
+
 def test_shifted_copies_shift_the_ink(digits):
     image = np.zeros((1, 5, 5), "uint8")
     image[0, 2, 2] = 9
@@ -38,10 +55,9 @@ def test_shifted_copies_shift_the_ink(digits):
     np.testing.assert_array_equal(copies[0], image)
 
 
-@pytest.mark.parametrize("context", ["previous", "above"])
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_a_pixel_is_predicted_from_earlier_pixels_only(cell, context):
-    model, _ = small_rnn(cell=cell, context=context, layers=2)
+@pytest.mark.parametrize(("cell", "options"), [*SMALL_RNNS, ("gru", {"context": "wide", "hidden": 9})])
+def test_a_pixel_is_predicted_from_earlier_pixels_only(cell, options):
+    model, _ = small_rnn(cell=cell, layers=2, **options)
     predict = backend.compile_function(model, jit=False)
     tokens = random_tokens(1, 4, 3)
     before = np.asarray(predict(tokens))

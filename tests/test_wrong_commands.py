@@ -102,7 +102,7 @@ def test_several_photos_are_refused_where_one_is_missing_or_the_results_would_be
     flags = ("--learned", "wave", "--size", 64, "--output", tmp_path / "painted")
     run("style_transfer.py", tmp_path / "empty", photo, *flags)
     assert (
-        f"{tmp_path / 'empty'} holds no picture\n"
+        f"{tmp_path / 'empty'} holds no picture and no film\n"
         in run("style_transfer.py", tmp_path / "empty", *flags, status=2).stderr
     )
     command = ("style_transfer.py", photo, photo, "--learned", "wave", "--output", photo.parent)
@@ -317,6 +317,7 @@ def test_a_painting_that_is_too_small_is_noted_and_the_scale_in_the_note_avoids_
     assert "enlarged" not in run(*command, "--quiet").stderr
 
 
+@pytest.mark.slow
 def test_the_training_of_a_style_notes_a_small_painting_and_says_how_long_its_end_takes(
     small_painting, tmp_path, monkeypatch
 ):

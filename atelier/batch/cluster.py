@@ -30,7 +30,7 @@ import dask.system
 import distributed
 
 import config
-from atelier import disk
+from atelier import backend_choice, disk
 from atelier.batch.worker_plugin import RESOURCE, ToolkitPlugin
 from atelier.command_line import lazy_import
 from atelier.errors import InputError, Interrupted, PartlyDone, describe
@@ -45,8 +45,16 @@ class WorkersDied(Exception):
 
 
 def versions():
-    """Return the versions that must be equal on all machines, a dict: the toolkit's files, Keras and TensorFlow."""
-    return {"this toolkit": TOOLKIT_CHECKSUM} | {name: installed_version(name) for name in ("keras", "tensorflow")}
+    """Return the versions that must be equal on all machines, a dict: the toolkit's files, Keras and its backend.
+
+    Raises InputError if the backend that this machine's user has chosen can't be used.
+    """
+    backend = backend_choice.choose()
+    return {
+        "this toolkit": TOOLKIT_CHECKSUM,
+        "keras": installed_version("keras"),
+        "the backend": f"{backend} {installed_version(backend)}",
+    }
 
 
 def installed_version(package):
@@ -123,13 +131,13 @@ def run_in_folder(folder, arguments, call):
 
 def find_refusal(folder, theirs, check):
     """Return why this worker cannot take part, or None; `theirs` are the command's versions, `check` a pickled call."""
-    ours = versions()
-    different = [f"{name} {ours[name]}, not {theirs[name]}" for name in ours if ours[name] != theirs[name]]
-    if different:
-        return f"it has {' and '.join(different)}; update and restart it"
-    if not os.path.isdir(folder):
-        return f"it does not see {folder}, where the command runs"
     try:
+        ours = versions()
+        different = [f"{name} {ours[name]}, not {theirs[name]}" for name in ours if ours[name] != theirs[name]]
+        if different:
+            return f"it has {' and '.join(different)}; update and restart it"
+        if not os.path.isdir(folder):
+            return f"it does not see {folder}, where the command runs"
         os.chdir(folder)
         return pickle.loads(check)()
     except Exception as error:

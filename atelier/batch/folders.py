@@ -24,14 +24,16 @@ import numpy as np
 from tqdm import tqdm
 
 import config
+from atelier.again import backend_of
 from atelier.batch.page import PAGE, Page, make_thumbnails
 from atelier.batch.plan import DONE, Found, Variant, absolute, knows_source, make_plan, name_results
 from atelier.batch.summary import read_summary, write_summary
 from atelier.command_line import lazy_import, typed_command
 from atelier.disk import check_writable, remove_leftovers, write_json
 from atelier.errors import InputError, Interrupted, PartlyDone, describe
-from atelier.imaging import THUMBNAILS, find_pictures, picture_endings, read_about, unread_pictures
+from atelier.imaging import THUMBNAILS, find_films, find_pictures, picture_endings, read_about, unread_pictures
 from atelier.manifests import MANIFEST, changed_options, file_checksum, read_manifest, refuse_other_manifest
+from atelier.naming import is_film
 from atelier.progress import FolderForecast
 
 __all__ = ["ImageTask", "Variant", "apply_to_folder", "check_folder", "find_photos"]
@@ -71,7 +73,8 @@ def apply_to_folder(task, photos, output, suffix, variants, options):
     rows, stored = read_summary(summary), read_manifest(output)
     if not options.overwrite:
         refuse_other_folder(output, rows, stored, manifest, task)
-    jobs = name_results(photos, variants, output, suffix, rows)
+    suffixes = {photo: ".mp4" if is_film(photo) else suffix for photo in photos}
+    jobs = name_results(suffixes, variants, output, rows)
     found = [look_at(job, rows, None if options.overwrite else task) for job in jobs]
     plan = make_plan(jobs, found, rows, stored, manifest, options.overwrite)
     check_writable(summary)
@@ -168,7 +171,7 @@ def with_summary(done, summary, rows):
 
 
 def find_photos(paths, output, options):
-    """List the photos in `paths`, which are photos and folders of them, each photo once.
+    """List the photos and films in `paths`, which are files and folders of them, each file once.
 
     Raises InputError if there are none, or if results would be among them.
     """
@@ -180,18 +183,18 @@ def find_photos(paths, output, options):
             raise InputError(f"{output} is where the photos are; give another folder with --output")
         photos += find_in_folder(path, options) if path.is_dir() else [path]
     if not photos:
-        deeper = not options.recursive and any(find_pictures(folder) for folder in paths)
+        deeper = not options.recursive and any(find_pictures(folder) or find_films(folder) for folder in paths)
         advice = "; --recursive takes those in its subfolders" if deeper else ""
-        raise InputError(f"{paths[0]} holds no picture{advice}")
+        raise InputError(f"{paths[0]} holds no picture and no film{advice}")
     return [*{photo.resolve(): photo for photo in photos}.values()]
 
 
 def find_in_folder(folder, options):
-    """List the photos in a folder, and print a note about those that can't be read."""
+    """List the photos and films in a folder, and print a note about photos that can't be read."""
     unread = unread_pictures(folder, options.recursive)
     if unread and not options.quiet:
         print(f"note: {unread}", file=sys.stderr)
-    return find_pictures(folder, options.recursive)
+    return sorted({*find_pictures(folder, options.recursive), *find_films(folder, options.recursive)})
 
 
 def check_folder(output):
@@ -243,7 +246,8 @@ def recorded_manifest(path, task):
     # The recorded command would give another manifest now. It names the former weights, or names none and meant them.
     if about.get("weights") == config.FORMER_WEIGHTS:
         return {"script": task.script, "weights": config.FORMER_WEIGHTS}
-    return manifest_of_command(about.get("command", ""), task)
+    manifest = manifest_of_command(about.get("command", ""), task)
+    return manifest and manifest | {"backend": backend_of(about)}
 
 
 @functools.lru_cache(maxsize=16)  # one command made many pictures

@@ -23,10 +23,14 @@ from tqdm import tqdm
 
 from atelier.batch.plan import DONE
 from atelier.batch.summary import FIRST_COLUMNS
+from atelier.command_line import lazy_import
 from atelier.disk import check_writable, whole_file
 from atelier.errors import InputError
 from atelier.imaging import THUMBNAILS, open_picture
 from atelier.manifests import MANIFEST
+from atelier.naming import FILM_ENDINGS
+
+film_reading = lazy_import("atelier.film.reading")
 
 PAGE = "index.html"
 SIDE = 480  # longest side of a thumbnail in pixels
@@ -70,12 +74,16 @@ def make_thumbnails(row, folder):
     for source, name in ((row["photo"], photo_thumbnail(row)), (picture, picture_thumbnail(picture))):
         path = folder / THUMBNAILS / str(name)
         if name and not path.exists():
-            with contextlib.suppress(InputError):  # the photo is missing, or the result is a film
+            with contextlib.suppress(InputError):  # the photo is missing or damaged
                 write_thumbnail(source, path)
 
 
 def write_thumbnail(source, path):
-    thumbnail, content = open_picture(source, at_least=(SIDE, SIDE)), io.BytesIO()
+    if pathlib.Path(source).suffix.lower() in FILM_ENDINGS:
+        thumbnail = Image.fromarray(film_reading.first_frame(source, SIDE))
+    else:
+        thumbnail = open_picture(source, at_least=(SIDE, SIDE))
+    content = io.BytesIO()
     thumbnail.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=2)
     thumbnail.save(content, format="JPEG", quality=80, progressive=True)
     with whole_file(path) as temporary:
@@ -224,7 +232,7 @@ PAIR = """
 <span class="line"></span><span class="grip"></span></div>
 """
 FILM = """
-<div class="pair film"><img class="photo" src="{before}" alt="the beginning of the film {name}" loading="lazy">
+<div class="pair film"><img class="photo" src="{after}" alt="the beginning of the film {name}" loading="lazy">
 <span class="grip"></span></div>
 """
 

@@ -131,14 +131,15 @@ def is_same_source(row, source):
     return source is not None and all(row.get(name) == value for name, value in source.items())
 
 
-def name_results(photos, variants, folder, suffix, rows):
+def name_results(photos, variants, folder, rows):
     """Name each picture in `folder` after its photo and variant, with a number if the name is taken; return Jobs.
 
-    A picture that is in the summary keeps its name, and no other picture gets that name.
+    `photos` maps each photo to its pictures' suffix. A picture that is in the summary keeps its name, and no other one
+    gets that name.
     """
     taken = {pathlib.Path(row["result"]).name.casefold() for row in rows.values()}
     jobs = []
-    for photo in photos:
+    for photo, suffix in photos.items():
         for variant in variants:
             stem = photo.stem + variant.name
             number, name = 1, f"{stem}{suffix}"

@@ -18,6 +18,9 @@ from atelier.command_line import lazy_import
 from atelier.networks import class_names
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # oneDNN's convolutions take less memory. TensorFlow reads this
+dream_films = lazy_import("atelier.dream.dream_films")
+film_painting = lazy_import("atelier.film.painting")
+film_reading = lazy_import("atelier.film.reading")
 films = lazy_import("atelier.films")
 fourier_images = lazy_import("atelier.dream.fourier_images")
 imaging = lazy_import("atelier.imaging")
@@ -53,7 +56,7 @@ def suffix_of(options):
 
 def files_of(result, options):
     """Name the files that are written for a photo: a dict from kind to path."""
-    kind = "picture" if options.zoom is None else "film"
+    kind = "picture" if pathlib.Path(result).suffix.lower() in (".png", ".jpg", ".jpeg") else "film"
     return {kind: result} | disk.files_beside(result, animation=options.gif and ".gif")
 
 
@@ -150,6 +153,8 @@ def make_single_picture(photo, result, options):
 def make_result(photo, result, options, session_of, alone):
     started, photo, result = time.perf_counter(), pathlib.Path(photo), pathlib.Path(result)
     disk.refuse_to_replace(files_of(result, options).values(), (photo, options.guide))
+    if naming.is_film(photo):
+        return dream_on_film(photo, result, options, session_of, alone)
     picture = read_photo(photo, options)
     session = session_of(options)
     about = provenance.of_result(options, weights=session.network.source, source=str(photo))
@@ -160,6 +165,35 @@ def make_result(photo, result, options, session_of, alone):
         row = zoom_films.make_film(session, picture, result, options, manifest, about, is_noise(photo), alone)
     height, width = picture.shape[:2]
     return {"width": width, "height": height, "seconds": round(time.perf_counter() - started, 1), **row}
+
+
+def dream_on_film(photo, result, options, session_of, alone):
+    """Dream on a film, as make_picture() does on a photo."""
+    check_film_options(options)
+    piece = film_reading.choose_piece(photo, options, smallest_side(options))
+    session = session_of(options)
+    painter = dream_films.DreamPainter(session.dreamer, options)
+    manifest = manifest_of(options) | film_painting.identity_of(photo)
+    return film_painting.paint_film(piece, result, options, painter, manifest, alone) | subject_of(session, options)
+
+
+def dream_on_samples(photo, folder, options):
+    """Yield the paths of pictures of some frames of a film, see --frames-every."""
+    check_film_options(options)
+    piece = film_reading.choose_piece(photo, options, smallest_side(options))
+    session = open_session(options)
+    about = provenance.of_result(options, weights=session.network.source, source=str(photo))
+    painter = dream_films.DreamPainter(session.dreamer, options)
+    return film_painting.paint_samples(piece, folder, options, painter, about)
+
+
+def check_film_options(options):
+    """Raise InputError for options that films do not have."""
+    if options.canvas == "waves":
+        raise errors.InputError("a dream on a film needs --canvas pixels")
+    for name in ("zoom", "gif"):
+        if getattr(options, name):
+            raise errors.InputError(f"--{name} is for photos, and cannot be used for a film")
 
 
 def dream_picture(session, photo, picture, result, options, about, alone):

@@ -14,6 +14,7 @@ import numpy as np
 from scipy import fft
 
 import config
+from atelier import padding
 from atelier.dream import objectives, pixel_dreams, random_transforms
 
 # --- The Fourier image -------------------------------------------------------------------------
@@ -144,12 +145,17 @@ class FourierAscent:
     def gradient(self, picture, rng, normalizer):
         """Return the gradient with respect to a picture under random transforms, and the mean strengths."""
         gradient, strengths, objective = np.zeros_like(picture), [], self.objective
+        height, width = picture.shape[:2]
+        seen = picture[None].astype("float32")
+        if objective.scope == "whole":
+            seen = padding.padded(seen)
         for transforms in random_transforms.choose_transforms(
-            rng, *picture.shape[:2], self.side, objective.scope, self.count
+            rng, height, width, self.side, objective.scope, self.count
         ):
-            targets = objective.targets | {"transforms": transforms, "normalizer": normalizer}
-            terms, part = self.evaluate(picture[None].astype("float32"), targets)
-            gradient += backend.as_array(part)[0]
+            filled = np.float32([height, width])
+            targets = objective.targets | {"transforms": transforms, "normalizer": normalizer, "filled": filled}
+            terms, part = self.evaluate(seen, targets)
+            gradient += backend.as_array(part)[0, :height, :width]
             strengths.append([float(terms[name]) for name in objective.names])
         objectives.check_gradient(gradient)
         return gradient, np.mean(strengths, axis=0)

@@ -162,7 +162,9 @@ def tiling_for(network, options):
         side = (network.input_side or CLASSIFIER_SIDE) + options.jitter + 1
         return Tiling(min(longest, side), margin=0, stride=1, jitter=options.jitter)
     least = STRIDE if network.is_vgg else LEAST_SEEN
-    return Tiling(longest, MARGIN, STRIDE, options.jitter, least)
+    # JAX compiles the dream for each size of a tile, so it gets tiles of few sizes.
+    stride = 4 * STRIDE if backend.COMPILES_EACH_SIZE and longest >= 16 * STRIDE else STRIDE
+    return Tiling(longest, MARGIN, stride, options.jitter, least)
 
 
 def round_up(count, multiple):

@@ -7,6 +7,8 @@ strengthens the "whole" picture, one of a layer or a channel every "part" of it,
 from atelier import backend  # Keras starts quietly
 
 # isort: split
+import math
+
 import numpy as np
 from keras import ops
 
@@ -16,6 +18,7 @@ MAX_ROTATION = 15  # degrees, in both directions
 # fill their input.
 WHOLE_SCALES = {32: 1.2, 160: 2.0}
 SCALES = {"part": (0.85, 1.15), "middle": (0.9, 1.1)}
+MAX_STRETCH = 2  # by padding, a picture's shape can become less long by at most this factor
 MAX_ASPECT = 8  # longer side / shorter side; narrower strips are enlarged less, as they would take much memory
 
 
@@ -63,36 +66,48 @@ def with_transforms(loss, side, scope, count=1):
     """Return the loss of a picture under the `count` transforms in targets["transforms"].
 
     `loss(pictures, targets)` takes pictures `count` x side x side x 3. The returned function takes one picture, and is
-    for backend.value_and_gradient.
+    for backend.value_and_gradient. With the scope "whole" the picture may be padded, and targets["filled"] is its size
+    without the padding.
     """
-    transform = scale_and_crop if scope == "whole" else crop
 
     def loss_of_picture(picture, targets):
         chosen = targets["transforms"]
-        crops = [
-            transform(picture, chosen["sizes"][i], chosen["centers"][i], chosen["angles"][i], side)
-            for i in range(count)
-        ]
+        transforms = [[chosen[name][i] for name in ("sizes", "centers", "angles")] for i in range(count)]
+        if scope == "whole":
+            crops = [scale_and_crop(picture, targets["filled"], *transform, side) for transform in transforms]
+        else:
+            crops = [crop(picture, ops.shape(picture)[1:3], *transform, side) for transform in transforms]
         return loss(ops.stack(crops), targets)
 
     return loss_of_picture
 
 
-def scale_and_crop(picture, size, center, angle, side):
+def scale_and_crop(picture, filled, size, center, angle, side):
     """Scale a picture to `size` with antialiasing, and cut a rotated square out of it: side x side x 3.
 
-    Beyond the picture's edges it is mirrored.
+    `filled` is the picture's size without its padding. Beyond this size it is mirrored.
     """
-    scaled = backend.resize_dynamically(picture, size)
-    return crop(scaled, size, center, angle, side)
+    scaled = backend.resize_dynamically(picture, filled, size, largest_size(picture.shape[1:3], side))
+    return crop(scaled, ops.cast(size, "int32"), size, center, angle, side)
 
 
-def crop(picture, size, center, angle, side):
+def largest_size(shape, side):
+    """Return the largest size that choose_transforms() chooses for pictures that are padded to `shape`, two integers.
+
+    It is None for pictures whose shape is not known while they are compiled. Their size needs no bound.
+    """
+    if None in shape:
+        return None
+    longer = max(WHOLE_SCALES.values()) * side * MAX_STRETCH
+    return [math.ceil(longer * max(1, length / min(shape))) for length in shape]
+
+
+def crop(picture, shape, size, center, angle, side):
     """Cut a rotated square, side x side x 3, out of a picture as if it were scaled to `size`, about its own size.
 
-    Only the pixels of the square are interpolated, without antialiasing. Beyond the picture's edges it is mirrored.
+    Only the pixels of the square are interpolated, without antialiasing. The picture fills `shape`, two integers;
+    beyond them it is mirrored.
     """
-    shape = ops.shape(picture)[1:3]
     scale = [size[i] / ops.cast(shape[i], "float32") for i in range(2)]
     steps = ops.arange(side, dtype="float32") - (side - 1) / 2
     down, right = ops.meshgrid(steps, steps, indexing="ij")
@@ -108,14 +123,14 @@ def mirror(positions, side):
 
 
 def interpolate(picture, rows, columns, size):
-    """Return a picture's values, H x W x 3, at positions between its pixels, by bilinear interpolation."""
+    """Return a picture's values, H x W x 3, at positions between its first `size` pixels, by bilinear interpolation."""
     top = ops.minimum(ops.cast(rows, "int32"), size[0] - 2)
     left = ops.minimum(ops.cast(columns, "int32"), size[1] - 2)
     down, right = (rows - ops.cast(top, "float32"))[..., None], (columns - ops.cast(left, "float32"))[..., None]
     pixels = ops.reshape(picture, (-1, picture.shape[2]))
 
     def row(below):
-        first = (top + below) * size[1] + left
+        first = (top + below) * ops.shape(picture)[1] + left
         return ops.take(pixels, first, axis=0) * (1 - right) + ops.take(pixels, first + 1, axis=0) * right
 
     return row(0) * (1 - down) + row(1) * down

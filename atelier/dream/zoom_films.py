@@ -4,13 +4,12 @@ Frames are float32 H x W x 3 in 0..255. `options` is a config.Dream.
 """
 
 import math
-import sys
 
 import numpy as np
 from scipy import ndimage
 from tqdm import tqdm
 
-from atelier import disk, errors, films, imaging, leases
+from atelier import errors, films, imaging
 
 
 def make_film(session, picture, result, options, manifest, about, from_noise, alone):
@@ -22,14 +21,7 @@ def make_film(session, picture, result, options, manifest, about, from_noise, al
     photos, they are replaced: the folder's manifest was already compared.
     """
     films.check_encoder()
-
-    def say_waiting():
-        if not options.quiet:
-            print(f"note: another process is making {result}; this one waits for it", file=sys.stderr)
-
-    with leases.Lease(result.with_name(f".{result.name}.lock"), say_waiting) as lease:
-        if alone:  # another process may have made the film in the meantime
-            disk.refuse_to_overwrite([result], options.overwrite)
+    with films.only_maker(result, options, alone) as lease:
         return make_missing_frames(session, picture, result, options, manifest, about, from_noise, alone, lease)
 
 

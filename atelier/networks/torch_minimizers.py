@@ -52,7 +52,7 @@ def minimize_lbfgs(evaluate, start, weights, steps, accept):
 
 def cosine_matrix(side, device):
     """Return the matrix of the orthonormal cosine transform (type II) of `side` numbers, float32 side x side."""
-    numbers = torch.arange(side, dtype=torch.float64, device=device)
+    numbers = torch.arange(side, dtype=torch.float64)  # on the processor: Apple's GPUs have no float64
     matrix = torch.cos(math.pi / side * torch.outer(numbers, numbers + 0.5)) * math.sqrt(2 / side)
     matrix[0] /= math.sqrt(2)
-    return matrix.to(torch.float32)
+    return matrix.to(torch.float32).to(device)

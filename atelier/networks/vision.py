@@ -13,6 +13,7 @@ from atelier import backend, hardware  # Keras starts quietly
 import keras
 from keras import ops
 
+from atelier import padding
 from atelier.errors import InputError
 
 # --- Features ----------------------------------------------------------------------------------
@@ -23,17 +24,22 @@ VGG_MEAN = (103.939, 116.779, 123.68)  # of blue, green and red
 def feature_extractor(model, layers):
     """Return f(picture, tensor 1 x H x W x 3 in 0..255) -> [features, float32 1 x h x w x C, of each layer] for a VGG.
 
-    The network's weights must not change any more.
+    The network's weights must not change any more. f(picture, size) is for a picture that padding.py has padded: the
+    features are those of its upper left part of `size`, and zero elsewhere, as if VGG's convolutions had padded it.
     """
     last = max(model.layers.index(model.get_layer(name)) for name in layers)
-    steps = [(layer.name, faster(layer)) for layer in model.layers[1 : last + 1]]
+    steps = [(layer.name, faster(layer), layer.strides[0]) for layer in model.layers[1 : last + 1]]
 
-    def features(picture):
+    def features(picture, size=None):
         found = {}
         # This is the same as Keras's preprocess_input, whose gradient is slow.
         x = ops.subtract(ops.flip(picture, axis=3), VGG_MEAN)
-        for name, step in steps:
+        x = x if size is None else padding.inside(x, size)
+        for name, step, stride in steps:
             x = step(x)
+            if size is not None:
+                size = size // stride
+                x = padding.inside(x, size)
             found[name] = ops.cast(x, "float32")
         return [found[name] for name in layers]
 

@@ -147,7 +147,12 @@ def load_drawing(path, meta):
     border = np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
     if np.median(border) > 127:
         gray = 255 - gray
-    if meta["source"] != "mnist":
+    return lay_out(gray, meta["source"], path)
+
+
+def lay_out(gray, source, path):
+    """Lay out a picture, float32 H x W (0..255, white on black), like the digits of a data set: uint8 H x W."""
+    if source != "mnist":
         side = max(gray.shape)
         top, left = (side - gray.shape[0]) // 2, (side - gray.shape[1]) // 2
         square = np.zeros((side, side), "float32")

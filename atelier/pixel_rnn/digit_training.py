@@ -23,15 +23,32 @@ import util
 from atelier import disk, leases, provenance, trainings
 from atelier.command_line import lazy_import
 from atelier.errors import InputError, Interrupted, PartlyDone, describe
-from atelier.pixel_rnn import datasets, model_files, model_meta, recurrent
+from atelier.pixel_rnn import datasets, distortions, model_files, model_meta, recurrent
 from atelier.trainings import FolderContent, FolderState
 
 cluster = lazy_import("atelier.batch.cluster")
 
 
+COLUMNS = "columns"  # the folder within a folder of models by rows; it holds those by columns
+
+
 def train(source, digit, preset, training_config, options, name):
-    """Train one class, or all in parallel, and write the models into a folder, by default trained/`name`."""
+    """Train one class, or all in parallel, and write the models into a folder, by default trained/`name`.
+
+    If pictures are read in both orders, the networks that read columns are trained next, in a folder in the first one.
+    """
+    folder = train_in_order(source, digit, preset, training_config, options, name)
+    if training_config.order == "both":
+        begun = (folder / COLUMNS / "meta.json").exists()
+        options = dataclasses.replace(options, output=str(folder / COLUMNS), resume=options.resume and begun)
+        train_in_order(source, digit, preset, dataclasses.replace(training_config, order=COLUMNS), options, name)
+
+
+def train_in_order(source, digit, preset, training_config, options, name):
+    """Train one class, or all in parallel, in one order of reading; return the folder of the models."""
     images, labels, _, _ = datasets.load_dataset(source, options.data)
+    crc32 = data_checksum(images, labels)
+    labels = class_labels(labels, training_config)
     classes = [digit] if digit is not None else [int(label) for label in np.unique(labels)]
     for label in classes:
         check_pictures(label, int((labels == label).sum()), options)
@@ -41,7 +58,7 @@ def train(source, digit, preset, training_config, options, name):
 
     about = {"source": source, "preset": preset, "recipe": dataclasses.asdict(training_config)}
     about |= {flag: getattr(options, flag) for flag in ("seed", "num_images", "validation_split", "patience")}
-    about |= {"precision": keras.config.dtype_policy().name, "data_crc32": data_checksum(images, labels)}
+    about |= {"precision": keras.config.dtype_policy().name, "data_crc32": crc32}
     training, state = trainings.find_folder(
         lambda folder: DigitTraining(about, training_config, options, folder, classes), options, name
     )
@@ -49,7 +66,7 @@ def train(source, digit, preset, training_config, options, name):
         trainings.note(state.message, options)
     else:
         disk.check_writable(training.folder / "meta.json")
-        training.execute({label: images[labels == label] for label in training.begin()})
+        training.execute({label: images[labels == label] for label in training.begin()}, images, labels)
     print(f"models: {training.folder}")
     trainings.print_results(training.results())
     try:
@@ -61,6 +78,12 @@ def train(source, digit, preset, training_config, options, name):
     trainings.print_draw_command(training.folder, *training.draw_flags())
     trainings.print_how_to_train_longer(training.can_go_on())
     disk.remove_leftovers(training.folder, FILES, training.opened)
+    return training.folder
+
+
+def class_labels(labels, training_config):
+    """Return the class of each picture. If one network is trained for all classes, it is that of class 0."""
+    return labels * 0 if training_config.together else labels
 
 
 def data_checksum(images, labels):
@@ -84,13 +107,31 @@ def count_trained(available, options):
     return count - round(count * options.validation_split)
 
 
-def prepare_pictures(images, training_config, options):
-    """Return one class's training sequences, uint8 V x N x T (V shifted copies), and the held-out ones, N x T."""
-    kept = count_trained(len(images), options)
-    images = np.random.default_rng(options.seed).permutation(images[: options.num_images])
-    copies = util.shifted_copies(images[:kept], training_config.shift)
-    training = np.stack([util.to_sequences(copy, training_config.size, training_config.levels) for copy in copies])
-    return training, util.to_sequences(images[kept:], training_config.size, training_config.levels)
+class ClassPictures:
+    """The training pictures of one class, uint8 N x H x W: those that are trained on, and those that are held out."""
+
+    def __init__(self, images, training_config, options):
+        self.config, self.count = training_config, count_trained(len(images), options)
+        images = np.random.default_rng(options.seed).permutation(images[: options.num_images])
+        self.images, held_out = images[: self.count], images[self.count :]
+        if training_config.sampled:
+            held_out = distortions.binarize(held_out, np.random.default_rng(options.seed))
+        self.held_out = self.to_sequences(held_out)
+        self.changes = training_config.distort > 0 or training_config.sampled
+        self.fixed = None if self.changes else self.shifted(self.images)
+
+    def to_sequences(self, images):
+        return util.to_sequences(images, **model_meta.sequence_options(dataclasses.asdict(self.config)))
+
+    def shifted(self, images):
+        return np.stack([self.to_sequences(copy) for copy in util.shifted_copies(images, self.config.shift)])
+
+    def sequences(self, rng):
+        """Return the training sequences for an epoch, uint8 V x N x T: V shifted copies of each picture."""
+        if not self.changes:
+            return self.fixed
+        images = distortions.distort(self.images, self.config.distort, rng) if self.config.distort else self.images
+        return self.shifted(distortions.binarize(images, rng) if self.config.sampled else images)
 
 
 FILES = ("meta.json", "loss.png", "model_*.keras", "checkpoint_*.npz")
@@ -189,20 +230,29 @@ class DigitTraining:
             for label in self.classes:
                 checkpoint(self.folder, label).unlink(missing_ok=True)
                 model_path(self.folder, label).unlink(missing_ok=True)
+            if not kept:
+                checkpoint(self.folder, COMMON).unlink(missing_ok=True)
         self.meta["classes"] = kept | {str(label): kept.get(str(label), {}) for label in begun}
         disk.write_json(self.folder / "meta.json", self.meta)
         return begun
 
     # The work
 
-    def execute(self, pictures):
-        """Train the classes. `pictures` is a dict from class to pictures. After a failure, all checkpoints are kept."""
+    def execute(self, pictures, images, labels):
+        """Train the classes. `pictures` is a dict from class to pictures. After a failure, all checkpoints are kept.
+
+        `images` and `labels` are the whole training set, for the common network.
+        """
         begun = time.monotonic()
         done = {label: self.epochs_done(label) for label in pictures}
-        images = {label: count_trained(len(own), self.options) for label, own in pictures.items()}
-        total = sum(images.values()) * self.config.epochs
-        initial = sum(images[label] * done[label] for label in pictures)
+        counts = {label: count_trained(len(own), self.options) for label, own in pictures.items()}
+        total = sum(counts.values()) * self.config.epochs
+        initial = sum(counts[label] * done[label] for label in pictures)
         on_cluster = (self.options.workers, self.options.scheduler) != (None, None)
+        try:
+            self.train_common(images, labels)
+        except BaseException as error:
+            self.raise_explained(error)
         with tqdm.tqdm(
             total=total, initial=initial, unit="image", disable=True if self.options.quiet else None, smoothing=0.02
         ) as bar:
@@ -216,10 +266,31 @@ class DigitTraining:
         resumed = any(done.values())
         self.duration = trainings.format_duration(time.monotonic() - begun) + " since it was resumed" * resumed
 
+    @functools.cached_property
+    def trainers(self):
+        """The trainers of this process, one for each core."""
+        count = max(1, min(hardware.cpu_count(), len(self.classes))) if recurrent.fused_cells_are_faster() else 1
+        return TrainerPool(self.config, self.options, self.folder, count)
+
+    def train_common(self, images, labels):
+        """Train the common network, if there is to be one, up to its last epoch."""
+        epochs = self.config.common_epochs
+        if not epochs:
+            return
+        progress = load_or_start_progress(COMMON, self.config, self.options, self.folder)
+        if progress.is_over(epochs, patience=None):
+            return
+        parts = [ClassPictures(images[labels == c], self.config, self.options) for c in np.unique(labels)]
+        everything = dataclasses.replace(self.options, num_images=None, validation_split=0.0)
+        pictures = ClassPictures(np.concatenate([part.images for part in parts]), self.config, everything)
+        total, done = epochs * pictures.count, len(progress.losses) * pictures.count
+        disable = True if self.options.quiet else None
+        with tqdm.tqdm(desc="all classes", total=total, initial=done, unit="image", disable=disable) as bar:
+            self.trainers.train_epochs(COMMON, pictures, progress, lambda count, _: bar.update(count))
+
     def train_here(self, pictures, bar):
         """Train classes in parallel threads, one for each core. Yields (label, entry for meta.json)."""
-        count = max(1, min(hardware.cpu_count(), len(pictures))) if recurrent.fused_cells_are_faster() else 1
-        trainers, lock = TrainerPool(self.config, self.options, self.folder, count), threading.Lock()
+        trainers, lock = self.trainers, threading.Lock()
 
         def advance(images, loss):
             with lock:
@@ -227,7 +298,7 @@ class DigitTraining:
                 bar.set_postfix(loss=f"{loss:.1f} nats", refresh=False)
 
         progress = {label: load_or_start_progress(label, self.config, self.options, self.folder) for label in pictures}
-        with concurrent.futures.ThreadPoolExecutor(count) as pool:
+        with concurrent.futures.ThreadPoolExecutor(trainers.count) as pool:
             try:
                 futures = [
                     pool.submit(trainers.train, label, own, progress[label], advance) for label, own in pictures.items()
@@ -315,6 +386,9 @@ def checkpoint(folder, label):
     return folder / f"checkpoint_{label}.npz"
 
 
+COMMON = "common"  # in place of a class: the network with whose weights all classes begin
+
+
 def load_or_start_progress(label, training_config, options, folder):
     """Read a class's checkpoint, or create random initial weights if there is none."""
     if checkpoint(folder, label).exists():
@@ -322,10 +396,18 @@ def load_or_start_progress(label, training_config, options, folder):
             return trainings.TrainingProgress.load(checkpoint(folder, label))
         except InputError as error:
             raise InputError(f"{error}; delete it to train class {label} anew") from error
-    keras.utils.set_random_seed(options.seed * 1000 + label)
-    return trainings.TrainingProgress(
-        [variable.numpy() for variable in trainings.variables_of(build_trainer(training_config))], [], []
-    )
+    keras.utils.set_random_seed(options.seed * 1000 + number_of(label))
+    trainer = build_trainer(training_config)
+    if training_config.common_epochs and label != COMMON:
+        common = trainings.TrainingProgress.load(checkpoint(folder, COMMON))
+        for variable, value in zip(trainer.trainable_variables, common.variables):  # the optimizer's begin anew
+            variable.assign(value)
+    return trainings.TrainingProgress([variable.numpy() for variable in trainings.variables_of(trainer)], [], [])
+
+
+def number_of(label):
+    """Return the number of a class, from which its random numbers are made."""
+    return 999 if label == COMMON else label
 
 
 class TrainerPool:
@@ -333,11 +415,11 @@ class TrainerPool:
 
     def __init__(self, training_config, options, folder, count):
         self.config, self.options, self.folder = training_config, options, folder
-        self.trainers, self.stop = queue.SimpleQueue(), threading.Event()
+        self.trainers, self.stop, self.count = queue.SimpleQueue(), threading.Event(), count
         for _ in range(count):
             self.trainers.put(build_trainer(training_config))
         network = util.build_rnn(**network_options(training_config), dtype="float32")
-        self.score = recurrent.make_scorer(network, training_config.context)
+        self.score = recurrent.make_scorer(network, training_config.context, training_config.block)
 
     def train(self, label, own, progress, advance, before_checkpoint=lambda: None):
         """Train one class to its end, with a checkpoint after every epoch, and write its model.
@@ -346,10 +428,15 @@ class TrainerPool:
         its pictures and its loss, in nats a picture. Returns (label, entry for meta.json). Raises InputError if the
         training diverges.
         """
-        pictures, held_out = prepare_pictures(own, self.config, self.options)
-        trainer = self.trainers.get()
+        pictures = ClassPictures(own, self.config, self.options)
+        self.train_epochs(label, pictures, progress, advance, before_checkpoint)
+        return label, self.finish(label, progress, pictures.count, len(own))
+
+    def train_epochs(self, label, pictures, progress, advance, before_checkpoint=lambda: None):
+        """Train the network of a class, or the common one, to its end, with a checkpoint after every epoch."""
+        trainer, epochs = self.trainers.get(), self.epochs_of(label)
         try:
-            while not progress.is_over(self.config.epochs, self.options.patience):
+            while not progress.is_over(epochs, self.options.patience):
                 trainings.assign_variables(trainer, progress.variables)
                 loss = self.train_epoch(trainer, pictures, label, len(progress.losses), advance)
                 if self.stop.is_set():
@@ -358,21 +445,24 @@ class TrainerPool:
                     raise InputError(f"the training of class {label} diverged; try a lower --learning-rate")
                 progress.variables = [variable.numpy() for variable in trainings.variables_of(trainer)]
                 progress.losses.append(loss)
-                if len(held_out):
-                    progress.validation_losses.append(-self.mean_log_likelihood(trainer, held_out))
+                if len(pictures.held_out):
+                    progress.validation_losses.append(-self.mean_log_likelihood(trainer, pictures.held_out))
                     if self.options.patience and progress.validation_losses[-1] == min(progress.validation_losses):
                         progress.best = progress.variables
                 before_checkpoint()
                 progress.save(checkpoint(self.folder, label))
-            trainings.assign_variables(trainer, progress.best or progress.variables)
-            return label, self.finish(label, trainer, progress, pictures.shape[1], len(own))
         finally:
             self.trainers.put(trainer)
 
+    def epochs_of(self, label):
+        return self.config.common_epochs if label == COMMON else self.config.epochs
+
     def train_epoch(self, trainer, pictures, label, epoch, advance):
         """Train one epoch, in an order that depends on seed, class and epoch; return its loss in nats a picture."""
-        copies, count, length = pictures.shape
-        rng = np.random.default_rng([self.options.seed, label, epoch])
+        seed = [self.options.seed, number_of(label), epoch]
+        sequences = pictures.sequences(np.random.default_rng([*seed, 1]))
+        copies, count, length = sequences.shape
+        rng = np.random.default_rng(seed)
         order, copy = rng.permutation(count), rng.integers(0, copies, count)
         size = min(self.config.batch_size, count)
         batches = -(-count // size)
@@ -384,9 +474,9 @@ class TrainerPool:
             chosen = np.resize(order[batch * size : (batch + 1) * size], size)
             real = min(size, count - batch * size)
             weight = (np.arange(size) < real) * np.float32(size / real)
-            tokens = pictures[copy[chosen], chosen].astype("int32")
+            tokens = sequences[copy[chosen], chosen].astype("int32")
             trainer.optimizer.learning_rate = trainings.learning_rate(
-                self.config, epoch * batches + batch, self.config.epochs * batches
+                self.config, epoch * batches + batch, self.epochs_of(label) * batches
             )
             trainer.reset_metrics()
             loss = float(trainer.train_on_batch(tokens, tokens, sample_weight=weight[:, None]))
@@ -397,10 +487,11 @@ class TrainerPool:
     def mean_log_likelihood(self, model, sequences):
         return float(np.mean(recurrent.log_likelihoods(self.score, model, sequences)))
 
-    def finish(self, label, trainer, progress, trained_on, available):
+    def finish(self, label, progress, trained_on, available):
         """Write a class's model, and return its entry for meta.json."""
-        model = util.build_rnn(**network_options(self.config), dtype="float32")
-        model.set_weights(trainer.get_weights())
+        model = util.build_rnn(**network_options(self.config), dtype="float16" if self.config.half else "float32")
+        for variable, value in zip(model.trainable_variables, progress.best or progress.variables):
+            variable.assign(value)
         model_files.save_model(model_path(self.folder, label), model)
         entry = {"pictures": available, "trained_on": trained_on, "epochs": len(progress.losses)}
         entry["stopped_early"] = progress.stopped_early(self.options.patience)
@@ -460,6 +551,7 @@ def load_once(source, data):
 def train_on_worker(source, label, training_config, options, folder, precision):
     """Train one class to its end on a worker; return its entry for meta.json."""
     images, labels = load_once(source, options.data)
+    labels = class_labels(labels, training_config)
     trainers, trained = open_trainer_pool(training_config, options, folder, precision), 0
 
     def advance(images, loss):

@@ -5,6 +5,7 @@ Input: a folder and the content of its meta.json (model_meta.py). Output: Keras 
 
 import json
 import pathlib
+import zipfile
 
 from atelier import hardware  # noqa: F401, it silences Keras's start
 
@@ -23,9 +24,14 @@ from atelier.pixel_rnn import model_meta
 
 
 def save_model(path, model):
-    """Write a model without its optimizer. The file appears whole or not at all."""
+    """Write a model without its optimizer, compressed. The file appears whole or not at all."""
     with disk.whole_file(path) as temporary:
         model.save(temporary, include_optimizer=False)
+        with zipfile.ZipFile(temporary) as archive:
+            contents = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in contents.items():
+                archive.writestr(name, content)
 
 
 def load_painter(folder, meta):
@@ -78,9 +84,10 @@ def load_keras_weights(path, training_config):
         found = (model.input_shape[1], model.get_layer("logits").units)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path} is not a network of train_rnn.py: {error}") from error
-    expected = (training_config["size"] ** 2, training_config["levels"])
+    block = training_config["block"]
+    expected = ((training_config["size"] // block) ** 2, training_config["levels"] ** block**2)
     if found != expected:
-        what = "{} pixels of {} levels"
+        what = "{} pixels of {} levels" if block == 1 else "{} blocks of {} symbols"
         raise InputError(f"{path} is for {what.format(*found)}; meta.json says {what.format(*expected)}")
     return model.get_weights()
 

@@ -16,6 +16,9 @@ from atelier.errors import InputError
 from atelier.pixel_rnn import palettes
 
 CONTEXTS = config.TrainingConfig.__dataclass_fields__["context"].metadata["choices"]
+# Options that a meta.json of an earlier version lacks, with their defaults.
+LATER_NAMES = ("distort", "sampled", "block", "order", "hidden", "common_epochs", "half", "together")
+LATER_OPTIONS = {name: getattr(config.DigitConfig, name) for name in LATER_NAMES}
 
 
 def load_meta(folder):
@@ -41,7 +44,8 @@ def load_meta(folder):
         if not classes:
             raise InputError(f"{folder} holds no meta.json and no model_0.h5: there are no models in it")
         training_config = {"size": 10, "levels": 7, "cell": "gru", "units": 256, "layers": 1, "context": "previous"}
-        return {"source": "mnist", "recipe": training_config, "classes": {str(label): {} for label in classes}}
+        recipe = LATER_OPTIONS | training_config
+        return {"source": "mnist", "recipe": recipe, "classes": {str(label): {} for label in classes}}
     try:
         meta = json.loads(path.read_text())
         refuse_other_networks(folder, meta)
@@ -55,7 +59,7 @@ def load_meta(folder):
         classes = sorted((int(label), dict(entry)) for label, entry in meta["classes"].items())
         if not classes:
             raise ValueError("it lists no classes")
-        return meta | {"classes": {str(label): entry for label, entry in classes}}
+        return meta | {"recipe": LATER_OPTIONS | training_config, "classes": {str(c): entry for c, entry in classes}}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is damaged: {error}") from error
 
@@ -94,7 +98,12 @@ def write_palette(palette):
 
 
 PAINTER_OPTIONS = ("width", "height", "window", "cell", "units", "layers", "dropout", "embedding", "context")
-NETWORK_OPTIONS = ("size", "levels", "cell", "units", "layers", "dropout", "context")
+NETWORK_OPTIONS = ("size", "levels", "cell", "units", "layers", "dropout", "context", "block", "hidden")
+
+
+def sequence_options(training_config):
+    """Return the arguments of util.to_sequences from a training configuration, a dict."""
+    return {name: training_config[name] for name in ("size", "levels", "block", "order")}
 
 
 def network_options(training_config):

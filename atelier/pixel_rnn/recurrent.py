@@ -53,13 +53,13 @@ def weights_of(model):
     return [variable.value for variable in model.weights]
 
 
-def make_scorer(model, context):
+def make_scorer(model, context, block=1):
     """Compile log p(picture) for this architecture: f(weights, int tokens N x T) -> float32 N, in nats.
 
     The state is carried from pixel to pixel, so that memory does not grow with T. The log-probabilities of the
     pixels are added, so that nothing underflows. One compiled function serves all models of the architecture.
     """
-    step = make_prediction_step(model, context)
+    step = make_prediction_step(model, context, block=block)
 
     def score(weights, tokens):
         with keras.StatelessScope(zip(model.weights, weights)):
@@ -86,7 +86,7 @@ def log_likelihoods(score, model, sequences, batch_size=1000):
     return np.concatenate([np.asarray(backend.as_array(score(weights, batch)), "float64") for batch in batches])[:count]
 
 
-def make_sampler(model, context, shape=None, top_k=None, top_p=None):
+def make_sampler(model, context, shape=None, top_k=None, top_p=None, block=1):
     """Compile sampling for this architecture: f(weights, known, uniform, kept, temperature) -> int32 array N x T.
 
     `known` is int N x T: its first `kept` tokens are kept, the rest are drawn. `uniform` is float N x T in 0..1, one
@@ -95,7 +95,7 @@ def make_sampler(model, context, shape=None, top_k=None, top_p=None):
     be drawn. With `top_p`, only the likeliest tokens whose probabilities add up to `top_p` can be drawn (Holtzman et
     al. 2020).
     """
-    step = make_prediction_step(model, context, shape)
+    step = make_prediction_step(model, context, shape, block)
     levels = model.get_layer("logits").units
 
     def choose(log_probabilities, uniform, temperature):
@@ -132,18 +132,38 @@ def make_sampler(model, context, shape=None, top_k=None, top_p=None):
     return lambda *arguments: backend.as_array(compiled(*arguments))
 
 
-def make_prediction_step(model, context, shape=None):
+def make_prediction_step(model, context, shape=None, block=1):
     """Return f(history N x 1+T, t, states) -> (log-probabilities N x levels of pixel t, new states).
 
-    `shape` is (height, width) of the pictures; it may be left out for networks of build_rnn, whose pictures are square.
+    `shape` is (height, width) of a painter's pictures. `block` is that of build_rnn, whose pictures are square.
     """
     head = model.get_layer("logits")
-    height, width = shape or (round(model.inputs[0].shape[1] ** 0.5),) * 2
+    if model.name == "next_pixel":
+        side, levels = round(model.inputs[0].shape[1] ** 0.5), round(head.units ** (1 / block**2))
+        read = util.ContextReader(side, levels, context, block)
+    else:
+        read = painter_reader(model, context, *shape)
+    cells = cells_of(model)
+    hidden = next((layer for layer in model.layers if layer.name == "hidden"), None)
+
+    def step(history, t, states):
+        x = inputs = ops.cast(read(history, t), cells[0].compute_dtype)
+        new_states = []
+        for cell, state in zip(cells, states):
+            x, state = cell(x, state)
+            new_states.append(state)
+        if hidden is not None:
+            x = hidden(ops.concatenate([x, inputs], axis=-1))
+        return ops.log_softmax(head(x)), new_states
+
+    return step
+
+
+def painter_reader(model, context, height, width):
+    """Return f(history N x 1+T, t) -> what a painter reads before pixel t, N x features."""
     table = ops.convert_to_tensor(util.context_table(height, width, context))
 
     def read(history, t):
-        if model.name == "next_pixel":
-            return util.read_context(history, table[t], head.units)
         colors = model.get_layer("colors")(ops.take(history, table[t], axis=1))
         parts = [ops.reshape(colors, (-1, colors.shape[1] * colors.shape[2]))]
         for name, place in util.position_inputs(t, width, context).items():
@@ -151,17 +171,7 @@ def make_prediction_step(model, context, shape=None):
             parts.append(ops.broadcast_to(part, (parts[0].shape[0], *part.shape)))
         return ops.concatenate(parts, axis=1)
 
-    cells = cells_of(model)
-
-    def step(history, t, states):
-        x = ops.cast(read(history, t), cells[0].compute_dtype)
-        new_states = []
-        for cell, state in zip(cells, states):
-            x, state = cell(x, state)
-            new_states.append(state)
-        return ops.log_softmax(head(x)), new_states
-
-    return step
+    return read
 
 
 def cells_of(model):

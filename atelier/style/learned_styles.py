@@ -228,17 +228,18 @@ class Stylizer:
         self.style = mix_styles([load_style(name) for name in names], weights)
         self.network = load_network(self.style.network)
 
-    def stylize(self, photo, stroke_size=1.0):
+    def stylize(self, photo, stroke_size=1.0, noise_of=None):
         """Paint a photo in the style, from coarse to fine. Photo and result are float32 H x W x 3 in 0..255.
 
         The network's strokes have a fixed size in pixels. For larger ones, a `stroke_size` above 1, the photo is
         painted at each of longest_sides(). From the second on, the painting at the previous size replaces the photo
         where the photo is smooth. So skies get large strokes, and faces keep small ones. The result is not clipped.
+        `noise_of` is as in StylizationNetwork.stylize().
         """
         height, width = photo.shape[:2]
         sizes = [imaging.fit(width, height, longest) for longest in longest_sides(width, height, stroke_size)]
         if len(sizes) == 1:
-            picture = stylize(self.network, imaging.resize_picture(photo, *sizes[0]), self.style)
+            picture = stylize(self.network, imaging.resize_picture(photo, *sizes[0]), self.style, noise_of)
             return imaging.resize_picture(picture, width, height)
         smooth, difference = smoothness(photo), None
         for size in sizes:
@@ -250,7 +251,7 @@ class Stylizer:
                 start = imaging.resize_picture(difference, *size)
                 start *= imaging.resize_picture(smooth, *size)
                 start += recolored
-            picture = stylize(self.network, start, self.style)
+            picture = stylize(self.network, start, self.style, noise_of)
             if size != sizes[-1]:
                 difference = picture - recolored
         return picture
@@ -291,12 +292,12 @@ DETAIL_SIZE = 0.027  # distance from an edge up to which a place counts as detai
 DETAIL = 0.016  # mean change of the greys in 0..1, per pixel, at which a photo counts as half smooth
 
 
-def stylize(network, photo, style):
+def stylize(network, photo, style, noise_of=None):
     """Paint a photo, float32 H x W x 3, in a style. The result's colours are in the span of the painting's colours."""
     before = colors.color_mapping(photo, style.mean, style.covariance)
     span = colors.color_projection(style.covariance)
     after = span, style.mean - style.mean @ span
-    return network.stylize(photo, style.vector[None], before, after)
+    return network.stylize(photo, style.vector[None], before, after, noise_of)
 
 
 def apply_final_options(picture, photo, keep_colors=None, strength=1.0):

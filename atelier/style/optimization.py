@@ -268,7 +268,8 @@ class Search:
             self.evaluations += 1
             gradient = gradient[0] if self.on_gpu else backend.as_array(gradient)[0]
             self.check_finite(gradient)
-            return self.terms["total"], gradient_in_span(gradient)
+            total, gradient = self.with_penalty(picture, self.terms["total"], gradient)
+            return total, gradient_in_span(gradient)
 
         minimize = minimizers.minimize_lbfgs
         if self.options.optimizer == "adam":
@@ -287,6 +288,10 @@ class Search:
         finite = np.isfinite(gradient) if isinstance(gradient, np.ndarray) else ops.isfinite(gradient)
         if not (math.isfinite(self.terms["total"]) and bool(finite.all())):
             raise Diverged(f"the loss became NaN or infinite at step {len(self.history) + 1}; try lower weights")
+
+    def with_penalty(self, picture, total, gradient):
+        """Return the loss of a picture with its margin, and the gradient. Films add a penalty to both."""
+        return total, gradient
 
     def color_span(self, width, height):
         """Return the functions that project a picture onto the span of the paintings' colours, and its gradient.

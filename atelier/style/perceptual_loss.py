@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 import util
+from atelier import padding
 from atelier.networks import pretrained, vision
 
 
@@ -18,7 +19,8 @@ class PerceptualLoss:
     `content(picture)` returns the content features, and `statistics(picture)` the style statistics. Both are targets
     for `loss(picture, targets)`, which returns the terms of the loss. `loss_and_gradient` also returns the gradient of
     the total, see backend.value_and_gradient. `source` names the weights of VGG, `variables` are VGG's, and
-    `extractor(layers)` is vision.feature_extractor() for it. Pictures are 1 x H x W x 3.
+    `extractor(layers)` is vision.feature_extractor() for it. Pictures are 1 x H x W x 3. With JAX they are padded, see
+    padding.py, and targets["size"] is their size without the padding.
     """
 
     def __init__(self, options):
@@ -27,28 +29,28 @@ class PerceptualLoss:
         self.layers = model.layers[1:]
         self.extractor = extractor = functools.partial(vision.feature_extractor, model)
         content_layers = [options.layer] if options.layer else options.content_layers
-        self.content = backend.for_any_size(extractor(content_layers), model.variables) if content_layers else None
+        self.content = padding.for_any_size(extractor(content_layers), model.variables) if content_layers else None
         if options.layer:
             self.loss = reconstruction_loss(extractor(content_layers), options)
         else:
             statistics_of_layers = statistics_of(extractor(options.style_layers), options)
-            self.statistics = backend.for_any_size(statistics_of_layers, model.variables)
+            self.statistics = padding.for_any_size(statistics_of_layers, model.variables)
             self.loss = style_transfer_loss(extractor([*content_layers, *options.style_layers]), options)
-        self.loss_and_gradient = backend.value_and_gradient(self.loss, model.variables)
+        self.loss_and_gradient = padding.value_and_gradient(self.loss, model.variables)
 
 
 # --- Style -------------------------------------------------------------------------------------
 
 
-def statistics(features, published=False):
+def statistics(features, published=False, share=1):
     """List the style statistics of a layer's features, 1 x h x w x C. They do not depend on the picture's size.
 
     The list holds the covariance C x C and the mean 1 x C. With `published` it holds only the mean Gram matrix C x C
-    (Gatys et al. 2016).
+    (Gatys et al. 2016). Features outside this `share` of their places must be zero, and are not counted.
     """
     if published:
-        return [mean_gram(features)]
-    return centered(*moments(features))
+        return [mean_gram(features, share)]
+    return centered(*moments(features, share))
 
 
 def centered(gram, mean, published=False):
@@ -59,19 +61,21 @@ def centered(gram, mean, published=False):
 def statistics_of(features, options):
     """Return f(picture) -> the statistics of each style layer. `features(picture)` lists the layers' features."""
 
-    def layer_statistics(picture):
-        return [statistics(x, options.published_losses) for x in features(picture)]
+    def layer_statistics(picture, size=None):
+        found = features(picture, size)
+        shares = padding.filled_shares(picture, found, size)
+        return [statistics(x, options.published_losses, share) for x, share in zip(found, shares)]
 
     return layer_statistics
 
 
-def moments(features):
-    """Return the mean Gram matrix C x C of features 1 x h x w x C, and their mean 1 x C."""
+def moments(features, share=1):
+    """Return the mean Gram matrix C x C of features 1 x h x w x C, and their mean 1 x C; see statistics()."""
     _, height, width, channels = ops.shape(features)
 
     @backend.custom_gradient
     def gram_and_mean(x):
-        count = ops.cast(height * width, "float32")
+        count = ops.cast(height * width, "float32") * share
         mean = ops.matmul(ops.ones((1, height * width)), x) / count
 
         def gradient(gram_gradient, mean_gradient):
@@ -99,9 +103,9 @@ def guided_sums(features, guide):
     return util.gram_matrix(guided), total
 
 
-def mean_gram(features):
+def mean_gram(features, share=1):
     _, height, width, _ = ops.shape(features)
-    return util.gram_matrix(features) / ops.cast(height * width, "float32")
+    return util.gram_matrix(features) / (ops.cast(height * width, "float32") * share)
 
 
 def style_distance(bases, found, options):
@@ -173,19 +177,21 @@ def style_transfer_loss(features, options):
     published, count = options.published_losses, len(options.content_layers)
 
     def loss(picture, targets):
-        found = features(picture)
+        size = targets.get("size")
+        found = features(picture, size)
         contents = [content_distance(base, output, options) for base, output in zip(targets.get("content", []), found)]
         if "guides" in targets:
             styles = guided_distances(targets, found[count:], options)
         else:
+            shares = padding.filled_shares(picture, found[count:], size)
             styles = [
-                style_distance(base, statistics(output, options.published_losses), options)
-                for base, output in zip(targets["style"], found[count:])
+                style_distance(base, statistics(output, options.published_losses, share), options)
+                for base, output, share in zip(targets["style"], found[count:], shares)
             ]
         terms = {
             "content": sum(contents) / max(1, len(contents)),
             "style": style_term(styles, options),
-            "tv": util.total_variation_loss(picture) if published else util.mean_variation(picture),
+            "tv": padding.total_variation(picture, size) if published else padding.mean_variation(picture, size),
         }
         return with_total(terms, content=options.content_weight, style=options.style_weight, tv=options.tv_weight)
 
@@ -196,10 +202,11 @@ def reconstruction_loss(features, options):
     """Return the loss of Mahendran & Vedaldi (2015): the error of one layer's features, and two image priors."""
 
     def loss(picture, targets):
+        size = targets.get("size")
         terms = {
-            "content": util.relative_difference(targets["content"][0], features(picture)[0]),
-            "contrast": ops.mean(((picture - 128) / CONTRAST_RANGE) ** 6),
-            "tv": util.mean_variation(picture),
+            "content": util.relative_difference(targets["content"][0], features(picture, size)[0]),
+            "contrast": padding.mean(((picture - 128) / CONTRAST_RANGE) ** 6, size),
+            "tv": padding.mean_variation(picture, size),
         }
         return with_total(terms, content=options.content_weight, contrast=CONTRAST_WEIGHT, tv=options.tv_weight)
 

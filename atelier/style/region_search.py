@@ -11,7 +11,7 @@ import dataclasses
 
 import numpy as np
 
-from atelier import colors, imaging
+from atelier import colors, imaging, padding
 from atelier.style import optimization, perceptual_loss
 
 
@@ -69,7 +69,8 @@ class RegionSearch(optimization.Search):
     def targets(self, width, height):
         """Return the targets of the loss, with the guides of each style layer and the regions' shares of the area."""
         shares = optimization.with_margin(self.regions.resized(width, height).shares, self.margin)
-        guides = [guides_at(shares, layer) for layer in self.options.style_layers]
+        (padded,) = padding.padded(shares[None], padding.MARGIN)
+        guides = [guides_at(padded, layer) for layer in self.options.style_layers]
         return super().targets(width, height) | {"guides": guides, "areas": shares.mean(axis=(0, 1))}
 
     def color_span(self, width, height):

@@ -22,6 +22,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from atelier import padding
+
 WIDTHS = (16, 32, 96)  # channels at the picture's size, at half of it and at a quarter of it
 RESIDUAL_BLOCKS = 4
 NOISE_CHANNELS = 2  # at half the picture's size
@@ -94,17 +96,18 @@ class StylizationNetwork(keras.Model):
         features = middle()([encoder()(photo), noise, style])
         super().__init__([photo, noise, style], decoder()([features, style]), name="stylization_network")
 
-    def stylize(self, photo, style, before=NO_COLOR_CHANGE, after=NO_COLOR_CHANGE):
+    def stylize(self, photo, style, before=NO_COLOR_CHANGE, after=NO_COLOR_CHANGE, noise_of=None):
         """Turn a photo of any size into a painting, both float32 H x W x 3. `style` is a vector, 1 x STYLE_DIM.
 
-        The noise depends on the photo's size alone, so the result is always the same. `before` changes the colours of
+        The noise depends on the photo's size alone, so the result is always the same; films give another noise by
+        `noise_of(height, width)`, a function like fixed_noise(). `before` changes the colours of
         the photo, and `after` those of the picture. Each is a matrix, 3 x 3, and a shift, 3.
         """
         height, width = photo.shape[:2]
         rows = height if height * width <= MAX_WHOLE_PIXELS else STRIP_PIXELS // width
         rows = max(8, -(-rows // 8) * 8)
         strips = cut(photo, rows, before)
-        noise = draw_noise(*(side + -side % 4 for side in (height, width)), np.random.default_rng(0))
+        noise = (noise_of or fixed_noise)(*(side + -side % 4 for side in (height, width)))
         if rows < height:
             strips = self.in_strips(strips, rows, noise, style)
         else:
@@ -126,7 +129,9 @@ class StylizationNetwork(keras.Model):
 
     @functools.cached_property
     def for_whole(self):
-        """The network, compiled once for photos of all sizes."""
+        """The network, compiled once for photos of all sizes, or with JAX for a few sizes."""
+        if backend.COMPILES_EACH_SIZE:
+            return for_padded(self)
         shapes = [(None, None, None, x.shape[3]) if len(x.shape) == 4 else x.shape for x in self.inputs]
         shapes = [(shape, "float32") for shape in shapes]
         return backend.compile_for_shapes(lambda *inputs: self([*inputs]), shapes, self.variables)
@@ -150,6 +155,11 @@ class StylizationNetwork(keras.Model):
         return parts | {"decoder": (part, DECODER_MARGIN)}
 
 
+def fixed_noise(height, width):
+    """Return the noise of all photos of a size, as draw_noise() does."""
+    return draw_noise(height, width, np.random.default_rng(0))
+
+
 def draw_noise(height, width, rng):
     """Return noise for a photo: float32 1 x height / 2 x width / 2 x NOISE_CHANNELS, standard normal."""
     return rng.standard_normal((1, height // 2, width // 2, NOISE_CHANNELS), "float32")
@@ -161,9 +171,14 @@ def draw_noise(height, width, rng):
 def encoder():
     """Photo -> features of half its size. It needs no statistics, so it can be applied strip by strip."""
     photo = keras.Input((None, None, 3), name="photo")
-    x = mirrored(photo / 127.5 - 1, ENCODER_MARGIN)
-    x = keras.layers.Conv2D(WIDTHS[0], 5, name="enter", activation="relu")(x)
-    return keras.Model(photo, keras.layers.Conv2D(WIDTHS[1], 3, name="halve", strides=2)(x), name="encoder")
+    enter = keras.layers.Conv2D(WIDTHS[0], 5, name="enter", activation="relu")
+    halve = keras.layers.Conv2D(WIDTHS[1], 3, name="halve", strides=2)
+    return keras.Model(photo, encode(photo, enter, halve), name="encoder")
+
+
+def encode(photo, enter, halve, size=None):
+    """Apply the encoder's layers. `size` is that of the photo without padding, see padding.py."""
+    return halve(enter(mirrored(photo / 127.5 - 1, ENCODER_MARGIN, size)))
 
 
 ENCODER_MARGIN = 3  # pixels
@@ -244,10 +259,15 @@ def drained(strips):
 def decoder():
     """[features of half the picture's size, style vector] -> picture. It needs no statistics, like the encoder."""
     features, style = keras.Input((None, None, WIDTHS[1]), name="features"), keras.Input((STYLE_DIM,), name="style")
-    x = enlarged(mirrored(features, DECODER_MARGIN))
-    x = ops.relu(smoothed(ScaledConvolution(WIDTHS[0], 3, name="double_again")(x, *split(style)[-1])))
-    x = keras.layers.Conv2D(3, 5, name="leave")(x)
-    return keras.Model([features, style], 128 + 64 * ops.cast(x, "float32"), name="decoder")
+    double_again, leave = ScaledConvolution(WIDTHS[0], 3, name="double_again"), keras.layers.Conv2D(3, 5, name="leave")
+    return keras.Model([features, style], decode(features, style, double_again, leave), name="decoder")
+
+
+def decode(features, style, double_again, leave, size=None):
+    """Apply the decoder's layers. `size` is that of the features without padding, see padding.py."""
+    x = enlarged(mirrored(features, DECODER_MARGIN, size))
+    x = leave(ops.relu(smoothed(double_again(x, *split(style)[-1]))))
+    return 128 + 64 * ops.cast(x, "float32")
 
 
 DECODER_MARGIN = 2  # places of the features
@@ -271,9 +291,9 @@ def neutral_style():
 # --- Layers ------------------------------------------------------------------------------------
 
 
-def convolve(block, layer, x):
+def convolve(block, layer, x, size=None):
     """Pad features with their mirror image and apply a block's convolution."""
-    x = mirrored(x, 1)
+    x = mirrored(x, 1, size)
     return smoothed(layer(enlarged(x))) if block.enlarges else layer(x)
 
 
@@ -282,8 +302,13 @@ def with_noise(block, x, noise):
     return ops.concatenate([x, *(ops.cast(part, x.dtype) for part in block.noise(noise))], axis=3)
 
 
-def mirrored(x, margin):
-    """Pad a picture or features with their mirror image on each side. tf.pad takes twice as long on a CPU."""
+def mirrored(x, margin, size=None):
+    """Pad a picture or features with their mirror image on each side. tf.pad takes twice as long on a CPU.
+
+    If `size` is given, the mirror image is that of their upper left part of this size.
+    """
+    if size is not None:
+        return padding.mirrored(x, margin, size)
     left, right = x[:, :, 1 : margin + 1], x[:, :, -margin - 1 : -1]
     x = ops.concatenate([ops.flip(left, 2), x, ops.flip(right, 2)], axis=2)
     above, below = x[:, 1 : margin + 1], x[:, -margin - 1 : -1]
@@ -321,6 +346,49 @@ class InstanceNormalization(keras.Operation):
 
     def compute_output_spec(self, x, scale, shift):
         return keras.KerasTensor(x.shape, x.dtype)
+
+
+# --- Padded photos ------------------------------------------------------------------------------
+
+
+def for_padded(network):
+    """Compile f(photo, noise, style vector) for a StylizationNetwork and photos that are padded to a few sizes."""
+    encoder, middle, decoder = (network.get_layer(name) for name in ("encoder", "middle", "decoder"))
+
+    def apply_network(photo, noise, style, size):
+        x = encode(photo, encoder.get_layer("enter"), encoder.get_layer("halve"), size)
+        x = apply_middle(x, noise, style, PaddedOperations(middle, photo.shape[1], size))
+        return decode(x, style, decoder.get_layer("double_again"), decoder.get_layer("leave"), size // 2)
+
+    compiled = backend.compile_function(apply_network, variables=network.variables)
+
+    def stylize(photo, noise, style):
+        seen, (height, width) = padding.padded(photo), photo.shape[1:3]
+        below, right = (seen.shape[i] // 2 - noise.shape[i] for i in (1, 2))
+        noise = np.pad(noise, ((0, 0), (0, below), (0, right), (0, 0)))
+        return backend.as_array(compiled(seen, noise, style, padding.size_of(photo)))[:, :height, :width]
+
+    return stylize
+
+
+class PaddedOperations(WholeOperations):
+    """The operations of apply_middle() on features of a padded photo, `height` pixels high. `size` is without padding.
+
+    The convolutions are those of the model `middle`.
+    """
+
+    def __init__(self, middle, height, size):
+        self.middle, self.height, self.size = middle, height, size
+
+    def size_of(self, x):
+        return self.size // (self.height // x.shape[1])
+
+    def convolve(self, block, x):
+        return convolve(block, self.middle.get_layer(block.name), x, self.size_of(x))
+
+    def normalize(self, x, scale, shift):
+        mean, variance = padding.moments(ops.cast(x, "float32"), self.size_of(x))
+        return backend.normalize(x, scale, shift, mean, variance, EPSILON)
 
 
 # --- Strips ------------------------------------------------------------------------------------

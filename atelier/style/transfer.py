@@ -7,14 +7,17 @@ also keeps the models that all pictures of a folder share. TensorFlow starts onl
 import dataclasses
 import functools
 import os
+import pathlib
 import sys
 import time
 
 import config
-from atelier import disk, errors, manifests, naming
+from atelier import command_line, disk, errors, manifests, naming
 from atelier.command_line import lazy_import
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # oneDNN's convolutions take less memory. TensorFlow reads this
+film_painting = lazy_import("atelier.film.painting")
+film_reading = lazy_import("atelier.film.reading")
 films = lazy_import("atelier.films")
 folders = lazy_import("atelier.batch.folders")
 hardware = lazy_import("atelier.hardware")
@@ -26,6 +29,7 @@ optimization = lazy_import("atelier.style.optimization")
 provenance = lazy_import("atelier.provenance")
 region_search = lazy_import("atelier.style.region_search")
 regions = lazy_import("atelier.style.regions")
+style_films = lazy_import("atelier.style.style_films")
 
 SCRIPT = "style_transfer.py"
 INIT_NAMES = ("content", "style", "noise")  # what --init takes, beside a picture
@@ -48,6 +52,8 @@ def paint(content, result, options, keep_unfinished=False):
     the photo can't be used. If the search diverges or is interrupted and `keep_unfinished` is true, the last good
     picture is written, and PartlyDone or Interrupted is raised.
     """
+    if content is not None and naming.is_film(content):
+        return paint_film(content, result, options, keep_unfinished)
     if options.learned and not options.refine:
         return paint_without_search(content, result, options)
     started = time.perf_counter()
@@ -123,6 +129,40 @@ def paint_without_search(content, result, options):
     return row | described(areas)
 
 
+def paint_film(content, result, options, alone):
+    """Paint a film, as paint() does a photo. `alone` tells that it is the only one of its command."""
+    check_film_options(options)
+    disk.refuse_to_replace([result], [content])
+    piece = film_reading.choose_piece(content, options, config.VGG_LEAST_SIDE)
+    manifest = manifest_of(options) | film_painting.identity_of(content)
+    return film_painting.paint_film(piece, pathlib.Path(result), options, film_painter(options), manifest, alone)
+
+
+def paint_samples(content, folder, options):
+    """Yield the paths of pictures of some frames of a film, see --frames-every."""
+    check_film_options(options)
+    piece = film_reading.choose_piece(content, options, config.VGG_LEAST_SIDE)
+    about = provenance.of_result(options, source=str(content))
+    return film_painting.paint_samples(piece, folder, options, film_painter(options), about)
+
+
+def film_painter(options):
+    """Return the painter of films that the options ask for."""
+    if options.learned:
+        return style_films.LearnedPainter(load_stylizer(options), options)
+    return style_films.SearchPainter(load_style_model(options), options)
+
+
+def check_film_options(options):
+    """Raise InputError for options that films do not have."""
+    given = [name for name in PICTURE_ONLY if getattr(options, name)]
+    if given:
+        raise errors.InputError(f"{command_line.flag_of(given[0])} is for photos, and cannot be used for a film")
+
+
+PICTURE_ONLY = ("mask", "regions", "refine", "layer", "published_losses")
+
+
 def described(areas):
     """Return the entry of the printed results that says which painting takes which of the Regions, if there are any."""
     return {"regions": areas.text} if areas and areas.text else {}
@@ -158,7 +198,7 @@ def manifest_of(options):
         named["init"] = [options.init]
     given = regions.given_files(options)
     named |= {name: [path] for name, path in given.items() if path.is_file()}
-    no_effect = ("compare", "plot", "save_every", "each", "list_styles", "preview")
+    no_effect = ("compare", "plot", "save_every", "each", "list_styles", "preview", "frames_every")
     manifest = manifests.manifest_of(SCRIPT, options, no_effect, named)
     for place, (name, weight) in enumerate(map(naming.name_and_weight, options.learned)):
         manifest["learned"][place] = {"name": name, "sha256": f"{learned_styles.load_style(name).checksum} {weight}"}
@@ -251,6 +291,8 @@ def release_models():
 
 def output_files(result, options):
     """Return the files that are written: a dict from kind to path."""
+    if pathlib.Path(result).suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        return {"film": result}
     endings = {"animation": options.gif and ".gif", "comparison": options.compare and "__compare.png"}
     return {"picture": result} | disk.files_beside(result, **endings, plot=options.plot and "__losses.png")
 

@@ -1,22 +1,26 @@
-"""Measure the scripts on a GPU with PyTorch, and shortly with JAX: a table on standard output, and pictures to look at.
+"""Measure the scripts on a GPU with PyTorch, and then with JAX: a table, and pictures to look at.
 
-    python benchmarks/gpu/run.py results/
+    python benchmarks/gpu/run.py results/ --data path/to/mnist --pictures path/to/monet
     KERAS_BACKEND=torch python benchmarks/gpu/run.py results/ --small
 
-Each line is printed as soon as it is measured. No measurement begins after --seconds. With --small the pictures are
-small, so that the run can be tried on a processor. The seconds are those of a whole script in a process that has
-already imported everything; "again" means that the networks were loaded before, too.
+Each line of the table is printed, and written to table.txt in the folder of the results, as soon as it is measured. No
+measurement begins after --seconds, and JAX gets the last part of this time. With --small the pictures are small, so
+that the run can be tried on a processor. The seconds are those of a whole script in a process that has already imported
+everything; "again" means that the networks were loaded before, too. The GPU's use is its mean, as nvidia-smi tells it.
 """
 
 import argparse
+import atexit
 import contextlib
 import importlib
 import io
 import os
 import pathlib
 import platform
+import signal
 import subprocess
 import sys
+import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -35,57 +39,112 @@ from atelier.style import learned_styles, perceptual_loss
 BEGUN = time.monotonic()
 PAINTING = ROOT / "images/style/starry_night.jpg"
 SMALLER = 8  # with --small, all sides are divided by this number
-JAX_SECONDS = 50  # for the part with JAX
+TASK_SECONDS = 120  # after which a measurement is given up
+JAX_SHARE = 0.4  # of the time, for the part with JAX
+ARGUMENTS = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+ARGUMENTS.add_argument("output", type=pathlib.Path)
+ARGUMENTS.add_argument("--data", help="folder with MNIST's four IDX files")
+ARGUMENTS.add_argument("--pictures", help="folder of paintings, for an epoch of a painter's training")
+ARGUMENTS.add_argument("--small", action="store_true")
+ARGUMENTS.add_argument("--seconds", type=float, default=440)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", type=pathlib.Path)
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--seconds", type=float, default=200)
-    arguments = parser.parse_args()
+    arguments = ARGUMENTS.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
+    table = Table(arguments.output / "table.txt")
+    table.write(machine())
     factor = SMALLER if arguments.small else 1
-    print_machine()
-    photo = arguments.output / "photo.jpg"
+    photo = arguments.output / f"photo_{backend.NAME}.jpg"
     picture = imaging.load_image(ROOT / "images/content/china.jpg")
     large = imaging.resize_picture(picture, *imaging.fit(*picture.shape[1::-1], 4000 / factor))
     imaging.save_picture(photo, imaging.to_pixels(large), {})
     deadline = BEGUN + arguments.seconds
     if backend.NAME == "jax":
-        measure(tasks_for_jax(photo, arguments.output, factor), deadline)
-        return
-    measure(tasks(photo, arguments.output, factor), deadline - JAX_SECONDS)
+        measure(table, tasks_for_jax(photo, arguments, factor), deadline)
+    else:
+        jax_begins = deadline - JAX_SHARE * arguments.seconds
+        measure(table, tasks(photo, arguments, factor), jax_begins)
+        measure_jax(table, arguments, deadline)
+        table.report("in all", time.monotonic() - BEGUN)
     photo.unlink()
-    measure_jax(arguments, deadline)
-    report("in all", time.monotonic() - BEGUN)
 
 
-def measure(tasks, deadline):
+class Table:
+    """The table on standard output and in a file. A run that is cut keeps the lines so far."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def write(self, line):
+        print(line, flush=True)
+        with open(self.path, "a") as file:
+            file.write(f"{line}\n")
+
+    def report(self, name, seconds, note=""):
+        self.write(f"{name:<50} {seconds:9.3f} s  {note}")
+
+
+def measure(table, tasks, deadline):
     """Run tasks, (name, function) each, one after the other, and report each. A task that fails is reported, too."""
+    monitor = Monitor()
     for name, task in tasks:
         if time.monotonic() > deadline:
-            print(f"{name:<44} left out: no time", flush=True)
+            table.write(f"{name:<50} left out: no time")
             continue
         reset_peak()
+        monitor.seen.clear()
         begun = time.monotonic()
+        signal.alarm(TASK_SECONDS)
         try:
             note = task() or ""
             finish_work()
-            report(name, time.monotonic() - begun, f"{peak()} {note}")
+            signal.alarm(0)
+            table.report(name, time.monotonic() - begun, f"{peak()}{monitor.text()} {note}")
         except (Exception, SystemExit) as error:
-            print(f"{name:<44} failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}", flush=True)
+            seconds, told = time.monotonic() - begun, " ".join(str(error).split())[:300]
+            table.report(name, seconds, f"failed: {type(error).__name__}: {told}")
+        finally:
+            signal.alarm(0)
 
 
-def report(name, seconds, note=""):
-    print(f"{name:<44} {seconds:9.3f} s  {note}", flush=True)
+def end_task(*_):
+    raise TimeoutError(f"it took more than {TASK_SECONDS} s")
+
+
+signal.signal(signal.SIGALRM, end_task)
+
+
+class Monitor:
+    """Reads the GPU's use and its memory from nvidia-smi, twice a second, if there is nvidia-smi."""
+
+    QUERY = ("nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits", "-lms", "500")
+
+    def __init__(self):
+        self.seen = []
+        with contextlib.suppress(OSError):
+            process = subprocess.Popen(self.QUERY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            atexit.register(process.kill)
+            threading.Thread(target=self.read, args=(process.stdout,), daemon=True).start()
+
+    def read(self, lines):
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                self.seen.append([float(number) for number in line.split(",")])
+
+    def text(self):
+        if not self.seen:
+            return ""
+        use, memory = zip(*self.seen)
+        return f" GPU {sum(use) / len(use):.0f}%, at most {max(memory) / 1024:.1f} GiB in all;"
 
 
 # --- What is measured --------------------------------------------------------------------------
 
 
-def tasks(photo, output, factor):
+def tasks(photo, arguments, factor):
     """Yield the name and the function of each measurement with PyTorch, the most important first."""
+    output = arguments.output
     for side in (1024, 4000):
         size = side // factor
         learned = (photo, "--learned", "starry_night", "--size", size, "--output", output / f"learned_{side}.jpg")
@@ -97,29 +156,58 @@ def tasks(photo, output, factor):
         search = (photo, "--style", PAINTING, "--size", size, "--output", output / f"search_{side}.jpg")
         yield f"search, {size} pixels", script("style_transfer", *search)
         yield f"search, {size} pixels, one loss and gradient", evaluating(photo, size)
-    size = 1024 // factor
-    yield f"dream, {size} pixels", script("deepdream", photo, "--size", size, "--output", output / "dream_1024.jpg")
+    yield dreaming(photo, output, factor)
     sheet = ("block3_conv1", "--images", photo, "--size", 512 // factor, "--filters", 4, "--dreams", 1)
     yield "sheet of 4 filters", script("visualize_filters", *sheet, "--output", output / "filters.png")
-    digits = ROOT / "trained/digits"
-    yield "classification of 360 digits", script("classify_mnist", digits, "--output", output / "confusion.png")
-    drawn = ("--all-digits", "--grid", 4, "--output", output / "digits.png")
-    yield "drawing of 160 digits", script("generate_rnn", digits, *drawn)
+    yield from tasks_of_pixel_rnns(arguments)
+    drawn = (ROOT / "trained/digits", "--all-digits", "--grid", 4, "--output", output / "digits.png")
+    yield "drawing of 160 digits", script("generate_rnn", *drawn)
     search = (photo, "--style", PAINTING, "--size", 1024 // factor, "--precision", "float32")
     yield "search, 1024 pixels, float32", script("style_transfer", *search, "--output", output / "search_float32.jpg")
-    training = ("digits", "--digit", 3, "--epochs", 2, "--num-images", 80, "--output", output / "training")
-    yield "training of a digit, 2 epochs", script("train_rnn", *training)
 
 
-def tasks_for_jax(photo, output, factor):
-    size = 1024 // factor
+def tasks_for_jax(photo, arguments, factor):
+    output, size = arguments.output, 1024 // factor
     learned = (photo, "--learned", "starry_night", "--size", size, "--output", output / "jax_learned.jpg")
     yield f"JAX: learned style, {size} pixels", script("style_transfer", *learned)
     yield f"JAX: learned style, {size} pixels, again", script("style_transfer", *learned)
-    size = 512 // factor
-    search = (photo, "--style", PAINTING, "--size", size, "--output", output / "jax_search.jpg")
-    yield f"JAX: search, {size} pixels", script("style_transfer", *search)
-    yield f"JAX: search, {size} pixels, again", script("style_transfer", *search)
+    for side in (512, 1024):
+        size = side // factor
+        search = (photo, "--style", PAINTING, "--size", size, "--output", output / f"jax_search_{side}.jpg")
+        yield f"JAX: search, {size} pixels", script("style_transfer", *search)
+        yield f"JAX: search, {size} pixels, again", script("style_transfer", *search)
+    name, task = dreaming(photo, output, factor)
+    yield f"JAX: {name}", task
+    yield from ((f"JAX: {name}", task) for name, task in tasks_of_pixel_rnns(arguments))
+    if arguments.data and not arguments.small:
+        training = ("--preset", "best", "--units", 128, "--epochs", 4, "--batch-size", 64, "--data", arguments.data)
+        models = output / "jax_digits"
+        yield "JAX: training of ten digits", script("train_rnn", "mnist", "--all-digits", *training, "--output", models)
+        accuracy = (models, "--data", arguments.data, "--num-images", 10_000, "--output", output / "jax_trained.png")
+        yield "JAX: their accuracy, to be 0.9754", script("classify_mnist", *accuracy)
+
+
+def dreaming(photo, output, factor):
+    size, path = 1024 // factor, output / f"dream_{backend.NAME}.jpg"
+    return f"dream, {size} pixels", script("deepdream", photo, "--size", size, "--output", path)
+
+
+def tasks_of_pixel_rnns(arguments):
+    """Yield the measurements of the classification and of an epoch of a painter and of a digit."""
+    output, size = arguments.output, ("--width", 16, "--height", 16) if arguments.small else ()
+    if arguments.data:
+        count = 100 if arguments.small else 10_000
+        words = ("--data", arguments.data, "--num-images", count, "--output", output / f"confusion_{backend.NAME}.png")
+        yield f"classification of {count} digits", script("classify_mnist", ROOT / "trained/mnist", *words)
+        training = ("mnist", "--data", arguments.data, "--digit", 3, "--preset", "best", "--units", 128, "--epochs", 1)
+        training += ("--batch-size", 64)
+        training += ("--num-images", 100) if arguments.small else ()
+        models = output / f"digit_{backend.NAME}"
+        yield "an epoch of a digit, batch 64", script("train_rnn", *training, "--output", models)
+    if arguments.pictures:
+        training = (arguments.pictures, "--preset", "monet", "--epochs", 1, "--stride", 30, *size)
+        models = output / f"painter_{backend.NAME}"
+        yield "a tenth of an epoch of the painter `monet`", script("train_rnn", *training, "--output", models)
 
 
 def script(name, *words):
@@ -137,7 +225,7 @@ def script(name, *words):
     return run
 
 
-REPORTED = ("seconds", "steps", "loss", "strength_after", "accuracy", "images_per_second")
+REPORTED = ("seconds", "steps", "loss", "strength_after", "accuracy", "images_per_second", "duration")
 REPEATS = 5
 
 
@@ -179,12 +267,16 @@ def mean_time(call):
 # --- The machine -------------------------------------------------------------------------------
 
 
-def print_machine():
-    print(f"{backend.TITLE} {backend.VERSION}, Keras {hardware.keras.__version__}, NumPy {np.__version__}")
-    print(f"Python {platform.python_version()}, {hardware.cpu_count()} cores", flush=True)
+def machine():
+    """Return a text with the versions, the cores and the card."""
+    lines = [
+        f"{backend.TITLE} {backend.VERSION}, Keras {hardware.keras.__version__}, NumPy {np.__version__}",
+        f"Python {platform.python_version()}, {hardware.cpu_count()} cores",
+    ]
     if on_cuda():
         card = torch().cuda.get_device_properties(0)
-        print(f"{card.name}, {card.total_memory / 2**30:.0f} GiB, capability {card.major}.{card.minor}", flush=True)
+        lines.append(f"{card.name}, {card.total_memory / 2**30:.0f} GiB, capability {card.major}.{card.minor}")
+    return "\n".join(lines)
 
 
 def torch():
@@ -210,17 +302,18 @@ def peak():
     return f"peak {torch().cuda.max_memory_allocated() / 2**30:.2f} GiB;" if on_cuda() else ""
 
 
-def measure_jax(arguments, deadline):
+def measure_jax(table, arguments, deadline):
     """Measure JAX in a process of its own, which is ended at the deadline."""
     if on_cuda():
         torch().cuda.empty_cache()
     seconds = deadline - time.monotonic()
-    command = [sys.executable, __file__, str(arguments.output), "--seconds", str(seconds - 10)]
+    folders = [f"--{name}={value}" for name, value in vars(arguments).items() if name in ("data", "pictures") and value]
+    command = [sys.executable, __file__, str(arguments.output), *folders, "--seconds", str(seconds - 10)]
     changes = {"KERAS_BACKEND": "jax", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     try:
         subprocess.run(command + ["--small"] * arguments.small, env=os.environ | changes, timeout=max(1, seconds))
     except subprocess.TimeoutExpired:
-        print("JAX: ended, as the time was over", flush=True)
+        table.write("JAX: ended, as the time was over")
 
 
 if __name__ == "__main__":

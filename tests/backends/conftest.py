@@ -1,8 +1,10 @@
 """The environment with PyTorch and JAX, in which the tests of this folder run the scripts (make test-backends)."""
 
+import functools
 import os
 import pathlib
 import subprocess
+import sys
 
 import pytest
 
@@ -10,16 +12,24 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 PYTHON = pathlib.Path(os.environ.get("BACKENDS_PYTHON", ROOT / ".venv-backends/bin/python"))
 
 
+def run_on(backend, file, *words, status=0):
+    """Run a Python file on a backend, and return the finished process."""
+    if not PYTHON.exists():
+        pytest.skip("make test-backends installs PyTorch and JAX")
+    python = sys.executable if backend == "tensorflow" else PYTHON
+    command, variables = [python, ROOT / file, *map(str, words)], os.environ | {"KERAS_BACKEND": backend}
+    result = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert result.returncode == status, result.stderr
+    return result
+
+
 @pytest.fixture(params=["torch", "jax"])
-def call(request):
-    """Return f(file, *words), which runs a Python file on PyTorch or JAX and returns what it prints."""
+def name(request):
+    """The backends beside TensorFlow."""
+    return request.param
 
-    def run(file, *words):
-        if not PYTHON.exists():
-            pytest.skip("make test-backends installs PyTorch and JAX")
-        command, variables = [PYTHON, ROOT / file, *map(str, words)], os.environ | {"KERAS_BACKEND": request.param}
-        result = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True, timeout=300)
-        assert result.returncode == 0, result.stderr
-        return result
 
-    return run
+@pytest.fixture
+def call(name):
+    """Return f(file, *words), which runs a Python file on PyTorch or JAX and returns the finished process."""
+    return functools.partial(run_on, name)

@@ -19,7 +19,7 @@ import numpy as np
 import config
 import util
 from atelier import imaging
-from atelier.dream import objectives, random_transforms
+from atelier.dream import fourier_images, objectives, random_transforms
 from atelier.networks import deconvnet
 from atelier.pixel_rnn import model_files, model_meta, recurrent
 from atelier.style import learned_styles, perceptual_loss, stylization_network
@@ -29,7 +29,9 @@ def main():
     hardware.use_precision("float32", "likelihoods")
     picture = imaging.load_image(ROOT / "images/content/china.jpg")
     photo = imaging.resize_picture(picture, 96, 64)[None]
-    found = losses_of_style(photo) | losses_of_dreams(photo) | losses_of_training(photo) | likelihoods()
+    padded_with_jax = imaging.resize_picture(picture, 101, 70)[None]
+    found = losses_of_style(padded_with_jax) | losses_of_waves(padded_with_jax)
+    found |= losses_of_dreams(photo) | losses_of_training(photo) | likelihoods()
     np.savez(sys.argv[1], **{name: np.asarray(backend.as_array(value)) for name, value in found.items()})
 
 
@@ -54,6 +56,21 @@ def losses_of_style(photo):
     stylization_network.MAX_WHOLE_PIXELS, stylization_network.STRIP_PIXELS = 0, 2**11
     found["learned/strips"] = learned_styles.stylize(network, photo[0], style)
     return found
+
+
+def losses_of_waves(photo):
+    """The gradient of a Fourier image, as a dream of a class on a photo computes it."""
+
+    class Objective:
+        scope, names, targets, variables = "whole", ["logit"], {}, ()
+
+        def loss(self, pictures, targets):
+            logit = keras.ops.mean(pictures * keras.ops.sin(pictures / 50))
+            return {"total": logit, "logit": logit}
+
+    ascent = fourier_images.FourierAscent(Objective(), 48, count=2)
+    gradient, strengths = ascent.gradient(photo[0], np.random.default_rng(0), np.ones(1, "float32"))
+    return {"waves/gradient": gradient, "waves/logit": strengths}
 
 
 def losses_of_dreams(photo):
@@ -85,8 +102,6 @@ def losses_of_training(photo):
     trained = [[*network.trainable_variables]]
     value, (gradients,) = backend.value_and_gradients(loss, trained, 64, network.variables)(photo, noise, vector)
     found = {"training/loss": value, "training/first": gradients[0], "training/last": gradients[-2]}
-    if backend.NAME == "jax":
-        return found
     painter = util.build_painter(8, 6, 4, 6, "gru", 8, 1, 0.0, 4, "place")
     rng = np.random.default_rng(0)
     painter.set_weights([rng.normal(0, 0.3, weight.shape) for weight in painter.get_weights()])

