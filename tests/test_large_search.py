@@ -192,9 +192,16 @@ def test_too_little_memory_or_disk_is_refused_before_the_work(photo, large_from_
     assert f"on the disk of {tmp_path}" in error and "give another --output, or a smaller --size" in error
 
 
-def test_a_layer_is_not_reconstructed_at_a_large_size(photo, tmp_path):
-    command = ("style_transfer.py", photo, "--layer", "block1_conv1", "--size", 1201, "--output", tmp_path / "a.png")
-    assert "--layer takes a --size of at most 1200" in run(*command, status=2).stderr
+def test_layers_adam_and_films_have_a_largest_size(photo, tmp_path):
+    film = tmp_path / "film.gif"
+    Image.new("RGB", (64, 64)).save(film, save_all=True, append_images=[Image.new("RGB", (64, 64), "red")])
+    for flags, refused in (
+        ((photo, "--layer", "block1_conv1"), "--layer takes"),
+        ((photo, "--style", PAINTING, "--optimizer", "adam"), "--optimizer adam takes"),
+        ((film, "--style", PAINTING), "a film takes"),
+    ):
+        error = run("style_transfer.py", *flags, "--size", 1201, status=2).stderr
+        assert f"{refused} a --size of at most 1200" in error
 
 
 def test_a_small_painting_is_noted_and_not_read_enlarged(photo, large_from_64, tmp_path):

@@ -158,6 +158,8 @@ def check_film_options(options):
     given = [name for name in PICTURE_ONLY if getattr(options, name)]
     if given:
         raise errors.InputError(f"{command_line.flag_of(given[0])} is for photos, and cannot be used for a film")
+    if options.size > config.LARGE and not options.learned:
+        raise errors.InputError(f"a film takes a --size of at most {config.LARGE}; for a larger one, give --learned")
 
 
 PICTURE_ONLY = ("mask", "regions", "refine", "layer", "published_losses")
