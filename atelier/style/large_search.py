@@ -6,7 +6,6 @@ The gradient is that of the whole picture, see tiled_loss.py.
 from atelier import backend  # noqa: F401, Keras starts quietly
 
 # isort: split
-import dataclasses
 import json
 import math
 import pathlib
@@ -23,7 +22,6 @@ import config
 from atelier import disk, hardware, manifests
 from atelier.errors import InputError
 from atelier.style import tiled_loss
-from atelier.style.perceptual_loss import stride_of
 
 FIRST, LONGEST = 3.0, 12.0  # grey levels, the root mean square of the first step at each size and of any step
 STRIP = 256  # rows that are updated together
@@ -113,29 +111,7 @@ def targets_of(search, width, height):
     targets = search.targets(width, height)
     if "guides" not in targets:
         targets["style"] = [[statistics] for statistics in targets["style"]]
-    for name in {"style", "guides"} & {*targets}:
-        targets[name] = [targets[name][i] for i in fine(search.options.style_layers)]
-    return search.model.fine_loss(len(targets["style"][0])), targets
-
-
-def fine(layers):
-    """List the places of the layers in VGG's first three blocks, or of all, if there are none.
-
-    What the deeper layers see has its final form at smaller sizes.
-    """
-    return [i for i, layer in enumerate(layers) if stride_of(layer) <= FINE] or [*range(len(layers))]
-
-
-FINE = 4  # pixels from one feature of the third block to the next
-
-
-def fine_options(options):
-    """Return the options of a search with the layers that are used at large sizes."""
-    style, content = fine(options.style_layers), fine(options.content_layers)
-    weights = options.layer_weights if len(options.layer_weights) < 2 else [options.layer_weights[i] for i in style]
-    layers = {"style_layers": tuple(options.style_layers[i] for i in style)}
-    layers |= {"content_layers": tuple(options.content_layers[i] for i in content), "layer_weights": tuple(weights)}
-    return dataclasses.replace(options, **layers)
+    return search.model.large_loss(len(targets["style"][0])), targets
 
 
 class MemorylessBFGS:

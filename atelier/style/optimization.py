@@ -16,7 +16,7 @@ import tqdm
 from keras import ops
 
 import config
-from atelier import colors, films, imaging, progress, provenance
+from atelier import colors, films, imaging, padding, progress, provenance
 from atelier.networks import minimizers
 from atelier.style import input_pictures, large_search, learned_styles, perceptual_loss, tiled_loss
 
@@ -39,9 +39,11 @@ class StyleModel(perceptual_loss.PerceptualLoss):
         super().__init__(options)
         if not options.quiet:
             print(f"device: {device}; {options.convnet} with the weights {self.source}", file=sys.stderr)
-        tiled, fine = tiled_loss.TiledLoss, large_search.fine_options(options)
-        self.fine_loss = functools.lru_cache(lambda regions: tiled(self, fine, regions))
-        self.tiled_loss = functools.lru_cache(lambda: tiled(self, options))
+        self.options = options
+        self.compiled = functools.lru_cache(
+            lambda options: padding.value_and_gradient(self.loss_of(options), self.variables)
+        )
+        self.tiled = functools.lru_cache(lambda options, regions=1: tiled_loss.TiledLoss(self, options, regions))
         # The cache is small because each mixture takes some megabytes.
         self.mixture_of = functools.lru_cache(maxsize=8)(lambda options: PaintingMixture(self, options))
         self.time_was_printed = False
@@ -49,8 +51,16 @@ class StyleModel(perceptual_loss.PerceptualLoss):
     def statistics_of(self, picture):
         """Return the style statistics of a picture, H x W x 3, in tiles if it is large."""
         if large_search.is_large(*picture.shape[1::-1]):
-            return self.tiled_loss().statistics(picture)
+            return self.tiled(self.options).statistics(picture)
         return self.statistics(picture[None])
+
+    def loss_and_gradient_at(self, longest):
+        """Return loss_and_gradient() with the layers for a size with this longest side."""
+        return self.compiled(perceptual_loss.layers_at(longest, self.options))
+
+    def large_loss(self, regions=1):
+        """Return the TiledLoss with the layers for large pictures."""
+        return self.tiled(perceptual_loss.layers_at(config.LARGE + 1, self.options), regions)
 
     def forecast(self, sizes, quiet):
         """Return a progress.Forecast. It prints the remaining time for the first picture only."""
@@ -232,13 +242,17 @@ class Search:
         targets, large = {}, large_search.is_large(width, height)
         photo = None if self.content is None else self.padded(imaging.resize_picture(self.content, width, height))
         if large:
-            targets["content"] = self.model.fine_loss(1).content_of(photo, self.result.parent)
+            targets["content"] = self.model.large_loss().content_of(photo, self.result.parent)
         elif photo is not None:
             targets["content"] = self.model.content(photo[None])
         if self.has_style:
             unchanged = self.options.keep_colors is None
-            targets["style"] = self.mixture.layer_statistics(self.paintings, max(width, height), cached=unchanged)
+            statistics = self.mixture.layer_statistics(self.paintings, max(width, height), cached=unchanged)
+            targets["style"] = statistics[: len(self.style_layers_at(width, height))]
         return targets
+
+    def style_layers_at(self, width, height):
+        return perceptual_loss.layers_at(max(width, height), self.options).style_layers
 
     def padded(self, picture):
         return with_margin(picture, self.margin)
@@ -261,9 +275,10 @@ class Search:
         """
         height, width = start.shape[:2]
         in_span, gradient_in_span = self.color_span(width, height)
+        loss_and_gradient = self.model.loss_and_gradient_at(max(width, height))
 
         def evaluate(picture):
-            terms, gradient = self.model.loss_and_gradient(in_span(picture)[None], targets)
+            terms, gradient = loss_and_gradient(in_span(picture)[None], targets)
             self.terms = {name: float(value) for name, value in terms.items()}
             self.evaluations += 1
             gradient = gradient[0] if self.on_gpu else backend.as_array(gradient)[0]

@@ -3,11 +3,13 @@
 from atelier import backend  # Keras starts quietly
 
 # isort: split
+import dataclasses
 import functools
 
 import numpy as np
 from keras import ops
 
+import config
 import util
 from atelier import padding
 from atelier.networks import pretrained, vision
@@ -30,13 +32,17 @@ class PerceptualLoss:
         self.extractor = extractor = functools.partial(vision.feature_extractor, model)
         content_layers = [options.layer] if options.layer else options.content_layers
         self.content = padding.for_any_size(extractor(content_layers), model.variables) if content_layers else None
-        if options.layer:
-            self.loss = reconstruction_loss(extractor(content_layers), options)
-        else:
+        if not options.layer:
             statistics_of_layers = statistics_of(extractor(options.style_layers), options)
             self.statistics = padding.for_any_size(statistics_of_layers, model.variables)
-            self.loss = style_transfer_loss(extractor([*content_layers, *options.style_layers]), options)
+        self.loss = self.loss_of(options)
         self.loss_and_gradient = padding.value_and_gradient(self.loss, model.variables)
+
+    def loss_of(self, options):
+        """Return the loss that these options define. Their layers and weights may differ from the model's."""
+        if options.layer:
+            return reconstruction_loss(self.extractor([options.layer]), options)
+        return style_transfer_loss(self.extractor([*options.content_layers, *options.style_layers]), options)
 
 
 # --- Style -------------------------------------------------------------------------------------
@@ -155,6 +161,24 @@ def stride_of(layer):
     """Return the distance in pixels of neighbouring features of a VGG's layer, such as block3_conv1."""
     block, _, kind = layer.partition("_")
     return 2 ** (int(block.removeprefix("block")) - (kind != "pool"))
+
+
+def layers_at(longest, options):
+    """Return the options with the style and content layers that are used at a size with this longest side, in pixels.
+
+    Deep layers see forms and large strokes, which have their final form at smaller sizes. Without these layers, a few
+    steps at the larger sizes give finer strokes. Layers that differ from the defaults are used at all sizes.
+    """
+    if longest <= config.MEDIUM or options.layer or options.published_losses:
+        return options
+    deepest, changes = 4 if longest > config.LARGE else 8, {}
+    for name in ("style_layers", "content_layers"):
+        layers = getattr(options, name)
+        if layers == getattr(config.Style(), name):
+            changes[name] = tuple(layer for layer in layers if stride_of(layer) <= deepest)
+    if len(options.layer_weights) > 1 and "style_layers" in changes:
+        changes["layer_weights"] = options.layer_weights[: len(changes["style_layers"])]
+    return dataclasses.replace(options, **changes)
 
 
 def default_weight(layer, options):

@@ -70,7 +70,7 @@ class RegionSearch(optimization.Search):
         """Return the targets of the loss, with the guides of each style layer and the regions' shares of the area."""
         shares = optimization.with_margin(self.regions.resized(width, height).shares, self.margin)
         (padded,) = padding.padded(shares[None], padding.MARGIN)
-        guides = [guides_at(padded, layer) for layer in self.options.style_layers]
+        guides = [guides_at(padded, layer) for layer in self.style_layers_at(width, height)]
         return super().targets(width, height) | {"guides": guides, "areas": shares.mean(axis=(0, 1))}
 
     def color_span(self, width, height):
