@@ -32,9 +32,9 @@ def is_large(width, height):
     return max(width, height) > config.LARGE
 
 
-def cost(width, height):
-    """Return the number of pixels of a small picture whose step takes about as long as one of this size."""
-    if not is_large(width, height):
+def cost(width, height, in_tiles):
+    """Return the number of pixels of a picture without tiles whose step takes about as long as one of this size."""
+    if not in_tiles:
         return width * height
     # Each window is passed twice forwards and once backwards, and a small picture only once each way.
     return 1.5 * tiled_loss.pixels_in_tiles(height, width)
@@ -83,7 +83,7 @@ def existing(folder):
 
 
 def minimize(search, width, height, count):
-    """Take the steps of optimization.Search at one large size: `count` in all, with those before an interruption."""
+    """Take the steps of optimization.Search at one size: `count` in all, with those before an interruption."""
     hardware.return_freed_memory()
     search.on_gpu = False  # only the tiles are on a GPU
     loss, targets = targets_of(search, width, height)
@@ -100,7 +100,7 @@ def minimize(search, width, height, count):
         search.check_finite(gradient)
         optimizer.update(gradient, *color_span)
         del gradient
-        search.record(cost(width, height))
+        search.record((width, height))
         if search.checkpoint:
             search.checkpoint.save(search, optimizer)
     search.steps.append(count)
@@ -111,7 +111,7 @@ def targets_of(search, width, height):
     targets = search.targets(width, height)
     if "guides" not in targets:
         targets["style"] = [[statistics] for statistics in targets["style"]]
-    return search.model.large_loss(len(targets["style"][0])), targets
+    return search.model.tiled_at(max(width, height), len(targets["style"][0])), targets
 
 
 class MemorylessBFGS:

@@ -58,9 +58,9 @@ class StyleModel(perceptual_loss.PerceptualLoss):
         """Return loss_and_gradient() with the layers for a size with this longest side."""
         return self.compiled(perceptual_loss.layers_at(longest, self.options))
 
-    def large_loss(self, regions=1):
-        """Return the TiledLoss with the layers for large pictures."""
-        return self.tiled(perceptual_loss.layers_at(config.LARGE + 1, self.options), regions)
+    def tiled_at(self, longest, regions=1):
+        """Return the TiledLoss with the layers for a size with this longest side."""
+        return self.tiled(perceptual_loss.layers_at(longest, self.options), regions)
 
     def forecast(self, sizes, quiet):
         """Return a progress.Forecast. It prints the remaining time for the first picture only."""
@@ -176,7 +176,7 @@ class Search:
         steps = self.steps_at(sizes)
         disable = True if self.options.quiet else None
         first = self.checkpoint.resume(self) if self.checkpoint else 0
-        costs = [(count, large_search.cost(*size)) for count, size in zip(steps, sizes)][first:]
+        costs = [(count, self.cost(*size)) for count, size in zip(steps, sizes)][first:]
         if self.resumed:
             costs[0] = (steps[first] - self.resumed.step, costs[0][1])
         self.forecast = self.model.forecast(costs, self.options.quiet)
@@ -184,10 +184,21 @@ class Search:
         bar = {"total": sum(steps), "initial": len(self.history), "unit": "step", "leave": False}
         with tqdm.tqdm(disable=disable, **bar) as self.bar:
             for count, (width, height) in [*zip(steps, sizes)][first:]:
-                if large_search.is_large(width, height):
+                if self.is_tiled(width, height):
                     large_search.minimize(self, width, height, count)
                 else:
                     self.minimize(self.start(width, height), self.targets(width, height), count)
+
+    def is_tiled(self, width, height):
+        """Tell whether a size takes the steps of large_search.py.
+
+        In a search for a large picture this begins at a smaller size, since TensorFlow keeps the memory that it needs
+        for the largest size without tiles.
+        """
+        return large_search.is_large(*self.final_size()) and max(width, height) > 2 * config.MEDIUM
+
+    def cost(self, width, height):
+        return large_search.cost(width, height, self.is_tiled(width, height))
 
     def final_size(self):
         """Return the (width, height) of the finished picture."""
@@ -237,12 +248,13 @@ class Search:
     def targets(self, width, height):
         """Return the targets of the loss at this scale: the photo's features and the paintings' statistics.
 
-        At a large size, the features are tiled_loss.ContentFeatures.
+        In tiles, the features are tiled_loss.ContentFeatures.
         """
-        targets, large = {}, large_search.is_large(width, height)
+        targets, tiled = {}, self.is_tiled(width, height)
         photo = None if self.content is None else self.padded(imaging.resize_picture(self.content, width, height))
-        if large:
-            targets["content"] = self.model.large_loss().content_of(photo, self.result.parent)
+        if tiled:
+            loss = self.model.tiled_at(max(width, height))
+            targets["content"] = loss.content_of(photo, self.result.parent)
         elif photo is not None:
             targets["content"] = self.model.content(photo[None])
         if self.has_style:
@@ -328,16 +340,13 @@ class Search:
     def accept(self, picture):
         """Record a step of the optimizer that led to this picture."""
         self.picture = picture
-        self.record(large_search.cost(*picture.shape[1::-1]))
+        self.record(picture.shape[1::-1])
 
-    def record(self, cost):
-        """Record a step of the optimizer, and save the pictures that --gif and --save-every ask for.
-
-        `cost` is that of large_search.cost(), for the time left.
-        """
+    def record(self, size):
+        """Record a step of the optimizer at a (width, height). Save what --gif and --save-every ask for."""
         self.history.append(self.terms)
         self.bar.update()
-        self.forecast.step(cost)
+        self.forecast.step(self.cost(*size))
         self.bar.set_postfix(loss=f"{self.terms['total']:.4g}", refresh=False)
         step, options = len(self.history), self.options
         if options.gif and (step - 1) % self.between_frames == 0:
