@@ -10,7 +10,7 @@ import platform
 import re
 import shlex
 
-from atelier import imaging
+from atelier import ffmpeg
 from atelier.backend_choice import DEFAULT, TITLES, choose
 from atelier.disk import as_json
 from atelier.errors import InputError
@@ -35,7 +35,7 @@ def read_record(picture):
     if not pathlib.Path(picture).is_file():
         is_folder = pathlib.Path(picture).is_dir()
         raise InputError(f"{picture} {'is a folder; --again takes one picture' if is_folder else 'does not exist'}")
-    texts = imaging.read_about(picture)
+    texts = ffmpeg.read_about(picture)
     with contextlib.suppress(ValueError):  # there is no command, or its quotes are not closed
         _, script, *words = shlex.split(texts.get("command", ""))
         return Recorded(picture, pathlib.Path(script).name, words, texts)
@@ -46,7 +46,7 @@ def read_record(picture):
 
 def refuse_several(picture, inputs):
     """Raise InputError if words after the picture are further pictures to be repeated, as a shell makes of a star."""
-    texts = [imaging.read_about(path) for path in inputs]
+    texts = [ffmpeg.read_about(path) for path in inputs]
     if len(texts) > 1 and all("command" in text for text in texts):
         raise InputError(
             f"--again takes one picture, and {picture} is followed by {len(texts)} others; repeat each by a command of "

@@ -13,9 +13,9 @@ import lazy_loader
 import numpy as np
 from PIL import Image, ImageSequence
 
+from atelier import ffmpeg, imaging
 from atelier.disk import read_json, refuse_to_overwrite, whole_file, write_json
 from atelier.errors import InputError
-from atelier.imaging import fit, resize_picture, to_pixels
 from atelier.leases import Lease
 from atelier.manifests import MANIFEST, changed_options
 
@@ -44,21 +44,14 @@ GIF_SIDE = 400  # pixels; with larger frames, a GIF takes many megabytes
 def small(frame):
     """Shrink a frame, uint8 H x W x 3, so that its longest side has at most GIF_SIDE pixels."""
     height, width = frame.shape[:2]
-    return to_pixels(resize_picture(frame, *fit(width, height, min(GIF_SIDE, max(width, height)))))
+    size = imaging.fit(width, height, min(GIF_SIDE, max(width, height)))
+    return imaging.to_pixels(imaging.resize_picture(frame, *size))
 
 
 def same_size(frames):
     """Resize all frames, uint8 H x W x 3, to the size of the last one."""
     height, width = frames[-1].shape[:2]
-    return [to_pixels(resize_picture(frame, width, height)) for frame in frames]
-
-
-def check_encoder():
-    """Raise InputError if there is no ffmpeg. Call this before frames are computed."""
-    try:
-        imageio_ffmpeg.get_ffmpeg_exe()
-    except RuntimeError as error:
-        raise InputError("films need ffmpeg, and none was found; set IMAGEIO_FFMPEG_EXE to its path") from error
+    return [imaging.to_pixels(imaging.resize_picture(frame, width, height)) for frame in frames]
 
 
 @contextlib.contextmanager
@@ -79,16 +72,17 @@ def only_maker(result, options, alone):
         yield lease
 
 
-def save_film(path, frames, fps):
+def save_film(path, frames, fps, about):
     """Write an .mp4, .gif or .webp of `fps` frames a second from the picture files `frames`, all of one size.
 
-    An .mp4 (H.264) is cropped to an even width and height, since players need this. Raises OSError if the film is
-    incomplete.
+    An .mp4 (H.264) is cropped to an even width and height, since players need this, and stores the texts `about`.
+    Raises OSError if the film is incomplete.
     """
     suffix, reason = pathlib.Path(path).suffix.lower(), None
     with whole_file(path) as temporary:
         try:
-            encode(temporary, frames, fps, **{"quality": None, "macro_block_size": 1} | KINDS[suffix])
+            defaults = {"quality": None, "macro_block_size": 1, "output_params": ffmpeg.record_arguments(path, about)}
+            encode(temporary, frames, fps, **defaults | KINDS[suffix])
             whole = frames_of(temporary, suffix, fps) > len(frames) - 0.9
         except (OSError, RuntimeError) as error:
             whole, reason = False, error

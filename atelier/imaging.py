@@ -237,22 +237,31 @@ def save_picture(path, pixels, about, exif=None):
     if pathlib.Path(path).suffix.lower() == ".png":
         save_png(path, pixels, about, **more)
         return
-    comment = "\n".join(f"{key}: {value.replace(LINE, FOLDED)}" for key, value in about.items())
     content = io.BytesIO()  # Pillow does not report a full disk when it writes a JPEG into a file
-    Image.fromarray(pixels).save(content, format="JPEG", quality=95, subsampling=0, comment=comment, **more)
+    Image.fromarray(pixels).save(content, format="JPEG", quality=95, subsampling=0, comment=comment_of(about), **more)
     with whole_file(path) as temporary:
         pathlib.Path(temporary).write_bytes(content.getvalue())
 
 
-LINE, FOLDED = "\n", "\n\t"  # in the comment of a JPEG, a line that begins with a tab continues the one before
+def comment_of(about):
+    """Return the dict `about` as the comment of a JPEG or a film, a text."""
+    return "\n".join(f"{key}: {value.replace(LINE, FOLDED)}" for key, value in about.items())
+
+
+def about_of(comment):
+    """Return the dict `about` of a comment, see comment_of(). Raises ValueError if it is another text."""
+    lines = comment.replace(FOLDED, "\0").split(LINE)
+    return dict(line.replace("\0", LINE).split(": ", 1) for line in lines)
+
+
+LINE, FOLDED = "\n", "\n\t"  # in a comment, a line that begins with a tab continues the one before
 
 
 def read_about(path):
     """Read the dict `about` that save_picture wrote; it is empty if the file has none."""
     with contextlib.suppress(Exception), Image.open(path) as picture:
         if picture.format == "JPEG":
-            lines = picture.info["comment"].decode().replace(FOLDED, "\0").split(LINE)
-            return dict(line.replace("\0", LINE).split(": ", 1) for line in lines)
+            return about_of(picture.info["comment"].decode())
         return {key: text for key, text in picture.info.items() if isinstance(text, str)}
     return {}
 

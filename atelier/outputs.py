@@ -3,7 +3,7 @@
 import pathlib
 import re
 
-from atelier import command_line, disk, imaging
+from atelier import command_line, disk, ffmpeg
 
 
 def choose_result(options, default, files_of):
@@ -22,10 +22,10 @@ def number_name(default, overwrite):
     """Return `default`, default-2 or so on: the one that this command has made before or, without it, the first free.
 
     With `overwrite`, `default` is returned instead of a free name. A file that does not say which command made it, as
-    films do not, counts as free, so that it is refused and not passed over.
+    GIFs do not, counts as free, so that it is refused and not passed over.
     """
     path, number = default, 1
-    while (command := imaging.read_about(path).get("command")) and not is_typed(command):
+    while (command := ffmpeg.read_about(path).get("command")) and not is_typed(command):
         number += 1
         path = default.with_stem(f"{default.stem}-{number}")
     return default if overwrite and not command else path

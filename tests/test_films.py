@@ -13,7 +13,9 @@ from PIL import Image
 from scipy import ndimage
 
 import config
-from atelier.film import optical_flow, parts, reading
+from atelier import ffmpeg
+from atelier.ffmpeg import run_ffmpeg
+from atelier.film import optical_flow, reading
 from atelier.style import style_films
 
 FPS = 12
@@ -76,6 +78,12 @@ def style(film, output, *flags, status=0):
     return run("style_transfer.py", film, *LEARNED, *flags, "--output", output, status=status)
 
 
+def streams_of(path):
+    """Return what ffmpeg says about a film's streams, a line for each."""
+    text = run_ffmpeg("-i", path).stderr
+    return [line.strip() for line in text.splitlines() if "Stream #" in line]
+
+
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory):
     """A film of 2 seconds and a half that pans over a photo, with sound."""
@@ -118,7 +126,7 @@ def test_films_of_all_kinds_are_read_upright_at_a_constant_rate(clip, tmp_path):
         tmp_path / "a.webp", save_all=True, append_images=map(Image.fromarray, frames[1:]), duration=80, lossless=True
     )
     turn = ("-display_rotation", "90", "-i", clip, "-c", "copy", tmp_path / "turned.mov")
-    assert parts.run_ffmpeg("-v", "error", *turn).returncode == 0
+    assert run_ffmpeg("-v", "error", *turn).returncode == 0
     for name, count in (("a.gif", 12), ("odd.mkv", 12), ("variable.mkv", 12), ("a.webp", 12), ("turned.mov", 30)):
         piece = reading.choose_piece(tmp_path / name, config.Style(size=0), 32)
         with reading.FrameReader(piece) as reader:
@@ -141,6 +149,38 @@ def test_a_piece_from_the_middle_has_the_frames_of_the_whole(clip, tmp_path):
         with reading.FrameReader(piece, skip=skip) as reader:
             np.testing.assert_array_equal(np.stack([*reader]), everything[skip:])
     assert len(everything) == 60
+
+
+def test_hdr_several_sound_tracks_and_subtitles(tmp_path):
+    write_film(tmp_path / "a.mkv", pan(12), sound=False)
+    (tmp_path / "a.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nA text\n")
+    tones = [word for hertz in (440, 880) for word in ("-f", "lavfi", "-t", 1, "-i", f"sine={hertz}")]
+    mapped = [word for number in range(4) for word in ("-map", number)]
+    deep = ("-c:v", "libx265", "-pix_fmt", "yuv420p10le", "-color_trc", "smpte2084", "-colorspace", "bt2020nc")
+    said = ("-metadata:s:a:0", "language=eng", "-metadata:s:a:1", "language=fra", "-metadata:s:a:1", "title=A name")
+    inputs = ("-i", tmp_path / "a.mkv", *tones, "-i", tmp_path / "a.srt")
+    run_ffmpeg("-v", "error", *inputs, *mapped, *deep, *said, tmp_path / "b.mkv")
+    assert len(streams_of(tmp_path / "b.mkv")) == 4 and "yuv420p10le" in streams_of(tmp_path / "b.mkv")[0]
+    style(tmp_path / "b.mkv", tmp_path / "c.mp4")
+    film, *sound = streams_of(tmp_path / "c.mp4")
+    assert "h264" in film and [line.partition("(")[2][:3] for line in sound] == ["eng", "fra"]
+    assert sound_of(tmp_path / "c.mp4") == sound_of(tmp_path / "b.mkv")
+    assert np.abs(frames_of(tmp_path / "c.mp4").mean() - frames_of(tmp_path / "b.mkv").mean()) < 40
+
+
+def test_a_film_is_repeated_by_what_it_records(clip, tmp_path):
+    odd = tmp_path / "it's #1?; a=b%20.mp4"
+    flags = ("--end", 0.25, "--precision", "float32")
+    style(clip, odd, *flags)
+    printed = run("style_transfer.py", "--again", odd, "--output", tmp_path / "b.webm")
+    expected = f"python style_transfer.py {clip} --learned wave --size 96 --end 0.25 --precision float32"
+    assert f"note: the command is {expected} --output {tmp_path}/b.webm\n" in printed.stderr
+    assert ffmpeg.read_about(tmp_path / "b.webm")["command"] == f"{expected} --output {tmp_path}/b.webm"
+    run("style_transfer.py", "--again", tmp_path / "b.webm", "--output", tmp_path / "c.mp4")
+    np.testing.assert_array_equal(frames_of(tmp_path / "c.mp4"), frames_of(odd))
+    style(clip, tmp_path / "d.mp4", *flags, "--no-metadata")
+    assert ffmpeg.read_about(tmp_path / "d.mp4") == {"Software": "keras-atelier"}
+    assert "does not record how it was made" in run("style_transfer.py", "--again", tmp_path / "d.mp4", status=2).stderr
 
 
 def test_frames_every_makes_pictures_of_single_frames(clip, tmp_path):
@@ -246,18 +286,23 @@ def bad_film(kind, folder):
     elif kind == "empty":
         path.touch()
     elif kind == "sound":
-        parts.run_ffmpeg("-v", "error", "-f", "lavfi", "-i", "sine", "-t", 1, path)
+        run_ffmpeg("-v", "error", "-f", "lavfi", "-i", "sine", "-t", 1, path)
     elif kind == "cut":
         write_film(path, pan(12))
         path.write_bytes(path.read_bytes()[:20_000])
     elif kind == "photo":
         path.write_bytes((ROOT / "images/content/china.jpg").read_bytes())
+    elif kind == "png":
+        Image.fromarray(pan(1)[0]).save(path, format="PNG")
+    elif kind == "codec":
+        write_film(path, pan(2))
+        path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
     elif kind == "small":
         write_film(path, pan(2, (96, 30)))
     elif kind == "narrow":
         write_film(path, pan(2, (160, 40)))
     elif kind == "huge":
-        parts.run_ffmpeg("-v", "error", "-f", "lavfi", "-i", "color=s=4400x64", "-frames:v", 2, path)
+        run_ffmpeg("-v", "error", "-f", "lavfi", "-i", "color=s=4400x64", "-frames:v", 2, path)
     return path
 
 
@@ -270,6 +315,8 @@ def bad_film(kind, folder):
         ("sound", "holds sound alone"),
         ("cut", "is cut short"),
         ("photo", "holds one frame"),
+        ("png", "holds one frame"),
+        ("codec", "has a codec that this ffmpeg lacks"),
         ("small", "is only 96 x 30 pixels; films need 32"),
         ("narrow", "would be 96 x 24 pixels; films need 32: --size 128"),
         ("huge", "would be 4400 x 64 pixels; films have at most 4096"),
@@ -280,6 +327,27 @@ def test_a_bad_film_is_reported_in_one_line(kind, message, tmp_path):
     more = ("--size", 0) if kind == "huge" else ("--quiet",)
     assert message in style(path, tmp_path / "a.mp4", *more, status=2).stderr
     assert not (tmp_path / "a.mp4").exists()
+
+
+def test_a_film_with_the_suffix_of_a_picture_is_reported(clip, tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(clip.read_bytes())
+    assert f"{path} is not a picture that can be read" in style(path, tmp_path / "b.png", status=2).stderr
+
+
+def test_an_ffmpeg_that_lacks_a_codec_or_is_missing_is_reported(clip, tmp_path, monkeypatch):
+    program = tmp_path / "ffmpeg"
+    program.write_text(f'#!/bin/bash\nexec {imageio_ffmpeg.get_ffmpeg_exe()} "${{@/libx264/libabsent}}"\n')
+    program.chmod(0o755)
+    for path, message in (
+        (program, "error: this ffmpeg lacks a codec (Unknown encoder 'libabsent'); unset IMAGEIO_FFMPEG_EXE"),
+        (tmp_path / "none", f"error: IMAGEIO_FFMPEG_EXE is {tmp_path / 'none'}, which is no program"),
+    ):
+        monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(path))
+        reading.read_film.cache_clear()
+        assert message in style(clip, tmp_path / "a.mp4", "--end", 0.5, status=2).stderr
+    monkeypatch.delenv("IMAGEIO_FFMPEG_EXE")
+    assert style(clip, tmp_path / "a.mp4", "--end", 0.5).returncode == 0
 
 
 @pytest.mark.parametrize(

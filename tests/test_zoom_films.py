@@ -91,7 +91,7 @@ def test_two_commands_for_the_same_film_take_turns(photo, tmp_path):
 def test_a_film_of_equal_frames_is_complete(suffix, tmp_path):
     for number in range(6):
         Image.new("RGB", (40, 30), (90, 120, 40)).save(tmp_path / f"{number}.png")
-    films.save_film(tmp_path / f"a{suffix}", sorted(tmp_path.glob("*.png")), 24)
+    films.save_film(tmp_path / f"a{suffix}", sorted(tmp_path.glob("*.png")), 24, {})
     with Image.open(tmp_path / f"a{suffix}") as film:
         assert film.size == (40, 30)
 

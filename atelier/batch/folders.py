@@ -31,7 +31,8 @@ from atelier.batch.summary import read_summary, write_summary
 from atelier.command_line import lazy_import, typed_command
 from atelier.disk import check_writable, remove_leftovers, write_json
 from atelier.errors import InputError, Interrupted, PartlyDone, describe
-from atelier.imaging import THUMBNAILS, find_films, find_pictures, picture_endings, read_about, unread_pictures
+from atelier.ffmpeg import read_about
+from atelier.imaging import THUMBNAILS, find_films, find_pictures, picture_endings, unread_pictures
 from atelier.manifests import MANIFEST, changed_options, file_checksum, read_manifest, refuse_other_manifest
 from atelier.naming import is_film
 from atelier.progress import FolderForecast

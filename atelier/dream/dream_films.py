@@ -9,9 +9,10 @@ import dataclasses
 import numpy as np
 
 from atelier import imaging
+from atelier.film import painting
 
 
-class DreamPainter:
+class DreamPainter(painting.Painter):
     """Dreams on each frame, from the former dream on.
 
     The difference between dream and frame is moved along, and `--steady` of it goes on where the optical flow is sure.

@@ -174,7 +174,9 @@ def dream_on_film(photo, result, options, session_of, alone):
     session = session_of(options)
     painter = dream_films.DreamPainter(session.dreamer, options)
     manifest = manifest_of(options) | film_painting.identity_of(photo)
-    return film_painting.paint_film(piece, result, options, painter, manifest, alone) | subject_of(session, options)
+    about = provenance.of_result(options, weights=session.network.source, source=str(photo))
+    row = film_painting.paint_film(piece, result, options, painter, manifest, about, alone)
+    return row | subject_of(session, options)
 
 
 def dream_on_samples(photo, folder, options):

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 from tqdm import tqdm
 
-from atelier import errors, films, imaging
+from atelier import errors, ffmpeg, films, imaging
 
 
 def make_film(session, picture, result, options, manifest, about, from_noise, alone):
@@ -20,7 +20,7 @@ def make_film(session, picture, result, options, manifest, about, from_noise, al
     one of its command. Then frames with another manifest raise InputError, unless --overwrite is given. In a folder of
     photos, they are replaced: the folder's manifest was already compared.
     """
-    films.check_encoder()
+    ffmpeg.find_program()  # before frames are computed
     with films.only_maker(result, options, alone) as lease:
         return make_missing_frames(session, picture, result, options, manifest, about, from_noise, alone, lease)
 
@@ -51,7 +51,7 @@ def make_missing_frames(session, picture, result, options, manifest, about, from
                 forecast.step(1)
         lease.check()
         paths = [films.frame_path(folder, number) for number in range(1, options.zoom + 1)]
-        films.save_film(result, paths, options.fps)
+        films.save_film(result, paths, options.fps, about)
     except KeyboardInterrupt:
         if not alone:
             raise

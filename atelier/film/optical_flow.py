@@ -5,6 +5,7 @@ Frames are uint8 H x W x 3, pictures float32 H x W x C. The flow is that of DIS 
 
 import dataclasses
 import functools
+import os
 
 import lazy_loader
 import numpy as np
@@ -61,8 +62,8 @@ def motion_between(former, frame):
     columns, rows = places[1] + back[..., 0], places[0] + back[..., 1]
     inside = (columns >= 0) & (columns <= width - 1) & (rows >= 0) & (rows <= height - 1)
     sure = inside & returns(back, sample(forth, columns, rows))
-    change = np.abs(sample(before, columns, rows).astype("float32") - now)
-    sure &= cv2.blur(change, (5, 5)) < BRIGHTNESS
+    change = cv2.absdiff(sample(before, columns, rows), now)
+    sure &= cv2.boxFilter(change, cv2.CV_32F, (5, 5)) < BRIGHTNESS
     if is_cut(former, frame, sure.mean()):
         return None
     trust = cv2.GaussianBlur(sure.astype("float32"), (0, 0), 1.5)
@@ -71,6 +72,7 @@ def motion_between(former, frame):
 
 @functools.cache
 def dis():
+    cv2.setNumThreads(max(1, (os.cpu_count() or 1) // 2))  # the network needs the others
     return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
 
@@ -101,7 +103,8 @@ def color_distance(former, frame):
 def detail_of(picture):
     """Return the fine detail of a picture, float32 H x W x 3, and its mean square around each place, H x W x 1."""
     detail = picture - cv2.GaussianBlur(picture, (0, 0), DETAIL)
-    return detail, cv2.blur((detail**2).mean(axis=2), (AREA, AREA))[..., None]
+    square = cv2.transform(detail * detail, np.full((1, 3), 1 / 3, "float32"))  # the mean of the channels
+    return detail, cv2.blur(square, (AREA, AREA))[..., None]
 
 
 def with_detail(picture, wanted):

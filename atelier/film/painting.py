@@ -1,8 +1,6 @@
 """Paints a film frame by frame, in parts that a killed command leaves behind, so that the same command continues.
 
-A painter has `first(frame)`, for the first frame of a scene, and `next(frame, motion)`, for each later one. Both return
-the picture. `motion` is an optical_flow.Motion. `state` is a dict of arrays: all that a painter remembers. Frames and
-pictures are uint8 H x W x 3.
+Frames and pictures are uint8 H x W x 3.
 """
 
 import contextlib
@@ -14,6 +12,7 @@ import time
 from concurrent import futures
 
 import numpy as np
+import threadpoolctl
 from tqdm import tqdm
 
 from atelier import disk, errors, films, imaging, progress
@@ -28,23 +27,40 @@ def identity_of(path):
     return {"film": pathlib.Path(path).name, "film_bytes": stat.st_size, "film_changed": stat.st_mtime_ns}
 
 
-def paint_film(piece, result, options, painter, manifest, alone):
+def paint_film(piece, result, options, painter, manifest, about, alone):
     """Paint a Piece of a film and write it to the file `result`: returns a dict for the summary.
 
     Until the film is complete, its parts are kept in a folder beside it. `alone` tells that this film is the only one
     of its command: then parts with another manifest raise InputError unless --overwrite is given, and Ctrl-C leaves
-    the finished parts as a film.
+    the finished parts as a film. The texts `about`, see imaging.py, are stored in the film.
     """
     with films.only_maker(result, options, alone) as lease:
-        film = FilmPainting(piece, result, options, painter, lease)
+        film = FilmPainting(piece, result, options, painter, about, lease)
         return film.paint(manifest, alone)
+
+
+class Painter:
+    """Paints frame by frame. `state`, a dict of arrays, is all that it remembers.
+
+    Each kind has `first(frame)`, for the first frame of a scene, and `next(frame, motion)`, for each later one. Both
+    return the picture. `motion` is an optical_flow.Motion.
+    """
+
+    def paint(self, frames):
+        """Yield each frame, its motion and its picture. Then `state` is the one after this picture.
+
+        `frames` yields each frame with its motion, or with None where a scene begins.
+        """
+        for frame, motion in frames:
+            yield frame, motion, self.first(frame) if motion is None else self.next(frame, motion)
 
 
 class FilmPainting:
     """One film that is being painted. `frames` and `scenes` count what is painted so far."""
 
-    def __init__(self, piece, result, options, painter, lease):
-        self.piece, self.result, self.options, self.painter, self.lease = piece, result, options, painter, lease
+    def __init__(self, piece, result, options, painter, about, lease):
+        self.piece, self.result, self.options, self.painter = piece, result, options, painter
+        self.about, self.lease = about, lease
         self.parts = Parts(result, piece.rate)
         self.former, self.frames, self.scenes = None, 0, 0
 
@@ -57,15 +73,17 @@ class FilmPainting:
             self.painter.state = state
         done_before = self.frames
         try:
-            with FrameReader(self.piece, skip=self.frames) as reader, self.progress_bar() as advance:
-                frames = with_motions(reader, self.former)
-                for first in frames:
-                    in_part = itertools.chain([first], itertools.islice(frames, self.parts.length - 1))
+            reader = FrameReader(self.piece, skip=self.frames)
+            # Threads of BLAS that wait for work keep a core busy, which the network or the flow could use.
+            with reader, self.progress_bar() as advance, threadpoolctl.threadpool_limits(1, "blas"):
+                painted = self.painter.paint(with_motions(reader, self.former))
+                for first in painted:
+                    in_part = itertools.chain([first], itertools.islice(painted, self.parts.length - 1))
                     self.paint_part(done + 1, in_part, advance)
                     done += 1
             self.check_whole(reader)
             self.lease.check()
-            self.parts.join(self.result, done, self.piece)
+            self.parts.join(self.result, done, self.piece, self.about)
         except KeyboardInterrupt:
             if not alone:
                 raise
@@ -77,22 +95,15 @@ class FilmPainting:
         so_far(self.result).unlink(missing_ok=True)
         return self.row(time.perf_counter() - started, done_before)
 
-    def paint_part(self, number, frames, advance):
+    def paint_part(self, number, painted, advance):
         """Paint the frames of one part and write it."""
         with self.parts.writer(number, self.state, (self.piece.width, self.piece.height)) as write:
-            for frame, motion in frames:
-                write(self.paint_frame(frame, motion))
+            for self.former, motion, picture in painted:
+                self.frames += 1
+                self.scenes += motion is None
+                write(picture)
                 advance()
             self.lease.check()
-
-    def paint_frame(self, frame, motion):
-        """Return the picture of the next frame."""
-        self.former = frame
-        self.frames += 1
-        if motion is None:
-            self.scenes += 1
-            return self.painter.first(frame)
-        return self.painter.next(frame, motion)
 
     def state(self):
         """Return all that the next frame depends on: a dict of arrays."""
@@ -136,7 +147,7 @@ class FilmPainting:
             return errors.Interrupted(f"interrupted before the first second was painted; {again}")
         path = so_far(self.result)
         seconds = min(done * self.parts.length, self.frames) / float(self.piece.rate)
-        self.parts.join(path, done, dataclasses.replace(self.piece, seconds=seconds))
+        self.parts.join(path, done, dataclasses.replace(self.piece, seconds=seconds), self.about)
         return errors.Interrupted(f"interrupted; {path} is the film so far, and {again}")
 
     def row(self, seconds, done_before):

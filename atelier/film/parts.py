@@ -9,15 +9,12 @@ import errno
 import pathlib
 import subprocess
 
-import lazy_loader
 import numpy as np
 
 from atelier import films
 from atelier.disk import whole_file
 from atelier.errors import InputError
-from atelier.film.reading import as_input, run_ffmpeg
-
-imageio_ffmpeg = lazy_loader.load("imageio_ffmpeg", suppress_warning=True)
+from atelier.ffmpeg import as_input, find_program, record_arguments, run_ffmpeg
 
 H264 = ["-c:v", "libx264", "-preset", "veryfast"]
 TAGGED = ["-vf", "scale=out_color_matrix=bt709:out_range=tv"]
@@ -90,19 +87,26 @@ class Parts:
                 np.savez(path, **state())
         self.state_path(number - 1).unlink(missing_ok=True)
 
-    def join(self, path, count, piece):
-        """Write the first `count` parts as a film, with the sound of a Piece. Raises OSError if this fails."""
+    def join(self, path, count, piece, about):
+        """Write the first `count` parts as a film, with the sound of a Piece. Raises OSError if this fails.
+
+        The texts `about`, see imaging.py, are stored in it. Without a command among them, nothing else that the film
+        stores about itself is kept, such as its date.
+        """
         with whole_file(path) as temporary, whole_file(self.folder / "parts.txt") as list_file:
             lines = [f"file '{self.path(number).name}'" for number in range(1, count + 1)]
             pathlib.Path(list_file).write_text("\n".join(["ffconcat version 1.0", *lines]) + "\n")
-            parts = ["-f", "concat", "-safe", "0", "-i", as_input(list_file)]
+            # By names alone, in the parts' folder: in a path, ffmpeg takes # for the end of the list's own path.
+            parts = ["-f", "concat", "-safe", "0", "-i", pathlib.Path(list_file).name]
             kind = self.result.suffix.lower()
+            kept = [] if "command" in about else ["-map_metadata", "-1", "-map_chapters", "-1"]
+            stored = [*kept, *record_arguments(path, about)]
             attempts = [[*parts, *JOINED[kind]]]
             if piece.film.sound and kind in SOUND:
                 heard = [*parts, *sound_of(piece), "-map", "0:v", "-map", "1:a", *JOINED[kind]]
                 attempts = [[*heard, "-c:a", codec] for codec in ("copy", SOUND[kind])]
             for arguments in attempts:
-                result = run_ffmpeg("-v", "error", "-y", *arguments, temporary)
+                result = run_ffmpeg("-v", "error", "-y", *arguments, *stored, as_input(temporary), folder=self.folder)
                 if result.returncode == 0:
                     break
             check_written(result.returncode, result.stderr)
@@ -125,7 +129,7 @@ def sound_of(piece):
 def encoder(path, size, rate, options):
     """Yield a function that writes a frame, uint8 H x W x 3, to the film file `path`. Raises OSError."""
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "{}x{}".format(*size), "-r", str(rate), "-i", "-"]
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-v", "error", "-y", *raw, *options, "-an", str(path)]
+    command = [find_program(), "-hide_banner", "-v", "error", "-y", *raw, *options, "-an", str(path)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, **pipes, start_new_session=True) as process:
         try:
@@ -147,6 +151,7 @@ def check_written(status, messages):
     if "No space left" in messages:
         raise OSError(errno.ENOSPC, "no space left on device")
     if missing := [line for line in messages.splitlines() if "Unknown encoder" in line]:
-        raise InputError(f"this ffmpeg lacks a codec ({missing[0].strip()}); unset IMAGEIO_FFMPEG_EXE to use imageio's")
+        reason = missing[0].rpartition("] ")[2].strip()
+        raise InputError(f"this ffmpeg lacks a codec ({reason}); unset IMAGEIO_FFMPEG_EXE to use imageio's")
     reason = " ".join(messages.split())[-200:] or f"it ended with {status}"
     raise OSError(errno.EIO, f"ffmpeg can't write the film (is the disk full?): {reason}")

@@ -13,15 +13,12 @@ import re
 import subprocess
 import threading
 
-import lazy_loader
 import numpy as np
 
 from atelier import imaging
 from atelier.errors import InputError
-from atelier.films import check_encoder
+from atelier.ffmpeg import as_input, find_program, run_ffmpeg
 from atelier.naming import ANIMATION_ENDINGS
-
-imageio_ffmpeg = lazy_loader.load("imageio_ffmpeg", suppress_warning=True)
 
 LONGEST_SIDE = 4096  # pixels of a painted film; H.264 players take no more, and the flow would need gigabytes
 FASTEST = 120  # frames a second
@@ -53,18 +50,10 @@ class Film:
         return self.path.suffix.lower() not in ANIMATION_ENDINGS
 
 
-def run_ffmpeg(*arguments, timeout=None):
-    """Run ffmpeg to its end, apart from the terminal's Ctrl-C: a subprocess.CompletedProcess with its messages."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-hide_banner", *map(str, arguments)]
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    return subprocess.run(command, **quiet, start_new_session=True, timeout=timeout, text=True, errors="replace")
-
-
 @functools.lru_cache(maxsize=64)
 def read_film(path):
     """Return what a film holds, a Film. Raises InputError if ffmpeg can't read it, or if it has no picture."""
     path = pathlib.Path(path)
-    check_encoder()
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty")
     text = run_ffmpeg("-i", as_input(path), timeout=PROBE_SECONDS).stderr
@@ -83,11 +72,6 @@ def is_mp4(path):
     """Tell whether a file begins as MP4 and MOV files do."""
     with open(path, "rb") as file:
         return file.read(8)[4:] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
-
-
-def as_input(path):
-    """Return a path as ffmpeg's input: a name such as a:b.mp4 is no protocol."""
-    return f"file:{path}"
 
 
 def parse_stream(path, text, line, sound):
@@ -207,7 +191,7 @@ class FrameReader:
         self.offset = piece.start + skip / float(piece.rate)
         self.shape = piece.height, piece.width, 3
         self.messages = collections.deque(maxlen=20)
-        self.command = [imageio_ffmpeg.get_ffmpeg_exe(), *arguments_for(piece, skip, every)]
+        self.command = [find_program(), *arguments_for(piece, skip, every)]
 
     def __enter__(self):
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -292,7 +276,7 @@ def arguments_for(piece, skip, every):
     raw = [
         *limit,
         "-map",
-        "0:v:0",
+        "0:V:0",  # no cover
         "-vf",
         filters,
         "-fps_mode",

@@ -7,18 +7,24 @@ picture, moved along, is in the next one where the optical flow is sure.
 from atelier import backend  # noqa: F401, Keras starts quietly
 
 # isort: split
+import collections
 import dataclasses
 import functools
+from concurrent import futures
 
 import numpy as np
 from keras import ops
 
 from atelier import colors, imaging
-from atelier.film import optical_flow
+from atelier.film import optical_flow, painting
 from atelier.style import learned_styles, optimization, stylization_network
 
+AT_ONCE = 2  # frames that the network paints at once: while one has work for a single core, the other uses the rest
+BEGUN = 3  # frames that are begun before a picture is mixed
+MOST_PIXELS = 2**18  # of such frames; larger ones are painted one by one, since two of them would take much memory
 
-class LearnedPainter:
+
+class LearnedPainter(painting.Painter):
     """Paints a film by a stylization network (a learned_styles.Stylizer).
 
     Each picture is mixed with the former one, moved along. A mean of pictures has less detail than each of them, so the
@@ -29,17 +35,36 @@ class LearnedPainter:
     def __init__(self, stylizer, options):
         self.stylizer, self.options, self.state = stylizer, options, {}
 
+    def paint(self, frames):
+        """Yield what Painter.paint() does. The network paints the next frames while a picture is mixed.
+
+        `state` does not hold the places of frames that are only begun.
+        """
+        places, waiting = self.state.get("places"), collections.deque()
+        with futures.ThreadPoolExecutor(AT_ONCE) as pool:
+            for frame, motion in frames:
+                height, width = frame.shape[:2]
+                while len(waiting) >= (BEGUN if height * width <= MOST_PIXELS else 1):
+                    yield self.painted(*waiting.popleft())
+                places = motion.move_places(places) if motion else optical_flow.own_places(height, width)
+                waiting.append((frame, motion, places, pool.submit(self.stylize, frame, places)))
+            while waiting:
+                yield self.painted(*waiting.popleft())
+
+    def painted(self, frame, motion, places, new):
+        return frame, motion, self.mix(frame, motion, new.result(), places)
+
     def first(self, frame):
         places = optical_flow.own_places(*frame.shape[:2])
-        picture = self.stylize(frame, places)
-        return self.finish(frame, picture, optical_flow.detail_of(picture)[1], places)
+        return self.mix(frame, None, self.stylize(frame, places), places)
 
-    def next(self, frame, motion):
-        places = motion.move_places(self.state["places"])
-        new = self.stylize(frame, places)
-        share = self.options.steady * motion.trust
-        mixed = share * motion.move(self.state["picture"]) + (1 - share) * new
-        detail = share * motion.move(self.state["detail"]) + (1 - share) * optical_flow.detail_of(new)[1]
+    def mix(self, frame, motion, new, places):
+        """Return the frame's picture: the network's, `new`, mixed with the former one unless a scene begins."""
+        mixed, detail = new, optical_flow.detail_of(new)[1]
+        if motion is not None:
+            share = self.options.steady * motion.trust
+            mixed = share * motion.move(self.state["picture"]) + (1 - share) * new
+            detail = share * motion.move(self.state["detail"]) + (1 - share) * detail
         return self.finish(frame, mixed, detail, places)
 
     def stylize(self, frame, places):
@@ -69,7 +94,7 @@ def moved_noise(places, height, width):
     return (moved / np.sqrt(variance)[..., None])[None]
 
 
-class SearchPainter:
+class SearchPainter(painting.Painter):
     """Paints a film by a search for each frame, which begins with the former picture (after Ruder et al. 2016).
 
     The first frame of a scene gets a whole search. For each later frame, the former picture is moved along. Where the

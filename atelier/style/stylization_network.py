@@ -155,6 +155,7 @@ class StylizationNetwork(keras.Model):
         return parts | {"decoder": (part, DECODER_MARGIN)}
 
 
+@functools.lru_cache(maxsize=2)  # the frames of a film have one size
 def fixed_noise(height, width):
     """Return the noise of all photos of a size, as draw_noise() does."""
     return draw_noise(height, width, np.random.default_rng(0))

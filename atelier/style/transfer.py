@@ -135,7 +135,8 @@ def paint_film(content, result, options, alone):
     disk.refuse_to_replace([result], [content])
     piece = film_reading.choose_piece(content, options, config.VGG_LEAST_SIDE)
     manifest = manifest_of(options) | film_painting.identity_of(content)
-    return film_painting.paint_film(piece, pathlib.Path(result), options, film_painter(options), manifest, alone)
+    about = provenance.of_result(options, source=str(content))
+    return film_painting.paint_film(piece, pathlib.Path(result), options, film_painter(options), manifest, about, alone)
 
 
 def paint_samples(content, folder, options):
