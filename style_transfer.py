@@ -254,9 +254,8 @@ def check(options, task):
     if 0 < options.size < config.VGG_LEAST_SIDE:
         own = ", or 0 for the photo's own" if options.learned else ""
         raise errors.InputError(f"--size must be at least {config.VGG_LEAST_SIDE}{own}")
-    if options.size > config.LARGE and (options.layer or options.optimizer == "adam"):
-        flag = "--layer" if options.layer else "--optimizer adam"
-        raise errors.InputError(f"{flag} takes a --size of at most {config.LARGE}")
+    if options.layer and options.size > config.LARGE:
+        raise errors.InputError(f"--layer takes a --size of at most {config.LARGE}")
     for text in options.learned:
         naming.name_and_weight(text, "--learned")
     if (task, options.init) == ("layer", "style") or ("texture" in task and options.init == "content"):

@@ -6,6 +6,7 @@ The gradient is that of the whole picture, see tiled_loss.py.
 from atelier import backend  # noqa: F401, Keras starts quietly
 
 # isort: split
+import glob
 import json
 import math
 import pathlib
@@ -27,9 +28,12 @@ FIRST, LONGEST = 3.0, 12.0  # grey levels, the root mean square of the first ste
 STRIP = 256  # rows that are updated together
 
 
-def is_large(width, height):
-    """Tell whether the search for a picture of this size is that of this module, on every machine."""
-    return max(width, height) > config.LARGE
+TILED = 724  # pixels of the longest side; from this size on, the search for a large picture works in tiles
+
+
+def is_large(longest):
+    """Tell whether a picture with this longest side is searched for by this module."""
+    return longest > config.LARGE
 
 
 def cost(width, height, in_tiles):
@@ -50,7 +54,7 @@ def check_resources(width, height, folder):
     """
     pixels, machine = width * height, hardware.machine_memory() * 2**30
     precision = "float32" if keras.config.dtype_policy().name == "float32" else "half"
-    large, what = is_large(width, height), f"a search at {width} x {height} pixels takes about"
+    large, what = is_large(max(width, height)), f"a search at {width} x {height} pixels takes about"
     memory = SMALL_SIZES[precision] + MEMORY * pixels if large else MEMORY_OF_SMALL[precision] * pixels
     if memory > machine and (large or not hardware.has_gpu()):
         raise InputError(
@@ -83,11 +87,14 @@ def existing(folder):
 
 
 def minimize(search, width, height, count):
-    """Take the steps of optimization.Search at one size: `count` in all, with those before an interruption."""
+    """Take the steps of optimization.Search at one size: `count` in all, with those before an interruption.
+
+    The terms of the loss that are recorded for a step are those before it, since another evaluation takes long.
+    """
     hardware.return_freed_memory()
     search.on_gpu = False  # only the tiles are on a GPU
     loss, targets = targets_of(search, width, height)
-    optimizer = search.resumed or MemorylessBFGS(search.padded(search.start(width, height)))
+    optimizer = search.resumed or MemorylessBFGS(np.array(search.padded(search.start(width, height))))
     search.resumed = None
     color_span = search.color_span(width, height)
     rows, columns = (slice(search.margin, search.margin + side) for side in (height, width))
@@ -97,7 +104,11 @@ def minimize(search, width, height, count):
     while optimizer.step < count:
         search.terms, gradient = loss.loss_and_gradient(optimizer.picture, targets)
         search.evaluations += 1
-        search.check_finite(gradient)
+        try:
+            search.check_finite(gradient)
+        except FloatingPointError:
+            optimizer.undo()
+            raise
         optimizer.update(gradient, *color_span)
         del gradient
         search.record((width, height))
@@ -118,20 +129,22 @@ class MemorylessBFGS:
     """L-BFGS that remembers one step (Shanno 1978, "Conjugate gradient methods with inexact searches").
 
     In a few steps it comes as far as L-BFGS that remembers twenty, with the memory of three pictures. There is no line
-    search. `picture` is float32 H x W x 3. `change` (by the last step) and `slope` (the gradient before it, times the
-    number of values) have half precision. All are changed in place.
+    search. `picture` is float32 H x W x 3. `change` (by the last step) and `slope` (the gradient before it, times
+    `factor`) have half precision. All are changed in place. The factor makes the first gradient's root mean square 1.
     """
 
-    def __init__(self, picture, change=None, slope=None, step=0):
-        self.picture, self.step = picture, step
+    def __init__(self, picture, change=None, slope=None, step=0, factor=None):
+        self.picture, self.step, self.factor = picture, step, factor
         self.change = np.zeros(picture.shape, "float16") if change is None else change
         self.slope = np.zeros(picture.shape, "float16") if slope is None else slope
 
     def update(self, gradient, in_span, gradient_in_span):
         """Take a step. The two functions are those of Search.color_span(). `gradient` is changed."""
         parts = [slice(top, top + STRIP) for top in range(0, len(gradient), STRIP)]
+        if self.factor is None:
+            self.factor = math.sqrt(gradient.size) / max(float(np.linalg.norm(gradient)), 1e-30)
         for part in parts:
-            gradient[part] = gradient.size * gradient_in_span(gradient[part], part)
+            gradient[part] = gradient_in_span(self.factor * gradient[part], part)
         along_change, along_slope, constant = self.direction(gradient, parts)
         for part in parts:
             difference = gradient[part] - self.slope[part]
@@ -141,6 +154,10 @@ class MemorylessBFGS:
             self.picture[part] = in_span(before + change, part)
             self.change[part] = self.picture[part] - before
         self.step += 1
+
+    def undo(self):
+        """Take back the last step."""
+        self.picture -= self.change
 
     def direction(self, gradient, parts):
         """Return the factors of the last change, of the gradient's difference and of the gradient in this step."""
@@ -164,20 +181,24 @@ class MemorylessBFGS:
 class Checkpoint:
     """The file beside a result that holds an unfinished search, so that the same command goes on after a crash.
 
-    `manifest` describes the command, see manifests.py. Raises InputError if the file is that of another command and
+    `manifest` describes the command, see manifests.py, and `inputs` are the checksums of the photo, mask and map. If
+    they have changed, the search begins anew. Raises InputError if the file is that of another command, or damaged, and
     `overwrite` is false.
     """
 
-    def __init__(self, result, manifest, overwrite):
+    def __init__(self, result, manifest, inputs, overwrite):
         self.path = disk.files_beside(result, checkpoint="__unfinished.npz")["checkpoint"]
-        self.manifest, self.saved, self.opened = disk.as_json(manifest), -math.inf, time.time()
-        self.state = self.read()
-        if self.state and (changes := manifests.changed_options(self.state["manifest"], self.manifest)):
+        self.manifest, self.inputs = disk.as_json(manifest), inputs
+        self.saved, self.opened = -math.inf, time.time()
+        try:
+            self.state = self.read()
+            if self.state:
+                manifests.refuse_other_manifest(self.path, self.state["manifest"], self.manifest)
+        except InputError:
             if not overwrite:
-                raise InputError(
-                    f"{self.path} holds the unfinished picture of another command ({'; '.join(changes[:4])}); give "
-                    "another --output, or --overwrite to begin anew"
-                )
+                raise
+            self.state = None
+        if self.state and self.state["inputs"] != inputs:
             self.state = None
 
     def read(self):
@@ -194,10 +215,11 @@ class Checkpoint:
 
     def resume(self, search):
         """Let a search continue from the checkpoint. Returns the number of sizes that are finished."""
-        disk.remove_leftovers(self.path.parent, [self.path.name], self.opened)
+        disk.remove_leftovers(self.path.parent, [glob.escape(self.path.name)], self.opened)
         if not self.state:
             return 0
-        search.resumed = MemorylessBFGS(*(self.state[name] for name in ARRAYS), self.state["step"])
+        numbers = self.state["step"], self.state["factor"]
+        search.resumed = MemorylessBFGS(*(self.state[name] for name in ARRAYS), *numbers)
         for name in (*NAMES, "frames"):
             setattr(search, name, self.state[name])
         self.state = None
@@ -209,7 +231,8 @@ class Checkpoint:
         """Write the state of a search, unless this was done in the last minute."""
         if time.monotonic() < self.saved + SECONDS_BETWEEN:
             return
-        text = {"manifest": self.manifest, "step": optimizer.step} | {name: getattr(search, name) for name in NAMES}
+        text = {"manifest": self.manifest, "inputs": self.inputs}
+        text |= {"step": optimizer.step, "factor": optimizer.factor} | {name: getattr(search, name) for name in NAMES}
         arrays = {name: getattr(optimizer, name) for name in ARRAYS}
         arrays |= {f"frame{place:05}": frame for place, frame in enumerate(search.frames)}
         with disk.whole_file(self.path) as temporary:

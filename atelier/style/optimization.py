@@ -43,15 +43,15 @@ class StyleModel(perceptual_loss.PerceptualLoss):
         self.compiled = functools.lru_cache(
             lambda options: padding.value_and_gradient(self.loss_of(options), self.variables)
         )
-        self.tiled = functools.lru_cache(lambda options, regions=1: tiled_loss.TiledLoss(self, options, regions))
+        self.tiled = functools.lru_cache(lambda options, regions: tiled_loss.TiledLoss(self, options, regions))
         # The cache is small because each mixture takes some megabytes.
         self.mixture_of = functools.lru_cache(maxsize=8)(lambda options: PaintingMixture(self, options))
         self.time_was_printed = False
 
     def statistics_of(self, picture):
         """Return the style statistics of a picture, H x W x 3, in tiles if it is large."""
-        if large_search.is_large(*picture.shape[1::-1]):
-            return self.tiled(self.options).statistics(picture)
+        if large_search.is_large(max(picture.shape)):
+            return self.tiled(self.options, 1).statistics(picture)
         return self.statistics(picture[None])
 
     def loss_and_gradient_at(self, longest):
@@ -97,7 +97,7 @@ class PaintingMixture:
     def longest_of(self, painting, longest):
         """Return the longest side of a painting for a picture whose longest side has `longest` pixels."""
         scaled = longest * self.options.style_scale
-        return min(scaled, 2 * max(painting.shape)) if large_search.is_large(longest, 0) else scaled
+        return min(scaled, 2 * max(painting.shape)) if large_search.is_large(self.options.size) else scaled
 
     def color_statistics(self, paintings):
         """Return the mean, 3, and the covariance, 3 x 3, of the paintings' pixels in 0..255."""
@@ -131,7 +131,7 @@ def with_margin(picture, margin):
     return np.pad(picture, ((margin, below), (margin, right), (0, 0)), "symmetric")
 
 
-class Diverged(Exception):
+class Diverged(FloatingPointError):
     """The loss became NaN or infinite."""
 
 
@@ -145,6 +145,7 @@ class Search:
     def __init__(self, model, photo, result, options, mixture=None):
         self.model, self.result, self.options = model, result, options
         self.photo = photo  # in its own colours
+        self.width_and_height = (options.size,) * 2 if photo is None else photo.shape[1::-1]
         large_search.check_resources(*self.final_size(), result and result.parent)
         self.checkpoint = self.resumed = None  # a large_search.Checkpoint, and the optimizer that it holds
         self.mixture = mixture or model.mixture_of(options)
@@ -195,14 +196,14 @@ class Search:
         In a search for a large picture this begins at a smaller size, since TensorFlow keeps the memory that it needs
         for the largest size without tiles.
         """
-        return large_search.is_large(*self.final_size()) and max(width, height) > 2 * config.MEDIUM
+        return large_search.is_large(max(self.final_size())) and max(width, height) > large_search.TILED
 
     def cost(self, width, height):
         return large_search.cost(width, height, self.is_tiled(width, height))
 
     def final_size(self):
         """Return the (width, height) of the finished picture."""
-        return self.photo.shape[1::-1] if self.photo is not None else (self.options.size,) * 2
+        return self.width_and_height
 
     def sizes(self):
         """List the (width, height) of each scale, from coarse to fine."""
@@ -222,7 +223,7 @@ class Search:
         """List the number of steps at each of the `sizes`."""
         if self.options.iterations:
             return steps_at(len(sizes), self.options.iterations)
-        large = sum(large_search.is_large(*size) for size in sizes)
+        large = sum(large_search.is_large(max(size)) for size in sizes)
         effort = self.options.effort
         return steps_at(len(sizes) - large, config.EFFORTS[effort]) + [config.LARGE_STEPS[effort]] * large
 
@@ -277,7 +278,7 @@ class Search:
 
     def needs_photo(self):
         """Tell whether the photo is needed for the finished picture."""
-        return self.options.compare or self.options.keep_colors
+        return self.options.compare or self.options.keep_colors == "luminance"
 
     def minimize(self, start, targets, count):
         """Minimise the loss at one scale in `count` steps.

@@ -171,13 +171,16 @@ def layers_at(longest, options):
     """
     if longest <= config.MEDIUM or options.layer or options.published_losses:
         return options
-    deepest, changes = 4 if longest > config.LARGE else 8, {}
+    deepest = 4 if longest > config.LARGE else 8
+    changes = {}
     for name in ("style_layers", "content_layers"):
         layers = getattr(options, name)
         if layers == getattr(config.Style(), name):
             changes[name] = tuple(layer for layer in layers if stride_of(layer) <= deepest)
     if len(options.layer_weights) > 1 and "style_layers" in changes:
         changes["layer_weights"] = options.layer_weights[: len(changes["style_layers"])]
+        if not any(changes["layer_weights"]):
+            return options
     return dataclasses.replace(options, **changes)
 
 

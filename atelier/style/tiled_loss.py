@@ -20,7 +20,7 @@ from keras import ops
 from atelier.style import perceptual_loss
 
 TILE = 640  # largest side of a window in pixels
-ALIGNMENT = 16  # pixels; VGG's pooling layers up to the fifth block then divide a window as they divide the picture
+ALIGNMENT = 32  # pixels; VGG's five pooling layers then divide a window as they divide the picture
 
 # --- Tiles -------------------------------------------------------------------------------------
 
@@ -52,7 +52,7 @@ class Tile:
 
 
 def pixels_in_tiles(height, width, border=32):
-    """Return the number of pixels in the windows of all tiles of a picture. A default search has this border."""
+    """Return the number of pixels in the windows of all tiles of a picture, for the time that they take."""
     rows, columns = (spans(side, border) for side in (height, width))
     return math.prod(sum(window.stop - window.start for window, _ in side) for side in (rows, columns))
 
@@ -140,11 +140,12 @@ class TiledLoss:
         fixed = {"derivatives": unpacked(backend.as_array(derivatives), targets["style"])}
         fixed["tv_factor"] = np.float32(1 if options.published_losses else 1 / (255**2 * picture.size))
         fixed["factors"] = targets["content"].factors(options.published_losses)
+        fixed["scale"] = np.float32(len(tiles))
         gradient = np.zeros_like(picture)
         for place, tile in enumerate(tiles):
             own = fixed | self.targets_of(tile, place, targets["content"], guides, picture.shape)
             found, part = self.tile_and_gradient(picture[tile.window][None], own)
-            gradient[tile.window] += backend.as_array(part)[0]
+            gradient[tile.window] += backend.as_array(part)[0] / len(tiles)
             for name in ("content", "tv"):
                 terms[name] += float(found[name])
         weights = {"content": options.content_weight, "style": options.style_weight, "tv": options.tv_weight}
@@ -209,7 +210,8 @@ class TiledLoss:
     def tile_terms(self, picture, targets):
         """Return the terms of a tile, 1 x h x w x 3. The gradient of its total is the tile's share of the gradient.
 
-        The style loss is replaced by its linear approximation at the sums of all tiles.
+        It is multiplied by targets["scale"], because it would underflow in float16. The style loss is replaced by its
+        linear approximation at the sums of all tiles.
         """
         options, found, count = self.options, self.features(picture), len(self.options.content_layers)
         content = sum(
@@ -225,7 +227,8 @@ class TiledLoss:
         tv = targets["tv_factor"] * variation(picture, targets["tv_mask"])
         terms = {"content": ops.cast(content, "float32"), "style": style, "tv": tv}
         weights = {"content": options.content_weight, "style": options.style_weight, "tv": options.tv_weight}
-        return perceptual_loss.with_total(terms, **weights)
+        terms = perceptual_loss.with_total(terms, **weights)
+        return terms | {"total": targets["scale"] * terms["total"]}
 
 
 def unpacked(vector, bases):
@@ -256,7 +259,7 @@ def variation(x, mask):
 class ContentFeatures:
     """The content features of a photo's tiles, in a temporary file. They are too large for the memory.
 
-    The file has no name, so it disappears with the process. It holds the network's precision: a half or single.
+    The file has no name, so it disappears with the process. It holds single precision if the network has it, or half.
     """
 
     def __init__(self, folder):

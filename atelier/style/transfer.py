@@ -56,11 +56,12 @@ def paint(content, result, options, keep_unfinished=False):
         return paint_film(content, result, options, keep_unfinished)
     if options.learned and not options.refine:
         return paint_without_search(content, result, options)
-    started = time.perf_counter()
+    started, result = time.perf_counter(), pathlib.Path(result)
     inputs = (content, *imaging.find_paintings(options.style), options.init, *regions.files_of(content, options))
     disk.refuse_to_replace(output_files(result, options).values(), inputs)
     photo = None if content is None else input_pictures.read_photo(content, options)
     areas = regions.read_regions(content, photo, options)
+    result.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = open_checkpoint(content, photo, result, options)
     model = load_style_model(options)
     if options.learned:
@@ -70,10 +71,13 @@ def paint(content, result, options, keep_unfinished=False):
     else:
         search = optimization.Search(model, photo, result, options)
     del photo  # the search frees it when it is no longer needed
-    unfinished, search.checkpoint = None, checkpoint
+    search.checkpoint = checkpoint
+    unfinished = None
     try:
         search.run()
     except optimization.Diverged as error:
+        if checkpoint:
+            checkpoint.remove()
         if not keep_unfinished or search.picture is None:
             raise errors.InputError(str(error)) from None
         unfinished = errors.PartlyDone(f"{error}; {result} is the last good picture")
@@ -101,11 +105,13 @@ def paint(content, result, options, keep_unfinished=False):
 
 def open_checkpoint(content, photo, result, options):
     """Return the Checkpoint of the search for a large picture, and None for a small one. Raises InputError."""
-    if (options.size if photo is None else max(photo.shape)) <= config.LARGE:
+    if not large_search.is_large(options.size if photo is None else max(photo.shape)):
         return None
+    if options.optimizer == "adam":
+        raise errors.InputError(f"--optimizer adam takes a --size of at most {config.LARGE}")
     inputs = [*([] if content is None else [content]), *regions.files_of(content, options)]
-    manifest = manifest_of(options) | {"photo": [manifests.file_checksum(path) for path in inputs]}
-    return large_search.Checkpoint(result, manifest, options.overwrite)
+    checksums = [manifests.file_checksum(path) for path in inputs]
+    return large_search.Checkpoint(result, manifest_of(options), checksums, options.overwrite)
 
 
 def paint_without_search(content, result, options):
