@@ -301,7 +301,7 @@ class Photos(Common):
 
 VGG_LEAST_SIDE = 32  # smallest side of a picture in pixels; the fifth block of VGG then has 2 x 2 positions
 STYLE_LAYERS = tuple(f"block{block}_conv1" for block in range(1, 6))
-# The steps of a search at each size, from coarse to fine. The last number also counts for all larger sizes.
+# The steps of a search at each size, from coarse to fine. The last number also counts for all sizes up to LARGE.
 EFFORTS = {"low": (100, 30, 8), "medium": (100, 60, 12), "high": (300, 200, 100)}
 MEDIUM = 362  # pixels of the longest side; at a larger size the search leaves out VGG's fifth block
 LARGE = 1200  # pixels of the longest side; a larger picture is searched for in tiles, with the following steps
