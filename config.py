@@ -301,8 +301,11 @@ class Photos(Common):
 
 VGG_LEAST_SIDE = 32  # smallest side of a picture in pixels; the fifth block of VGG then has 2 x 2 positions
 STYLE_LAYERS = tuple(f"block{block}_conv1" for block in range(1, 6))
-# The steps of a search at each size, from coarse to fine. The last number also counts for all larger sizes.
-EFFORTS = {"low": (100, 30, 8), "medium": (100, 60, 30), "high": (300, 200, 100)}
+# The steps of a search at each size, from coarse to fine. The last number also counts for all sizes up to LARGE.
+EFFORTS = {"low": (100, 30, 8), "medium": (100, 60, 12), "high": (300, 200, 100)}
+MEDIUM = 362  # pixels of the longest side; at a larger size the search leaves out VGG's fifth block
+LARGE = 1200  # pixels of the longest side; a larger picture is searched for in tiles, with the following steps
+LARGE_STEPS = {"low": 4, "medium": 8, "high": 24}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -345,7 +348,7 @@ class Style(Photos):
     stroke_size: float = option(1.0, "with --learned: a factor of the size of the strokes", least=0.5, most=8)
     layer: str | None = option(None, "without --style: reconstruct the photo from the features of this layer alone")
     convnet: str = option("vgg16", "network whose features are compared", choices=("vgg16", "vgg19"))
-    effort: str = option("medium", "steps: low takes half of medium's time, high three times", choices=(*EFFORTS,))
+    effort: str = option("medium", "steps: low takes two thirds of medium's time, high four times", choices=(*EFFORTS,))
     iterations: tuple[int, ...] = option(
         (),
         "instead of --effort: steps of the optimizer at each size, from the smallest; the last number also counts for "

@@ -151,7 +151,11 @@ def note_small_paintings(options):
     if options.quiet:
         return
     paintings, longest = imaging.find_paintings(options.style), options.size * options.style_scale
-    for line in input_pictures.notes_on_small(paintings, longest, lambda side: sharp_scale(side, options)):
+    if options.size > config.LARGE:  # a painting is enlarged to at most twice its own size
+        lines = input_pictures.notes_on_smaller(paintings, longest)
+    else:
+        lines = input_pictures.notes_on_small(paintings, longest, lambda side: sharp_scale(side, options))
+    for line in lines:
         print(f"note: {line}", file=sys.stderr)
 
 
@@ -250,6 +254,8 @@ def check(options, task):
     if 0 < options.size < config.VGG_LEAST_SIDE:
         own = ", or 0 for the photo's own" if options.learned else ""
         raise errors.InputError(f"--size must be at least {config.VGG_LEAST_SIDE}{own}")
+    if options.layer and options.size > config.LARGE:
+        raise errors.InputError(f"--layer takes a --size of at most {config.LARGE}")
     for text in options.learned:
         naming.name_and_weight(text, "--learned")
     if (task, options.init) == ("layer", "style") or ("texture" in task and options.init == "content"):

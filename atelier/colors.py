@@ -17,10 +17,17 @@ def luminance(picture):
 
 def with_colors_of(picture, photo):
     """Return a picture with its own lightness and the colours of a photo, in CIELAB. Both have the same size."""
-    colored = rgb2lab(photo / 255)
-    colored[..., 0] = rgb2lab(np.clip(picture, 0, 255) / 255)[..., 0]
-    with warnings.catch_warnings(action="ignore"):  # lab2rgb clips colours outside sRGB, and warns about them
-        return 255 * lab2rgb(colored)
+    result = np.empty(picture.shape, "float32")
+    for top in range(0, len(picture), STRIP):
+        rows = slice(top, top + STRIP)
+        colored = rgb2lab(photo[rows] / 255)
+        colored[..., 0] = rgb2lab(np.clip(picture[rows], 0, 255) / 255)[..., 0]
+        with warnings.catch_warnings(action="ignore"):  # lab2rgb clips colours outside sRGB, and warns about them
+            result[rows] = 255 * lab2rgb(colored)
+    return result
+
+
+STRIP = 256  # rows that are converted together, to save memory
 
 
 def match_colors(picture, mean, covariance):

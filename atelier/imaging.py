@@ -201,9 +201,11 @@ def resize_picture(picture, width, height):
     """Resize float32 H x W x 3 to float32 height x width x 3, clipped to the range of the picture's values."""
     if picture.shape[:2] == (height, width):
         return np.asarray(picture, "float32")
-    channels = [Image.fromarray(channel) for channel in np.moveaxis(np.asarray(picture, "float32"), 2, 0)]
-    resized = [channel.resize((width, height), Image.Resampling.LANCZOS) for channel in channels]
-    return np.clip(np.stack([np.asarray(channel) for channel in resized], axis=2), picture.min(), picture.max())
+    resized = np.empty((height, width, picture.shape[2]), "float32")
+    for channel in range(picture.shape[2]):  # one by one, to save memory
+        image = Image.fromarray(np.asarray(picture[..., channel], "float32", order="C"))
+        resized[..., channel] = image.resize((width, height), Image.Resampling.LANCZOS)
+    return np.clip(resized, picture.min(), picture.max(), out=resized)
 
 
 def fit(width, height, longest):

@@ -12,30 +12,50 @@ from tqdm import tqdm
 
 TIMED_STEPS = 10  # steps of a picture that are timed to estimate the others
 LONG_SECONDS = 60  # a first picture that takes longer is timed, too: loading is a small part of its time
-STEP_COST = 20_000  # the fixed time of a step, as the number of pixels that take the same time
+SHORT = 1 / 20  # the share of a picture's pixels, counted in all steps, after which the time is measured
 
 
 class Forecast:
     """Prints the time left for one picture as soon as it can be estimated.
 
-    `sizes` lists (number of steps, pixels) of each scale. Steps of the second scale are timed, because the first scale
-    is too small to be typical. Call step() after each step.
+    `sizes` lists (number of steps, pixels) of each scale. A step takes a fixed time, and a time for each pixel. Both
+    are measured at two scales: at the second, or a later one that begins within the first SHORT of the work and is not
+    the last, and at the one before. Call step() after each step.
     """
 
     def __init__(self, sizes, of_what, quiet):
-        timed = min(1, len(sizes) - 1)
-        (self.count, self.pixels), self.later = sizes[timed], sizes[timed + 1 :]
-        self.of_what, self.quiet, self.times = of_what, quiet, []
-        self.needed = max(2, min(TIMED_STEPS, self.count // 2))
+        self.sizes, self.of_what, self.quiet, self.times = sizes, of_what, quiet, [[] for _ in sizes]
+        work = [count * pixels for count, pixels in sizes]
+        early = sum(sum(work[:place]) < SHORT * sum(work) for place in range(len(sizes) - 1))
+        self.place, self.timed = 0, min(max(2, early), len(sizes)) - 1
 
     def step(self, pixels):
-        if self.quiet or pixels != self.pixels or len(self.times) == self.needed:
+        count = self.sizes[self.timed][0]
+        needed = max(2, min(TIMED_STEPS, count // 2))
+        if self.quiet or len(self.times[self.timed]) == needed:
             return
-        self.times.append(time.perf_counter())
-        if len(self.times) == self.needed:
-            seconds = (self.times[-1] - self.times[0]) / (self.needed - 1)
-            later = sum(count * (pixels + STEP_COST) for count, pixels in self.later) / (self.pixels + STEP_COST)
-            print_time_left(seconds * (self.count - self.needed + later), self.of_what)
+        while pixels != self.sizes[self.place][1]:
+            self.place += 1
+        self.times[self.place].append(time.perf_counter())
+        if len(self.times[self.timed]) == needed:
+            print_time_left(self.seconds_left(count - needed), self.of_what)
+
+    def seconds_left(self, steps):
+        """Estimate the time of `steps` more at this scale and of all later scales."""
+        pixels, seconds = self.sizes[self.timed][1], seconds_per_step(self.times[self.timed])
+        slope = seconds / pixels
+        if self.timed and len(self.times[self.timed - 1]) > 1:
+            former = self.sizes[self.timed - 1][1]
+            measured = (seconds - seconds_per_step(self.times[self.timed - 1])) / (pixels - former)
+            slope = min(slope, max(measured, slope / 2))  # a busy machine can make the measured one absurd
+        later = sum(count * (seconds + slope * (more - pixels)) for count, more in self.sizes[self.timed + 1 :])
+        return steps * seconds + later
+
+
+def seconds_per_step(times):
+    """Return the mean time between the last of these `times`. The first steps may include compilation."""
+    last = times[-TIMED_STEPS:]
+    return (last[-1] - last[0]) / (len(last) - 1)
 
 
 class FolderForecast:

@@ -112,7 +112,7 @@ def evaluate_ours(data, precision):
     model, _, picture, targets = prepared(precision=precision)
 
     def evaluate():
-        terms, gradient = model.loss_and_gradient(picture[None], targets)
+        terms, gradient = model.loss_and_gradient_at(WIDTH)(picture[None], targets)
         np.asarray(gradient)
         return float(terms["total"])
 
@@ -128,10 +128,11 @@ def torch_loss(best=False, bfloat16=False, **more):
     import torch
 
     import config
+    from atelier.style import perceptual_loss
 
     _, _, initial, targets = prepared(**{"precision": "float32"} | more)
-    options = config.Style()
-    names, network = torch_vgg("block5_conv1")
+    options = perceptual_loss.layers_at(WIDTH, config.Style())
+    names, network = torch_vgg(max(*options.style_layers, *options.content_layers))
     mean = torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1)
     picture = torch.from_numpy(initial.transpose(2, 0, 1)[None].copy())
     contents = [torch.from_numpy(np.asarray(base).transpose(0, 3, 1, 2).copy()) for base in targets["content"]]
@@ -149,7 +150,7 @@ def torch_loss(best=False, bfloat16=False, **more):
                 features = layer(features)
                 found[name] = features
         styles = []
-        for name, bases in zip(options.style_layers, style):
+        for name, bases in zip(options.style_layers, style, strict=True):
             statistics = torch_statistics(found[name].float())
             distances = [(relative(base, output) + 1e-8).sqrt() for base, output in zip(bases, statistics, strict=True)]
             styles.append(sum(distances))

@@ -144,3 +144,15 @@ def test_the_terms_do_not_depend_on_the_size_or_the_number_of_channels():
 def test_default_layer_weights_depend_on_the_loss(task, expected):
     options = config.STYLE_DEFAULTS[task]
     assert [perceptual_loss.default_weight(layer, options) for layer in options.style_layers] == expected
+
+
+def test_large_sizes_leave_out_deep_layers_that_the_user_has_not_chosen():
+    options, blocks = config.Style(layer_weights=(5, 4, 3, 2, 1)), {}
+    for longest in (362, 363, 1200, 1201):
+        used = perceptual_loss.layers_at(longest, options)
+        blocks[longest] = [len(used.style_layers), len(used.content_layers)]
+        assert used.layer_weights == options.layer_weights[: len(used.style_layers)]
+    assert blocks == {362: [5, 2], 363: [4, 2], 1200: [4, 2], 1201: [3, 1]}
+    chosen = config.Style(style_layers=("block5_conv1", "block1_conv1"), content_layers=("block5_conv2",))
+    for own in (chosen, config.STYLE_DEFAULTS["published"], config.Style(layer="block5_conv1")):
+        assert perceptual_loss.layers_at(2000, own) == own

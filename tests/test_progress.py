@@ -1,5 +1,7 @@
 """progress.py: when the time left is printed, and how it is estimated."""
 
+import re
+
 import pytest
 
 from atelier import progress
@@ -46,7 +48,7 @@ def test_a_short_first_picture_is_not_timed_since_it_includes_loading(capsys, mo
 
 def test_the_time_left_includes_all_further_scales(capsys, monkeypatch):
     def seconds_of(pixels):
-        return (pixels + progress.STEP_COST) / 1e5
+        return 0.2 + pixels / 1e5
 
     left = 10 * seconds_of(20_000) + 30 * seconds_of(380_000)
     sizes = [(30, 5_000), (20, 20_000), (30, 380_000)]
@@ -56,3 +58,16 @@ def test_the_time_left_includes_all_further_scales(capsys, monkeypatch):
         (2, "time left: about 20 s for this picture")
     ]
     assert lines_of_picture(sizes, capsys, monkeypatch, seconds_of, quiet=True) == []
+
+
+def test_the_time_is_measured_at_the_last_scale_that_begins_early(capsys, monkeypatch):
+    sizes = [(30, 5_000), (20, 20_000), (30, 400_000), (8, 20_000_000)]
+    ((number, line),) = lines_of_picture(sizes, capsys, monkeypatch, lambda pixels: 0.2 + pixels / 1e5)
+    minutes = (20 * 4.2 + 8 * 200.2) / 60
+    assert number == 60 and line.startswith(f"time left: about {round(minutes)} min for this picture, until ")
+
+
+def test_a_busy_machine_does_not_make_the_estimate_absurd(capsys, monkeypatch):
+    sizes = [(30, 5_000), (20, 20_000), (30, 380_000)]
+    ((_, line),) = lines_of_picture(sizes, capsys, monkeypatch, lambda pixels: 3 if pixels == 5_000 else pixels / 1e5)
+    assert 30 * 3.8 / 2 < int(re.search(r"about (\d+) s ", line)[1]) < 30 * 3.8

@@ -52,7 +52,7 @@ def minimize_lbfgs(evaluate, start, steps, accept):
             jac=True,
             method="L-BFGS-B",
             callback=lambda x: accept(picture_of(x)),
-            options={"maxiter": steps, "maxfun": 100 * steps, "maxcor": 20, "ftol": 0, "gtol": 0},
+            options={"maxiter": steps, "maxfun": 100 * steps, "maxcor": min(20, steps), "ftol": 0, "gtol": 0},
         )
 
 

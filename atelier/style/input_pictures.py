@@ -23,10 +23,11 @@ def read_photo(path, options):
     return imaging.resize_picture(photo, width, height)
 
 
-def read_painting(path, longest, flags="--size"):
+def read_painting(path, longest, flags="--size", enlarge=True):
     """Read a painting, float32 H x W x 3, longest side `longest` pixels. Raises InputError if too small.
 
-    The error message recommends `flags`, the options that make the painting larger.
+    Unless `enlarge`, a smaller painting keeps its size. The error message recommends `flags`, the options that make the
+    painting larger.
     """
     painting = load_image(path)
     width, height = imaging.fit(*painting.shape[1::-1], longest)
@@ -34,6 +35,8 @@ def read_painting(path, longest, flags="--size"):
         raise InputError(
             f"{path} would be reduced to {width} x {height} pixels; VGG needs {LEAST}; give a larger {flags}"
         )
+    if max(painting.shape) < longest and not enlarge:
+        return painting
     return imaging.resize_picture(painting, width, height)
 
 
@@ -45,6 +48,16 @@ def notes_on_small(paths, longest, advice):
     sides = {path: longest_side(path) for path in paths}
     return [
         f"{path} is enlarged from {side} to {longest:.0f} pixels, which blurs it; {advice(side)}"
+        for path, side in sides.items()
+        if side * VISIBLE < longest
+    ]
+
+
+def notes_on_smaller(paths, longest):
+    """Return a line for each painting that has visibly fewer than the `longest` pixels of a large picture."""
+    sides = {path: longest_side(path) for path in paths}
+    return [
+        f"{path} has {side} pixels and not {longest:.0f}, so fine strokes are blurred, or smaller than in the painting"
         for path, side in sides.items()
         if side * VISIBLE < longest
     ]

@@ -16,14 +16,12 @@ import tqdm
 from keras import ops
 
 import config
-from atelier import colors, films, imaging, progress, provenance
-from atelier.errors import InputError
+from atelier import colors, films, imaging, padding, progress, provenance
 from atelier.networks import minimizers
-from atelier.style import input_pictures, learned_styles, perceptual_loss
+from atelier.style import input_pictures, large_search, learned_styles, perceptual_loss, tiled_loss
 
 COARSEST = 128  # pixels of the longest side at the first scale
 MARGIN = 8  # pixels that are added and later cut off: VGG's padding with zeros changes the picture near its border
-GIGABYTES_PER_MEGAPIXEL = {"float32": 2.5, "half": 1.2}
 
 # --- The network -------------------------------------------------------------------------------
 
@@ -36,13 +34,33 @@ class StyleModel(perceptual_loss.PerceptualLoss):
 
     def __init__(self, options):
         device = hardware.use_precision(options.precision, "convolutions")
-        hardware.reserve_memory(1 + 2.5 * (options.size / 1000) ** 2)  # in GB, about the peak memory of a search
+        longest = min(options.size, config.LARGE)
+        hardware.reserve_memory(1 + 2.5 * (longest / 1000) ** 2)  # in GB, about the peak memory of a search
         super().__init__(options)
         if not options.quiet:
             print(f"device: {device}; {options.convnet} with the weights {self.source}", file=sys.stderr)
+        self.options = options
+        self.compiled = functools.lru_cache(
+            lambda options: padding.value_and_gradient(self.loss_of(options), self.variables)
+        )
+        self.tiled = functools.lru_cache(lambda options, regions: tiled_loss.TiledLoss(self, options, regions))
         # The cache is small because each mixture takes some megabytes.
         self.mixture_of = functools.lru_cache(maxsize=8)(lambda options: PaintingMixture(self, options))
         self.time_was_printed = False
+
+    def statistics_of(self, picture):
+        """Return the style statistics of a picture, H x W x 3, in tiles if it is large."""
+        if large_search.is_large(max(picture.shape)):
+            return self.tiled(self.options, 1).statistics(picture)
+        return self.statistics(picture[None])
+
+    def loss_and_gradient_at(self, longest):
+        """Return loss_and_gradient() with the layers for a size with this longest side."""
+        return self.compiled(perceptual_loss.layers_at(longest, self.options))
+
+    def tiled_at(self, longest, regions=1):
+        """Return the TiledLoss with the layers for a size with this longest side."""
+        return self.tiled(perceptual_loss.layers_at(longest, self.options), regions)
 
     def forecast(self, sizes, quiet):
         """Return a progress.Forecast. It prints the remaining time for the first picture only."""
@@ -61,19 +79,25 @@ class PaintingMixture:
     def layer_statistics(self, paintings, longest, cached):
         """Return the statistics of each style layer for a picture with a longest side of `longest` pixels.
 
+        For a large picture, no painting is enlarged to more than twice its own size, since that would blur it.
         `paintings` are self.paintings, or copies of them that are adapted to a photo. Use `cached` only for
         self.paintings.
         """
         if cached and longest in self.cache:
             return self.cache[longest]
         of_paintings = [
-            self.model.statistics(input_pictures.scaled(painting, longest * self.options.style_scale)[None])
+            self.model.statistics_of(input_pictures.scaled(painting, self.longest_of(painting, longest)))
             for painting in paintings
         ]
         mixture = [[self.mean(same) for same in zip(*layers)] for layers in zip(*of_paintings)]
         if cached:
             self.cache[longest] = mixture
         return mixture
+
+    def longest_of(self, painting, longest):
+        """Return the longest side of a painting for a picture whose longest side has `longest` pixels."""
+        scaled = longest * self.options.style_scale
+        return min(scaled, 2 * max(painting.shape)) if large_search.is_large(self.options.size) else scaled
 
     def color_statistics(self, paintings):
         """Return the mean, 3, and the covariance, 3 x 3, of the paintings' pixels in 0..255."""
@@ -87,9 +111,13 @@ class PaintingMixture:
 
 
 def read_paintings(options):
-    """Yield each painting at the largest size that the search uses. Raises InputError if a painting is too small."""
+    """Yield each painting at the largest size that the search uses, but not enlarged.
+
+    Raises InputError if a painting is too small.
+    """
     for path in imaging.find_paintings(options.style):
-        yield input_pictures.read_painting(path, options.size * options.style_scale, "--size or --style-scale")
+        longest = options.size * options.style_scale
+        yield input_pictures.read_painting(path, longest, "--size or --style-scale", enlarge=False)
 
 
 # --- The search --------------------------------------------------------------------------------
@@ -103,7 +131,7 @@ def with_margin(picture, margin):
     return np.pad(picture, ((margin, below), (margin, right), (0, 0)), "symmetric")
 
 
-class Diverged(Exception):
+class Diverged(FloatingPointError):
     """The loss became NaN or infinite."""
 
 
@@ -117,7 +145,9 @@ class Search:
     def __init__(self, model, photo, result, options, mixture=None):
         self.model, self.result, self.options = model, result, options
         self.photo = photo  # in its own colours
-        check_memory(*self.final_size())
+        self.width_and_height = (options.size,) * 2 if photo is None else photo.shape[1::-1]
+        large_search.check_resources(*self.final_size(), result and result.parent)
+        self.checkpoint = self.resumed = None  # a large_search.Checkpoint, and the optimizer that it holds
         self.mixture = mixture or model.mixture_of(options)
         self.paintings = self.adapted_paintings()
         self.has_style = bool(self.paintings or mixture)
@@ -144,18 +174,36 @@ class Search:
     def run(self):
         """Optimize the picture at all scales."""
         sizes = self.sizes()
-        steps = steps_at(len(sizes), self.options.iterations or config.EFFORTS[self.options.effort])
+        steps = self.steps_at(sizes)
         disable = True if self.options.quiet else None
-        pixels = [(count, width * height) for count, (width, height) in zip(steps, sizes)]
-        self.forecast = self.model.forecast(pixels, self.options.quiet)
+        first = self.checkpoint.resume(self) if self.checkpoint else 0
+        costs = [(count, self.cost(*size)) for count, size in zip(steps, sizes)][first:]
+        if self.resumed:
+            costs[0] = (steps[first] - self.resumed.step, costs[0][1])
+        self.forecast = self.model.forecast(costs, self.options.quiet)
         self.between_frames = max(1, max(steps) // 20)
-        with tqdm.tqdm(total=sum(steps), unit="step", leave=False, disable=disable) as self.bar:
-            for count, (width, height) in zip(steps, sizes):
-                self.minimize(self.start(width, height), self.targets(width, height), count)
+        bar = {"total": sum(steps), "initial": len(self.history), "unit": "step", "leave": False}
+        with tqdm.tqdm(disable=disable, **bar) as self.bar:
+            for count, (width, height) in [*zip(steps, sizes)][first:]:
+                if self.is_tiled(width, height):
+                    large_search.minimize(self, width, height, count)
+                else:
+                    self.minimize(self.start(width, height), self.targets(width, height), count)
+
+    def is_tiled(self, width, height):
+        """Tell whether a size takes the steps of large_search.py.
+
+        In a search for a large picture this begins at a smaller size, since TensorFlow keeps the memory that it needs
+        for the largest size without tiles.
+        """
+        return large_search.is_large(max(self.final_size())) and max(width, height) > large_search.TILED
+
+    def cost(self, width, height):
+        return large_search.cost(width, height, self.is_tiled(width, height))
 
     def final_size(self):
         """Return the (width, height) of the finished picture."""
-        return self.photo.shape[1::-1] if self.photo is not None else (self.options.size,) * 2
+        return self.width_and_height
 
     def sizes(self):
         """List the (width, height) of each scale, from coarse to fine."""
@@ -170,6 +218,14 @@ class Search:
         longest = max(size) * self.options.style_scale
         sides = [min(imaging.fit(*painting.shape[1::-1], longest)) for painting in self.paintings]
         return min([*size, *sides]) >= config.VGG_LEAST_SIDE
+
+    def steps_at(self, sizes):
+        """List the number of steps at each of the `sizes`."""
+        if self.options.iterations:
+            return steps_at(len(sizes), self.options.iterations)
+        large = sum(large_search.is_large(max(size)) for size in sizes)
+        effort = self.options.effort
+        return steps_at(len(sizes) - large, config.EFFORTS[effort]) + [config.LARGE_STEPS[effort]] * large
 
     def start(self, width, height):
         """Return the initial picture of a scale: the result of the previous scale or, at the first scale, --init."""
@@ -191,16 +247,38 @@ class Search:
         return imaging.resize_picture(start, width, height)
 
     def targets(self, width, height):
-        """Return the targets of the loss at this scale: the photo's features and the paintings' statistics."""
-        targets = {}
-        if self.content is not None:
-            targets["content"] = self.model.content(
-                with_margin(imaging.resize_picture(self.content, width, height), self.margin)[None]
-            )
+        """Return the targets of the loss at this scale: the photo's features and the paintings' statistics.
+
+        In tiles, the features are tiled_loss.ContentFeatures.
+        """
+        targets, tiled = {}, self.is_tiled(width, height)
+        photo = None if self.content is None else self.padded(imaging.resize_picture(self.content, width, height))
+        if tiled:
+            loss = self.model.tiled_at(max(width, height))
+            targets["content"] = loss.content_of(photo, self.result.parent)
+        elif photo is not None:
+            targets["content"] = self.model.content(photo[None])
         if self.has_style:
             unchanged = self.options.keep_colors is None
-            targets["style"] = self.mixture.layer_statistics(self.paintings, max(width, height), cached=unchanged)
+            statistics = self.mixture.layer_statistics(self.paintings, max(width, height), cached=unchanged)
+            targets["style"] = statistics[: len(self.style_layers_at(width, height))]
         return targets
+
+    def style_layers_at(self, width, height):
+        return perceptual_loss.layers_at(max(width, height), self.options).style_layers
+
+    def padded(self, picture):
+        return with_margin(picture, self.margin)
+
+    def forget_inputs(self):
+        """Free the memory of the pictures that are not needed after the start of the last scale."""
+        self.initial = self.content = None
+        if not self.needs_photo():
+            self.photo = None
+
+    def needs_photo(self):
+        """Tell whether the photo is needed for the finished picture."""
+        return self.options.compare or self.options.keep_colors == "luminance"
 
     def minimize(self, start, targets, count):
         """Minimise the loss at one scale in `count` steps.
@@ -210,22 +288,21 @@ class Search:
         """
         height, width = start.shape[:2]
         in_span, gradient_in_span = self.color_span(width, height)
+        loss_and_gradient = self.model.loss_and_gradient_at(max(width, height))
 
         def evaluate(picture):
-            terms, gradient = self.model.loss_and_gradient(in_span(picture)[None], targets)
+            terms, gradient = loss_and_gradient(in_span(picture)[None], targets)
             self.terms = {name: float(value) for name, value in terms.items()}
             self.evaluations += 1
             gradient = gradient[0] if self.on_gpu else backend.as_array(gradient)[0]
-            finite = ops.isfinite(gradient) if self.on_gpu else np.isfinite(gradient)
-            if not (math.isfinite(self.terms["total"]) and bool(finite.all())):
-                raise Diverged(f"the loss became NaN or infinite at step {len(self.history) + 1}; try lower weights")
+            self.check_finite(gradient)
             total, gradient = self.with_penalty(picture, self.terms["total"], gradient)
             return total, gradient_in_span(gradient)
 
         minimize = minimizers.minimize_lbfgs
         if self.options.optimizer == "adam":
             minimize = functools.partial(minimizers.minimize_adam, learning_rate=self.options.learning_rate)
-        start = with_margin(start, self.margin)
+        start = self.padded(start)
         rows, columns = (slice(self.margin, self.margin + side) for side in (height, width))
         steps = len(self.history)
         minimize(evaluate, start, count, lambda picture: self.accept(in_span(picture)[rows, columns]))
@@ -234,6 +311,12 @@ class Search:
         self.steps.append(len(self.history) - steps)
         self.picture = backend.as_array(self.picture)
 
+    def check_finite(self, gradient):
+        """Raise Diverged if the gradient of this step, or its loss, is not finite."""
+        finite = np.isfinite(gradient) if isinstance(gradient, np.ndarray) else ops.isfinite(gradient)
+        if not (math.isfinite(self.terms["total"]) and bool(finite.all())):
+            raise Diverged(f"the loss became NaN or infinite at step {len(self.history) + 1}; try lower weights")
+
     def with_penalty(self, picture, total, gradient):
         """Return the loss of a picture with its margin, and the gradient. Films add a penalty to both."""
         return total, gradient
@@ -241,25 +324,30 @@ class Search:
     def color_span(self, width, height):
         """Return the functions that project a picture onto the span of the paintings' colours, and its gradient.
 
-        The picture has a margin around its `width` x `height` pixels.
+        The picture has a margin around its `width` x `height` pixels. The functions also take some of its rows, a
+        slice, as the second argument.
         """
         if self.colors is None:
             mean, span = np.zeros(3, "float32"), np.eye(3, dtype="float32")
         else:
             mean, span = self.colors[0].astype("float32"), colors.color_projection(self.colors[1])
         mean, span = self.on_device(mean), self.on_device(span)
-        return lambda picture: mean + (picture - mean) @ span, lambda gradient: gradient @ span
+        return lambda picture, rows=...: mean + (picture - mean) @ span, lambda gradient, rows=...: gradient @ span
 
     def on_device(self, array):
         """Return an array as a tensor if L-BFGS runs on a GPU."""
         return ops.convert_to_tensor(array) if self.on_gpu else array
 
     def accept(self, picture):
-        """Record a step of the optimizer, and save the pictures that --gif and --save-every ask for."""
+        """Record a step of the optimizer that led to this picture."""
         self.picture = picture
+        self.record(picture.shape[1::-1])
+
+    def record(self, size):
+        """Record a step of the optimizer at a (width, height). Save what --gif and --save-every ask for."""
         self.history.append(self.terms)
         self.bar.update()
-        self.forecast.step(picture.shape[0] * picture.shape[1])
+        self.forecast.step(self.cost(*size))
         self.bar.set_postfix(loss=f"{self.terms['total']:.4g}", refresh=False)
         step, options = len(self.history), self.options
         if options.gif and (step - 1) % self.between_frames == 0:
@@ -284,17 +372,6 @@ def steps_at(sizes, iterations):
     return [*iterations, *[iterations[-1]] * sizes][:sizes]
 
 
-def check_memory(width, height):
-    """Raise InputError if a search at this size takes more memory than the machine has. A GPU is not checked."""
-    precision = "float32" if hardware.keras.config.dtype_policy().name == "float32" else "half"
-    needed, there = GIGABYTES_PER_MEGAPIXEL[precision] * width * height / 1e6, hardware.machine_memory()
-    if needed > there and not hardware.has_gpu():
-        raise InputError(
-            f"a search at {width} x {height} pixels takes about {needed:.0f} GB of memory, and this machine has "
-            f"{there:.0f}; give a smaller --size"
-        )
-
-
 class Refinement(Search):
     """The search of --refine: it has one scale and begins with the picture of a learned_styles.Stylizer."""
 
@@ -303,6 +380,9 @@ class Refinement(Search):
         steps = {"iterations": (options.refine,), "scales": 1, "keep_colors": None}
         super().__init__(model, photo, result, dataclasses.replace(options, **steps), mixture=stylizer.style)
         self.initial = stylizer.stylize(photo, options.stroke_size)
+
+    def needs_photo(self):
+        return True
 
     def finished(self):
         return learned_styles.apply_final_options(self.picture, self.photo, self.given.keep_colors, self.given.strength)

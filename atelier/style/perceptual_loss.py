@@ -3,11 +3,13 @@
 from atelier import backend  # Keras starts quietly
 
 # isort: split
+import dataclasses
 import functools
 
 import numpy as np
 from keras import ops
 
+import config
 import util
 from atelier import padding
 from atelier.networks import pretrained, vision
@@ -18,23 +20,29 @@ class PerceptualLoss:
 
     `content(picture)` returns the content features, and `statistics(picture)` the style statistics. Both are targets
     for `loss(picture, targets)`, which returns the terms of the loss. `loss_and_gradient` also returns the gradient of
-    the total, see backend.value_and_gradient. `source` names the weights of VGG, and `variables` are VGG's. Pictures
-    are 1 x H x W x 3. With JAX they are padded, see padding.py, and targets["size"] is their size without the padding.
+    the total, see backend.value_and_gradient. `source` names the weights of VGG, `variables` are VGG's, and
+    `extractor(layers)` is vision.feature_extractor() for it. Pictures are 1 x H x W x 3. With JAX they are padded, see
+    padding.py, and targets["size"] is their size without the padding.
     """
 
     def __init__(self, options):
         model, self.source = pretrained.load_vgg(options.convnet, options.weights)
         self.variables = model.variables
-        extractor = functools.partial(vision.feature_extractor, model)
+        self.layers = model.layers[1:]
+        self.extractor = extractor = functools.partial(vision.feature_extractor, model)
         content_layers = [options.layer] if options.layer else options.content_layers
         self.content = padding.for_any_size(extractor(content_layers), model.variables) if content_layers else None
-        if options.layer:
-            self.loss = reconstruction_loss(extractor(content_layers), options)
-        else:
+        if not options.layer:
             statistics_of_layers = statistics_of(extractor(options.style_layers), options)
             self.statistics = padding.for_any_size(statistics_of_layers, model.variables)
-            self.loss = style_transfer_loss(extractor([*content_layers, *options.style_layers]), options)
+        self.loss = self.loss_of(options)
         self.loss_and_gradient = padding.value_and_gradient(self.loss, model.variables)
+
+    def loss_of(self, options):
+        """Return the loss that these options define. Their layers and weights may differ from the model's."""
+        if options.layer:
+            return reconstruction_loss(self.extractor([options.layer]), options)
+        return style_transfer_loss(self.extractor([*options.content_layers, *options.style_layers]), options)
 
 
 # --- Style -------------------------------------------------------------------------------------
@@ -48,8 +56,12 @@ def statistics(features, published=False, share=1):
     """
     if published:
         return [mean_gram(features, share)]
-    gram, mean = moments(features, share)
-    return [gram - ops.transpose(mean) * mean, mean]
+    return centered(*moments(features, share))
+
+
+def centered(gram, mean, published=False):
+    """List the style statistics of a layer with this mean Gram matrix C x C and this mean 1 x C of its features."""
+    return [gram] if published else [gram - ops.transpose(mean) * mean, mean]
 
 
 def statistics_of(features, options):
@@ -87,14 +99,14 @@ def guided_statistics(features, guides):
 
     `guides`, 1 x h x w x R, are the square roots of the regions' shares. The squares of each region sum to 1.
     """
-    return [guided_moments(features, guides[..., r : r + 1]) for r in range(guides.shape[3])]
+    return [centered(*guided_sums(features, guides[..., r : r + 1])) for r in range(guides.shape[3])]
 
 
-def guided_moments(features, guide):
-    """Return the covariance C x C and the mean 1 x C of features, weighted by the square of `guide`, 1 x h x w x 1."""
+def guided_sums(features, guide):
+    """Return the Gram matrix C x C and the sum 1 x C of features, weighted by the square of `guide`, 1 x h x w x 1."""
     guided = features * guide
-    mean = ops.matmul(ops.reshape(guide, (1, -1)), ops.reshape(guided, (-1, features.shape[3])))
-    return [util.gram_matrix(guided) - ops.transpose(mean) * mean, mean]
+    total = ops.matmul(ops.reshape(guide, (1, -1)), ops.reshape(guided, (-1, features.shape[3])))
+    return util.gram_matrix(guided), total
 
 
 def mean_gram(features, share=1):
@@ -129,9 +141,47 @@ def content_distance(base, output, options):
     Features that only the picture has do not increase this distance. So stars may appear in an empty sky, but eyes must
     not disappear. In the published loss, missing and additional features count equally.
     """
-    if options.published_losses:
-        return util.feature_reconstruction_loss(base, output)
-    return util.relative_difference(base, ops.minimum(base, output))
+    distance = util.feature_reconstruction_loss if options.published_losses else util.relative_difference
+    return distance(base, compared(base, output, options))
+
+
+def compared(base, output, options):
+    """Return the features whose difference from the photo's, `base`, counts."""
+    return output if options.published_losses else ops.minimum(base, output)
+
+
+def style_term(distances, options):
+    """Return the mean of the style layers' distances, weighted by --layer-weights."""
+    defaults = [default_weight(layer, options) for layer in options.style_layers]
+    weights = np.resize(options.layer_weights or defaults, len(options.style_layers)).tolist()
+    return sum(weight * distance for weight, distance in zip(weights, distances)) / len(weights)
+
+
+def stride_of(layer):
+    """Return the distance in pixels of neighbouring features of a VGG's layer, such as block3_conv1."""
+    block, _, kind = layer.partition("_")
+    return 2 ** (int(block.removeprefix("block")) - (kind != "pool"))
+
+
+def layers_at(longest, options):
+    """Return the options with the style and content layers that are used at a size with this longest side, in pixels.
+
+    Deep layers see forms and large strokes, which have their final form at smaller sizes. Without these layers, a few
+    steps at the larger sizes give finer strokes. Layers that differ from the defaults are used at all sizes.
+    """
+    if longest <= config.MEDIUM or options.layer or options.published_losses:
+        return options
+    deepest = 4 if longest > config.LARGE else 8
+    changes = {}
+    for name in ("style_layers", "content_layers"):
+        layers = getattr(options, name)
+        if layers == getattr(config.Style(), name):
+            changes[name] = tuple(layer for layer in layers if stride_of(layer) <= deepest)
+    if len(options.layer_weights) > 1 and "style_layers" in changes:
+        changes["layer_weights"] = options.layer_weights[: len(changes["style_layers"])]
+        if not any(changes["layer_weights"]):
+            return options
+    return dataclasses.replace(options, **changes)
 
 
 def default_weight(layer, options):
@@ -152,8 +202,6 @@ def style_transfer_loss(features, options):
     are the sums of Gatys et al. (2016).
     """
     published, count = options.published_losses, len(options.content_layers)
-    defaults = [default_weight(layer, options) for layer in options.style_layers]
-    layer_weights = np.resize(options.layer_weights or defaults, len(options.style_layers)).tolist()
 
     def loss(picture, targets):
         size = targets.get("size")
@@ -169,7 +217,7 @@ def style_transfer_loss(features, options):
             ]
         terms = {
             "content": sum(contents) / max(1, len(contents)),
-            "style": sum(weight * style for weight, style in zip(layer_weights, styles)) / len(styles),
+            "style": style_term(styles, options),
             "tv": padding.total_variation(picture, size) if published else padding.mean_variation(picture, size),
         }
         return with_total(terms, content=options.content_weight, style=options.style_weight, tv=options.tv_weight)

@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 
 from atelier import colors, imaging, padding
-from atelier.style import optimization
+from atelier.style import optimization, perceptual_loss
 
 
 class RegionMixtures:
@@ -70,7 +70,7 @@ class RegionSearch(optimization.Search):
         """Return the targets of the loss, with the guides of each style layer and the regions' shares of the area."""
         shares = optimization.with_margin(self.regions.resized(width, height).shares, self.margin)
         (padded,) = padding.padded(shares[None], padding.MARGIN)
-        guides = [guides_at(padded, layer) for layer in self.options.style_layers]
+        guides = [guides_at(padded, layer) for layer in self.style_layers_at(width, height)]
         return super().targets(width, height) | {"guides": guides, "areas": shares.mean(axis=(0, 1))}
 
     def color_span(self, width, height):
@@ -84,13 +84,17 @@ class RegionSearch(optimization.Search):
         means = [mean.astype("float32") for mean, _ in self.colors]
         shares, removed, means = ([*map(self.on_device, arrays)] for arrays in (shares, removed, means))
 
-        def in_span(picture):
-            return picture - sum(s * ((picture - mean) @ matrix) for s, mean, matrix in zip(shares, means, removed))
+        def in_span(picture, rows=...):
+            parts = zip(shares, means, removed)
+            return picture - sum(s[rows] * ((picture - mean) @ matrix) for s, mean, matrix in parts)
 
-        def gradient_in_span(gradient):
-            return gradient - sum(s * gradient @ matrix for s, matrix in zip(shares, removed))
+        def gradient_in_span(gradient, rows=...):
+            return gradient - sum(s[rows] * gradient @ matrix for s, matrix in zip(shares, removed))
 
         return in_span, gradient_in_span
+
+    def needs_photo(self):
+        return True  # it is visible where nothing is painted
 
     def finished(self):
         picture = super().finished()
@@ -115,8 +119,7 @@ def pixels_in(photo, share):
 
 def guides_at(shares, layer):
     """Return the guides of perceptual_loss.guided_statistics() for a layer: 1 x h x w x R, of shares H x W x R."""
-    block, _, kind = layer.partition("_")
-    stride = 2 ** (int(block.removeprefix("block")) - (kind != "pool"))
+    stride = perceptual_loss.stride_of(layer)
     height, width, count = shares.shape
     rows, columns = height // stride, width // stride
     blocks = shares[: rows * stride, : columns * stride].reshape(rows, stride, columns, stride, count)

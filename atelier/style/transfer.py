@@ -23,6 +23,7 @@ folders = lazy_import("atelier.batch.folders")
 hardware = lazy_import("atelier.hardware")
 imaging = lazy_import("atelier.imaging")
 input_pictures = lazy_import("atelier.style.input_pictures")
+large_search = lazy_import("atelier.style.large_search")
 learned_styles = lazy_import("atelier.style.learned_styles")
 optimization = lazy_import("atelier.style.optimization")
 provenance = lazy_import("atelier.provenance")
@@ -55,11 +56,13 @@ def paint(content, result, options, keep_unfinished=False):
         return paint_film(content, result, options, keep_unfinished)
     if options.learned and not options.refine:
         return paint_without_search(content, result, options)
-    started = time.perf_counter()
+    started, result = time.perf_counter(), pathlib.Path(result)
     inputs = (content, *imaging.find_paintings(options.style), options.init, *regions.files_of(content, options))
     disk.refuse_to_replace(output_files(result, options).values(), inputs)
     photo = None if content is None else input_pictures.read_photo(content, options)
     areas = regions.read_regions(content, photo, options)
+    result.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint = open_checkpoint(content, photo, result, options)
     model = load_style_model(options)
     if options.learned:
         search = optimization.Refinement(model, photo, load_stylizer(options), result, options)
@@ -67,14 +70,20 @@ def paint(content, result, options, keep_unfinished=False):
         search = region_search.RegionSearch(model, photo, result, options, areas)
     else:
         search = optimization.Search(model, photo, result, options)
+    del photo  # the search frees it when it is no longer needed
+    search.checkpoint = checkpoint
     unfinished = None
     try:
         search.run()
     except optimization.Diverged as error:
+        if checkpoint:
+            checkpoint.remove()
         if not keep_unfinished or search.picture is None:
             raise errors.InputError(str(error)) from None
         unfinished = errors.PartlyDone(f"{error}; {result} is the last good picture")
     except KeyboardInterrupt:
+        if checkpoint and keep_unfinished:
+            raise errors.Interrupted(f"interrupted; {checkpoint.advice()}") from None
         if not keep_unfinished or search.picture is None:
             raise
         unfinished = errors.Interrupted(f"interrupted; {result} is the picture so far")
@@ -84,12 +93,25 @@ def paint(content, result, options, keep_unfinished=False):
     save_extras(search, result, options, about)
     # The picture is written last: if it exists, all other files exist too.
     imaging.save_picture(result, search.finished(), about, provenance.exif_of(content, options))
+    if checkpoint:
+        checkpoint.remove()
     if unfinished:
         raise unfinished
     height, width = search.picture.shape[:2]
     row = {"width": width, "height": height, "seconds": round(time.perf_counter() - started, 1)}
     row |= {"steps": " + ".join(map(str, search.steps))} | described(areas)
     return row | {LOSS_KEYS[name]: f"{value:.6g}" for name, value in search.history[-1].items()}
+
+
+def open_checkpoint(content, photo, result, options):
+    """Return the Checkpoint of the search for a large picture, and None for a small one. Raises InputError."""
+    if not large_search.is_large(options.size if photo is None else max(photo.shape)):
+        return None
+    if options.optimizer == "adam":
+        raise errors.InputError(f"--optimizer adam takes a --size of at most {config.LARGE}")
+    inputs = [*([] if content is None else [content]), *regions.files_of(content, options)]
+    checksums = [manifests.file_checksum(path) for path in inputs]
+    return large_search.Checkpoint(result, manifest_of(options), checksums, options.overwrite)
 
 
 def paint_without_search(content, result, options):
@@ -143,6 +165,8 @@ def check_film_options(options):
     given = [name for name in PICTURE_ONLY if getattr(options, name)]
     if given:
         raise errors.InputError(f"{command_line.flag_of(given[0])} is for photos, and cannot be used for a film")
+    if options.size > config.LARGE and not options.learned:
+        raise errors.InputError(f"a film takes a --size of at most {config.LARGE}; for a larger one, give --learned")
 
 
 PICTURE_ONLY = ("mask", "regions", "refine", "layer", "published_losses")

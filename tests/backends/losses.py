@@ -6,6 +6,7 @@ KERAS_BACKEND=torch python tests/backends/losses.py losses.npz
 import dataclasses
 import pathlib
 import sys
+import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
@@ -22,7 +23,7 @@ from atelier import imaging
 from atelier.dream import fourier_images, objectives, random_transforms
 from atelier.networks import deconvnet
 from atelier.pixel_rnn import model_files, model_meta, recurrent
-from atelier.style import learned_styles, perceptual_loss, stylization_network
+from atelier.style import learned_styles, perceptual_loss, stylization_network, tiled_loss
 
 
 def main():
@@ -30,7 +31,7 @@ def main():
     picture = imaging.load_image(ROOT / "images/content/china.jpg")
     photo = imaging.resize_picture(picture, 96, 64)[None]
     padded_with_jax = imaging.resize_picture(picture, 101, 70)[None]
-    found = losses_of_style(padded_with_jax) | losses_of_waves(padded_with_jax)
+    found = losses_of_style(padded_with_jax) | losses_in_tiles(padded_with_jax[0]) | losses_of_waves(padded_with_jax)
     found |= losses_of_dreams(photo) | losses_of_training(photo) | likelihoods()
     np.savez(sys.argv[1], **{name: np.asarray(backend.as_array(value)) for name, value in found.items()})
 
@@ -56,6 +57,18 @@ def losses_of_style(photo):
     stylization_network.MAX_WHOLE_PIXELS, stylization_network.STRIP_PIXELS = 0, 2**11
     found["learned/strips"] = learned_styles.stylize(network, photo[0], style)
     return found
+
+
+def losses_in_tiles(photo):
+    """The loss of a large picture with its gradient. Here two by three tiles are large."""
+    tiled_loss.TILE = 80
+    options = perceptual_loss.layers_at(config.LARGE + 1, config.Style())
+    loss = tiled_loss.TiledLoss(perceptual_loss.PerceptualLoss(options), options)
+    with tempfile.TemporaryDirectory() as folder:
+        targets = {"content": loss.content_of(photo, folder)}
+        targets["style"] = [[layer] for layer in loss.statistics(photo[::-1].copy())]
+        terms, gradient = loss.loss_and_gradient(photo[:, ::-1].copy(), targets)
+    return {f"tiles/{term}": value for term, value in terms.items()} | {"tiles/gradient": gradient}
 
 
 def losses_of_waves(photo):
