@@ -16,7 +16,8 @@ from atelier.disk import whole_file
 from atelier.errors import InputError
 from atelier.ffmpeg import as_input, find_program, record_arguments, run_ffmpeg
 
-H264 = ["-c:v", "libx264", "-preset", "veryfast"]
+# Without B-frames: the parts would be joined with a gap in time, and so with a wrong frame rate.
+H264 = ["-c:v", "libx264", "-preset", "veryfast", "-bf", "0"]
 TAGGED = ["-vf", "scale=out_color_matrix=bt709:out_range=tv"]
 TAGGED += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
 PLAYABLE = [*TAGGED, "-pix_fmt", "yuv420p"]
