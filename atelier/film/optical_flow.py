@@ -103,7 +103,8 @@ def color_distance(former, frame):
 def limit(picture, new):
     """Limit a picture to the colours that the picture `new` has around each place, both float32 H x W x 3.
 
-    The limits in each channel are some standard deviations below and above the mean (Salvi 2016, variance clipping).
+    The limits in each channel are some standard deviations below and above the mean (variance clipping, see Yang, Liu &
+    Salvi 2020).
     """
     some = cv2.resize(new, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_NEAREST)  # enough pixels for a mean
     mean, square = cv2.blur(some, NEIGHBOURS), cv2.sqrBoxFilter(some, cv2.CV_32F, NEIGHBOURS)
