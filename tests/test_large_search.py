@@ -59,7 +59,7 @@ def test_the_loss_in_tiles_equals_that_of_the_whole_picture(task, monkeypatch, t
     if task == "style":
         for whole, own in zip(model.statistics(picture[None]), tiled.statistics(picture)):
             for a, b in zip(whole, own):
-                np.testing.assert_allclose(b, a, atol=1e-5 * np.abs(a).max())
+                np.testing.assert_allclose(b, a, atol=5e-5 * np.abs(a).max())
 
 
 # --- The search ---

@@ -56,7 +56,8 @@ class StyleModel(perceptual_loss.PerceptualLoss):
 
     def loss_and_gradient_at(self, longest):
         """Return loss_and_gradient() with the layers for a size with this longest side."""
-        return self.compiled(perceptual_loss.layers_at(longest, self.options))
+        options = perceptual_loss.layers_at(longest, self.options)
+        return self.loss_and_gradient if options == self.options else self.compiled(options)
 
     def tiled_at(self, longest, regions=1):
         """Return the TiledLoss with the layers for a size with this longest side."""
