@@ -15,7 +15,7 @@ from PIL import Image
 
 import config
 from atelier import hardware, imaging
-from atelier.style import large_search, optimization, region_search, tiled_loss
+from atelier.style import large_search, optimization, perceptual_loss, region_search, tiled_loss
 
 PAINTING, OTHER = ROOT / "images/style/glands.jpg", ROOT / "images/style/gravel.jpg"
 FEW_LAYERS = ("--content-layers", "block2_conv2", "--style-layers", "block1_conv1", "block2_conv1")  # quickly traced
@@ -32,9 +32,9 @@ SLOW = [pytest.param(task, marks=pytest.mark.slow) for task in ("published", "re
 
 @pytest.mark.parametrize("task", ["style", *SLOW])
 def test_the_loss_in_tiles_equals_that_of_the_whole_picture(task, monkeypatch, tmp_path):
-    monkeypatch.setattr(tiled_loss, "TILE", 176)
     more = {"style": (str(PAINTING),), "quiet": True, "precision": "float64"}  # no rounding at the kinks of ReLU
     options = dataclasses.replace(config.STYLE_DEFAULTS["published" if task == "published" else "style"], **more)
+    options = perceptual_loss.layers_at(config.LARGE + 1, options)
     model = optimization.StyleModel(options)
     base = imaging.resize_picture(pixels(ROOT / "images/content/china.jpg"), 309, 203)
     picture = base + np.random.default_rng(0).normal(0, 20, base.shape).astype("float32")
@@ -48,7 +48,9 @@ def test_the_loss_in_tiles_equals_that_of_the_whole_picture(task, monkeypatch, t
         targets |= guides | {"areas": np.float32([0.3, 0.7]), "style": regions}
     expected, gradient = model.loss_and_gradient(picture[None], targets)
     tiled = tiled_loss.TiledLoss(model, options, len(regions[0]))
-    assert tiled.border == 64 and len(tiled_loss.tiles_of(picture, tiled.border)) == 2 * 4
+    monkeypatch.setattr(tiled_loss, "TILE", 64 + 2 * tiled.border)
+    assert tiled.border == (64 if task == "published" else 32)
+    assert len(tiled_loss.tiles_of(picture, tiled.border)) == (2 * 3 if task == "published" else 3 * 4)
     found, in_tiles = tiled.loss_and_gradient(
         picture, targets | {"content": tiled.content_of(base, tmp_path), "style": regions}
     )
@@ -100,6 +102,7 @@ def test_published_losses_of_a_large_picture_stay_finite(photo, large_from_64, t
     assert np.abs(sheet[:72, :96] - picture).mean() > 5  # the photo on the sheet is unchanged
 
 
+@pytest.mark.slow
 def test_a_large_picture_takes_the_steps_of_its_effort(photo, large_from_64, tmp_path):
     printed = paint(photo, tmp_path / "a.png", "--effort", "low", "--scales", 2)
     assert results(printed.stdout)["steps"] == f"{config.EFFORTS['low'][0]} + {config.LARGE_STEPS['low']}"
