@@ -79,6 +79,7 @@ def paint(photo, result, *flags, status=0):
     return run("style_transfer.py", photo, *QUICK, "--size", 96, "--output", result, *flags, status=status)
 
 
+@pytest.mark.slow
 def test_the_steps_lower_the_loss_as_lbfgs_does(photo, large_from_64, monkeypatch, tmp_path):
     def final_loss(name, steps):
         printed = paint(photo, tmp_path / f"{name}.png", "--scales", 1, "--iterations", steps)
@@ -151,6 +152,7 @@ def unfinished(photo, large_from_64, monkeypatch, tmp_path):
     return tmp_path / "a.png"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["option", "painting"])
 def test_the_checkpoint_of_another_command_is_refused(change, photo, unfinished, tmp_path):
     flags = {"option": ("--tv-weight", 1), "painting": ("--style", OTHER)}[change]
@@ -198,6 +200,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(photo, unfinished, tmp_path):
     assert (tmp_path / "a__unfinished.npz").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_regions_and_a_mask_of_a_large_picture(photo, large_from_64, tmp_path):
     for name, white in (("mask", (0, 0, 64, 96)), ("map", (0, 0, 128, 48))):
         picture = Image.new("L", (128, 96))
