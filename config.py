@@ -348,7 +348,7 @@ class Style(Photos):
     stroke_size: float = option(1.0, "with --learned: a factor of the size of the strokes", least=0.5, most=8)
     layer: str | None = option(None, "without --style: reconstruct the photo from the features of this layer alone")
     convnet: str = option("vgg16", "network whose features are compared", choices=("vgg16", "vgg19"))
-    effort: str = option("medium", "steps: low takes two thirds of medium's time, high four times", choices=(*EFFORTS,))
+    effort: str = option("medium", "steps: low takes 3/4 of medium's time, high four times", choices=(*EFFORTS,))
     iterations: tuple[int, ...] = option(
         (),
         "instead of --effort: steps of the optimizer at each size, from the smallest; the last number also counts for "

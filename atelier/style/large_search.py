@@ -26,8 +26,6 @@ from atelier.style import tiled_loss
 
 FIRST, LONGEST = 3.0, 12.0  # grey levels, the root mean square of the first step at each size and of any step
 STRIP = 256  # rows that are updated together
-
-
 TILED = 724  # pixels of the longest side; from this size on, the search for a large picture works in tiles
 
 

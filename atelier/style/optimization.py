@@ -175,7 +175,7 @@ class Search:
     def run(self):
         """Optimize the picture at all scales."""
         sizes = self.sizes()
-        steps = self.steps_at(sizes)
+        steps = self.steps_of(sizes)
         disable = True if self.options.quiet else None
         first = self.checkpoint.resume(self) if self.checkpoint else 0
         costs = [(count, self.cost(*size)) for count, size in zip(steps, sizes)][first:]
@@ -220,7 +220,7 @@ class Search:
         sides = [min(imaging.fit(*painting.shape[1::-1], longest)) for painting in self.paintings]
         return min([*size, *sides]) >= config.VGG_LEAST_SIDE
 
-    def steps_at(self, sizes):
+    def steps_of(self, sizes):
         """List the number of steps at each of the `sizes`."""
         if self.options.iterations:
             return steps_at(len(sizes), self.options.iterations)
