@@ -26,8 +26,8 @@ def feature_extractor(model, layers, averages=False):
     """Return f(picture, tensor 1 x H x W x 3 in 0..255) -> [features, float32 1 x h x w x C, of each layer] for a VGG.
 
     The network's weights must not change any more. f(picture, size) is for a picture that padding.py has padded: the
-    features are those of its upper left part of `size`, and zero elsewhere, as if VGG's convolutions had padded it. With
-    `averages`, the network's maxima (its pooling) are replaced by averages, which have smoother gradients.
+    features are those of its upper left part of `size`, and zero elsewhere, as if VGG's convolutions had padded it.
+    With `averages`, the network's maxima (its pooling) are replaced by averages, which have smoother gradients.
     """
     last = max(model.layers.index(model.get_layer(name)) for name in layers)
     steps = [(layer.name, faster(layer, averages), layer.strides[0]) for layer in model.layers[1 : last + 1]]

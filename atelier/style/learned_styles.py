@@ -33,9 +33,9 @@ class LearnedStyle:
     """A style that a stylization network has learned from a painting.
 
     `network` is the network's file. `vectors`, 2 x STYLE_DIM, are style vectors: that of strokes of the usual size, and
-    that of strokes of twice this size. `mean`, 3, and `covariance`, 3 x 3, describe the colours of the painting's pixels in 0..255. `statistics` are those of the
-    painting for each of REFINED_LAYERS, as perceptual_loss.statistics returns them. `weights` names the weights of
-    VGG16 that they were computed with. --refine needs both.
+    that of strokes of twice this size. `mean`, 3, and `covariance`, 3 x 3, describe the colours of the painting's
+    pixels in 0..255. `statistics` are those of the painting for each of REFINED_LAYERS, as perceptual_loss.statistics
+    returns them. `weights` names the weights of VGG16 that they were computed with. --refine needs both.
     """
 
     name: str
@@ -301,7 +301,10 @@ DETAIL = 0.016  # mean change of the greys in 0..1, per pixel, at which a photo 
 
 
 def stylize(network, photo, style, stroke_size=1, noise_of=None):
-    """Paint a photo, float32 H x W x 3, in a style, whose strokes have 1 to 2 times their usual size. The result's colours are in the span of the painting's colours."""
+    """Paint a photo, float32 H x W x 3, in a style, with strokes of 1 to 2 times their usual size.
+
+    The result's colours are in the span of the painting's colours. `noise_of` is as in StylizationNetwork.stylize().
+    """
     before = colors.color_mapping(photo, style.mean, style.covariance)
     span = colors.color_projection(style.covariance)
     after = span, style.mean - style.mean @ span
