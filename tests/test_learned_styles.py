@@ -186,7 +186,7 @@ def test_the_sky_is_smooth_and_the_temple_is_not():
 
 
 def test_a_larger_stroke_size_makes_larger_strokes():
-    stylizer = learned_styles.Stylizer([("starry_night", 1.0)])
+    stylizer = learned_styles.Stylizer([("scream", 1.0)])
     sky = np.linspace(150, 220, 256, dtype="float32")[:, None, None] + np.zeros((256, 256, 3), "float32")
     blurred_shares = []
     for stroke_size in (0.5, 1, 2, 4):
@@ -195,6 +195,17 @@ def test_a_larger_stroke_size_makes_larger_strokes():
         blurred_shares.append(gaussian_filter(picture, 4).std() / picture.std())
     assert picture.shape == (256, 256) and blurred_shares == sorted(blurred_shares)
     assert blurred_shares[2] > 1.3 * blurred_shares[0]
+
+
+def test_without_a_stroke_size_strokes_grow_with_the_photo():
+    stylizer = learned_styles.Stylizer([("scream", 1.0)])
+    photo = pixels(ROOT / "images/content/china.jpg")
+    for longest, stroke_size in ((300, 1), (512, 1), (724, 2**0.5), (1024, 2), (1100, 2)):
+        resized = imaging.resize_picture(photo, longest, 64)
+        expected = stylizer.stylize(resized, stroke_size)
+        np.testing.assert_allclose(stylizer.stylize(resized), expected, atol=0.1)
+        other = 1.5 if stroke_size in (1, 2) else 1
+        assert np.abs(stylizer.stylize(resized, other) - expected).mean() > 1
 
 
 def test_between_two_stroke_sizes_a_style_vector_is_a_mean():
@@ -209,7 +220,7 @@ def test_between_two_stroke_sizes_a_style_vector_is_a_mean():
 def test_large_strokes_are_learned_from_the_painting_at_twice_its_size(vgg, tmp_path, monkeypatch):
     photos = [np.asarray(Image.open(ROOT / "images/content/china.jpg").resize((96, 64)))]
     training = style_training.StyleTraining(tmp_path, [PAINTING, OTHER], photos, None, config.Learn(size=128, steps=9))
-    assert len(training.targets) == len(training.styles) == 4
+    assert len(training.targets) == training.styles.shape[0] == 4
     wanted = training.loss.statistics(input_pictures.read_painting(OTHER, 256)[None])
     np.testing.assert_allclose(training.targets[3].statistics[1][0], wanted[1][0], rtol=1e-4, atol=1e-2)
     before = np.array(training.styles)

@@ -234,15 +234,18 @@ class Stylizer:
         self.style = mix_styles([load_style(name) for name in names], weights)
         self.network = load_network(self.style.network)
 
-    def stylize(self, photo, stroke_size=1.0, noise_of=None):
+    def stylize(self, photo, stroke_size=None, noise_of=None):
         """Paint a photo in the style, from coarse to fine. Photo and result are float32 H x W x 3 in 0..255.
 
         A style has vectors for strokes of sizes from 1 to 2. For smaller strokes, the photo is painted at a larger
         size. For larger ones, it is painted at each of longest_sides(). From the second on, the painting at the
         previous size replaces the photo where the photo is smooth. So skies get large strokes, and faces keep smaller
-        ones. The result is not clipped. `noise_of` is as in StylizationNetwork.stylize().
+        ones. Without `stroke_size`, strokes grow with the photo. The result is not clipped. `noise_of` is as in
+        StylizationNetwork.stylize().
         """
         height, width = photo.shape[:2]
+        if stroke_size is None:
+            stroke_size = np.clip(max(height, width) / USUAL_SIDE, 1, 2)
         ratio = stroke_size / np.clip(stroke_size, 1, 2)
         sizes = [imaging.fit(width, height, longest) for longest in longest_sides(width, height, ratio)]
         if len(sizes) == 1:
@@ -265,6 +268,7 @@ class Stylizer:
         return picture
 
 
+USUAL_SIDE = 512  # pixels of the longest side of a photo up to which strokes have their usual size
 LEAST_SIDE = 64  # pixels of the shorter side of the smallest size that is painted
 
 
