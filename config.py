@@ -437,7 +437,7 @@ class Learn(Common):
         least=64,
         most=4000,
     )
-    minutes: float = option(20.0, "train for about this time", above=0, most=10_000)
+    minutes: float = option(10.0, "train for about this time", above=0, most=10_000)
     steps: int | None = option(None, "train for this number of steps, not for --minutes", least=1, most=10_000_000)
     base: PathName | None = option(
         None, "a style's folder, or its network.npz, to begin with (default: trained/styles, if there is a network)"
@@ -449,7 +449,7 @@ class Learn(Common):
         "mixed with the other styles of the network",
     )
     content_weight: float = option(
-        0.6, "weight of the content loss: how much of the photos is missing in the pictures", least=0
+        2.0, "weight of the content loss: how much of the photos is missing in the pictures", least=0
     )
     learning_rate: float = option(
         2e-3,

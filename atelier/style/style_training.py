@@ -28,10 +28,10 @@ from atelier.style import input_pictures, learned_styles, perceptual_loss, styli
 
 CROP = 256  # pixels of the sides of the pieces of photos
 BATCH = 2  # pieces in a step
-SCALES = (0.6, 1.25)  # range of the photos' size when pieces are cut out, relative to the size of the paintings
+SCALES = (0.8, 1.6)  # range of the photos' size when pieces are cut out, relative to the size of the paintings
 # Each painting is learned at its size, and for large strokes at twice this size:
 STROKE_SIZES = (1, 2)
-LARGE_SHARE = 0.25  # share of the pieces that are painted in large strokes
+LARGE_SHARE = 0.5  # share of the pieces that are painted in large strokes
 LARGE_SCALE = 1.35  # such pieces are cut out of photos that are larger by this factor
 MAX_PHOTO_SIDE = 1000  # pixels of the photos kept in memory
 MAX_PHOTOS = 1000  # if a folder has more, this number is chosen at random
@@ -43,15 +43,11 @@ EVALUATION_SEED = 2**40  # no step has this number, so these pieces are not thos
 TIMED_STEPS = 7  # steps that are timed to estimate how long the others take
 STYLE_RATE = 4  # learning rate of a style / that of the network: only some of the pieces train a style
 KERNEL_RATE = 0.3  # root mean square of the change of a kernel in a step, divided by the learning rate
-CONTENT_LAYERS = ("block4_conv2",)  # used in the training of the included network
 TERMS = ("total", "content", "style", "tv")  # of the loss
 
-# The guidance is the squared difference of the mean colours of small squares of the picture and of the photo. It keeps
-# more of the photo's forms than the content loss does, when the strokes are equally similar to the painting's.
-GUIDANCE = 0.25  # its weight
-# In a training from scratch, the weight is 1 at first, or light and dark may swap. It falls linearly, and would be 0
-# after this share of the training, but it does not fall below GUIDANCE.
-GUIDANCE_FALL = 0.5
+# The guidance is the squared difference of the mean colours of small squares of the picture and of the photo. In the
+# beginning of a training from scratch its weight is 1, or light and dark may swap. It falls linearly to 0.
+GUIDED_SHARE = 0.5  # share of the training after which it is 0
 GUIDANCE_SIDE, GUIDANCE_UNIT = 16, 64  # the side of the squares in pixels, and the grey levels that count as 1
 
 # Share of a training with a base in which the network is not changed: an untrained style vector would spoil it.
@@ -229,8 +225,8 @@ class StyleTraining:
     def __init__(self, folder, paintings, photos, base, options):
         self.folder, self.paintings, self.photos, self.options = folder, paintings, photos, options
         self.state, self.begun = TrainingState(options.steps or 0), time.time()
-        loss_options = {"content_layers": CONTENT_LAYERS, "content_weight": options.content_weight}
-        self.loss = perceptual_loss.PerceptualLoss(config.Style(weights=options.weights, **loss_options), averages=True)
+        loss_options = config.Style(weights=options.weights, content_weight=options.content_weight)
+        self.loss = perceptual_loss.PerceptualLoss(loss_options, averages=True)
         keras.utils.set_random_seed(options.seed)
         self.base, styles = learned_styles.load_base(base)
         self.network = learned_styles.load_network(self.base) if base else stylization_network.StylizationNetwork()
@@ -316,7 +312,7 @@ class StyleTraining:
         groups = self.groups[:1] if self.base and share < STYLE_ONLY else self.groups
         rng = np.random.default_rng((self.options.seed, done))
         numbers = 2 * rng.integers(len(self.paintings), size=BATCH) + (rng.random(BATCH) < LARGE_SHARE)
-        guidance = np.float32(GUIDANCE if self.base else guidance_weight(share))
+        guidance = np.float32(0 if self.base else guidance_weight(share))
         pieces = (self.draw_piece(rng, self.targets[i]) for i in numbers)
         terms, gradients = zip(*(self.loss_of_piece(*piece, i, guidance) for piece, i in zip(pieces, numbers)))
         loss = np.mean([[float(term) for term in of_piece] for of_piece in terms], 0)
@@ -483,4 +479,4 @@ class StyleTraining:
 
 def guidance_weight(share):
     """Return the weight of the guidance after this share of a training from scratch."""
-    return max(GUIDANCE, 1 - share / GUIDANCE_FALL)
+    return max(0, 1 - share / GUIDED_SHARE)
