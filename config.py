@@ -345,7 +345,12 @@ class Style(Photos):
     )
     refine: int = option(0, "with --learned: improve the result by a search of STEPS steps", metavar="STEPS", least=0)
     strength: float = option(1.0, "with --learned: from 0, the photo, to 1, the full style", least=0, most=1)
-    stroke_size: float = option(1.0, "with --learned: a factor of the size of the strokes", least=0.5, most=8)
+    stroke_size: float | None = option(
+        None,
+        "with --learned: a factor of the size of the strokes (default: 1 up to 512 pixels, then more, 2 from 1024)",
+        least=0.5,
+        most=8,
+    )
     layer: str | None = option(None, "without --style: reconstruct the photo from the features of this layer alone")
     convnet: str = option("vgg16", "network whose features are compared", choices=("vgg16", "vgg19"))
     effort: str = option("medium", "steps: low takes 3/4 of medium's time, high four times", choices=(*EFFORTS,))

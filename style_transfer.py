@@ -249,7 +249,7 @@ def check(options, task):
     """Raise InputError for a value that makes no sense, or for options that contradict each other."""
     if not options.learned and (options.strength != 1 or options.refine or not options.size):
         raise errors.InputError("--strength, --refine and --size 0 (the photo's own size) need --learned")
-    if not options.learned and options.stroke_size != 1:
+    if not options.learned and options.stroke_size is not None:
         raise errors.InputError("--stroke-size needs --learned; with --style, use --style-scale")
     if 0 < options.size < config.VGG_LEAST_SIDE:
         own = ", or 0 for the photo's own" if options.learned else ""

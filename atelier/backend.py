@@ -116,4 +116,5 @@ resize_dynamically = chosen.resize_dynamically  # (picture, filled, size, larges
 # Layers
 normalize_instance = chosen.normalize_instance  # (x, scale, shift, epsilon), with the mean and variance of x
 normalize = chosen.normalize  # (x, scale, shift, mean, variance, epsilon)
+enlarge = chosen.enlarge  # (x): twice the rows and columns, by linear interpolation
 moments = chosen.moments  # (x) -> the mean and the variance of each channel

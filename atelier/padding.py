@@ -130,6 +130,16 @@ def mirrored(x, margin, size):
     return x
 
 
+def with_border_repeated(x, size):
+    """Repeat the border of features N x h x w x C, once, below and on the right of their upper left part of `size`."""
+    for axis in (1, 2):
+        filled = ops.cast(size[axis - 1], "int32")
+        border = ops.take(x, ops.reshape(filled - 1, (1,)), axis=axis)
+        places = ops.reshape(ops.arange(x.shape[axis]), [-1 if i == axis else 1 for i in range(4)])
+        x = ops.where(places == filled, border, x)
+    return x
+
+
 def at(axis, place):
     """Return the start of a slice that begins at `place` of one axis of features."""
     return [place if i == axis else 0 for i in range(4)]

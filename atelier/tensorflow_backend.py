@@ -177,6 +177,14 @@ def moments(x):
     return mean, variance * ((count - 1) / count)  # fused_batch_norm divides by count - 1
 
 
+def enlarge(x):
+    """Double the rows and columns of features N x h x w x C by linear interpolation; those at the border are repeated.
+
+    Keras's function does not accept features of unknown size.
+    """
+    return tf.cast(tf.image.resize(x, 2 * tf.shape(x)[1:3], "bilinear"), x.dtype)
+
+
 batch_norm = tf.compat.v1.nn.fused_batch_norm
 
 

@@ -180,6 +180,10 @@ def moments(x):
     return mean, variance
 
 
+def enlarge(x):
+    return rows_first(interpolate(channels_first(x), scale_factor=2, mode="bilinear", align_corners=False))
+
+
 def channels_first(x):
     """Return a view N x C x H x W of features N x H x W x C. PyTorch's convolutions are fast for it as it is."""
     return x.permute(0, 3, 1, 2)

@@ -125,7 +125,7 @@ def test_what_has_changed_since_a_picture_was_made_is_said(painted, tmp_path):
     told = run(*command).stderr
     assert f"note: since {painted} was made, this has changed: keras 3.1.0, now 3." in told
     assert (
-        told.split("has changed: ")[1].splitlines()[0].endswith("; --stroke-size 1.5, now 1.0")
+        told.split("has changed: ")[1].splitlines()[0].endswith("; --stroke-size 1.5, now not given")
     )  # not the given --size
     assert "note: " not in run(*command, "--quiet").stderr
     change_record(painted, versions="", options="[]")

@@ -59,7 +59,7 @@ def test_a_training_lowers_the_loss_and_writes_styles(two_styles):
 
 def test_a_style_keeps_the_paintings_statistics(two_styles, vgg):
     style = learned_styles.load_style(two_styles / "wave")
-    loss = perceptual_loss.PerceptualLoss(config.Style())
+    loss = perceptual_loss.PerceptualLoss(config.Style(style_layers=learned_styles.REFINED_LAYERS))
     painting = input_pictures.read_painting(OTHER, 128)
     assert style.weights == "imagenet"
     for kept, found in zip(style.statistics, loss.statistics(painting[None]), strict=True):
@@ -95,7 +95,7 @@ def test_with_keep_network_a_new_style_can_be_mixed_with_the_others(two_styles, 
     base, new_style = tmp_path / "styles/network.npz", tmp_path / "styles/beside"
     run("train_style.py", OTHER, *QUICK[:-1], "--base", base, "--keep-network", "--steps", 2, "--output", new_style)
     assert (new_style / "network.npz").read_bytes() == base.read_bytes()
-    assert (learned_styles.load_style(new_style).vector != learned_styles.load_base(base)[1]).any()
+    assert (learned_styles.load_style(new_style).vectors != learned_styles.load_base(base)[1]).any()
     run(
         *("style_transfer.py", photo, "--size", 64, "--output", tmp_path / "a.png", "--learned"),
         *(f"{new_style}=2", tmp_path / "styles/starry_night"),
@@ -163,7 +163,7 @@ def test_a_learned_style_gives_the_same_picture_each_time(two_styles, photo, tmp
 
 
 @pytest.mark.parametrize(
-    ("width", "height", "stroke_size", "expected"),
+    ("width", "height", "ratio", "expected"),
     [
         (700, 500, 1, [700]),
         (1024, 768, 2, [512, 1024]),
@@ -174,8 +174,8 @@ def test_a_learned_style_gives_the_same_picture_each_time(two_styles, photo, tmp
         (1000, 50, 2, [1000]),
     ],
 )
-def test_with_a_larger_stroke_size_a_photo_is_painted_from_coarse_to_fine(width, height, stroke_size, expected):
-    np.testing.assert_allclose(learned_styles.longest_sides(width, height, stroke_size), expected)
+def test_with_a_very_large_stroke_size_a_photo_is_painted_from_coarse_to_fine(width, height, ratio, expected):
+    np.testing.assert_allclose(learned_styles.longest_sides(width, height, ratio), expected)
 
 
 def test_the_sky_is_smooth_and_the_temple_is_not():
@@ -186,15 +186,53 @@ def test_the_sky_is_smooth_and_the_temple_is_not():
 
 
 def test_a_larger_stroke_size_makes_larger_strokes():
-    stylizer = learned_styles.Stylizer([("starry_night", 1.0)])
+    stylizer = learned_styles.Stylizer([("scream", 1.0)])
     sky = np.linspace(150, 220, 256, dtype="float32")[:, None, None] + np.zeros((256, 256, 3), "float32")
     blurred_shares = []
-    for stroke_size in (0.5, 1, 2):
+    for stroke_size in (0.5, 1, 2, 4):
         picture = stylizer.stylize(sky, stroke_size).mean(-1)
         picture -= picture.mean(1, keepdims=True)
         blurred_shares.append(gaussian_filter(picture, 4).std() / picture.std())
     assert picture.shape == (256, 256) and blurred_shares == sorted(blurred_shares)
     assert blurred_shares[2] > 1.3 * blurred_shares[0]
+
+
+def test_without_a_stroke_size_strokes_grow_with_the_photo():
+    stylizer = learned_styles.Stylizer([("scream", 1.0)])
+    photo = pixels(ROOT / "images/content/china.jpg")
+    for longest, stroke_size in ((300, 1), (512, 1), (724, 2**0.5), (1024, 2), (1100, 2)):
+        resized = imaging.resize_picture(photo, longest, 64)
+        expected = stylizer.stylize(resized, stroke_size)
+        np.testing.assert_allclose(stylizer.stylize(resized), expected, atol=0.1)
+        other = 1.5 if stroke_size in (1, 2) else 1
+        assert np.abs(stylizer.stylize(resized, other) - expected).mean() > 1
+
+
+def test_between_two_stroke_sizes_a_style_vector_is_a_mean():
+    style = learned_styles.load_style("wave")
+    usual, large = style.vectors
+    assert np.abs(usual - large).mean() > 0.02
+    for stroke_size, vector in ((0.5, usual), (1, usual), (2**0.5, (usual + large) / 2), (2, large), (8, large)):
+        np.testing.assert_allclose(style.vector(stroke_size), vector[None], atol=1e-6)
+        assert style.vector(stroke_size).dtype == "float32"
+
+
+def test_large_strokes_are_learned_from_the_painting_at_twice_its_size(vgg, tmp_path, monkeypatch):
+    photos = [np.asarray(Image.open(ROOT / "images/content/china.jpg").resize((96, 64)))]
+    training = style_training.StyleTraining(tmp_path, [PAINTING, OTHER], photos, None, config.Learn(size=128, steps=9))
+    assert len(training.targets) == training.styles.shape[0] == 4
+    wanted = training.loss.statistics(input_pictures.read_painting(OTHER, 256)[None])
+    np.testing.assert_allclose(training.targets[3].statistics[1][0], wanted[1][0], rtol=1e-4, atol=1e-2)
+    before = np.array(training.styles)
+    for share, trained in ((0, [0, 2]), (1, [1, 3])):
+        monkeypatch.setattr(style_training, "LARGE_SHARE", share)
+        training.styles.assign(before)
+        for optimizer_variable in training.groups[0].optimizer.variables:
+            optimizer_variable.assign(np.zeros_like(optimizer_variable))
+        for _ in range(4):
+            training.step()
+        changed = np.abs(np.array(training.styles) - before).max(1) > 0
+        assert [*np.flatnonzero(changed)] == trained  # in four steps, both paintings are drawn
 
 
 def test_each_option_changes_the_picture(two_styles, photo, tmp_path):
@@ -292,12 +330,12 @@ def test_an_interrupted_training_is_continued_exactly(two_styles, tmp_path, monk
 
 def test_a_training_begins_with_the_given_base_or_the_included_one_or_none(two_styles, tmp_path, monkeypatch):
     base, style = two_styles / "network.npz", learned_styles.load_style(two_styles / "wave")
-    mean = (style.vector + learned_styles.load_style(two_styles / "starry_night").vector) / 2
+    mean = (style.vectors + learned_styles.load_style(two_styles / "starry_night").vectors) / 2
     assert train_style.base_of(config.Learn(base=str(base))) == base
-    for path, vector in ((base, mean), (two_styles, mean), (two_styles / "wave", style.vector)):
+    for path, vectors in ((base, mean), (two_styles, mean), (two_styles / "wave", style.vectors)):
         loaded = learned_styles.load_base(path)
         assert loaded[0] == base
-        np.testing.assert_allclose(loaded[1], vector, atol=1e-6)
+        np.testing.assert_allclose(loaded[1], vectors, atol=1e-6)
     monkeypatch.setattr(learned_styles, "STYLES", two_styles)
     assert train_style.base_of(config.Learn()) == base
     assert train_style.base_of(config.Learn(from_scratch=True)) is None
@@ -337,7 +375,7 @@ def test_the_guidance_brings_mean_colours_closer_and_is_strongest_at_the_start(v
     photo, recolored, noise = training.draw_piece(np.random.default_rng(0), training.targets[0])
 
     def color_error():
-        picture = np.asarray(training.network([recolored[None], noise, np.asarray(training.styles)]))[0]
+        picture = np.asarray(training.network([recolored[None], noise, np.asarray(training.styles)[:1]]))[0]
         return (imaging.resize_picture(picture - recolored, 4, 4) ** 2).mean()
 
     terms, plain = training.loss_of_piece(photo, recolored, noise, 0, np.float32(0))
@@ -483,7 +521,7 @@ def test_styles_of_two_networks_are_not_mixed(two_styles, tmp_path):
     shutil.copytree(two_styles, tmp_path / "copy")
     network = learned_styles.load_network(two_styles / "network.npz")
     network.set_weights([2 * weight for weight in network.get_weights()])
-    learned_styles.save_network(tmp_path / "copy/network.npz", network, learned_styles.load_style("wave").vector[None])
+    learned_styles.save_network(tmp_path / "copy/network.npz", network, learned_styles.load_style("wave").vectors[None])
     with pytest.raises(errors.InputError, match="another network"):
         learned_styles.load_style(tmp_path / "copy/wave")
     style = learned_styles.load_style(two_styles / "wave")

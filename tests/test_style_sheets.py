@@ -32,7 +32,7 @@ def test_the_learned_styles_are_listed_with_their_paintings_and_shown_on_a_sheet
     assert styles["wave"] == "The Great Wave off Kanagawa, by Katsushika Hokusai, about 1831"
     assert styles["mine"] == "mine.jpg" and styles["begun"] == "begun.jpg, not finished"
     assert "has no meta.json" in styles["damaged"]
-    assert styles.pop("sheet") == "generated/styles.png" and len(styles) == 12 + 3
+    assert styles.pop("sheet") == "generated/styles.png" and len(styles) == 15 + 3
     assert "left out: " in printed.stderr and "begun is not finished" in printed.stderr
     sheet = pixels(own_styles / "generated/styles.png")
     assert sheet[:60, -60:].std() > 10 and sheet.shape[1] / sheet.shape[0] > 1.5

@@ -118,6 +118,17 @@ def test_half_precision_gives_nearly_the_same_picture(precision, monkeypatch):
     assert np.abs(learned_styles.stylize(network, photo, style) - whole).mean() < 4
 
 
+def test_features_are_enlarged_by_linear_interpolation():
+    features = np.random.default_rng(0).normal(size=(1, 5, 7, 2)).astype("float32")
+    enlarged = np.asarray(stylization_network.enlarged(features))
+    assert enlarged.shape == (1, 10, 14, 2)
+    rows = features[:, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]]  # the nearer ones, and now those farther away
+    rows = 0.75 * rows + 0.25 * features[:, [0, 1, 0, 2, 1, 3, 2, 4, 3, 4]]
+    columns = [*range(7)]
+    near, far = np.repeat(columns, 2), np.ravel([(max(0, i - 1), min(6, i + 1)) for i in columns])
+    np.testing.assert_allclose(enlarged, 0.75 * rows[:, :, near] + 0.25 * rows[:, :, far], atol=1e-5)
+
+
 def test_features_are_padded_with_their_mirror_image():
     features = np.random.default_rng(0).normal(size=(1, 5, 7, 2)).astype("float32")
     for margin in (1, 3):

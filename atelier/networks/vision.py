@@ -18,17 +18,19 @@ from atelier.errors import InputError
 
 # --- Features ----------------------------------------------------------------------------------
 
+AVERAGE_FACTOR = 1.6  # averages are smaller than maxima, and the next layer expects maxima
 VGG_MEAN = (103.939, 116.779, 123.68)  # of blue, green and red
 
 
-def feature_extractor(model, layers):
+def feature_extractor(model, layers, averages=False):
     """Return f(picture, tensor 1 x H x W x 3 in 0..255) -> [features, float32 1 x h x w x C, of each layer] for a VGG.
 
     The network's weights must not change any more. f(picture, size) is for a picture that padding.py has padded: the
     features are those of its upper left part of `size`, and zero elsewhere, as if VGG's convolutions had padded it.
+    With `averages`, the network's maxima (its pooling) are replaced by averages, which have smoother gradients.
     """
     last = max(model.layers.index(model.get_layer(name)) for name in layers)
-    steps = [(layer.name, faster(layer), layer.strides[0]) for layer in model.layers[1 : last + 1]]
+    steps = [(layer.name, faster(layer, averages), layer.strides[0]) for layer in model.layers[1 : last + 1]]
 
     def features(picture, size=None):
         found = {}
@@ -46,11 +48,13 @@ def feature_extractor(model, layers):
     return features
 
 
-def faster(layer):
+def faster(layer, averages=False):
     """Return a function with the same output as a VGG's layer and its present weights, or the layer if none is faster.
 
-    It computes the gradient with respect to its input only.
+    It computes the gradient with respect to its input only. With `averages`, pooling layers are replaced.
     """
+    if averages and isinstance(layer, keras.layers.MaxPooling2D):
+        return lambda x: AVERAGE_FACTOR * ops.average_pool(x, layer.pool_size, layer.strides)
     if backend.NAME == "torch":
         from atelier.networks import torch_layers  # PyTorch may not be installed
 

@@ -25,21 +25,22 @@ from atelier.style import stylization_network
 
 STYLES = config.ROOT / "trained/styles"
 STYLE, NETWORK, META = "style.npz", "network.npz", "meta.json"
+REFINED_LAYERS = config.STYLE_LAYERS[:4]  # used by --refine, which makes strokes finer; deeper layers see forms
 
 
 @dataclasses.dataclass(frozen=True)
 class LearnedStyle:
     """A style that a stylization network has learned from a painting.
 
-    `network` is the network's file. `vector` is the style vector, STYLE_DIM numbers, an input of the network. `mean`,
-    3, and `covariance`, 3 x 3, describe the colours of the painting's pixels in 0..255. `statistics` are those of the
-    painting for each of config.STYLE_LAYERS, as perceptual_loss.statistics returns them. `weights` names the weights of
-    VGG16 that they were computed with. --refine needs both.
+    `network` is the network's file. `vectors`, 2 x STYLE_DIM, are style vectors: that of strokes of the usual size, and
+    that of strokes of twice this size. `mean`, 3, and `covariance`, 3 x 3, describe the colours of the painting's
+    pixels in 0..255. `statistics` are those of the painting for each of REFINED_LAYERS, as perceptual_loss.statistics
+    returns them. `weights` names the weights of VGG16 that they were computed with. --refine needs both.
     """
 
     name: str
     network: pathlib.Path
-    vector: np.ndarray
+    vectors: np.ndarray
     mean: np.ndarray
     covariance: np.ndarray
     statistics: list | None
@@ -54,10 +55,15 @@ class LearnedStyle:
     def layer_statistics(self, *_, **__):
         return self.statistics
 
+    def vector(self, stroke_size=1):
+        """Return the style vector, 1 x STYLE_DIM, of strokes of 1 to 2 times the usual size."""
+        large = min(max(math.log2(stroke_size), 0), 1)
+        return (1 - large) * self.vectors[:1] + large * self.vectors[1:]
+
     @property
     def checksum(self):
         """A checksum of the style and of its network."""
-        arrays = b"".join(np.asarray(x, "float32").tobytes() for x in (self.vector, self.mean, self.covariance))
+        arrays = b"".join(np.asarray(x, "float32").tobytes() for x in (self.vectors, self.mean, self.covariance))
         return f"{hashlib.sha256(arrays).hexdigest()[:16]} {checksum(self.network)}"
 
 
@@ -74,14 +80,14 @@ def load_style(name):
     if "painting" not in meta:
         styles = " ".join(str(style.parent) for style in sorted(folder.glob(f"*/{STYLE}")))
         raise InputError(f"{folder} is a network with several styles; give one of them: {styles}")
-    vector, mean, covariance, scales, *packed = read_arrays(path, style_shapes())
+    vectors, mean, covariance, scales, *packed = read_arrays(path, style_shapes())
     network = next((file for file in (folder / NETWORK, folder.parent / NETWORK) if file.is_file()), None)
     if network is None:
         raise InputError(f"{folder} is a style without its network; {NETWORK} must be in it or beside it")
     if meta.get("network") != checksum(network):
         raise InputError(f"{folder} belongs to another network than {network}")
     statistics = unpack_statistics(scales, packed)
-    return LearnedStyle(folder.resolve().name, network, vector, mean, covariance, statistics, str(meta.get("weights")))
+    return LearnedStyle(folder.resolve().name, network, vectors, mean, covariance, statistics, str(meta.get("weights")))
 
 
 def read_meta(folder):
@@ -109,16 +115,16 @@ def read_arrays(path, shapes):
 
 def save_style(folder, style, meta):
     """Write a style and its meta.json, a dict, into its folder. The network must have been saved before."""
-    arrays = (style.vector, style.mean, style.covariance, *pack_statistics(style.statistics))
+    arrays = (style.vectors, style.mean, style.covariance, *pack_statistics(style.statistics))
     with disk.whole_file(folder / STYLE) as temporary:
         np.savez(temporary, **dict(zip(style_shapes(), arrays, strict=True)))
     disk.write_json(folder / META, meta | {"network": checksum(style.network)})
 
 
 def statistics_shapes():
-    """List the shapes of a painting's statistics for each style layer, as perceptual_loss.statistics returns them."""
-    channels = {"block1": 64, "block2": 128, "block3": 256, "block4": 512, "block5": 512}
-    counts = [channels[layer.partition("_")[0]] for layer in config.STYLE_LAYERS]
+    """List the shapes of a painting's statistics for REFINED_LAYERS, as perceptual_loss.statistics returns them."""
+    channels = {"block1": 64, "block2": 128, "block3": 256, "block4": 512}
+    counts = [channels[layer.partition("_")[0]] for layer in REFINED_LAYERS]
     return [[(count, count), (1, count)] for count in counts]
 
 
@@ -149,28 +155,28 @@ def restore_array(half, shape):
 
 
 def style_shapes():
-    """Return a dict from the names to the shapes of the arrays in a style's file. "numbers" is the style vector."""
-    shapes = {"numbers": (stylization_network.STYLE_DIM,), "mean": (3,), "covariance": (3, 3)}
+    """Return a dict from the names to the shapes of the arrays in a style's file. "numbers" are the style vectors."""
+    shapes = {"numbers": (2, stylization_network.STYLE_DIM), "mean": (3,), "covariance": (3, 3)}
     statistics = [shape for layer_shapes in statistics_shapes() for shape in layer_shapes]
     packed = [(math.comb(columns + 1, 2) if rows > 1 else columns,) for rows, columns in statistics]
     return shapes | {"scales": (len(packed),)} | {f"statistic_{i}": shape for i, shape in enumerate(packed)}
 
 
 def load_base(base):
-    """Return the file of the initial network of a training, or None, and the initial style vector.
+    """Return the file of the initial network of a training, or None, and the initial style vectors, 2 x STYLE_DIM.
 
     `base` is a style's folder, or a network's file or folder, or None. A network's file also holds the mean of the
-    style vectors of its training. This mean suits a new painting best. Raises InputError.
+    style vectors of its training. Raises InputError.
     """
     if base is None:
-        return None, backend.as_array(stylization_network.neutral_style())
+        return None, np.repeat(backend.as_array(stylization_network.neutral_style())[None], 2, 0)
     if (base / STYLE).is_file():
         style = load_style(base)
-        return style.network, style.vector
+        return style.network, style.vectors
     network = base / NETWORK if base.is_dir() else base
     if not network.is_file():
         raise InputError(f"{base} holds neither a learned style nor {NETWORK}; --base takes one of them")
-    return network, read_arrays(network, {"mean_style": (stylization_network.STYLE_DIM,)})[0]
+    return network, read_arrays(network, {"mean_style": (2, stylization_network.STYLE_DIM)})[0]
 
 
 def load_network(path):
@@ -182,7 +188,7 @@ def load_network(path):
 
 
 def save_network(path, network, styles):
-    """Write the network's weights and the mean of its style vectors, N x STYLE_DIM.
+    """Write the network's weights and the mean of its style vectors, N x 2 x STYLE_DIM.
 
     The weights are saved in half precision. The rounding has no visible effect on pictures.
     """
@@ -214,7 +220,7 @@ def mix_styles(styles, weights):
     def mean(values):
         return sum(share * value for share, value in zip(shares, values))
 
-    parts = ([getattr(style, part) for style in styles] for part in ("vector", "mean", "covariance"))
+    parts = ([getattr(style, part) for style in styles] for part in ("vectors", "mean", "covariance"))
     statistics = [[mean(same) for same in zip(*layers)] for layers in zip(*(style.statistics for style in styles))]
     refinable = (statistics, styles[0].weights) if alike else (None, None)
     return LearnedStyle("+".join(style.name for style in styles), styles[0].network, *map(mean, parts), *refinable)
@@ -228,18 +234,23 @@ class Stylizer:
         self.style = mix_styles([load_style(name) for name in names], weights)
         self.network = load_network(self.style.network)
 
-    def stylize(self, photo, stroke_size=1.0, noise_of=None):
+    def stylize(self, photo, stroke_size=None, noise_of=None):
         """Paint a photo in the style, from coarse to fine. Photo and result are float32 H x W x 3 in 0..255.
 
-        The network's strokes have a fixed size in pixels. For larger ones, a `stroke_size` above 1, the photo is
-        painted at each of longest_sides(). From the second on, the painting at the previous size replaces the photo
-        where the photo is smooth. So skies get large strokes, and faces keep small ones. The result is not clipped.
-        `noise_of` is as in StylizationNetwork.stylize().
+        A style has vectors for strokes of sizes from 1 to 2. For smaller strokes, the photo is painted at a larger
+        size. For larger ones, it is painted at each of longest_sides(). From the second on, the painting at the
+        previous size replaces the photo where the photo is smooth. So skies get large strokes, and faces keep smaller
+        ones. Without `stroke_size`, strokes grow with the photo. The result is not clipped. `noise_of` is as in
+        StylizationNetwork.stylize().
         """
         height, width = photo.shape[:2]
-        sizes = [imaging.fit(width, height, longest) for longest in longest_sides(width, height, stroke_size)]
+        if stroke_size is None:
+            stroke_size = np.clip(max(height, width) / USUAL_SIDE, 1, 2)
+        ratio = stroke_size / np.clip(stroke_size, 1, 2)
+        sizes = [imaging.fit(width, height, longest) for longest in longest_sides(width, height, ratio)]
         if len(sizes) == 1:
-            picture = stylize(self.network, imaging.resize_picture(photo, *sizes[0]), self.style, noise_of)
+            photo = imaging.resize_picture(photo, *sizes[0])
+            picture = stylize(self.network, photo, self.style, stroke_size, noise_of)
             return imaging.resize_picture(picture, width, height)
         smooth, difference = smoothness(photo), None
         for size in sizes:
@@ -251,25 +262,26 @@ class Stylizer:
                 start = imaging.resize_picture(difference, *size)
                 start *= imaging.resize_picture(smooth, *size)
                 start += recolored
-            picture = stylize(self.network, start, self.style, noise_of)
+            picture = stylize(self.network, start, self.style, stroke_size, noise_of)
             if size != sizes[-1]:
                 difference = picture - recolored
         return picture
 
 
+USUAL_SIDE = 512  # pixels of the longest side of a photo up to which strokes have their usual size
 LEAST_SIDE = 64  # pixels of the shorter side of the smallest size that is painted
 
 
-def longest_sides(width, height, stroke_size):
+def longest_sides(width, height, ratio):
     """List the longest sides, in pixels, of the sizes at which a photo is painted, from coarse to fine.
 
-    The first is the photo's divided by `stroke_size`, and the last is the photo's own, if that is not smaller. Each
+    The first is the photo's divided by `ratio`, and the last is the photo's own, if that is not smaller. Each
     size is at most twice the previous one.
     """
     longest = max(width, height)
-    if stroke_size <= 1:
-        return [longest / stroke_size]
-    ratio = max(1, min(stroke_size, min(width, height) / LEAST_SIDE))
+    if ratio <= 1:
+        return [longest / ratio]
+    ratio = max(1, min(ratio, min(width, height) / LEAST_SIDE))
     count = math.ceil(math.log2(ratio))
     return [longest / ratio ** (step / count) for step in range(count, 0, -1)] + [longest]
 
@@ -292,12 +304,15 @@ DETAIL_SIZE = 0.027  # distance from an edge up to which a place counts as detai
 DETAIL = 0.016  # mean change of the greys in 0..1, per pixel, at which a photo counts as half smooth
 
 
-def stylize(network, photo, style, noise_of=None):
-    """Paint a photo, float32 H x W x 3, in a style. The result's colours are in the span of the painting's colours."""
+def stylize(network, photo, style, stroke_size=1, noise_of=None):
+    """Paint a photo, float32 H x W x 3, in a style, with strokes of 1 to 2 times their usual size.
+
+    The result's colours are in the span of the painting's colours. `noise_of` is as in StylizationNetwork.stylize().
+    """
     before = colors.color_mapping(photo, style.mean, style.covariance)
     span = colors.color_projection(style.covariance)
     after = span, style.mean - style.mean @ span
-    return network.stylize(photo, style.vector[None], before, after, noise_of)
+    return network.stylize(photo, style.vector(stroke_size), before, after, noise_of)
 
 
 def apply_final_options(picture, photo, keep_colors=None, strength=1.0):

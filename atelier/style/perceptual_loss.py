@@ -22,14 +22,14 @@ class PerceptualLoss:
     for `loss(picture, targets)`, which returns the terms of the loss. `loss_and_gradient` also returns the gradient of
     the total, see backend.value_and_gradient. `source` names the weights of VGG, `variables` are VGG's, and
     `extractor(layers)` is vision.feature_extractor() for it. Pictures are 1 x H x W x 3. With JAX they are padded, see
-    padding.py, and targets["size"] is their size without the padding.
+    padding.py, and targets["size"] is their size without the padding. `averages` is that of vision.feature_extractor().
     """
 
-    def __init__(self, options):
+    def __init__(self, options, averages=False):
         model, self.source = pretrained.load_vgg(options.convnet, options.weights)
         self.variables = model.variables
         self.layers = model.layers[1:]
-        self.extractor = extractor = functools.partial(vision.feature_extractor, model)
+        self.extractor = extractor = functools.partial(vision.feature_extractor, model, averages=averages)
         content_layers = [options.layer] if options.layer else options.content_layers
         self.content = padding.for_any_size(extractor(content_layers), model.variables) if content_layers else None
         if not options.layer:

@@ -29,6 +29,10 @@ from atelier.style import input_pictures, learned_styles, perceptual_loss, styli
 CROP = 256  # pixels of the sides of the pieces of photos
 BATCH = 2  # pieces in a step
 SCALES = (0.6, 1.25)  # range of the photos' size when pieces are cut out, relative to the size of the paintings
+# Each painting is learned at its size, and for large strokes at twice this size:
+STROKE_SIZES = (1, 2)
+LARGE_SHARE = 0.25  # share of the pieces that are painted in large strokes
+LARGE_SCALE = 1.35  # such pieces are cut out of photos that are larger by this factor
 MAX_PHOTO_SIDE = 1000  # pixels of the photos kept in memory
 MAX_PHOTOS = 1000  # if a folder has more, this number is chosen at random
 CHECKPOINT_SECONDS = 60  # from one checkpoint to the next
@@ -133,9 +137,13 @@ def random_piece(photo, longest, rng):
 
 
 class StyleTarget:
-    """The style statistics of a painting, float32 H x W x 3, and the mean and the covariance of its colours."""
+    """The style statistics of a painting, float32 H x W x 3, and the mean and the covariance of its colours.
 
-    def __init__(self, painting, loss):
+    Photos are resized to `photo_size` pixels on average before a piece is cut out.
+    """
+
+    def __init__(self, painting, loss, photo_size):
+        self.photo_size = photo_size
         pixels = painting.reshape(-1, 3).astype("float64")
         self.mean, self.covariance = pixels.mean(0), np.cov(pixels.T)
         self.statistics = [[backend.as_array(x) for x in layer] for layer in loss.statistics(painting[None])]
@@ -222,11 +230,11 @@ class StyleTraining:
         self.folder, self.paintings, self.photos, self.options = folder, paintings, photos, options
         self.state, self.begun = TrainingState(options.steps or 0), time.time()
         loss_options = {"content_layers": CONTENT_LAYERS, "content_weight": options.content_weight}
-        self.loss = perceptual_loss.PerceptualLoss(config.Style(weights=options.weights, **loss_options))
+        self.loss = perceptual_loss.PerceptualLoss(config.Style(weights=options.weights, **loss_options), averages=True)
         keras.utils.set_random_seed(options.seed)
-        self.base, style = learned_styles.load_base(base)
+        self.base, styles = learned_styles.load_base(base)
         self.network = learned_styles.load_network(self.base) if base else stylization_network.StylizationNetwork()
-        self.styles = keras.Variable(np.repeat(style[None], len(paintings), 0), name="styles")
+        self.styles = keras.Variable(np.concatenate([styles] * len(paintings)), name="styles")
         adam = functools.partial(keras.optimizers.Adam, beta_2=0.99, global_clipnorm=1.0)
         self.groups = [ParameterGroup([self.styles], adam, STYLE_RATE * options.learning_rate)]
         if not options.keep_network:
@@ -238,9 +246,16 @@ class StyleTraining:
 
     @functools.cached_property
     def targets(self):
-        """The StyleTarget of each painting. They take seconds, so a training that is refused does not compute them."""
-        paintings = (read_painting_to_learn(path, self.options.size) for path in self.paintings)
-        return [StyleTarget(painting, self.loss) for painting in paintings]
+        """The StyleTarget of each painting at each of STROKE_SIZES, in the order of the style vectors.
+
+        They take seconds, so a training that is refused does not compute them.
+        """
+        size, found = self.options.size, []
+        for path in self.paintings:
+            for factor in STROKE_SIZES:
+                photo_size = size * (1 if factor == 1 else LARGE_SCALE)
+                found.append(StyleTarget(read_painting_to_learn(path, factor * size), self.loss, photo_size))
+        return found
 
     def describe(self):
         """Return the contents of meta.json: all that determines the result of the training."""
@@ -285,7 +300,7 @@ class StyleTraining:
         """Return the loss of the network's picture, and its TERMS.
 
         `photo`, 1 x CROP x CROP x 3, has the painting's colours. `noise` is from draw_noise(). `number`, of shape 1, is
-        the number of the painting. `guidance` is the weight of the guidance. The loss includes the guidance. The terms
+        that of the style vector. `guidance` is the weight of the guidance. The loss includes the guidance. The terms
         do not, so that they can be compared with those of a search.
         """
         picture = self.network([photo, noise, keras.ops.take(self.styles, number, axis=0)])
@@ -300,7 +315,7 @@ class StyleTraining:
         share = done / self.state.steps if self.state.steps else 0
         groups = self.groups[:1] if self.base and share < STYLE_ONLY else self.groups
         rng = np.random.default_rng((self.options.seed, done))
-        numbers = rng.integers(len(self.targets), size=BATCH)
+        numbers = 2 * rng.integers(len(self.paintings), size=BATCH) + (rng.random(BATCH) < LARGE_SHARE)
         guidance = np.float32(GUIDANCE if self.base else guidance_weight(share))
         pieces = (self.draw_piece(rng, self.targets[i]) for i in numbers)
         terms, gradients = zip(*(self.loss_of_piece(*piece, i, guidance) for piece, i in zip(pieces, numbers)))
@@ -312,7 +327,7 @@ class StyleTraining:
         self.state.losses.append(loss.tolist())
 
     def loss_of_piece(self, photo, recolored, noise, i, guidance):
-        """Return the TERMS and the groups' gradients for the painting `i` and the three results of draw_piece()."""
+        """Return the TERMS and the groups' gradients for the style vector `i` and the three results of draw_piece()."""
         content, number = self.loss.content(photo[None]), np.array([i], "int32")
         return self.loss_and_gradients(recolored[None], noise, number, content, self.targets[i].statistics, guidance)
 
@@ -323,7 +338,7 @@ class StyleTraining:
         """
         photo = self.photos[rng.integers(len(self.photos))]
         matrix, shift = colors.color_mapping(photo[::4, ::4], target.mean, target.covariance)
-        cut = random_piece(photo, self.options.size * rng.uniform(*SCALES), rng)
+        cut = random_piece(photo, target.photo_size * rng.uniform(*SCALES), rng)
         return cut, (cut @ matrix + shift).astype("float32"), stylization_network.draw_noise(CROP, CROP, rng)
 
     def execute(self):
@@ -369,7 +384,7 @@ class StyleTraining:
         self.draw_sheet()
         self.write_losses(losses["search"]["total"])
         folders = self.folders()
-        for path, style in zip(self.paintings, self.current_styles(network)):
+        for path, style in zip(self.paintings, self.current_styles(network, self.statistics_of_search())):
             folders[path].mkdir(exist_ok=True)
             learned_styles.save_style(folders[path], style, meta | {"painting": path.name})
         if len(self.paintings) > 1:
@@ -386,7 +401,7 @@ class StyleTraining:
         """Write the network and return its file. With --keep-network, copy the base, because it may change later."""
         file = self.folder / learned_styles.NETWORK
         if not self.options.keep_network:
-            learned_styles.save_network(file, self.network, backend.as_array(self.styles))
+            learned_styles.save_network(file, self.network, self.style_vectors())
         else:
             with disk.whole_file(file) as temporary:
                 shutil.copyfile(self.base, temporary)
@@ -399,7 +414,7 @@ class StyleTraining:
         forecast = progress.Forecast(sizes, "for this comparison", self.options.quiet)
         for number in range(EVALUATED_PIECES):
             self.raise_if_interrupted(stop)
-            i = number % len(self.targets)
+            i = 2 * (number % len(self.paintings))
             rng = np.random.default_rng((self.options.seed, EVALUATION_SEED + number))
             photo, recolored, noise = self.draw_piece(rng, self.targets[i])
             targets = {"content": self.loss.content(photo[None]), "style": self.targets[i].statistics}
@@ -409,14 +424,28 @@ class StyleTraining:
             losses["search"].append(losses_of_search(self.loss, recolored, targets, forecast))
         return {name: dict(zip(TERMS, np.mean(found, 0).round(4).tolist())) for name, found in losses.items()}
 
-    def current_styles(self, network=None):
-        """List the LearnedStyle of each painting. `network` is the network's file."""
+    def style_vectors(self):
+        """Return the style vectors, float32 paintings x 2 x STYLE_DIM."""
+        return backend.as_array(self.styles).reshape(len(self.paintings), 2, -1)
+
+    def current_styles(self, network=None, statistics=None):
+        """List the LearnedStyle of each painting. `network` is the network's file, and `statistics` those of search."""
+        statistics = statistics or [None] * len(self.paintings)
         return [
             learned_styles.LearnedStyle(
-                path.stem, network, vector, target.mean, target.covariance, target.statistics, self.loss.source
+                path.stem, network, vectors, target.mean, target.covariance, of_painting, self.loss.source
             )
-            for path, target, vector in zip(self.paintings, self.targets, backend.as_array(self.styles))
+            for path, target, vectors, of_painting in zip(
+                self.paintings, self.targets[::2], self.style_vectors(), statistics
+            )
         ]
+
+    def statistics_of_search(self):
+        """List the paintings' statistics by the loss of a search, which --refine needs: it has no averages."""
+        layers = learned_styles.REFINED_LAYERS
+        loss = perceptual_loss.PerceptualLoss(config.Style(weights=self.options.weights, style_layers=layers))
+        paintings = (read_painting_to_learn(path, self.options.size) for path in self.paintings)
+        return [StyleTarget(painting, loss, self.options.size).statistics for painting in paintings]
 
     def draw_sheet(self):
         """Write sheet.png: three photos beside the network's current pictures of them, in the first four styles."""
@@ -425,7 +454,8 @@ class StyleTraining:
         for photo in chosen:
             width, height = imaging.fit(*photo.shape[1::-1], 320)
             photo = imaging.resize_picture(photo, width, height)
-            painted = [learned_styles.stylize(self.network, photo, style) for style in self.current_styles()[:4]]
+            styles = self.current_styles()[:4]
+            painted = [learned_styles.stylize(self.network, photo, style) for style in styles]
             rows.append(imaging.side_by_side([photo, *painted], 240))
         width = max(row.shape[1] for row in rows)
         rows = [np.pad(row, ((0, 8), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]

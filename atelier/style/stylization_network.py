@@ -6,7 +6,9 @@ scale and a shift for each normalized channel (Dumoulin et al. 2017), STYLE_DIM 
 because the network could not place strokes in a uniform flat sky without it (Ulyanov et al. 2016).
 
 The network has an encoder, a middle part and a decoder. The list MIDDLE defines the middle part. Photos that are
-processed as a whole and large photos, which are processed in strips, share this definition.
+processed as a whole and large photos, which are processed in strips, share this definition. Most of its residual blocks
+work at an eighth of the picture's size. There they are cheap, and see enough of the picture to place long strokes. A
+residual around them keeps the details of a quarter of the size.
 """
 
 from atelier import backend  # Keras starts quietly
@@ -24,8 +26,9 @@ from keras import ops
 
 from atelier import padding
 
-WIDTHS = (16, 32, 96)  # channels at the picture's size, at half of it and at a quarter of it
-RESIDUAL_BLOCKS = 4
+WIDTHS = (16, 32, 80, 128)  # channels at the picture's size, at half of it, at a quarter and at an eighth of it
+SIDE_UNIT = 8  # the sides of photos are multiples of it
+RESIDUAL_BLOCKS = 6  # all but the last at an eighth of the picture's size, and the last at a quarter
 NOISE_CHANNELS = 2  # at half the picture's size
 EPSILON = 0.01  # added to variances. A smaller value would amplify the grain of a flat sky
 
@@ -45,31 +48,33 @@ class Block:
     """A 3 x 3 convolution of the middle part. Its output is normalized. A ReLU or the end of a residual follows.
 
     `noise`, if given, is a function of the noise. It lists the tensors that are concatenated to the input. A block with
-    `begins_residual` keeps its input. The next block with `ends_residual` adds this kept input to its output, and has
-    no ReLU.
+    `begins_residual` keeps its input. A block with `ends_residual` adds the input that was kept last, and that no other
+    block has added yet, to its output, and has no ReLU.
     """
 
     name: str
     channels: int
     strides: int = 1
-    enlarges: bool = False  # doubles the sides of its input
+    enlarges: bool = False  # doubles the sides after the convolution
     noise: typing.Callable | None = None
     begins_residual: bool = False
     ends_residual: bool = False
 
 
-def blocks_of_residual(number):
-    """List the two Blocks of a residual block. Noise enters only the first Block of residual block 1."""
-    noise = noise_at_quarter if number == 1 else None
+def residual_block(number, channels):
+    """List the two Blocks of a residual block."""
     return [
-        Block(f"block{number}_first", WIDTHS[2], noise=noise, begins_residual=True),
-        Block(f"block{number}_second", WIDTHS[2], ends_residual=True),
+        Block(f"block{number}_first", channels, begins_residual=True),
+        Block(f"block{number}_second", channels, ends_residual=True),
     ]
 
 
 MIDDLE = [
     Block("quarter", WIDTHS[2], strides=2),
-    *(block for number in range(1, RESIDUAL_BLOCKS + 1) for block in blocks_of_residual(number)),
+    Block("eighth", WIDTHS[3], strides=2, noise=noise_at_quarter, begins_residual=True),
+    *(block for number in range(1, RESIDUAL_BLOCKS) for block in residual_block(number, WIDTHS[3])),
+    Block("rise", WIDTHS[2], enlarges=True, ends_residual=True),
+    *residual_block(RESIDUAL_BLOCKS, WIDTHS[2]),
     Block("double", WIDTHS[1], enlarges=True),
     Block("refine", WIDTHS[1], noise=noise_at_half),
 ]
@@ -82,10 +87,11 @@ STYLE_DIM = 2 * sum(STYLED_CHANNELS)
 NO_COLOR_CHANGE = np.eye(3), np.zeros(3)
 MAX_WHOLE_PIXELS = 2**21  # of a photo that is processed as a whole
 STRIP_PIXELS = 2**20  # of one strip of a larger photo
+LEAST_ROWS = 2 * SIDE_UNIT  # of a strip but the last, so that convolutions find two rows of features in the next strip
 
 
 class StylizationNetwork(keras.Model):
-    """[photo, noise, style vector 1 x STYLE_DIM] -> picture. A photo's sides must be multiples of 4.
+    """[photo, noise, style vector 1 x STYLE_DIM] -> picture. A photo's sides must be multiples of SIDE_UNIT.
 
     draw_noise() makes the noise. The model also keeps the functions that are compiled from it.
     """
@@ -105,9 +111,9 @@ class StylizationNetwork(keras.Model):
         """
         height, width = photo.shape[:2]
         rows = height if height * width <= MAX_WHOLE_PIXELS else STRIP_PIXELS // width
-        rows = max(8, -(-rows // 8) * 8)
+        rows = -(-max(1, rows) // LEAST_ROWS) * LEAST_ROWS
         strips = cut(photo, rows, before)
-        noise = (noise_of or fixed_noise)(*(side + -side % 4 for side in (height, width)))
+        noise = (noise_of or fixed_noise)(*map(whole_side, (height, width)))
         if rows < height:
             strips = self.in_strips(strips, rows, noise, style)
         else:
@@ -149,7 +155,8 @@ class StylizationNetwork(keras.Model):
             layer = middle.get_layer(block.name)
             part = functools.partial(convolve, block, layer)
             channels, dtype = layer.kernel.shape[2], layer.compute_dtype
-            parts[block.name] = compiled_for_strips(part, layer.variables, channels, dtype), block.strides
+            margin = 2 if block.enlarges else block.strides
+            parts[block.name] = compiled_for_strips(part, layer.variables, channels, dtype), margin
         dtype, style = decoder.get_layer("double_again").compute_dtype, ((1, STYLE_DIM), "float32")
         part = compiled_for_strips(lambda *inputs: decoder([*inputs]), decoder.variables, WIDTHS[1], dtype, style)
         return parts | {"decoder": (part, DECODER_MARGIN)}
@@ -172,14 +179,13 @@ def draw_noise(height, width, rng):
 def encoder():
     """Photo -> features of half its size. It needs no statistics, so it can be applied strip by strip."""
     photo = keras.Input((None, None, 3), name="photo")
-    enter = keras.layers.Conv2D(WIDTHS[0], 5, name="enter", activation="relu")
-    halve = keras.layers.Conv2D(WIDTHS[1], 3, name="halve", strides=2)
-    return keras.Model(photo, encode(photo, enter, halve), name="encoder")
+    enter = keras.layers.Conv2D(WIDTHS[1], 7, name="enter", strides=2)
+    return keras.Model(photo, encode(photo, enter), name="encoder")
 
 
-def encode(photo, enter, halve, size=None):
-    """Apply the encoder's layers. `size` is that of the photo without padding, see padding.py."""
-    return halve(enter(mirrored(photo / 127.5 - 1, ENCODER_MARGIN, size)))
+def encode(photo, enter, size=None):
+    """Apply the encoder's layer. `size` is that of the photo without padding, see padding.py."""
+    return enter(mirrored(photo / 127.5 - 1, ENCODER_MARGIN, size))
 
 
 ENCODER_MARGIN = 3  # pixels
@@ -198,15 +204,16 @@ def apply_middle(x, noise, style, operations):
 
     Features and noise are tensors with WholeOperations, and iterables of strips with StripOperations.
     """
-    parts = iter(split(style))
+    parts, kept = iter(split(style)), []
     x = operations.apply(ops.relu, operations.normalize(x, *next(parts)))
     for block in MIDDLE:
         if block.begins_residual:
             x, residual = operations.duplicate(x)
+            kept.append(residual)
         if block.noise:
             x = operations.apply(functools.partial(with_noise, block), x, noise)
         x = operations.normalize(operations.convolve(block, x), *next(parts))
-        x = operations.apply(operator.add, x, residual) if block.ends_residual else operations.apply(ops.relu, x)
+        x = operations.apply(operator.add, x, kept.pop()) if block.ends_residual else operations.apply(ops.relu, x)
     return x
 
 
@@ -266,12 +273,12 @@ def decoder():
 
 def decode(features, style, double_again, leave, size=None):
     """Apply the decoder's layers. `size` is that of the features without padding, see padding.py."""
-    x = enlarged(mirrored(features, DECODER_MARGIN, size))
-    x = leave(ops.relu(smoothed(double_again(x, *split(style)[-1]))))
-    return 128 + 64 * ops.cast(x, "float32")
+    x = double_again(mirrored(features, 1, size), *split(style)[-1])
+    x = mirrored(ops.relu(enlarged(x, size)), 2, None if size is None else 2 * size)
+    return 128 + 64 * ops.cast(leave(x), "float32")
 
 
-DECODER_MARGIN = 2  # places of the features
+DECODER_MARGIN = 3  # places of the features
 
 
 def split(style):
@@ -294,8 +301,8 @@ def neutral_style():
 
 def convolve(block, layer, x, size=None):
     """Pad features with their mirror image and apply a block's convolution."""
-    x = mirrored(x, 1, size)
-    return smoothed(layer(enlarged(x))) if block.enlarges else layer(x)
+    x = layer(mirrored(x, 1, size))
+    return enlarged(x, size) if block.enlarges else x
 
 
 def with_noise(block, x, noise):
@@ -316,20 +323,22 @@ def mirrored(x, margin, size=None):
     return ops.concatenate([ops.flip(above, 1), x, ops.flip(below, 1)], axis=1)
 
 
-def enlarged(x):
-    """Double the sides before a convolution. A transposed one leaves a checkerboard pattern (Odena et al. 2016)."""
-    return keras.layers.UpSampling2D(2, interpolation="nearest")(x)
+def enlarged(x, size=None):
+    """Double the sides of features by linear interpolation. `size` is as in mirrored().
 
-
-def smoothed(x):
-    """Smooth features after their nearest-neighbour enlargement. Together, the two are a linear interpolation.
-
-    The result has one place less on each side. The smoothing follows the convolution, where there are fewer channels.
-    The result would be the same before the convolution.
+    It follows a convolution, since fewer places cost less. A transposed convolution would leave a checkerboard pattern
+    (Odena et al. 2016).
     """
-    for _ in range(2):
-        x = ops.average_pool(x, 2, strides=1, padding="valid")
-    return x
+    return Enlargement()(x if size is None else padding.with_border_repeated(x, size))
+
+
+class Enlargement(keras.Operation):
+    def call(self, x):
+        return backend.enlarge(x)
+
+    def compute_output_spec(self, x):
+        count, height, width, channels = x.shape
+        return keras.KerasTensor((count, height and 2 * height, width and 2 * width, channels), x.dtype)
 
 
 class ScaledConvolution(keras.layers.Conv2D):
@@ -357,7 +366,7 @@ def for_padded(network):
     encoder, middle, decoder = (network.get_layer(name) for name in ("encoder", "middle", "decoder"))
 
     def apply_network(photo, noise, style, size):
-        x = encode(photo, encoder.get_layer("enter"), encoder.get_layer("halve"), size)
+        x = encode(photo, encoder.get_layer("enter"), size)
         x = apply_middle(x, noise, style, PaddedOperations(middle, photo.shape[1], size))
         return decode(x, style, decoder.get_layer("double_again"), decoder.get_layer("leave"), size // 2)
 
@@ -398,14 +407,20 @@ class PaddedOperations(WholeOperations):
 def cut(photo, rows, colors):
     """Change a photo's colours and cut it into strips. Yields the strips, 1 x `rows` x W x 3; the last may be shorter.
 
-    First, the photo is padded with its mirror image until its sides are multiples of 4: the network halves them twice.
+    First, the photo is padded with its mirror image until the network can halve its sides three times.
     """
     photo = with_colors(photo, colors)
     height, width = photo.shape[:2]
-    if height % 4 or width % 4:
-        photo = np.pad(photo, ((0, -height % 4), (0, -width % 4), (0, 0)), "symmetric")
+    if (height, width) != (whole_side(height), whole_side(width)):
+        more = [(0, whole_side(side) - side) for side in (height, width)]
+        photo = np.pad(photo, (*more, (0, 0)), "symmetric")
     for top in range(0, height, rows):
         yield photo[None, top : top + rows]
+
+
+def whole_side(side):
+    """Return the side to which a photo is padded, see cut()."""
+    return max(2 * SIDE_UNIT, side + -side % SIDE_UNIT)
 
 
 def with_colors(picture, change):
