@@ -16,10 +16,6 @@ from keras import ops
 from skimage.color import rgb2lab
 from skimage.transform import resize
 
-from atelier.command_line import lazy_import
-
-fused_cells = lazy_import("atelier.networks.fused_cells")
-
 # --- Quantization ------------------------------------------------------------------------------
 
 
@@ -242,13 +238,13 @@ def build_rnn(
     vector as the start. `cell` is gru or lstm, in `layers` layers of `units`. With `block` above 1, a token is a block
     of pixels, T = (size / block)^2, and the logits are N x T x levels^(block^2). With `hidden` above 0, a layer of that
     many units follows the recurrent layers, and also reads their input. `options` are passed to the Keras layer,
-    `fused` to recurrent_layer.
+    `fused` to layer_class.
     """
     side = size // block
     tokens = keras.Input((side * side,), dtype="int32", name="tokens")
     read = x = ContextReader(side, levels, context, block)(ops.pad(tokens + 1, ((0, 0), (1, 0))))
     for i in range(layers):
-        x = recurrent_layer(cell, fused)(units, return_sequences=True, name=f"{cell}_{i}", **options)(x)
+        x = layer_class(cell, fused)(units, return_sequences=True, name=f"{cell}_{i}", **options)(x)
         if dropout:
             x = keras.layers.Dropout(dropout, name=f"dropout_{i}")(x)
     if hidden:
@@ -282,11 +278,11 @@ def build_painter(
     for i in range(layers):
         names = [f"state_{i}_{part}" for part in range(2 if cell == "lstm" else 1)]
         inputs |= {name: keras.Input((units,), name=name) for name in names}
-        run = recurrent_layer(cell, fused)(units, return_sequences=True, return_state=True, name=f"{cell}_{i}")
+        run = layer_class(cell, fused)(units, return_sequences=True, return_state=True, name=f"{cell}_{i}")
         x, *states = run(x, initial_state=[inputs[name] for name in names])
         outputs += states
         if dropout:
-            x = (fused_cells.FastDropout if fused else keras.layers.Dropout)(dropout, name=f"dropout_{i}")(x)
+            x = layer_class("dropout", fused)(dropout, name=f"dropout_{i}")(x)
     if targets == "last":
         x = x[:, -1:]
     logits = keras.layers.Dense(colors, dtype="float32", name="logits")(x)
@@ -312,11 +308,13 @@ def initialize_colors(model, palette, seed):
     head.assign(features(head.shape[0]).T / head.shape[0] ** 0.5)
 
 
-def recurrent_layer(cell, fused):
-    """Return the Keras layer of a cell. If `fused`, return our layer: faster on a CPU, with the same weights."""
+def layer_class(name, fused):
+    """Return the Keras layer "gru", "lstm" or "dropout", or if `fused` ours: faster on a CPU, with the same weights."""
     if fused:
-        return {"gru": fused_cells.FusedGRU, "lstm": fused_cells.FusedLSTM}[cell]
-    return {"gru": keras.layers.GRU, "lstm": keras.layers.LSTM}[cell]
+        from atelier.networks import fused_cells  # TensorFlow may not be installed
+
+        return {"gru": fused_cells.FusedGRU, "lstm": fused_cells.FusedLSTM, "dropout": fused_cells.FastDropout}[name]
+    return {"gru": keras.layers.GRU, "lstm": keras.layers.LSTM, "dropout": keras.layers.Dropout}[name]
 
 
 # --- Losses of VGG features --------------------------------------------------------------------

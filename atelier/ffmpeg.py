@@ -6,12 +6,8 @@ import re
 import shutil
 import subprocess
 
-import lazy_loader
-
 from atelier import imaging, naming
 from atelier.errors import InputError
-
-imageio_ffmpeg = lazy_loader.load("imageio_ffmpeg", suppress_warning=True)  # only films need it, and pictures do not
 
 RECORDING = (".mp4", ".webm")  # kinds of films that record how they were made
 LONGEST_RECORD = 20_000  # characters; Windows takes 32,767 in a command line
@@ -19,6 +15,8 @@ LONGEST_RECORD = 20_000  # characters; Windows takes 32,767 in a command line
 
 def find_program():
     """Return the absolute path of ffmpeg. Raises InputError if there is none."""
+    import imageio_ffmpeg  # only films need it
+
     try:
         program = imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError as error:

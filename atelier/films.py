@@ -9,7 +9,6 @@ import math
 import pathlib
 import sys
 
-import lazy_loader
 import numpy as np
 from PIL import Image, ImageSequence
 
@@ -18,8 +17,6 @@ from atelier.disk import read_json, refuse_to_overwrite, whole_file, write_json
 from atelier.errors import InputError
 from atelier.leases import Lease
 from atelier.manifests import MANIFEST, changed_options
-
-imageio_ffmpeg = lazy_loader.load("imageio_ffmpeg", suppress_warning=True)  # only films need it, and pictures do not
 
 # ffmpeg's options for each format. Frames are written one at a time, so each frame of a GIF has its own palette.
 PALETTES = "[0:v]split[seen][shown];[seen]palettegen=stats_mode=single[palette];[shown][palette]paletteuse=new=1"
@@ -92,6 +89,8 @@ def save_film(path, frames, fps, about):
 
 def encode(path, frames, fps, macro_block_size, **options):
     """Write the picture files `frames` as a film with ffmpeg. The last two arguments are options as in KINDS."""
+    import imageio_ffmpeg  # GIFs of drawings do not need it
+
     height, width = (side // macro_block_size * macro_block_size for side in read_frame(frames[0]).shape[:2])
     more = {"fps": fps, "macro_block_size": macro_block_size, "ffmpeg_log_level": "quiet", **options}
     with contextlib.closing(imageio_ffmpeg.write_frames(path, (width, height), **more)) as film:
@@ -107,6 +106,8 @@ def frames_of(path, suffix, fps):
     result is infinity.
     """
     if suffix == ".mp4":
+        import imageio_ffmpeg
+
         return imageio_ffmpeg.count_frames_and_secs(path)[0]
     with Image.open(path) as film:
         film.load()

@@ -37,8 +37,18 @@ def test_a_backend_that_cannot_be_used_is_named_in_one_line(command, name, messa
     assert message in error
 
 
-def hide_package(folder, name):
-    (folder / "sitecustomize.py").write_text(f"import sys\nsys.modules[{name!r}] = None")
+def hide_package(folder, *names):
+    (folder / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({names!r}))")
+
+
+def test_films_alone_need_their_packages(tmp_path):
+    hide_package(tmp_path, "cv2", "imageio_ffmpeg")
+    variables = environment(PYTHONPATH=tmp_path)
+    run_process(*PAINT, tmp_path / "a.png", env=variables)
+    (tmp_path / "film.mp4").write_text("no film")
+    command = ("style_transfer.py", tmp_path / "film.mp4", "--learned", "wave", "--output", tmp_path / "b.mp4")
+    error = run_process(*command, env=variables, status=2).stderr
+    assert "error: the package imageio_ffmpeg is not installed; pip install -r requirements.txt\n" in error
 
 
 def test_a_damaged_backend_is_named_in_one_line(tmp_path):

@@ -58,7 +58,7 @@ def test_temporary_files_of_a_killed_film_are_removed(photo, tmp_path):
 
 
 def test_a_truncated_mp4_is_noticed(photo, tmp_path, monkeypatch):
-    monkeypatch.setattr(films.imageio_ffmpeg, "count_frames_and_secs", lambda path: (4, 1.0))
+    monkeypatch.setattr(imageio_ffmpeg, "count_frames_and_secs", lambda path: (4, 1.0))
     assert "can't be written completely" in dream(photo, tmp_path / "a.mp4", *FILM, status=2).stderr
     assert not (tmp_path / "a.mp4").exists() and len(list((tmp_path / "a.mp4_frames").glob("0*.png"))) == 5
 

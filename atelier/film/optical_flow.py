@@ -7,10 +7,11 @@ import dataclasses
 import functools
 import os
 
-import lazy_loader
 import numpy as np
 
-cv2 = lazy_loader.load("cv2", suppress_warning=True)  # only films need it
+from atelier.command_line import lazy_import
+
+cv2 = lazy_import("cv2")  # only films need it
 
 CUT_SHARE = 0.3  # of the places; if the flow is sure in fewer of them, another scene begins
 CUT_COLORS = 0.5  # distance of the frames' histograms, from 0 to 1, at which another scene may begin

@@ -11,13 +11,20 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 PYTHON = pathlib.Path(os.environ.get("BACKENDS_PYTHON", ROOT / ".venv-backends/bin/python"))
 
+HIDING = pathlib.Path(__file__).resolve().parent / "hiding"
 
-def run_on(backend, file, *words, status=0):
-    """Run a Python file on a backend, and return the finished process."""
+
+def run_on(backend, file, *words, status=0, hidden=()):
+    """Run a Python file on a backend, and return the finished process.
+
+    It can't import the packages in `hidden`, and TensorFlow only as its backend.
+    """
     if not PYTHON.exists():
         pytest.skip("make test-backends installs PyTorch and JAX")
     python = sys.executable if backend == "tensorflow" else PYTHON
-    command, variables = [python, ROOT / file, *map(str, words)], os.environ | {"KERAS_BACKEND": backend}
+    hidden = " ".join([*hidden, *(["tensorflow"] if backend != "tensorflow" else [])])
+    changes = {"KERAS_BACKEND": backend, "PYTHONPATH": str(HIDING), "HIDDEN_PACKAGES": hidden}
+    command, variables = [python, ROOT / file, *map(str, words)], os.environ | changes
     result = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert result.returncode == status, result.stderr
     return result

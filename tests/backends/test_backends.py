@@ -56,6 +56,16 @@ def test_a_photo_is_painted_in_a_learned_style(call, tmp_path):
     assert Image.open(tmp_path / "a.png").size == (128, 85)
 
 
+def test_no_module_that_a_script_may_import_needs_tensorflow(call):
+    assert call("tests/backends/all_modules.py").stdout == "True module\n"
+
+
+def test_photos_need_no_package_for_films(call, tmp_path):
+    flags = ("--learned", "wave", "--size", 64, "--output", tmp_path / "a.png")
+    call("style_transfer.py", CHINA, *flags, hidden=["imageio_ffmpeg"])
+    assert Image.open(tmp_path / "a.png").width == 64
+
+
 @pytest.mark.parametrize(
     "words",
     [
