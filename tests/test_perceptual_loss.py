@@ -72,6 +72,15 @@ def test_published_losses_equal_the_papers_formulas(photo, vgg):
     assert terms["total"] == pytest.approx(7 * terms["content"] + terms["style"] + 0.5 * terms["tv"], rel=1e-5)
 
 
+def test_averages_take_the_place_of_maxima(photo, vgg):
+    picture = tf.constant(imaging.resize_picture(pixels(photo), 64, 48)[None])
+    before, after = vision.feature_extractor(vgg, ["block1_conv2", "block1_pool"], averages=True)(picture)
+    expected = np.reshape(before, (1, 24, 2, 32, 2, 64)).mean((2, 4)) * vision.AVERAGE_FACTOR
+    np.testing.assert_allclose(after, expected, rtol=1e-4, atol=1e-3)
+    (maxima,) = vision.feature_extractor(vgg, ["block1_pool"])(picture)
+    assert np.linalg.norm(after - maxima) > 0.1 * np.linalg.norm(maxima)
+
+
 @pytest.mark.parametrize("kind", ["style", "published"])
 def test_the_gradient_agrees_with_finite_differences(kind, photo):
     picture = imaging.resize_picture(pixels(photo), 64, 48)
