@@ -347,7 +347,7 @@ class Style(Photos):
     strength: float = option(1.0, "with --learned: from 0, the photo, to 1, the full style", least=0, most=1)
     stroke_size: float | None = option(
         None,
-        "with --learned: a factor of the size of the strokes (default: 1 up to 512 pixels, then more, 2 from 1024)",
+        "with --learned: a factor of the size of the strokes (default: 1 up to 512 pixels, 2 from 1024 pixels on)",
         least=0.5,
         most=8,
     )
@@ -419,7 +419,7 @@ STYLE_DEFAULTS = {
     "texture": Style(content_layers=(), init="noise", iterations=(100,)),
     "layer": Style(content_weight=1.0, init="noise", iterations=(100,)),
     "learned": Style(),
-    "refined": Style(),
+    "refined": Style(style_layers=STYLE_LAYERS[:4]),  # it makes strokes finer; the fifth block sees forms
 }
 
 
@@ -433,9 +433,10 @@ class Learn(Common):
     photos: PathName | None = option(None, "a folder of photos to train on (default: images/content)", metavar="FOLDER")
     size: int = option(
         512,
-        "longest side of the painting in the training, in pixels; a smaller one makes smaller strokes",
+        "longest side of the painting in the training, in pixels; a smaller one makes smaller strokes. Large strokes "
+        "are learned from the painting at twice this size",
         least=64,
-        most=4000,
+        most=2000,
     )
     minutes: float = option(10.0, "train for about this time", above=0, most=10_000)
     steps: int | None = option(None, "train for this number of steps, not for --minutes", least=1, most=10_000_000)
@@ -445,7 +446,7 @@ class Learn(Common):
     from_scratch: bool = option(False, "begin with random weights, not with those of another style")
     keep_network: bool = option(
         False,
-        "train the style vector alone and keep the network: less similar to the painting, but a small file that can be "
+        "train the style vectors alone, not the network: less similar to the painting, but a small file that can be "
         "mixed with the other styles of the network",
     )
     content_weight: float = option(

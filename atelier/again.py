@@ -117,6 +117,8 @@ def differences(recorded, options, given):
             if now != before and name in ("python", "keras", "numpy", backend):
                 different.append(f"{name} {before}, now {now}")
     before = read_json(recorded.texts.get("options"))
+    if not getattr(options, "learned", ()):
+        before.pop("stroke_size", None)  # it has no effect without a learned style, and its default has changed
     for name, value in as_json(dataclasses.asdict(options)).items():
         if name in before and name not in given and before[name] != value:
             flag = "--" + name.rstrip("_").replace("_", "-")

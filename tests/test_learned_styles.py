@@ -72,6 +72,28 @@ def test_a_style_keeps_the_paintings_statistics(two_styles, vgg):
     )
 
 
+@pytest.mark.parametrize("longest", [96, 363, 1300])
+def test_refining_compares_the_layers_whose_statistics_a_style_has(longest):
+    options = config.STYLE_DEFAULTS["refined"]
+    assert options.style_layers == learned_styles.REFINED_LAYERS == config.STYLE_LAYERS[:4]
+    layers = perceptual_loss.layers_at(longest, options).style_layers
+    assert layers == config.STYLE_LAYERS[: 3 if longest > config.LARGE else 4]
+
+
+def test_the_style_loss_of_refining_is_the_mean_of_four_distances(two_styles, photo, tmp_path):
+    flags = ("--learned", two_styles / "wave", "--size", 96, "--precision", "float32", "--refine", 1)
+    command = ("style_transfer.py", photo, *flags, "--content-weight", 0, "--tv-weight", 0)
+    whole = float(results(run(*command, "--output", tmp_path / "a.png").stdout)["style_loss"])
+    parts = []
+    for layer in range(4):
+        weights = [4 * (i == layer) for i in range(4)]
+        printed = run(*command, "--layer-weights", *weights, "--output", tmp_path / f"{layer}.png").stdout
+        parts.append(float(results(printed)["style_loss"]))
+    assert min(parts) > 0 and 0.5 < np.mean(parts) / whole < 1.5  # the pictures differ a little
+    message = run(*command, "--layer-weights", *range(5), "--output", tmp_path / "b.png", status=2).stderr
+    assert "4 style layers" in message
+
+
 def test_refining_begins_with_the_picture_of_the_network_and_lowers_the_loss(two_styles, photo, tmp_path):
     flags = ("--learned", two_styles / "wave", "--size", 96, "--precision", "float32")
     one_step = results(run("style_transfer.py", photo, *flags, "--refine", 1, "--output", tmp_path / "a.png").stdout)
@@ -213,8 +235,8 @@ def test_between_two_stroke_sizes_a_style_vector_is_a_mean():
     usual, large = style.vectors
     assert np.abs(usual - large).mean() > 0.02
     for stroke_size, vector in ((0.5, usual), (1, usual), (2**0.5, (usual + large) / 2), (2, large), (8, large)):
-        np.testing.assert_allclose(style.vector(stroke_size), vector[None], atol=1e-6)
-        assert style.vector(stroke_size).dtype == "float32"
+        np.testing.assert_allclose(style.vector_for(stroke_size), vector[None], atol=1e-6)
+        assert style.vector_for(stroke_size).dtype == "float32"
 
 
 def test_large_strokes_are_learned_from_the_painting_at_twice_its_size(vgg, tmp_path, monkeypatch):
@@ -313,6 +335,8 @@ def test_an_interrupted_training_is_continued_exactly(two_styles, tmp_path, monk
         (("--photos", ROOT / "images/style"), "photos 6, not 8"),
     ):
         assert complaint in run(*command, *flags, "--resume", status=2).stderr
+    base = (*(word for word in command if word != "--from-scratch"), "--base", two_styles, "--resume")
+    assert "begun with another base, or version; --overwrite starts again" in run(*base, status=2).stderr
     checkpoint = style_training.TrainingState.load(tmp_path / "m/checkpoint.npz")
     dataclasses.replace(checkpoint, variables=checkpoint.variables[1:]).save(tmp_path / "m/checkpoint.npz")
     assert "another version" in run(*command, "--resume", status=2).stderr
@@ -489,6 +513,15 @@ def test_a_damaged_style_is_explained_in_one_line(name, damage, complaint, two_s
         path.write_text(json.dumps({"network": "another"}))
     with pytest.raises(errors.InputError, match=complaint):
         learned_styles.Stylizer([(folder, 1.0)])
+
+
+def test_a_style_of_a_former_network_is_explained(two_styles, tmp_path):
+    shutil.copytree(two_styles, tmp_path / "styles")
+    with np.load(tmp_path / "styles/wave/style.npz") as file:
+        arrays = dict(file)
+    np.savez(tmp_path / "styles/wave/style.npz", **arrays | {"numbers": np.zeros(1952, "float32")})
+    with pytest.raises(errors.InputError, match="an earlier version wrote it, train_style.py can learn it again"):
+        learned_styles.load_style(tmp_path / "styles/wave")
 
 
 SHIPPED = sorted(path.parent.name for path in (ROOT / "trained/styles").glob("*/style.npz"))

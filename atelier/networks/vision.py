@@ -51,7 +51,8 @@ def feature_extractor(model, layers, averages=False):
 def faster(layer, averages=False):
     """Return a function with the same output as a VGG's layer and its present weights, or the layer if none is faster.
 
-    It computes the gradient with respect to its input only. With `averages`, pooling layers are replaced.
+    It computes the gradient with respect to its input only. With `averages`, pooling layers take averages instead, so
+    their output differs.
     """
     if averages and isinstance(layer, keras.layers.MaxPooling2D):
         return lambda x: AVERAGE_FACTOR * ops.average_pool(x, layer.pool_size, layer.strides)

@@ -25,17 +25,17 @@ from atelier.style import stylization_network
 
 STYLES = config.ROOT / "trained/styles"
 STYLE, NETWORK, META = "style.npz", "network.npz", "meta.json"
-REFINED_LAYERS = config.STYLE_LAYERS[:4]  # used by --refine, which makes strokes finer; deeper layers see forms
+REFINED_LAYERS = config.STYLE_DEFAULTS["refined"].style_layers
 
 
 @dataclasses.dataclass(frozen=True)
 class LearnedStyle:
     """A style that a stylization network has learned from a painting.
 
-    `network` is the network's file. `vectors`, 2 x STYLE_DIM, are style vectors: that of strokes of the usual size, and
-    that of strokes of twice this size. `mean`, 3, and `covariance`, 3 x 3, describe the colours of the painting's
-    pixels in 0..255. `statistics` are those of the painting for each of REFINED_LAYERS, as perceptual_loss.statistics
-    returns them. `weights` names the weights of VGG16 that they were computed with. --refine needs both.
+    `network` is the network's file. `vectors`, 2 x STYLE_DIM, are the style vectors for strokes of the usual size and
+    of twice that size. `mean`, 3, and `covariance`, 3 x 3, describe the colours of the painting's pixels in 0..255.
+    `statistics` are those of the painting for each of REFINED_LAYERS, as perceptual_loss.statistics returns them.
+    `weights` names the weights of VGG16 that they were computed with. --refine needs both.
     """
 
     name: str
@@ -55,8 +55,8 @@ class LearnedStyle:
     def layer_statistics(self, *_, **__):
         return self.statistics
 
-    def vector(self, stroke_size=1):
-        """Return the style vector, 1 x STYLE_DIM, of strokes of 1 to 2 times the usual size."""
+    def vector_for(self, stroke_size):
+        """Return the style vector, 1 x STYLE_DIM, for strokes of 1 to 2 times the usual size, or the nearest size."""
         large = min(max(math.log2(stroke_size), 0), 1)
         return (1 - large) * self.vectors[:1] + large * self.vectors[1:]
 
@@ -109,7 +109,10 @@ def read_arrays(path, shapes):
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} is damaged: {error}") from error
     if [x.shape for x in found] != [*shapes.values()] or not all(np.isfinite(x).all() for x in found):
-        raise InputError(f"{path} does not fit the stylization network; an earlier version may have written it")
+        raise InputError(
+            f"{path} does not fit the stylization network; if an earlier version wrote it, train_style.py can learn it "
+            "again"
+        )
     return found
 
 
@@ -312,7 +315,7 @@ def stylize(network, photo, style, stroke_size=1, noise_of=None):
     before = colors.color_mapping(photo, style.mean, style.covariance)
     span = colors.color_projection(style.covariance)
     after = span, style.mean - style.mean @ span
-    return network.stylize(photo, style.vector(stroke_size), before, after, noise_of)
+    return network.stylize(photo, style.vector_for(stroke_size), before, after, noise_of)
 
 
 def apply_final_options(picture, photo, keep_colors=None, strength=1.0):

@@ -379,7 +379,6 @@ class Refinement(Search):
     def __init__(self, model, photo, stylizer, result, options):
         self.given = options
         steps = {"iterations": (options.refine,), "scales": 1, "keep_colors": None}
-        options = perceptual_loss.layers_at(max(*photo.shape[:2], config.MEDIUM + 1), options)  # REFINED_LAYERS or less
         super().__init__(model, photo, result, dataclasses.replace(options, **steps), mixture=stylizer.style)
         self.initial = stylizer.stylize(photo, options.stroke_size)
 

@@ -175,7 +175,7 @@ def layers_at(longest, options):
     changes = {}
     for name in ("style_layers", "content_layers"):
         layers = getattr(options, name)
-        if layers == getattr(config.Style(), name):
+        if layers in (getattr(config.STYLE_DEFAULTS[task], name) for task in ("style", "refined")):
             changes[name] = tuple(layer for layer in layers if stride_of(layer) <= deepest)
     if len(options.layer_weights) > 1 and "style_layers" in changes:
         changes["layer_weights"] = options.layer_weights[: len(changes["style_layers"])]

@@ -28,11 +28,10 @@ from atelier.style import input_pictures, learned_styles, perceptual_loss, styli
 
 CROP = 256  # pixels of the sides of the pieces of photos
 BATCH = 2  # pieces in a step
-SCALES = (0.8, 1.6)  # range of the photos' size when pieces are cut out, relative to the size of the paintings
-# Each painting is learned at its size, and for large strokes at twice this size:
-STROKE_SIZES = (1, 2)
+# Each painting is learned in usual and in large strokes: factors of --size for the painting and for the photos
+STROKES = ((1, 1), (2, 1.35))
 LARGE_SHARE = 0.5  # share of the pieces that are painted in large strokes
-LARGE_SCALE = 1.35  # such pieces are cut out of photos that are larger by this factor
+SCALES = (0.8, 1.6)  # range of the photos' size when pieces are cut out, relative to that size
 MAX_PHOTO_SIDE = 1000  # pixels of the photos kept in memory
 MAX_PHOTOS = 1000  # if a folder has more, this number is chosen at random
 CHECKPOINT_SECONDS = 60  # from one checkpoint to the next
@@ -135,7 +134,7 @@ def random_piece(photo, longest, rng):
 class StyleTarget:
     """The style statistics of a painting, float32 H x W x 3, and the mean and the covariance of its colours.
 
-    Photos are resized to `photo_size` pixels on average before a piece is cut out.
+    Photos are resized to `photo_size` pixels times a factor from SCALES, or more, before a piece is cut out.
     """
 
     def __init__(self, painting, loss, photo_size):
@@ -242,16 +241,24 @@ class StyleTraining:
 
     @functools.cached_property
     def targets(self):
-        """The StyleTarget of each painting at each of STROKE_SIZES, in the order of the style vectors.
+        """The StyleTarget of each painting for each of STROKES, in the order of the style vectors.
 
         They take seconds, so a training that is refused does not compute them.
         """
-        size, found = self.options.size, []
-        for path in self.paintings:
-            for factor in STROKE_SIZES:
-                photo_size = size * (1 if factor == 1 else LARGE_SCALE)
-                found.append(StyleTarget(read_painting_to_learn(path, factor * size), self.loss, photo_size))
-        return found
+        size = self.options.size
+        return [
+            StyleTarget(read_painting_to_learn(path, factor * size), self.loss, photo_factor * size)
+            for path in self.paintings
+            for factor, photo_factor in STROKES
+        ]
+
+    @functools.cached_property
+    def refined_statistics(self):
+        """The statistics of each painting by the loss of --refine, whose VGG keeps its maxima."""
+        layers = learned_styles.REFINED_LAYERS
+        loss = perceptual_loss.PerceptualLoss(config.Style(weights=self.options.weights, style_layers=layers))
+        paintings = (read_painting_to_learn(path, self.options.size) for path in self.paintings)
+        return [[[backend.as_array(x) for x in layer] for layer in loss.statistics(x[None])] for x in paintings]
 
     def describe(self):
         """Return the contents of meta.json: all that determines the result of the training."""
@@ -268,7 +275,7 @@ class StyleTraining:
 
     def begin(self):
         """Remove an earlier training's files from the folder, and write meta.json."""
-        _ = self.targets  # raises InputError for an unusable painting before the folder is changed
+        _ = self.targets, self.refined_statistics  # InputError for an unusable painting before the folder is changed
         self.folder.mkdir(parents=True, exist_ok=True)
         style_folders = [path.parent for path in self.folder.glob(f"*/{learned_styles.STYLE}")]
         of_same_network = [folder for folder in style_folders if not (folder / learned_styles.NETWORK).exists()]
@@ -279,10 +286,14 @@ class StyleTraining:
 
     def resume(self):
         """Continue from the checkpoint. Raises InputError where it belongs to another training."""
-        changes = trainings.changed_options(self.meta, learned_styles.read_meta(self.folder))
+        earlier = learned_styles.read_meta(self.folder)
+        if earlier.get("base") != self.meta["base"]:
+            raise InputError(f"{self.folder} was begun with another base, or version; --overwrite starts again")
+        changes = trainings.changed_options(self.meta, earlier)
         if changes:
             trainings.other_training(self.folder, changes).check()
         self.state = TrainingState.load(self.folder / CHECKPOINT)
+        _ = self.targets, self.refined_statistics  # the paintings may be gone later
         try:
             for variable, value in zip(self.all_variables(), self.state.variables, strict=True):
                 variable.assign(value)
@@ -311,7 +322,8 @@ class StyleTraining:
         share = done / self.state.steps if self.state.steps else 0
         groups = self.groups[:1] if self.base and share < STYLE_ONLY else self.groups
         rng = np.random.default_rng((self.options.seed, done))
-        numbers = 2 * rng.integers(len(self.paintings), size=BATCH) + (rng.random(BATCH) < LARGE_SHARE)
+        paintings, large = rng.integers(len(self.paintings), size=BATCH), rng.random(BATCH) < LARGE_SHARE
+        numbers = len(STROKES) * paintings + large
         guidance = np.float32(0 if self.base else guidance_weight(share))
         pieces = (self.draw_piece(rng, self.targets[i]) for i in numbers)
         terms, gradients = zip(*(self.loss_of_piece(*piece, i, guidance) for piece, i in zip(pieces, numbers)))
@@ -380,7 +392,7 @@ class StyleTraining:
         self.draw_sheet()
         self.write_losses(losses["search"]["total"])
         folders = self.folders()
-        for path, style in zip(self.paintings, self.current_styles(network, self.statistics_of_search())):
+        for path, style in zip(self.paintings, self.current_styles(network)):
             folders[path].mkdir(exist_ok=True)
             learned_styles.save_style(folders[path], style, meta | {"painting": path.name})
         if len(self.paintings) > 1:
@@ -410,7 +422,7 @@ class StyleTraining:
         forecast = progress.Forecast(sizes, "for this comparison", self.options.quiet)
         for number in range(EVALUATED_PIECES):
             self.raise_if_interrupted(stop)
-            i = 2 * (number % len(self.paintings))
+            i = len(STROKES) * (number % len(self.paintings))
             rng = np.random.default_rng((self.options.seed, EVALUATION_SEED + number))
             photo, recolored, noise = self.draw_piece(rng, self.targets[i])
             targets = {"content": self.loss.content(photo[None]), "style": self.targets[i].statistics}
@@ -421,36 +433,28 @@ class StyleTraining:
         return {name: dict(zip(TERMS, np.mean(found, 0).round(4).tolist())) for name, found in losses.items()}
 
     def style_vectors(self):
-        """Return the style vectors, float32 paintings x 2 x STYLE_DIM."""
-        return backend.as_array(self.styles).reshape(len(self.paintings), 2, -1)
+        """Return the style vectors, float32 paintings x STROKES x STYLE_DIM."""
+        return backend.as_array(self.styles).reshape(len(self.paintings), len(STROKES), -1)
 
-    def current_styles(self, network=None, statistics=None):
-        """List the LearnedStyle of each painting. `network` is the network's file, and `statistics` those of search."""
-        statistics = statistics or [None] * len(self.paintings)
+    def current_styles(self, network=None):
+        """List the LearnedStyle of each painting. `network` is the network's file."""
+        targets = self.targets[:: len(STROKES)]
         return [
             learned_styles.LearnedStyle(
-                path.stem, network, vectors, target.mean, target.covariance, of_painting, self.loss.source
+                path.stem, network, vectors, target.mean, target.covariance, statistics, self.loss.source
             )
-            for path, target, vectors, of_painting in zip(
-                self.paintings, self.targets[::2], self.style_vectors(), statistics
+            for path, target, vectors, statistics in zip(
+                self.paintings, targets, self.style_vectors(), self.refined_statistics
             )
         ]
 
-    def statistics_of_search(self):
-        """List the paintings' statistics by the loss of a search, which --refine needs: it has no averages."""
-        layers = learned_styles.REFINED_LAYERS
-        loss = perceptual_loss.PerceptualLoss(config.Style(weights=self.options.weights, style_layers=layers))
-        paintings = (read_painting_to_learn(path, self.options.size) for path in self.paintings)
-        return [StyleTarget(painting, loss, self.options.size).statistics for painting in paintings]
-
     def draw_sheet(self):
         """Write sheet.png: three photos beside the network's current pictures of them, in the first four styles."""
-        rows = []
+        rows, styles = [], self.current_styles()[:4]
         chosen = self.photos[:: max(1, len(self.photos) // 3)][:3]
         for photo in chosen:
             width, height = imaging.fit(*photo.shape[1::-1], 320)
             photo = imaging.resize_picture(photo, width, height)
-            styles = self.current_styles()[:4]
             painted = [learned_styles.stylize(self.network, photo, style) for style in styles]
             rows.append(imaging.side_by_side([photo, *painted], 240))
         width = max(row.shape[1] for row in rows)

@@ -8,7 +8,7 @@ because the network could not place strokes in a uniform flat sky without it (Ul
 The network has an encoder, a middle part and a decoder. The list MIDDLE defines the middle part. Photos that are
 processed as a whole and large photos, which are processed in strips, share this definition. Most of its residual blocks
 work at an eighth of the picture's size. There they are cheap, and see enough of the picture to place long strokes. A
-residual around them keeps the details of a quarter of the size.
+residual connection around them passes on the features at a quarter of the size, with their details.
 """
 
 from atelier import backend  # Keras starts quietly
@@ -27,7 +27,7 @@ from keras import ops
 from atelier import padding
 
 WIDTHS = (16, 32, 80, 128)  # channels at the picture's size, at half of it, at a quarter and at an eighth of it
-SIDE_UNIT = 8  # the sides of photos are multiples of it
+SIDE_UNIT = 8  # photos are padded to multiples of it
 RESIDUAL_BLOCKS = 6  # all but the last at an eighth of the picture's size, and the last at a quarter
 NOISE_CHANNELS = 2  # at half the picture's size
 EPSILON = 0.01  # added to variances. A smaller value would amplify the grain of a flat sky
@@ -48,8 +48,8 @@ class Block:
     """A 3 x 3 convolution of the middle part. Its output is normalized. A ReLU or the end of a residual follows.
 
     `noise`, if given, is a function of the noise. It lists the tensors that are concatenated to the input. A block with
-    `begins_residual` keeps its input. A block with `ends_residual` adds the input that was kept last, and that no other
-    block has added yet, to its output, and has no ReLU.
+    `begins_residual` keeps its input. Residuals can be nested: a block with `ends_residual` adds the input of the
+    innermost open one to its output, and has no ReLU.
     """
 
     name: str
@@ -73,10 +73,10 @@ MIDDLE = [
     Block("quarter", WIDTHS[2], strides=2),
     Block("eighth", WIDTHS[3], strides=2, noise=noise_at_quarter, begins_residual=True),
     *(block for number in range(1, RESIDUAL_BLOCKS) for block in residual_block(number, WIDTHS[3])),
-    Block("rise", WIDTHS[2], enlarges=True, ends_residual=True),
+    Block("quarter_again", WIDTHS[2], enlarges=True, ends_residual=True),
     *residual_block(RESIDUAL_BLOCKS, WIDTHS[2]),
     Block("double", WIDTHS[1], enlarges=True),
-    Block("refine", WIDTHS[1], noise=noise_at_half),
+    Block("half_again", WIDTHS[1], noise=noise_at_half),
 ]
 
 # The numbers of channels that a style vector scales and shifts, in the order of the layers. All are normalized before,
@@ -87,13 +87,16 @@ STYLE_DIM = 2 * sum(STYLED_CHANNELS)
 NO_COLOR_CHANGE = np.eye(3), np.zeros(3)
 MAX_WHOLE_PIXELS = 2**21  # of a photo that is processed as a whole
 STRIP_PIXELS = 2**20  # of one strip of a larger photo
-LEAST_ROWS = 2 * SIDE_UNIT  # of a strip but the last, so that convolutions find two rows of features in the next strip
+# Rows of a strip, or a multiple, so that both neighbours of a strip have two rows at an eighth of the size. The last
+# strip may be shorter.
+LEAST_ROWS = 2 * SIDE_UNIT
 
 
 class StylizationNetwork(keras.Model):
     """[photo, noise, style vector 1 x STYLE_DIM] -> picture. A photo's sides must be multiples of SIDE_UNIT.
 
-    draw_noise() makes the noise. The model also keeps the functions that are compiled from it.
+    The least side is twice as long. draw_noise() makes the noise. The model also keeps the functions that are compiled
+    from it.
     """
 
     def __init__(self):
@@ -125,7 +128,7 @@ class StylizationNetwork(keras.Model):
 
         `strips` is an iterator of the photo's strips, of `rows` rows each. The normalizations use the statistics of all
         strips, so no seam shows. The features of each layer are an iterator of strips, too. A strip is freed once the
-        next layer has used it. So memory holds the features of about one layer and the input of one residual block.
+        next layer has used it. So memory holds the features of about one layer and the inputs of two residuals.
         """
         convolutions = self.for_strips
         noise = [noise[:, top : top + rows // 2] for top in range(0, noise.shape[1], rows // 2)]

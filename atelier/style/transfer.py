@@ -211,6 +211,8 @@ def manifest_of(options):
     manifest = manifests.manifest_of(SCRIPT, options, no_effect, named)
     for place, (name, weight) in enumerate(map(naming.name_and_weight, options.learned)):
         manifest["learned"][place] = {"name": name, "sha256": f"{learned_styles.load_style(name).checksum} {weight}"}
+    if not options.learned:
+        manifest["stroke_size"] = 1.0  # it has no effect, and was 1.0 in former manifests
     manifest |= {name: ONE_FOR_EACH_PHOTO for name, path in given.items() if path.is_dir()}
     return manifest | ({"style": "--each, one by one"} if options.each else {})
 

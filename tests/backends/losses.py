@@ -105,7 +105,7 @@ def losses_of_dreams(photo):
 def losses_of_training(photo):
     """The gradients of a stylization network's weights, and those of a small painter, after one step."""
     style = learned_styles.load_style("wave")
-    network, vector = learned_styles.load_network(style.network), style.vector()
+    network, vector = learned_styles.load_network(style.network), style.vector_for(1)
     noise = stylization_network.draw_noise(64, 96, np.random.default_rng(0))
 
     def loss(photo, noise, vector):
