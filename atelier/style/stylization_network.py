@@ -95,8 +95,8 @@ LEAST_ROWS = 2 * SIDE_UNIT
 class StylizationNetwork(keras.Model):
     """[photo, noise, style vector 1 x STYLE_DIM] -> picture. A photo's sides must be multiples of SIDE_UNIT.
 
-    They must be at least twice as long as it. draw_noise() makes the noise. The model also keeps the functions that are compiled
-    from it.
+    They must be at least twice as long as it. draw_noise() makes the noise. The model also keeps the functions that are
+    compiled from it.
     """
 
     def __init__(self):
