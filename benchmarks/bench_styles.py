@@ -12,6 +12,7 @@ times vary on a shared machine. The peers are written as users of PyTorch write 
 - torch at its best: channels last, and bfloat16 autocast beside ours in bfloat16.
 """
 
+import csv
 import math
 import os
 import pathlib
@@ -19,13 +20,15 @@ import statistics
 import tempfile
 import time
 
-from common import ROOT, main, measure, peak, row, take_turns, torch_vgg
+from common import ROOT, main, measure, peak, row, take_turns, timed, torch_vgg
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 PHOTO, PAINTING = ROOT / "images/content/china.jpg", ROOT / "images/style/glands.jpg"
 WIDTH, HEIGHT = 512, 384
+PHOTOS = [ROOT / "images/content" / name for name in ("china.jpg", "rocket.jpg")]
 EVALUATIONS = 300  # of the loss by the reference, which is torch's L-BFGS
+LONG = 100  # steps at each size of the search that the default is compared with
 
 
 # --- The comparisons ---
@@ -67,6 +70,17 @@ def compare_picture(arguments):
     for precision, turns in ours.items():
         what = f"the loss of {EVALUATIONS} evaluations of torch's L-BFGS (ours takes {turns[-1][1]})"
         yield row(what, precision, [seconds for seconds, _ in turns], theirs, "s", more_is_better=False)
+
+
+def compare_folder(arguments):
+    """Compare the default with a long search, both in a folder, and with PyTorch's search at one size."""
+    parts = [(part, p) for p in measure("native_precisions", arguments) for part in ("folder_ours", "folder_long")]
+    (*measured, theirs) = take_turns([*parts, "search_torch"], arguments)
+    torch = [found[-1][0] for found in theirs]
+    for (_, precision), ours, long in zip(parts[::2], measured[::2], measured[1::2], strict=True):
+        what = f"a photo of a folder at {WIDTH} pixels, beside"
+        yield row(f"{what} {LONG} steps at each size", precision, ours, long, "s", more_is_better=False)
+        yield row(f"{what} {EVALUATIONS} evaluations by torch", precision, ours, torch, "s", more_is_better=False)
 
 
 def compare_memory(arguments):
@@ -254,6 +268,27 @@ def search_ours(data, precision):
     raise RuntimeError(f"ours came to {search.terms['total']:.5f}, and torch to {goal:.5f}")
 
 
+# --- A folder ---
+
+
+def folder_ours(data, precision):
+    return seconds_in_folder(precision)
+
+
+def folder_long(data, precision):
+    return seconds_in_folder(precision, "--iterations", LONG)
+
+
+def seconds_in_folder(precision, *flags):
+    """Return the mean seconds for a photo of a folder, without the start of the command."""
+    with tempfile.TemporaryDirectory() as folder:
+        results = pathlib.Path(folder) / "results"
+        flags = (*flags, "--size", WIDTH, "--precision", precision, "--no-page", "--output", results)
+        timed(["style_transfer.py", *map(str, (*PHOTOS, "--style", PAINTING, *flags))])
+        with open(results / "summary.csv", newline="") as table:
+            return statistics.mean(float(photo["seconds"]) for photo in csv.DictReader(table))
+
+
 # --- Memory ---
 
 
@@ -292,11 +327,17 @@ def memory_of_twenty(data):
     return memory_of_photos(20)
 
 
-COMPARISONS = {"evaluation": compare_evaluation, "picture": compare_picture, "memory": compare_memory}
+COMPARISONS = {
+    "evaluation": compare_evaluation,
+    "picture": compare_picture,
+    "folder": compare_folder,
+    "memory": compare_memory,
+}
 PARTS = {
     function.__name__: function
     for function in (
         *(evaluate_ours, evaluate_torch, evaluate_torch_at_its_best, search_ours, search_torch),
+        *(folder_ours, folder_long),
         *(memory_512, memory_1024, memory_of_one, memory_of_twenty),
     )
 }
