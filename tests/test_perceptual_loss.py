@@ -81,10 +81,14 @@ def test_averages_take_the_place_of_maxima(photo, vgg):
     assert np.linalg.norm(after - maxima) > 0.1 * np.linalg.norm(maxima)
 
 
-@pytest.mark.parametrize("kind", ["style", "published"])
-def test_the_gradient_agrees_with_finite_differences(kind, photo):
-    picture = imaging.resize_picture(pixels(photo), 64, 48)
+@pytest.mark.parametrize(("kind", "parts"), [("style", 1), ("published", 1), ("style", 2)])
+def test_the_gradient_agrees_with_finite_differences(kind, parts, photo):
+    picture = imaging.resize_picture(pixels(photo), 64, 64 if parts > 1 else 48)
     model, targets, _, gradient = style_loss(picture, picture=np.flip(picture, 1).copy(), task=kind)
+    if parts > 1:
+        model = perceptual_loss.PerceptualLoss(config.Style(), parts=parts)
+        _, gradient = model.loss_and_gradient(np.flip(picture, 1).copy()[None], targets)
+        gradient = np.asarray(gradient)[0]
     direction = gradient / np.linalg.norm(gradient)
     rng = np.random.default_rng(0)
     for way in (direction, rng.standard_normal(gradient.shape) * np.abs(gradient) / np.linalg.norm(gradient)):
@@ -102,6 +106,28 @@ def test_the_covariance_and_the_mean_equal_those_of_numpy():
     covariance, mean = perceptual_loss.statistics(tf.constant(features))
     np.testing.assert_allclose(covariance, np.cov(features.reshape(-1, 5).T, bias=True), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(mean[0], features.mean((0, 1, 2)), rtol=1e-5)
+
+
+def test_strokes_must_fill_each_part_of_the_picture():
+    """Both pictures have the painting's statistics as a whole, but one of them has all its strokes in a corner."""
+    options, rng = config.STYLE_DEFAULTS["style"], np.random.default_rng(0)
+    strokes = rng.normal(size=(1, 8, 8, 5)).astype("float32")
+    corner = np.zeros((1, 16, 16, 5), "float32")
+    corner[:, :8, 8:] = 2 * (strokes - strokes.mean((0, 1, 2)))
+    everywhere = np.tile(corner[:, :8, 8:] / 2, (1, 2, 2, 1))
+    targets = {"style": [perceptual_loss.statistics(tf.constant(everywhere))]}
+
+    def distance(features, parts):
+        (found,) = perceptual_loss.style_of_parts(targets, [tf.constant(features)], options, parts)
+        return float(found)
+
+    whole = [
+        perceptual_loss.style_distance(targets["style"][0], perceptual_loss.statistics(x), options)
+        for x in (everywhere, corner)
+    ]
+    assert [distance(x, 1) for x in (everywhere, corner)] == pytest.approx([float(x) for x in whole], abs=1e-4)
+    assert distance(everywhere, 2) == pytest.approx(distance(everywhere, 1), abs=1e-4)
+    assert distance(corner, 2) > distance(corner, 1) + 0.5
 
 
 def test_missing_features_of_the_photo_count_and_additional_features_do_not():

@@ -23,12 +23,13 @@ class PerceptualLoss:
     the total, see backend.value_and_gradient. `source` names the weights of VGG, `variables` are VGG's, and
     `extractor(layers)` is vision.feature_extractor() for it. Pictures are 1 x H x W x 3. With JAX they are padded, see
     padding.py, and targets["size"] is their size without the padding. `averages` is that of vision.feature_extractor().
+    With `parts`, the statistics of each of parts x parts equal parts of the picture count too, see style_of_parts().
     """
 
-    def __init__(self, options, averages=False):
+    def __init__(self, options, averages=False, parts=1):
         model, self.source = pretrained.load_vgg(options.convnet, options.weights)
         self.variables = model.variables
-        self.layers = model.layers[1:]
+        self.layers, self.parts = model.layers[1:], parts
         self.extractor = extractor = functools.partial(vision.feature_extractor, model, averages=averages)
         content_layers = [options.layer] if options.layer else options.content_layers
         self.content = padding.for_any_size(extractor(content_layers), model.variables) if content_layers else None
@@ -42,7 +43,9 @@ class PerceptualLoss:
         """Return the loss that these options define. Their layers and weights may differ from the model's."""
         if options.layer:
             return reconstruction_loss(self.extractor([options.layer]), options)
-        return style_transfer_loss(self.extractor([*options.content_layers, *options.style_layers]), options)
+        return style_transfer_loss(
+            self.extractor([*options.content_layers, *options.style_layers]), options, self.parts
+        )
 
 
 # --- Style -------------------------------------------------------------------------------------
@@ -135,6 +138,22 @@ def guided_distances(targets, features, options):
     ]
 
 
+def style_of_parts(targets, features, options, parts):
+    """List the distance of each layer: half the whole picture's, and half the mean of the distances of its parts.
+
+    `features` are 1 x h x w x C. A network that learns with the statistics of whole pictures alone fills one corner
+    with strokes, and leaves the rest as it was.
+    """
+    distances = []
+    for base, x in zip(targets["style"], features):
+        rows = ops.split(x, parts, axis=1)
+        of_parts = [moments(part) for row in rows for part in ops.split(row, parts, axis=2)]
+        whole = [sum(values) / parts**2 for values in zip(*of_parts)]
+        distance, *others = (style_distance(base, centered(*found), options) for found in (whole, *of_parts))
+        distances.append((distance + sum(others) / parts**2) / 2)
+    return distances
+
+
 def content_distance(base, output, options):
     """Return the share of the photo's features, 1 x h x w x C, that a picture lacks: from 0 (none) to 1 (all).
 
@@ -194,7 +213,7 @@ def default_weight(layer, options):
 # --- The losses of a search --------------------------------------------------------------------
 
 
-def style_transfer_loss(features, options):
+def style_transfer_loss(features, options, parts=1):
     """Return the loss, a function for backend.value_and_gradient. Its terms are content, style and smoothness.
 
     Each difference is divided by the size of the target, and the total variation is a mean over pixels scaled to 0..1.
@@ -209,6 +228,8 @@ def style_transfer_loss(features, options):
         contents = [content_distance(base, output, options) for base, output in zip(targets.get("content", []), found)]
         if "guides" in targets:
             styles = guided_distances(targets, found[count:], options)
+        elif parts > 1:
+            styles = style_of_parts(targets, found[count:], options, parts)
         else:
             shares = padding.filled_shares(picture, found[count:], size)
             styles = [

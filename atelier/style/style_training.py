@@ -28,6 +28,7 @@ from atelier.style import input_pictures, learned_styles, perceptual_loss, styli
 
 CROP = 256  # pixels of the sides of the pieces of photos
 BATCH = 2  # pieces in a step
+PARTS = 2  # rows and columns of the parts of a piece that are compared with the painting one by one
 # Each painting is learned in usual and in large strokes: factors of --size for the painting and for the photos
 STROKES = ((1, 1), (2, 1.35))
 LARGE_SHARE = 0.5  # share of the pieces that are painted in large strokes
@@ -225,7 +226,7 @@ class StyleTraining:
         self.folder, self.paintings, self.photos, self.options = folder, paintings, photos, options
         self.state, self.begun = TrainingState(options.steps or 0), time.time()
         loss_options = config.Style(weights=options.weights, content_weight=options.content_weight)
-        self.loss = perceptual_loss.PerceptualLoss(loss_options, averages=True)
+        self.loss = perceptual_loss.PerceptualLoss(loss_options, averages=True, parts=PARTS)
         keras.utils.set_random_seed(options.seed)
         self.base, styles = learned_styles.load_base(base)
         self.network = learned_styles.load_network(self.base) if base else stylization_network.StylizationNetwork()
