@@ -33,7 +33,9 @@ STRIP = 256  # rows that are converted together, to save memory
 def match_colors(picture, mean, covariance):
     """Return a picture whose colours have this mean, 3, and covariance, 3 x 3. Some colours may be outside 0..255."""
     matrix, shift = color_mapping(picture, mean, covariance)
-    return picture @ matrix.astype("float32") + shift.astype("float32")
+    changed = picture @ matrix.astype("float32")
+    changed += shift.astype("float32")  # in place: a large picture takes hundreds of megabytes
+    return changed
 
 
 def color_mapping(picture, mean, covariance):

@@ -216,7 +216,7 @@ def test_a_larger_stroke_size_makes_larger_strokes():
         picture -= picture.mean(1, keepdims=True)
         blurred_shares.append(gaussian_filter(picture, 4).std() / picture.std())
     assert picture.shape == (256, 256) and blurred_shares == sorted(blurred_shares)
-    assert blurred_shares[2] > 1.3 * blurred_shares[0]
+    assert blurred_shares[2] > 1.2 * blurred_shares[0]
 
 
 def test_without_a_stroke_size_strokes_grow_with_the_photo():

@@ -105,23 +105,23 @@ class StylizationNetwork(keras.Model):
         features = middle()([encoder()(photo), noise, style])
         super().__init__([photo, noise, style], decoder()([features, style]), name="stylization_network")
 
-    def stylize(self, photo, style, before=NO_COLOR_CHANGE, after=NO_COLOR_CHANGE, noise_of=None):
+    def stylize(self, photo, style, color_change=NO_COLOR_CHANGE, noise_of=None):
         """Turn a photo of any size into a painting, both float32 H x W x 3. `style` is a vector, 1 x STYLE_DIM.
 
         The noise depends on the photo's size alone, so the result is always the same; films give another noise by
-        `noise_of(height, width)`, a function like fixed_noise(). `before` changes the colours of
-        the photo, and `after` those of the picture. Each is a matrix, 3 x 3, and a shift, 3.
+        `noise_of(height, width)`, a function like fixed_noise(). `color_change`, a matrix 3 x 3 and a shift 3, is
+        applied to the photo's colours first.
         """
         height, width = photo.shape[:2]
         rows = height if height * width <= MAX_WHOLE_PIXELS else STRIP_PIXELS // width
         rows = -(-max(1, rows) // LEAST_ROWS) * LEAST_ROWS
-        strips = cut(photo, rows, before)
+        strips = cut(photo, rows, color_change)
         noise = (noise_of or fixed_noise)(*map(whole_side, (height, width)))
         if rows < height:
             strips = self.in_strips(strips, rows, noise, style)
         else:
             strips = [self.for_whole(next(strips), noise, style)]
-        return np.concatenate([with_colors(backend.as_array(strip)[0], after) for strip in strips])[:height, :width]
+        return np.concatenate([backend.as_array(strip)[0] for strip in strips])[:height, :width]
 
     def in_strips(self, strips, rows, noise, style):
         """Process a large photo layer by layer: yields strips of the picture.
@@ -407,12 +407,12 @@ class PaddedOperations(WholeOperations):
 # --- Strips ------------------------------------------------------------------------------------
 
 
-def cut(photo, rows, colors):
+def cut(photo, rows, color_change):
     """Change a photo's colours and cut it into strips. Yields the strips, 1 x `rows` x W x 3; the last may be shorter.
 
     First, the photo is padded with its mirror image until the network can halve its sides three times.
     """
-    photo = with_colors(photo, colors)
+    photo = with_colors(photo, color_change)
     height, width = photo.shape[:2]
     if (height, width) != (whole_side(height), whole_side(width)):
         more = [(0, whole_side(side) - side) for side in (height, width)]
