@@ -330,7 +330,7 @@ def test_an_interrupted_training_is_continued_exactly(two_styles, tmp_path, monk
     assert "--resume" in run(*command, status=2).stderr
     assert "is not finished" in run("style_transfer.py", PAINTING, "--learned", tmp_path / "m", status=2).stderr
     for flags, complaint in (
-        (("--content-weight", 3), "content_weight 1.0, not 3.0"),
+        (("--content-weight", 3), "content_weight 2.0, not 3.0"),
         (("--precision", "mixed_bfloat16"), "precision float32, not mixed_bfloat16"),
         (("--photos", ROOT / "images/style"), "photos 6, not 8"),
     ):
