@@ -4,9 +4,9 @@
     python train_style.py mypainting.jpg --photos holiday/
     python train_style.py wave.jpg scream.jpg --photos holiday/ --output trained/styles/both
 
-The network is trained on crops of photos with the loss of style_transfer.py (Johnson, Alahi & Fei-Fei 2016). It can
-learn several paintings. Each has two style vectors of its own (Dumoulin, Shlens & Kudlur 2017), for usual and for large
-strokes, and the vectors can be mixed.
+The network is trained on crops of photos with the loss of style_transfer.py (Johnson, Alahi & Fei-Fei 2016), whose
+statistics of the style are also compared in each quarter of a crop. It can learn several paintings. Each has two style
+vectors of its own (Dumoulin, Shlens & Kudlur 2017), for usual and for large strokes, and the vectors can be mixed.
 
 The script writes into trained/styles/PAINTING: style.npz; network.npz; meta.json, which names the data that the style
 was learned from; sheet.png, which shows the current results for three photos and is updated every few minutes; loss.csv

@@ -10,6 +10,8 @@ times vary on a shared machine. The peers are written as users of PyTorch write 
 
 - torch: VGG16 from torch.nn, float32, default memory layout, and torch.optim.LBFGS with 10 corrections;
 - torch at its best: channels last, and bfloat16 autocast beside ours in bfloat16.
+
+The comparison "folder" is of whole searches: their steps, sizes and photos differ, and no losses are compared.
 """
 
 import csv
@@ -79,7 +81,9 @@ def compare_folder(arguments):
     torch = [found[-1][0] for found in theirs]
     for (_, precision), ours, long in zip(parts[::2], measured[::2], measured[1::2], strict=True):
         what = f"a photo of a folder at {WIDTH} pixels, beside"
-        yield row(f"{what} {LONG} steps at each size", precision, ours, long, "s", more_is_better=False)
+        yield row(
+            f"{what} {LONG} steps at each size, in the same precision", precision, ours, long, "s", more_is_better=False
+        )
         yield row(f"{what} {EVALUATIONS} evaluations by torch", precision, ours, torch, "s", more_is_better=False)
 
 

@@ -216,7 +216,7 @@ def test_a_larger_stroke_size_makes_larger_strokes():
         picture -= picture.mean(1, keepdims=True)
         blurred_shares.append(gaussian_filter(picture, 4).std() / picture.std())
     assert picture.shape == (256, 256) and blurred_shares == sorted(blurred_shares)
-    assert blurred_shares[2] > 1.2 * blurred_shares[0]
+    assert blurred_shares[2] > 1.2 * blurred_shares[0]  # 1.28 was measured
 
 
 def test_without_a_stroke_size_strokes_grow_with_the_photo():
@@ -243,6 +243,7 @@ def test_large_strokes_are_learned_from_the_painting_at_twice_its_size(vgg, tmp_
     photos = [np.asarray(Image.open(ROOT / "images/content/china.jpg").resize((96, 64)))]
     training = style_training.StyleTraining(tmp_path, [PAINTING, OTHER], photos, None, config.Learn(size=128, steps=9))
     assert len(training.targets) == training.styles.shape[0] == 4
+    assert training.loss.parts == 2
     wanted = training.loss.statistics(input_pictures.read_painting(OTHER, 256)[None])
     np.testing.assert_allclose(training.targets[3].statistics[1][0], wanted[1][0], rtol=1e-4, atol=1e-2)
     before = np.array(training.styles)
@@ -539,11 +540,11 @@ def test_the_included_styles_are_small_documented_and_different(photo):
     for name in SHIPPED:
         meta, style = learned_styles.read_meta(styles / name), learned_styles.load_style(name)
         assert meta["title"] and meta["learned_on"] and meta["losses"]["network"]["style"] < 1
-        pictures.append(
-            learned_styles.apply_final_options(learned_styles.stylize(network, photo, style), photo).astype(float)
-        )
-        found, wanted = pictures[-1].mean((0, 1)), style.mean
-        assert np.abs(found - wanted).max() < 40, name
+        picture = learned_styles.stylize(network, photo, style)
+        np.testing.assert_allclose(picture.mean((0, 1)), style.mean, atol=0.5)
+        scale = np.abs(style.covariance).max()
+        np.testing.assert_allclose(np.cov(picture.reshape(-1, 3).T) / scale, style.covariance / scale, atol=0.05)
+        pictures.append(learned_styles.apply_final_options(picture, photo).astype(float))
     for i, one in enumerate(pictures):
         assert all(np.abs(one - other).mean() > 5 for other in pictures[:i])
     mixed = learned_styles.Stylizer([("wave", 1.0), ("scream", 1.0)])

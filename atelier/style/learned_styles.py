@@ -254,7 +254,10 @@ class Stylizer:
         if len(sizes) == 1:
             photo = imaging.resize_picture(photo, *sizes[0])
             picture = stylize(self.network, photo, self.style, stroke_size, noise_of)
-            return imaging.resize_picture(picture, width, height)
+            if sizes[0] == (width, height):
+                return picture
+            picture = imaging.resize_picture(picture, width, height)
+            return colors.match_colors(picture, self.style.mean, self.style.covariance)  # resizing lowers the contrast
         smooth, difference = smoothness(photo), None
         for size in sizes:
             recolored = colors.match_colors(
@@ -310,11 +313,11 @@ DETAIL = 0.016  # mean change of the greys in 0..1, per pixel, at which a photo 
 def stylize(network, photo, style, stroke_size=1, noise_of=None):
     """Paint a photo, float32 H x W x 3, in a style, with strokes of 1 to 2 times their usual size.
 
-    The result has the mean and the covariance of the painting's colours. Without that, readers found the pictures dull.
-    `noise_of` is as in StylizationNetwork.stylize().
+    The result, which is not clipped, has the mean and the covariance of the painting's colours. Readers preferred such
+    pictures (docs/numbers.md). `noise_of` is as in StylizationNetwork.stylize().
     """
-    before = colors.color_mapping(photo, style.mean, style.covariance)
-    picture = network.stylize(photo, style.vector_for(stroke_size), before, noise_of)
+    color_change = colors.color_mapping(photo, style.mean, style.covariance)
+    picture = network.stylize(photo, style.vector_for(stroke_size), color_change, noise_of)
     return colors.match_colors(picture, style.mean, style.covariance)
 
 

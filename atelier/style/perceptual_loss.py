@@ -23,7 +23,8 @@ class PerceptualLoss:
     the total, see backend.value_and_gradient. `source` names the weights of VGG, `variables` are VGG's, and
     `extractor(layers)` is vision.feature_extractor() for it. Pictures are 1 x H x W x 3. With JAX they are padded, see
     padding.py, and targets["size"] is their size without the padding. `averages` is that of vision.feature_extractor().
-    With `parts`, the statistics of each of parts x parts equal parts of the picture count too, see style_of_parts().
+    With `parts`, the statistics of each of parts x parts equal parts of the picture count too, see style_of_parts();
+    each layer's features must divide into them, and pictures must not need padding.
     """
 
     def __init__(self, options, averages=False, parts=1):
@@ -141,8 +142,8 @@ def guided_distances(targets, features, options):
 def style_of_parts(targets, features, options, parts):
     """List the distance of each layer: half the whole picture's, and half the mean of the distances of its parts.
 
-    `features` are 1 x h x w x C. A network that learns with the statistics of whole pictures alone fills one corner
-    with strokes, and leaves the rest as it was.
+    `features` are 1 x h x w x C. A network that learns with the statistics of whole pictures alone paints strokes in
+    one part, and leaves the others unchanged.
     """
     distances = []
     for base, x in zip(targets["style"], features):

@@ -1,7 +1,7 @@
 """Train a stylization network on paintings and photos, and keep the training's folder: checkpoints, sheets, styles.
 
 The network's results for pieces of photos are compared with the paintings and the photos by the loss of the search
-(perceptual_loss.py).
+(perceptual_loss.py), whose statistics are also compared in the parts of a piece, and whose VGG takes averages.
 """
 
 import csv
@@ -267,6 +267,7 @@ class StyleTraining:
         return {
             "paintings": [" ".join(manifests.file_checksum(path).values()) for path in self.paintings],
             "photos": len(self.photos),
+            "parts": PARTS,
             "photos_crc32": functools.reduce(lambda crc, photo: zlib.crc32(photo.tobytes(), crc), self.photos, 0),
             "base": learned_styles.checksum(self.base) if self.base else None,
             "weights": self.loss.source,

@@ -31,9 +31,21 @@ def main():
     picture = imaging.load_image(ROOT / "images/content/china.jpg")
     photo = imaging.resize_picture(picture, 96, 64)[None]
     padded_with_jax = imaging.resize_picture(picture, 101, 70)[None]
-    found = losses_of_style(padded_with_jax) | losses_in_tiles(padded_with_jax[0]) | losses_of_waves(padded_with_jax)
+    found = (
+        losses_of_style(padded_with_jax)
+        | loss_of_parts(photo)
+        | losses_in_tiles(padded_with_jax[0])
+        | losses_of_waves(padded_with_jax)
+    )
     found |= losses_of_dreams(photo) | losses_of_training(photo) | likelihoods()
     np.savez(sys.argv[1], **{name: np.asarray(backend.as_array(value)) for name, value in found.items()})
+
+
+def loss_of_parts(photo):
+    loss = perceptual_loss.PerceptualLoss(config.Style(), parts=2)
+    targets = {"style": loss.statistics(photo[:, ::-1].copy()), "content": loss.content(photo)}
+    terms, gradient = loss.loss_and_gradient(photo[:, :, ::-1].copy(), targets)
+    return {f"parts/{term}": value for term, value in terms.items()} | {"parts/gradient": gradient}
 
 
 def losses_of_style(photo):
