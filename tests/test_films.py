@@ -250,7 +250,7 @@ def test_what_was_painted_does_not_linger_where_an_object_has_gone(tmp_path):
     gone, still = (slice(8, 88), slice(80, 128)), (slice(None), slice(8, 88), slice(8, 40))
     change = np.abs(alone[7] - alone[4])[gone].mean()
     steps = [np.abs(np.diff(film, axis=0))[still].mean() for film in (painted, alone)]
-    assert change > 20 and np.abs(painted[10] - alone[10])[gone].mean() < 0.35 * change
+    assert change > 20 and np.abs(painted[10] - alone[10])[gone].mean() < 0.4 * change  # without limit(): 0.44
     assert steps[0] < 0.65 * steps[1]  # the frames by themselves differ by a grey level only
 
 
