@@ -219,7 +219,7 @@ def style_transfer_loss(features, options, parts=1):
 
     Each difference is divided by the size of the target, and the total variation is a mean over pixels scaled to 0..1.
     So a weight has the same effect at every size and for every number of channels. With `published_losses` the terms
-    are the sums of Gatys et al. (2016).
+    are the sums of Gatys et al. (2016). With `parts` above 1, the style is that of style_of_parts().
     """
     published, count = options.published_losses, len(options.content_layers)
 
