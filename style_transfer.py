@@ -25,6 +25,7 @@ from atelier.style import style_sheets
 from atelier.style.transfer import (
     INIT_NAMES,
     SCRIPT,
+    at_once,
     check_film_options,
     manifest_of,
     output_files,
@@ -339,7 +340,9 @@ def paint_many(content, options):
         if output.resolve() == path.resolve():
             raise errors.InputError(f"{output} is where the masks are; give another folder with --output")
     photos = folders.find_photos(content, output, options) if naming.are_many(content) else content
-    task = folders.ImageTask(SCRIPT, paint, prepare, manifest_of, lambda words: options_of(parse_arguments(words)))
+    task = folders.ImageTask(
+        SCRIPT, paint, prepare, manifest_of, lambda words: options_of(parse_arguments(words)), at_once
+    )
     folders.apply_to_folder(task, photos, output, f".{options.format}", variants_of(options), options)
 
 

@@ -306,6 +306,17 @@ def test_a_grey_painting_makes_grey_pictures(two_styles, photo):
     assert np.ptp(picture, axis=2).max() <= 1 < np.ptp(picture[..., 0])
 
 
+def test_a_folder_holds_the_pictures_that_single_photos_become(two_styles, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for i, size in enumerate([(96, 64), (64, 96), (96, 64), (80, 80)]):
+        Image.open(ROOT / "images/content/china.jpg").resize(size).save(tmp_path / f"photos/{i}.png")
+    flags = ("--learned", two_styles / "wave", "--size", 96, "--output")
+    run("style_transfer.py", tmp_path / "photos", *flags, tmp_path / "out")
+    for i in range(4):
+        run("style_transfer.py", tmp_path / f"photos/{i}.png", *flags, tmp_path / "one.png", "--overwrite")
+        np.testing.assert_array_equal(pixels(tmp_path / f"out/{i}.png"), pixels(tmp_path / "one.png"))
+
+
 def test_a_folder_is_continued_only_with_the_same_style(two_styles, tmp_path):
     (tmp_path / "photos").mkdir()
     for name in ("china", "flower"):

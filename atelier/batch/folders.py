@@ -5,6 +5,7 @@ recipe.json, the manifest of all pictures, summary.csv, with a row for each pict
 them. TensorFlow starts only if there is something to do.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import errno
@@ -51,7 +52,8 @@ class ImageTask:
     file `result` last, and returns a dict for the summary. `prepare(options)` loads what all pictures share.
     `manifest_of(options)` returns the manifest of a picture, by manifests.manifest_of. Workers call these three, so
     they must be functions of importable modules. `options_of(words)` returns the options of a command line that a
-    picture records. `prepare`, `manifest_of` and `options_of` raise InputError.
+    picture records. `prepare`, `manifest_of` and `options_of` raise InputError. `at_once(options)` returns how many
+    pictures one process may make at the same time.
     """
 
     script: str
@@ -59,6 +61,7 @@ class ImageTask:
     prepare: typing.Callable
     manifest_of: typing.Callable
     options_of: typing.Callable
+    at_once: typing.Callable = lambda options: 1
 
 
 # --- Commands ----------------------------------------------------------------------------------
@@ -268,12 +271,10 @@ def manifest_of_command(command, task):
 
 
 class LocalExecutor:
-    """Does jobs in this process, one after the other."""
+    """Does jobs in this process, in their order: one after the other, or several at once if the task allows it."""
 
-    concurrency = 1
-
-    def __init__(self, task, options):
-        self.task, self.options = task, options
+    def __init__(self, task, options, concurrency, pool):
+        self.task, self.options, self.concurrency, self.pool = task, options, concurrency, pool
 
     def prepare(self):
         """Load what all jobs share. Raises InputError."""
@@ -281,8 +282,11 @@ class LocalExecutor:
 
     def run(self, jobs):
         """Do each job: yields (job, row)."""
-        for job in jobs:
-            yield job, attempt(self.task.make_picture, job)
+        first, *others = jobs
+        do = functools.partial(attempt, self.task.make_picture)
+        yield first, do(first)  # alone and in the main thread, since it traces the functions that all share
+        rows = map(do, others) if self.concurrency == 1 else self.pool.map(do, others)
+        yield from zip(others, rows, strict=True)
 
 
 class DaskExecutor:
@@ -316,7 +320,12 @@ class DaskExecutor:
 def open_executor(task, jobs, output, manifest, options):
     """Yield the executor that the options ask for."""
     if options.workers is None and options.scheduler is None:
-        yield LocalExecutor(task, options)
+        concurrency = 1 if any(is_film(job.photo) for job in jobs) else task.at_once(options)
+        pool = concurrent.futures.ThreadPoolExecutor(concurrency)
+        try:
+            yield LocalExecutor(task, options, concurrency, pool)
+        finally:
+            pool.shutdown(cancel_futures=True)  # waits for the pictures that are being made
         return
     output.mkdir(parents=True, exist_ok=True)
     rows = [job.variant.row for job in jobs]

@@ -187,6 +187,14 @@ def prepare(options):
     load_style_model(options)
 
 
+def at_once(options):
+    """Return how many pictures of a folder are made at the same time.
+
+    While the network paints one picture, others are read, compressed and written, which takes almost as long.
+    """
+    return 3 if options.learned and not options.refine and 0 < options.size <= config.LARGE else 1
+
+
 def variants_of(options):
     """List the variants of each photo's picture: one with all paintings mixed or, with --each, one per painting."""
     own_files = functools.partial(regions.columns_of, options)
