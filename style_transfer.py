@@ -139,6 +139,8 @@ def preview(content, options, makes_folder):
     """Write a sheet of six small variants of one picture, and print its path."""
     if makes_folder:
         raise errors.InputError("--preview shows variants of one picture; give one photo, and no --each")
+    if naming.is_film(content[0]):
+        check_film_options(options)
     command_line.require_suffix(options.output, ".png")
     default = f"generated/{default_name(content, options)}__preview.png"
     result = outputs.choose_result(options, default, lambda result: [result])
@@ -320,7 +322,7 @@ def paint_one(content, options):
         print("note: without a photo before --style, this makes a texture", file=sys.stderr)
     is_film = bool(content) and naming.is_film(content[0])
     if is_film:
-        check_film_options(options)
+        check_film_options(options, alone=True)
     command_line.require_suffix(options.output, *(naming.FILM_KINDS if is_film else (".png", ".jpg", ".jpeg")))
     default = f"generated/{default_name(content, options)}.{'mp4' if is_film else options.format}"
     result = outputs.choose_result(options, default, lambda result: output_files(result, options).values())

@@ -383,12 +383,19 @@ def test_an_ffmpeg_that_lacks_a_codec_or_is_missing_is_reported(clip, tmp_path, 
         (("--start", "1", "--end", "0.5"), "--end 0.5 must be after --start"),
         (("--start", "soon"), "--start takes seconds or mm:ss, not soon"),
         (("--refine", "5"), "--refine is for photos"),
+        (("--compare",), "--compare is for photos"),
         (("--output", "a.png"), "a.png should end in .mp4 or .webm or .gif or .webp"),
         (("--steady", "1.5"), "--steady must be from 0 to 1"),
     ],
 )
 def test_wrong_flags_for_a_film_are_reported(flags, message, clip):
     assert message in run("style_transfer.py", clip, *LEARNED, *flags, status=2).stderr
+
+
+@pytest.mark.parametrize("flag", [("--preview",), ("--save-every", 1), ("--plot",)])
+def test_flags_of_searches_for_photos_are_refused_for_a_film(flag, clip):
+    result = run("style_transfer.py", clip, "--style", ROOT / "images/style/wave.jpg", *flag, status=2)
+    assert f"error: {flag[0]} is for photos, and cannot be used for a film" in result.stderr
 
 
 def test_flags_of_films_are_refused_for_a_photo(photo):

@@ -156,6 +156,7 @@ LOOK = 2  # seconds from one check of the list of workers to the next
 POLL = 0.01  # seconds from one check for results to the next
 CONNECT = 10  # seconds in which a scheduler must answer
 IN_FLIGHT = 2  # calls per worker that are given to the scheduler: one that runs, and one that waits
+HOW_TO_CONTINUE = "the same command goes on, for a training with --resume"
 MAX_DEATHS = 3  # a call is given up after the scheduler has reported this many times that its workers died
 
 # Dask's settings for --workers. docs/cluster.md names the settings that matter for a user's own cluster.
@@ -321,10 +322,10 @@ class DaskSession:
         if self.refusals:
             return self.failure(f"no worker of {self.place} can take part: {[*self.refusals.values()][0]}")
         seconds = round(self.looked - self.last_seen)
-        return self.failure(f"{self.place} had no worker for {seconds} s; start some, and run the same command again")
+        return self.failure(f"{self.place} had no worker for {seconds} s; start some; {HOW_TO_CONTINUE}")
 
     def scheduler_gone(self):
-        return self.failure(f"the scheduler {self.place} went away; what is done is kept, the same command continues")
+        return self.failure(f"the scheduler {self.place} went away; what is done is kept; {HOW_TO_CONTINUE}")
 
     def failure(self, message):
         return (PartlyDone if self.done else InputError)(message)

@@ -160,16 +160,20 @@ def film_painter(options):
     return style_films.SearchPainter(load_style_model(options), options)
 
 
-def check_film_options(options):
-    """Raise InputError for options that films do not have."""
-    given = [name for name in PICTURE_ONLY if getattr(options, name)]
+def check_film_options(options, alone=False):
+    """Raise InputError for options that films do not have.
+
+    `alone` tells that no photos are painted. With photos, the options in EXTRAS are for these.
+    """
+    given = [name for name in (*PICTURE_ONLY, *(EXTRAS if alone else ())) if getattr(options, name)]
     if given:
         raise errors.InputError(f"{command_line.flag_of(given[0])} is for photos, and cannot be used for a film")
     if options.size > config.LARGE and not options.learned:
         raise errors.InputError(f"a film takes a --size of at most {config.LARGE}; for a larger one, give --learned")
 
 
-PICTURE_ONLY = ("mask", "regions", "refine", "layer", "published_losses")
+PICTURE_ONLY = ("mask", "regions", "refine", "layer", "published_losses", "save_every", "preview")
+EXTRAS = ("gif", "compare", "plot")
 
 
 def described(areas):
