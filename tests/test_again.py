@@ -46,6 +46,7 @@ def test_a_picture_is_repeated_with_what_else_is_given_changed(painted, photo, t
     assert np.abs(pixels(tmp_path / "d.png") - pixels(painted)).mean() > 10
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_picture_again(tmp_path, monkeypatch):
     monkeypatch.setattr("conftest.ROOT", tmp_path)
     draw = ("generate_rnn.py", ROOT / "trained/digits", "--all-digits", "--grid", 1, "--seed", 3)

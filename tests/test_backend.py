@@ -41,6 +41,7 @@ def hide_package(folder, *names):
     (folder / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({names!r}))")
 
 
+@pytest.mark.slow
 def test_films_alone_need_their_packages(tmp_path):
     hide_package(tmp_path, "cv2", "imageio_ffmpeg")
     variables = environment(PYTHONPATH=tmp_path)

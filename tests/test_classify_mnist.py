@@ -147,6 +147,7 @@ def test_the_tutorials_own_models_classify_digits(shared_data, tmp_path):
     assert "without a model" in result.stderr
 
 
+@pytest.mark.slow
 def test_models_trained_in_any_order_classify_digits(tmp_path):
     flags = (
         "--units",

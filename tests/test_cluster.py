@@ -131,6 +131,7 @@ def test_a_folder_of_photos_gives_the_same_results_as_with_one_process(cluster_f
     assert "done before: 6" in again.stdout  # the flags for workers are not part of the manifest
 
 
+@pytest.mark.slow
 def test_dreams_run_on_workers(workers, album, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()

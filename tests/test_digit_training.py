@@ -101,6 +101,7 @@ def test_validation_and_early_stopping_keep_the_best_epoch(tmp_path):
     assert meta_of(folder)["classes"]["3"] == entry
 
 
+@pytest.mark.slow
 def test_classes_can_be_added_and_are_not_overwritten_without_the_flag(tmp_path):
     folder = tmp_path / "few"
     for digit in (1, 7):
@@ -141,11 +142,13 @@ def read_in_both_orders(make_once):
     return make_once("both_orders", lambda folder: run(*command, folder))
 
 
+@pytest.mark.slow
 def test_all_classes_begin_with_a_common_network(read_in_both_orders, tiny_models):
     classes, alone = meta_of(read_in_both_orders)["classes"], meta_of(tiny_models)["classes"]
     assert all(classes[digit]["loss"][0] < alone[digit]["loss"][0] for digit in alone)
 
 
+@pytest.mark.slow
 def test_the_log_likelihoods_of_both_orders_are_added(read_in_both_orders, tmp_path):
     def log_likelihood(folder):
         output = run("classify_mnist.py", folder, "--output", tmp_path / "c.png", "--overwrite").stdout

@@ -1,6 +1,5 @@
 """folders.py, tested through style_transfer.py: folders of photos, manifests, and several paintings."""
 
-import errno
 import json
 import os
 import pathlib
@@ -8,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import numpy as np
@@ -168,31 +166,6 @@ def apply_copy_name(photos, output):
     count_before = len(list(output.glob("[!.]*.png")))
     folders.apply_to_folder(task, photos, output, ".png", [folders.Variant(options)], options)
     return len(list(output.glob("[!.]*.png"))) - count_before
-
-
-def test_pictures_made_at_once_are_listed_in_order_and_an_error_cancels_the_others(tmp_path):
-    begun, both_at_once, done = [], threading.Barrier(2), []
-
-    def make_picture(photo, result, options):
-        begun.append(photo.name)
-        if photo.name in "12":
-            both_at_once.wait(timeout=60)
-        if photo.name == "3":
-            raise OSError(errno.ENOSPC, "no space left")
-        if photo.name > "3":
-            time.sleep(0.3)  # the error is found meanwhile
-        result.write_text("")
-        return {}
-
-    variant = folders.Variant(config.Style(no_page=True))
-    jobs = [plan.Job(pathlib.Path(name), variant, tmp_path / f"{name}.png") for name in "0123456789"]
-    task = folders.ImageTask("", make_picture, lambda _: None, None, None, at_once=lambda _: 2)
-    opened = folders.open_executor(task, jobs, tmp_path, {}, config.Style())
-    with pytest.raises(OSError, match="no space"), opened as executor:
-        for job, row in executor.run(jobs):
-            done.append((job.photo.name, row["status"]))
-    assert done == [("0", "done"), ("1", "done"), ("2", "done")]
-    assert "9" not in begun
 
 
 @pytest.fixture

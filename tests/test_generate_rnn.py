@@ -121,6 +121,7 @@ def test_a_painter_draws_in_its_palette_and_the_same_seed_draws_it_again(painter
         assert animation.n_frames > 50
 
 
+@pytest.mark.slow
 def test_low_temperature_top_k_and_top_p_reduce_the_number_of_colours(painter, tmp_path):
     def colors_of(*flags):
         name = "_".join(map(str, flags)) or "plain"

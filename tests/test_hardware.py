@@ -119,6 +119,7 @@ def test_a_painting_in_bfloat16_is_nearly_the_same(machine, photo, tmp_path, cac
     assert loss_b == pytest.approx(loss_a, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_dream_in_bfloat16_is_nearly_the_same(machine, photo, tmp_path, cache_vgg):
     def dream(name):
         flags = ("--size", 64, "--octaves", 2, "--steps", 3)
@@ -142,6 +143,7 @@ def test_filters_in_bfloat16_are_nearly_the_same(machine, photo, tmp_path, cache
     assert a != b == pytest.approx(a, rel=0.03)  # a sum of hundreds of products, each wrong by up to 0.8 %
 
 
+@pytest.mark.slow
 def test_figures_and_drawings_are_the_same_on_every_machine(machine, tiny_models, tmp_path):
     def work(name):
         machine(name)
@@ -339,6 +341,7 @@ def new_process():
     return json.loads(printed.stdout)
 
 
+@pytest.mark.slow
 def test_the_number_of_cores_cannot_change_after_the_first_computation(new_process):
     assert new_process[0] == [1, 1, 1]
 

@@ -80,6 +80,7 @@ def test_refining_compares_the_layers_whose_statistics_a_style_has(longest):
     assert layers == config.STYLE_LAYERS[: 3 if longest > config.LARGE else 4]
 
 
+@pytest.mark.slow
 def test_the_style_loss_of_refining_is_the_mean_of_four_distances(two_styles, photo, tmp_path):
     flags = ("--learned", two_styles / "wave", "--size", 96, "--precision", "float32", "--refine", 1)
     command = ("style_transfer.py", photo, *flags, "--content-weight", 0, "--tv-weight", 0)
@@ -239,6 +240,7 @@ def test_between_two_stroke_sizes_a_style_vector_is_a_mean():
         assert style.vector_for(stroke_size).dtype == "float32"
 
 
+@pytest.mark.slow
 def test_large_strokes_are_learned_from_the_painting_at_twice_its_size(vgg, tmp_path, monkeypatch):
     photos = [np.asarray(Image.open(ROOT / "images/content/china.jpg").resize((96, 64)))]
     training = style_training.StyleTraining(tmp_path, [PAINTING, OTHER], photos, None, config.Learn(size=128, steps=9))
@@ -304,17 +306,6 @@ def test_a_grey_painting_makes_grey_pictures(two_styles, photo):
     stylizer.style = dataclasses.replace(style, mean=np.full(3, 120.0), covariance=grey)
     picture = learned_styles.apply_final_options(stylizer.stylize(pixels(photo)), pixels(photo)).astype(int)
     assert np.ptp(picture, axis=2).max() <= 1 < np.ptp(picture[..., 0])
-
-
-def test_a_folder_holds_the_pictures_that_single_photos_become(two_styles, tmp_path):
-    (tmp_path / "photos").mkdir()
-    for i, size in enumerate([(96, 64), (64, 96), (96, 64), (80, 80)]):
-        Image.open(ROOT / "images/content/china.jpg").resize(size).save(tmp_path / f"photos/{i}.png")
-    flags = ("--learned", two_styles / "wave", "--size", 96, "--output")
-    run("style_transfer.py", tmp_path / "photos", *flags, tmp_path / "out")
-    for i in range(4):
-        run("style_transfer.py", tmp_path / f"photos/{i}.png", *flags, tmp_path / "one.png", "--overwrite")
-        np.testing.assert_array_equal(pixels(tmp_path / f"out/{i}.png"), pixels(tmp_path / "one.png"))
 
 
 def test_a_folder_is_continued_only_with_the_same_style(two_styles, tmp_path):
@@ -403,6 +394,7 @@ def test_muon_trains_all_kernels_except_that_of_the_last_layer():
     assert by_muon == {x.path for x in network.trainable_variables if x.name == "kernel" and "leave" not in x.path}
 
 
+@pytest.mark.slow
 def test_the_guidance_brings_mean_colours_closer_and_is_strongest_at_the_start(vgg, tmp_path):
     assert [style_training.guidance_weight(share) for share in (0, 0.25, 0.5, 1)] == [1, 0.5, 0, 0]
     options = config.Learn(size=128, steps=10)

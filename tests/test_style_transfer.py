@@ -197,6 +197,7 @@ def test_the_last_number_of_iterations_counts_for_all_larger_sizes(photo, tmp_pa
     assert optimization.steps_at(4, (9, 5)) == [9, 5, 5, 5] and optimization.steps_at(1, (9, 5)) == [9]
 
 
+@pytest.mark.slow
 def test_effort_sets_the_steps_at_each_size(photo, tmp_path):
     steps = {}
     for effort, flags in (("low", ("--effort", "low")), ("medium", ())):
@@ -208,6 +209,7 @@ def test_effort_sets_the_steps_at_each_size(photo, tmp_path):
     assert totals == sorted(totals)
 
 
+@pytest.mark.slow
 def test_above_the_medium_size_the_style_is_that_of_four_blocks(photo, monkeypatch, tmp_path):
     monkeypatch.setattr(config, "MEDIUM", 64)
     losses = {}
