@@ -21,7 +21,7 @@ demo: .venv/installed
 	$(BIN)/python generate_rnn.py trained/monet --count 6 --gif --output $(DEMO)/monet.png --overwrite
 	$(BIN)/python train_rnn.py digits --all-digits --output $(DEMO)/digits --overwrite
 	$(BIN)/python generate_rnn.py $(DEMO)/digits --all-digits --grid 10 --temperature 0.8 --output $(DEMO)/digits.png --gif --overwrite
-	$(BIN)/python generate_rnn.py trained/mnist_best --all-digits --grid 10 --temperature 0.8 --output $(DEMO)/mnist.png --overwrite
+	$(BIN)/python generate_rnn.py trained/mnist_record --all-digits --grid 10 --temperature 0.8 --output $(DEMO)/mnist.png --overwrite
 	$(BIN)/python classify_mnist.py $(DEMO)/digits --output $(DEMO)/confusion.png --overwrite
 	$(BIN)/python style_transfer.py images/content/china.jpg --style images/style/starry_night.jpg --size 256 --iterations 60 --output $(DEMO)/china__starry_night.png --compare --overwrite
 	$(BIN)/python deepdream.py images/content/china.jpg --size 384 --output $(DEMO)/china__dream.png --overwrite

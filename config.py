@@ -174,7 +174,7 @@ PRESETS = {
     "tutorial": DigitConfig(),
     "best": reads_above(size=14, levels=4, units=160, epochs=16, batch_size=16, learning_rate=3e-3, shift=1),
     "record": reads_blocks(
-        order="both", units=136, hidden=64, epochs=60, common_epochs=6, batch_size=16, learning_rate=3e-3, distort=1.0
+        order="both", units=136, hidden=64, epochs=30, common_epochs=6, batch_size=16, learning_rate=3e-3, distort=1.0
     ),
     "binarized": reads_blocks(
         units=256, hidden=256, epochs=40, batch_size=32, learning_rate=2e-3, sampled=True, together=True

@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT, results, run, write_idx_folder
 from PIL import Image
 
+import classify_mnist
 import util
 from atelier import errors
 from atelier.pixel_rnn import model_files, model_meta, strangers
@@ -117,15 +118,50 @@ def test_one_picture_gets_a_posterior(tiny_models, picture, classified):
         assert float(probability) == pytest.approx(float(row[f"p{digit}"]), abs=1e-3)
 
 
-def test_the_shipped_tutorial_models_classify_the_first_500_test_digits(tmp_path):
+def test_the_shipped_tutorial_models_classify_the_first_500_test_digits(first_500):
+    result = run("classify_mnist.py", "trained/mnist", "--data", first_500, "--output", first_500 / "c.png")
+    figures = results(result.stdout)
+    assert figures["images"] == "500" and figures["accuracy"] == "0.98400"
+    assert float(figures["log_likelihood"].split()[0]) == pytest.approx(-41.281, rel=1e-3)
+
+
+@pytest.fixture
+def first_500(tmp_path):
+    """A folder with the first 500 test digits of MNIST."""
     for kind in ("images-idx3-ubyte.gz", "labels-idx1-ubyte.gz"):
         digits = ROOT / "tests/data/mnist_first_500" / f"t10k-{kind}"
         shutil.copy(digits, tmp_path)
         shutil.copy(digits, tmp_path / f"train-{kind}")  # must exist, although classifying does not use it
-    result = run("classify_mnist.py", "trained/mnist", "--data", tmp_path, "--output", tmp_path / "c.png")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_shipped_record_models_classify_the_first_500_test_digits(first_500):
+    result = run("classify_mnist.py", "trained/mnist_record", "--data", first_500, "--output", first_500 / "c.png")
     figures = results(result.stdout)
-    assert figures["images"] == "500" and figures["accuracy"] == "0.98400"
-    assert float(figures["log_likelihood"].split()[0]) == pytest.approx(-41.281, rel=1e-3)
+    assert figures["images"] == "500" and figures["accuracy"] == "0.99000"
+    assert float(figures["log_likelihood"].split()[0]) == pytest.approx(-53.774, rel=1e-3)
+
+
+def test_doubtful_pictures_are_also_read_at_other_places_in_the_blocks():
+    """Here the likelihood of class 1 is that of a picture whose lit pixel is in the first column of its block."""
+    images = np.zeros((2, 4, 4), "uint8")
+    images[0, 0, 2] = images[1, 0, 1] = 255
+    classifier = classify_mnist.Classifier.__new__(classify_mnist.Classifier)
+    classifier.config, classifier.priors, read = {"block": 2, "size": 4}, np.zeros(2), []
+
+    def log_likelihoods(pictures):
+        read.append(pictures)
+        evidence = np.where(pictures[:, :, ::2].any(axis=(1, 2)), 2.0, -2.0)
+        return np.stack([np.zeros(len(pictures)), evidence], axis=1)
+
+    classifier.log_likelihoods = log_likelihoods
+    posterior = classifier.classify(images, log_likelihoods(images))
+    np.testing.assert_allclose(posterior, 0.5)  # at two of the four places the pixel is in the first column
+    assert [np.argwhere(copy[0]).tolist() for copy in read[1:]] == [[[0, 3]], [[1, 2]], [[1, 3]]]
+    certain = classifier.posterior(np.array([[0.0, 9.0], [0.0, 9.0]]))
+    np.testing.assert_array_equal(classifier.classify(images, np.array([[0.0, 9.0], [0.0, 9.0]])), certain)
+    assert len(read) == 4
 
 
 @pytest.mark.slow

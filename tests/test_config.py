@@ -91,7 +91,14 @@ def test_no_switch_is_on_by_default(options):
 
 
 @pytest.mark.parametrize(
-    ("folder", "preset"), [("mnist", "tutorial"), ("mnist_best", "best"), ("digits", "digits"), ("monet", "painter")]
+    ("folder", "preset"),
+    [
+        ("mnist", "tutorial"),
+        ("mnist_best", "best"),
+        ("mnist_record", "record"),
+        ("digits", "digits"),
+        ("monet", "painter"),
+    ],
 )
 def test_the_shipped_models_were_trained_with_their_presets(folder, preset):
     recipe = model_meta.load_meta(ROOT / "trained" / folder)["recipe"]
