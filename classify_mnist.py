@@ -7,7 +7,8 @@
 The network of each class gives the likelihood p(picture | class): the probability that this network would draw the
 picture. The script multiplies it by the prior p(class), and divides by the sum of these products over all classes. The
 result is p(class | picture). No network was trained to tell the classes apart. The script adds the logarithms of the
-pixels' probabilities, because their product would be smaller than the smallest float.
+pixels' probabilities, because their product can be smaller than the smallest float. If the networks predict blocks of
+pixels, doubtful pictures are also read shifted by less than a block, and the log-likelihoods are averaged.
 
 The script prints the accuracy on the test pictures of the set, and their mean log-likelihood under the network of
 their own class, in nats a picture and in bits a pixel; fewer bits are better. The calibration error tells by how much
