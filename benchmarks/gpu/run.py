@@ -169,6 +169,7 @@ def tasks(photo, arguments, factor):
     yield dreaming(photo, output, factor)
     sheet = ("block3_conv1", "--images", photo, "--size", 512 // factor, "--filters", 4, "--dreams", 1)
     yield "sheet of 4 filters", script("visualize_filters", *sheet, "--output", output / "filters.png")
+    yield learning(output, factor)
     yield from tasks_of_pixel_rnns(arguments)
     drawn = (ROOT / "trained/digits", "--all-digits", "--grid", 4, "--output", output / "digits.png")
     yield "drawing of 160 digits", script("generate_rnn", *drawn)
@@ -181,12 +182,13 @@ def tasks_for_jax(photo, arguments, factor):
     learned = (photo, "--learned", "starry_night", "--size", size, "--output", output / "jax_learned.jpg")
     yield f"JAX: learned style, {size} pixels", script("style_transfer", *learned)
     yield f"JAX: learned style, {size} pixels, again", script("style_transfer", *learned)
-    for side in (512, 1024):
-        size = side // factor
-        search = (photo, "--style", PAINTING, "--size", size, "--output", output / f"jax_search_{side}.jpg")
-        yield f"JAX: search, {size} pixels", script("style_transfer", *search)
-        yield f"JAX: search, {size} pixels, again", script("style_transfer", *search)
+    size = 512 // factor
+    search = (photo, "--style", PAINTING, "--size", size, "--output", output / "jax_search.jpg")
+    yield f"JAX: search, {size} pixels", script("style_transfer", *search)
+    yield f"JAX: search, {size} pixels, again", script("style_transfer", *search)
     name, task = dreaming(photo, output, factor)
+    yield f"JAX: {name}", task
+    name, task = learning(output, factor)
     yield f"JAX: {name}", task
     yield from ((f"JAX: {name}", task) for name, task in tasks_of_pixel_rnns(arguments))
     if arguments.data and not arguments.small:
@@ -200,6 +202,13 @@ def tasks_for_jax(photo, arguments, factor):
 def dreaming(photo, output, factor):
     size, path = 1024 // factor, output / f"dream_{backend.NAME}.jpg"
     return f"dream, {size} pixels", script("deepdream", photo, "--size", size, "--output", path)
+
+
+def learning(output, factor):
+    """Return the measurement of the training of a learned style; it also makes 120 steps of searches, to compare."""
+    steps, folder = 200 // factor, output / f"style_{backend.NAME}"
+    training = (PAINTING, "--from-scratch", "--steps", steps, "--output", folder)
+    return f"training of a learned style, {steps} steps", script("train_style", *training)
 
 
 def tasks_of_pixel_rnns(arguments):
@@ -235,7 +244,7 @@ def script(name, *words):
     return run
 
 
-REPORTED = ("seconds", "steps", "loss", "strength_after", "accuracy", "images_per_second", "duration")
+REPORTED = ("seconds", "steps", "loss", "strength_after", "accuracy", "images_per_second", "duration", "network")
 REPEATS = 5
 
 
