@@ -40,7 +40,8 @@ SHEET_SECONDS = 180  # from one sheet to the next
 EVALUATED_PIECES = 3  # pieces on which the network is compared with a search at the end of the training
 SEARCH_STEPS = 40  # of the search on each of these pieces
 EVALUATION_SEED = 2**40  # no step has this number, so these pieces are not those of the training
-TIMED_STEPS = 7  # steps that are timed to estimate how long the others take
+UNTIMED_STEPS = 3  # the first steps, which also compile, or are recorded on a GPU
+TIMED_STEPS = 7  # further steps that are timed to estimate how long the others take
 STYLE_RATE = 4  # learning rate of a style / that of the network: only some of the pieces train a style
 KERNEL_RATE = 0.3  # root mean square of the change of a kernel in a step, divided by the learning rate
 TERMS = ("total", "content", "style", "tv")  # of the loss
@@ -199,14 +200,15 @@ class StepBudget:
     """Computes the number of steps that fit into some minutes, once TIMED_STEPS steps were timed."""
 
     def __init__(self, minutes):
-        self.minutes, self.begun, self.first = minutes, time.monotonic(), None
+        self.minutes, self.begun, self.first, self.calls = minutes, time.monotonic(), None, 0
 
     def steps(self, done):
         """Return the number of steps in all, or 0 while it is not known. Call it after each step."""
         now = time.monotonic()
-        if self.first is None:  # the first step is not timed: it also compiles
+        self.calls += 1
+        if self.calls == UNTIMED_STEPS:
             self.first = now, done
-        elif done == self.first[1] + TIMED_STEPS:
+        elif self.first and done == self.first[1] + TIMED_STEPS:
             seconds = (now - self.first[0]) / TIMED_STEPS
             return done + max(0, round((60 * self.minutes - (now - self.begun)) / seconds))
         return 0
