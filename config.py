@@ -177,7 +177,7 @@ PRESETS = {
         order="both", units=136, hidden=64, epochs=30, common_epochs=6, batch_size=16, learning_rate=3e-3, distort=1.0
     ),
     "binarized": reads_blocks(
-        units=256, hidden=256, epochs=40, batch_size=32, learning_rate=2e-3, sampled=True, together=True
+        units=256, hidden=256, epochs=10, batch_size=32, learning_rate=2e-3, sampled=True, together=True
     ),
     "digits": reads_above(size=8, units=96, dropout=0.3, epochs=20, batch_size=8, learning_rate=4e-3),
     "painter": PainterConfig(),

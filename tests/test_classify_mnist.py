@@ -143,6 +143,12 @@ def test_the_shipped_record_models_classify_the_first_500_test_digits(first_500)
     assert float(figures["log_likelihood"].split()[0]) == pytest.approx(-53.774, rel=1e-3)
 
 
+def test_the_shipped_network_of_all_digits_has_its_likelihood_on_the_first_500_test_digits(first_500):
+    figures = results(run("classify_mnist.py", "trained/mnist_binarized", "--data", first_500).stdout)
+    assert figures["images"] == "500"
+    assert float(figures["log_likelihood"].split()[0]) == pytest.approx(-76.847, rel=1e-3)
+
+
 def test_doubtful_pictures_are_also_read_at_other_places_in_the_blocks():
     """Here the likelihood of class 1 is that of a picture whose lit pixel is in the first column of its block."""
     images = np.zeros((2, 4, 4), "uint8")

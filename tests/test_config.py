@@ -96,6 +96,7 @@ def test_no_switch_is_on_by_default(options):
         ("mnist", "tutorial"),
         ("mnist_best", "best"),
         ("mnist_record", "record"),
+        ("mnist_binarized", "binarized"),
         ("digits", "digits"),
         ("monet", "painter"),
     ],

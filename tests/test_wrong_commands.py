@@ -295,7 +295,7 @@ def test_models_in_the_working_folder_come_before_those_that_are_included(tiny_m
 def test_a_misspelt_name_of_models_gets_a_suggestion(script, name):
     error = run(script, name, status=2).stderr
     assert f"there are no models {name} (did you mean mnist?)" in error
-    assert "trained/ holds digits, mnist, mnist_best, mnist_record, monet" in error
+    assert "trained/ holds digits, mnist, mnist_best, mnist_binarized, mnist_record, monet" in error
 
 
 @pytest.fixture
