@@ -110,6 +110,8 @@ compile_for_shapes = chosen.compile_for_shapes  # (function, shapes, variables=(
 compile_function = chosen.compile_function  # (function, jit=True, variables=())
 compile_update = chosen.compile_update  # (optimizer, variables, jit=False): f(gradients) changes the variables
 compile_training_step = chosen.compile_training_step  # (loss, optimizer, trained, jit, variables=())
+capture_steps = chosen.capture_steps  # (function) -> the same; with PyTorch, see torch_graphs.GraphFunction
+release_graphs = chosen.release_graphs  # () -> None: free the memory of captured steps
 output_shapes = chosen.output_shapes  # (function, shape) -> the shapes of the function's list of outputs
 resize_dynamically = chosen.resize_dynamically  # (picture, filled, size, largest): antialiased, see JAX's
 

@@ -157,6 +157,14 @@ def compile_update(optimizer, variables, jit=False):
     return update
 
 
+def capture_steps(function):
+    return function
+
+
+def release_graphs():
+    """JAX's programs keep no memory for results."""
+
+
 def compile_training_step(loss, optimizer, trained, jit, variables=()):
     """Compile f(*arguments) -> more, as TensorFlow's function of this name does."""
     others = without(variables, trained)

@@ -135,6 +135,14 @@ def compile_update(optimizer, variables, jit=False):
     return compile_function(lambda gradients: optimizer.apply(gradients, variables), jit)
 
 
+def capture_steps(function):
+    return function
+
+
+def release_graphs():
+    """TensorFlow's graphs keep no memory for results."""
+
+
 def compile_training_step(loss, optimizer, trained, jit, variables=()):
     """Compile f(*arguments) -> more: a step of the optimizer. `loss(*arguments)` returns (scaled loss, more).
 

@@ -1,7 +1,7 @@
 """PyTorch's part of backend.py: devices and memory, gradients, functions without gradients.
 
 Nothing is compiled: PyTorch runs each operation at once, so every size of a picture is as quick as the last. On an
-NVIDIA GPU, repeated steps are recorded, see torch_graphs.py.
+NVIDIA GPU, the steps of searches and of trainings of styles are captured, see torch_graphs.py.
 """
 
 import functools
@@ -92,20 +92,16 @@ def custom_gradient(function):
 def value_and_gradient(loss, variables=()):
     """Return f(picture, targets) as TensorFlow's function of this name does. `f.traces` stays 0."""
 
-    def terms_and_gradient(picture, targets):
-        picture = picture.detach().requires_grad_()
+    @functools.wraps(loss)
+    def evaluate(picture, targets):
+        targets = as_tensors(targets)
+        picture = ops.convert_to_tensor(picture, "float32").detach().requires_grad_()
         # In float16 the gradient of a mean would underflow; the gradient of a sum does not.
         scale = float(picture.numel())
         with torch.enable_grad():
             terms = loss(picture, targets)
             (gradient,) = torch.autograd.grad(terms["total"] * scale, picture)
         return {name: ops.convert_to_tensor(term).detach() for name, term in terms.items()}, gradient / scale
-
-    recorded = torch_graphs.recorded(terms_and_gradient, DEVICE)
-
-    @functools.wraps(loss)
-    def evaluate(picture, targets):
-        return recorded(ops.convert_to_tensor(picture, "float32"), as_tensors(targets))
 
     evaluate.traces = 0
     return evaluate
@@ -117,17 +113,11 @@ def as_tensors(arguments):
 
 def value_and_gradients(loss, trained, scale=1, variables=()):
     """Return f(*arguments) -> (more, gradients), as TensorFlow's function of this name does."""
-    evaluate = torch_graphs.recorded(more_and_gradients(loss, trained, scale), DEVICE)
-    return lambda *arguments: evaluate(*as_tensors(arguments))
-
-
-def more_and_gradients(loss, trained, scale=1):
-    """Return f(*arguments), like that of value_and_gradients(). The loss may draw random numbers."""
 
     def evaluate(*arguments):
         values = [variable.value for variable in keras.tree.flatten(trained)]
         with torch.enable_grad():
-            value, more = loss(*arguments)
+            value, more = loss(*as_tensors(arguments))
             gradients = torch.autograd.grad(scale * value, values)
         gradients = keras.tree.pack_sequence_as(trained, [x / scale for x in gradients])
         return keras.tree.map_structure(torch.detach, more), gradients
@@ -162,16 +152,29 @@ def compile_update(optimizer, variables, jit=False):
         optimizer.apply(gradients, variables)
         return []
 
-    return torch_graphs.recorded(update, DEVICE)
+    return update
+
+
+def capture_steps(function):
+    first_nvidia_gpu = DEVICE.type == "cuda" and not DEVICE.index and not torch.version.hip
+    return captured(function) if first_nvidia_gpu else function
+
+
+def captured(function):
+    """Return a function whose operations are captured and replayed on an NVIDIA GPU, see torch_graphs.GraphFunction."""
+    graph_function = torch_graphs.GraphFunction(function)
+    return functools.wraps(function)(lambda *arguments: graph_function(*as_tensors(arguments)))
+
+
+release_graphs = torch_graphs.release_graphs
 
 
 def compile_training_step(loss, optimizer, trained, jit, variables=()):
-    evaluate = more_and_gradients(loss, trained)
+    evaluate, update = value_and_gradients(loss, trained), compile_update(optimizer, trained)
 
-    @torch.no_grad()
     def training_step(*arguments):
-        more, gradients = evaluate(*as_tensors(arguments))
-        optimizer.apply(gradients, trained)
+        more, gradients = evaluate(*arguments)
+        update(gradients)
         return more
 
     return training_step

@@ -1,99 +1,112 @@
-"""Recording of work on an NVIDIA GPU with PyTorch (CUDA graphs), so that small steps do not wait for Python.
+"""CUDA graphs: steps on an NVIDIA GPU that PyTorch starts as a whole.
 
-Python needs longer to start the hundreds of operations of a step than a GPU needs to compute them. A recorded step is
-started as a whole.
+Python needs longer to start the hundreds of operations of a small step than a GPU needs to compute them. A step that is
+captured in a graph is started by one call.
 """
 
 import contextlib
 import gc
+import weakref
 
 import keras
 import numpy as np
 import torch
 
-LARGEST = 4_000_000  # numbers in the first input; with more of them the GPU works longer than Python
-ATTEMPTS = 3  # to record a function, before it is only called
+LARGEST = 4_000_000  # numbers in a picture; with more of them the GPU works longer than Python
+MOST_NUMBERS = 16  # of an array in a captured step, since each is written by an operation of its own
 
 
-def recorded(function, device):
-    """Return a Recorded function on an NVIDIA GPU, and the function itself on other devices."""
-    return Recorded(function) if device.type == "cuda" and not torch.version.hip else function
+class GraphFunction:
+    """A function of trees of tensors on a GPU, whose operations are captured in its second call and then replayed.
 
-
-class Recorded:
-    """A function whose work is recorded in the second call with tensors of the same shapes, and then only repeated.
-
-    Arguments and results are trees of tensors. The function must do the same work in each call: it must draw no random
-    numbers and make no decision that depends on the tensors' values. If its work cannot be recorded, it is called.
+    It must be right to repeat the operations of the second call: the function draws no random numbers, makes no
+    decision by the tensors' values, and reads no other number of Python that changes. Variables are changed in place.
+    It is called by one thread. For other shapes, it is called once and then captured anew. Where its operations cannot
+    be captured, it is called.
     """
 
     def __init__(self, function):
-        self.function, self.attempts = function, 0
-        self.forget()
+        self.function, self.not_captured = function, None
+        self.release()
 
-    def forget(self):
-        self.shapes, self.inputs, self.repeat = None, None, None
+    def release(self):
+        """Free the graph and its memory."""
+        self.shapes, self.inputs, self.replay = None, None, None
 
     def __call__(self, *arguments):
+        shapes = keras.tree.map_structure(lambda x: (str(x.dtype), *x.shape), arguments)
         given = keras.tree.flatten(arguments)
-        if self.attempts == ATTEMPTS or given[0].numel() > LARGEST:
-            self.forget()
-            return self.function(*arguments)
-        shapes = [(x.shape, x.dtype) for x in given]
         if shapes != self.shapes:
-            self.forget()  # first, so that its memory is free
-            self.shapes = shapes
-            return self.function(*arguments)
-        if self.repeat is None and not self.record(arguments):
+            self.release()  # before the call, which needs memory
+            results = self.function(*arguments)
+            if shapes != self.not_captured and given[0].numel() <= LARGEST:
+                self.shapes = shapes
+            return results
+        if self.replay is None and not self.capture(arguments):
             return self.function(*arguments)
         for own, x in zip(self.inputs, given, strict=True):
             own.copy_(x)
-        return keras.tree.map_structure(torch.clone, self.repeat())
+        return keras.tree.map_structure(torch.clone, self.replay())
 
-    def record(self, arguments):
-        """Record the function's work on copies of the arguments. Returns whether that was possible."""
+    def capture(self, arguments):
+        """Capture the function's operations on copies of the arguments. Returns whether that was possible."""
         inputs = keras.tree.map_structure(lambda x: x.detach().clone(), arguments)
         try:
-            self.repeat = record(lambda: self.function(*inputs))
-        except RuntimeError:  # PyTorch's error for work that cannot be recorded, and for too little memory
-            self.attempts += 1
+            self.replay = capture(lambda: self.function(*inputs))
+        except RuntimeError:  # PyTorch's error for operations that cannot be captured, and for too little memory
+            self.not_captured = self.shapes
+            self.release()
             return False
-        self.attempts = 0
         self.inputs = keras.tree.flatten(inputs)
+        with_graphs.add(self)
         return True
 
 
-def record(function):
-    """Record a function's work without doing it. Returns a function that does it, with the same tensors each time.
+with_graphs = weakref.WeakSet()
 
-    Raises RuntimeError if the work cannot be recorded.
+
+def release_graphs():
+    """Free all graphs and their memory. Functions that are called again are captured again."""
+    for function in list(with_graphs):
+        function.release()
+    with_graphs.clear()
+
+
+def capture(function):
+    """Capture a function's operations without doing them. Returns f() -> the results, in the same tensors each time.
+
+    Raises RuntimeError if that is not possible.
     """
-    gc.collect()  # what is left of an earlier call belongs to another stream, which would end the recording
-    graph = torch.cuda.CUDAGraph()
-    with numbers_filled_in(), torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        results = function()
+    # Reference cycles may keep gradient nodes of the call before. They belong to another stream, and would be waited
+    # for, which ends a capture.
+    gc.collect()
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    try:
+        with numbers_filled_in(), torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            results = function()
+    finally:
+        torch.cuda.set_stream(stream)  # PyTorch does not leave the stream of a capture that failed
 
-    def repeat():
+    def replay():
         graph.replay()
         return results
 
-    return repeat
+    return replay
 
 
 @contextlib.contextmanager
 def numbers_filled_in():
-    """Let the GPU itself write the few numbers that Keras converts to tensors. Copies to it cannot be recorded."""
+    """Let the GPU write the few numbers that Keras converts to tensors. Copies to the GPU cannot be captured."""
     as_tensor = torch.as_tensor
 
     def filled(data, dtype=None, device=None):
         if isinstance(data, torch.Tensor):
             return as_tensor(data, dtype=dtype, device=device)
-        values = np.asarray(data)
-        dtype = dtype or as_tensor(values).dtype
+        dtype, values = dtype or as_tensor(data).dtype, np.asarray(data)
         if not values.shape:
             return torch.full((), values.item(), dtype=dtype, device=device)
         if values.size > MOST_NUMBERS:
-            raise RuntimeError(f"{values.size} numbers cannot be recorded")
+            raise RuntimeError(f"an array of {values.size} numbers cannot be captured")
         parts = [torch.full((), value, dtype=dtype, device=device) for value in values.ravel().tolist()]
         return torch.stack(parts).reshape(values.shape)
 
@@ -102,6 +115,3 @@ def numbers_filled_in():
         yield
     finally:
         torch.as_tensor = as_tensor
-
-
-MOST_NUMBERS = 16  # of an array that is written number by number

@@ -41,7 +41,7 @@ class StyleModel(perceptual_loss.PerceptualLoss):
             print(f"device: {device}; {options.convnet} with the weights {self.source}", file=sys.stderr)
         self.options = options
         self.compiled = functools.lru_cache(
-            lambda options: padding.value_and_gradient(self.loss_of(options), self.variables)
+            lambda options: backend.capture_steps(padding.value_and_gradient(self.loss_of(options), self.variables))
         )
         self.tiled = functools.lru_cache(lambda options, regions: tiled_loss.TiledLoss(self, options, regions))
         # The cache is small because each mixture takes some megabytes.
@@ -311,6 +311,7 @@ class Search:
             self.accept(in_span(self.on_device(start))[rows, columns])
         self.steps.append(len(self.history) - steps)
         self.picture = backend.as_array(self.picture)
+        backend.release_graphs()  # the next size needs the memory
 
     def check_finite(self, gradient):
         """Raise Diverged if the gradient of this step, or its loss, is not finite."""

@@ -38,7 +38,7 @@ class PerceptualLoss:
             statistics_of_layers = statistics_of(extractor(options.style_layers), options)
             self.statistics = padding.for_any_size(statistics_of_layers, model.variables)
         self.loss = self.loss_of(options)
-        self.loss_and_gradient = padding.value_and_gradient(self.loss, model.variables)
+        self.loss_and_gradient = backend.capture_steps(padding.value_and_gradient(self.loss, model.variables))
 
     def loss_of(self, options):
         """Return the loss that these options define. Their layers and weights may differ from the model's."""

@@ -40,7 +40,7 @@ SHEET_SECONDS = 180  # from one sheet to the next
 EVALUATED_PIECES = 3  # pieces on which the network is compared with a search at the end of the training
 SEARCH_STEPS = 40  # of the search on each of these pieces
 EVALUATION_SEED = 2**40  # no step has this number, so these pieces are not those of the training
-UNTIMED_STEPS = 3  # the first steps, which also compile, or are recorded on a GPU
+UNTIMED_STEPS = 3  # the first steps, which also compile, or are captured on a GPU
 TIMED_STEPS = 7  # further steps that are timed to estimate how long the others take
 STYLE_RATE = 4  # learning rate of a style / that of the network: only some of the pieces train a style
 KERNEL_RATE = 0.3  # root mean square of the change of a kernel in a step, divided by the learning rate
@@ -188,7 +188,7 @@ class ParameterGroup:
     def __init__(self, variables, optimizer, rate):
         self.variables, self.optimizer, self.rate = variables, optimizer(rate), rate
         self.optimizer.build(variables)
-        self.apply = backend.compile_update(self.optimizer, variables)
+        self.apply = backend.capture_steps(backend.compile_update(self.optimizer, variables))
 
     def step(self, factor, gradients):
         """Take a step with the learning rate times `factor`."""
@@ -239,7 +239,8 @@ class StyleTraining:
             self.groups.append(ParameterGroup(self.network.trainable_variables, Muon, options.learning_rate))
         trained = [[*group.variables] for group in self.groups]
         variables = [self.styles, *self.network.variables, *self.loss.variables]
-        self.loss_and_gradients = backend.value_and_gradients(self.loss_of_picture, trained, CROP**2, variables)
+        gradients = backend.value_and_gradients(self.loss_of_picture, trained, CROP**2, variables)
+        self.loss_and_gradients = backend.capture_steps(gradients)
         self.meta = self.describe()
 
     @functools.cached_property
