@@ -567,7 +567,7 @@ class Filters(Common):
     )
     convnet: PathName = option(
         "vgg16",
-        "vgg16, vgg19, or a .keras file of yours, or a folder of them; the layers of the network must form a chain",
+        "vgg16, vgg19, a .keras or .h5 file of yours, or a folder of them; the network's layers must form a chain",
         metavar="NETWORK",
     )
     input_range: str | None = like(Dream, "input_range", None)
