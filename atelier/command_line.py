@@ -320,8 +320,10 @@ def run(main):
             stream.reconfigure(errors="backslashreplace")  # a file name may have bytes that are not text
     interrupts = []
 
-    def interrupt(*_):
+    def interrupt(_, frame):
         interrupts.append("Ctrl-C")
+        if is_importing(frame):  # Python's compiler ignores some interrupts
+            interrupt_again()
         raise KeyboardInterrupt
 
     try:
@@ -342,12 +344,24 @@ def run(main):
 def repeat_interrupt(unraisable):
     """Send SIGINT again if Python ignored a KeyboardInterrupt. Python ignores all errors that a destructor raises."""
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
-        send = _thread.interrupt_main
-        if hasattr(signal, "pthread_kill"):  # this also interrupts a sleep or a wait; Windows does not have it
-            send = functools.partial(signal.pthread_kill, threading.main_thread().ident, signal.SIGINT)
-        threading.Timer(0.05, send).start()
+        interrupt_again()
     else:
         sys.__unraisablehook__(unraisable)
+
+
+def interrupt_again():
+    """Send SIGINT to the main thread in a moment."""
+    send = _thread.interrupt_main
+    if hasattr(signal, "pthread_kill"):  # this also interrupts a sleep or a wait; Windows does not have it
+        send = functools.partial(signal.pthread_kill, threading.main_thread().ident, signal.SIGINT)
+    threading.Timer(0.05, send).start()
+
+
+def is_importing(frame):
+    """Tell whether a module is being imported in a frame or in one of its callers."""
+    while frame and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
 
 
 def outcome(main, interrupts):

@@ -47,6 +47,19 @@ def test_ctrl_c_during_the_imports_is_reported_in_one_line(module, after, tmp_pa
     assert (result.returncode, reported, result.stdout) == (130, ["error: interrupted"], "")
 
 
+def test_ctrl_c_that_is_lost_during_an_import_is_repeated(tmp_path):
+    (tmp_path / "losing.py").write_text(
+        "import time\n"
+        "try:\n    print('importing', flush=True)\n    time.sleep(20)\n"
+        "except KeyboardInterrupt:\n    pass\n"
+        "time.sleep(20)\n"
+    )
+    program = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, '.']; from atelier import command_line\n"
+    program += "command_line.run(lambda: __import__('losing'))"
+    result = interrupted([sys.executable, "-c", program], "stdout", "importing")
+    assert (result.returncode, result.stderr) == (130, "error: interrupted\n")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [0, 0.2])
 def test_ctrl_c_at_the_end_leaves_the_results(after, tmp_path):
