@@ -420,9 +420,8 @@ def test_the_guidance_brings_mean_colours_closer_and_is_strongest_at_the_start(v
 def test_minutes_are_converted_to_steps_after_some_timed_steps(monkeypatch):
     monkeypatch.setattr(style_training.time, "monotonic", lambda: 100)
     budget, found = style_training.StepBudget(minutes=10), []
-    for done, seconds in enumerate(
-        (28, 29, 30, *range(32, 46, 2)), 1
-    ):  # the first steps, which compile, and seven more
+    untimed, timed = (28, 29, 30), range(32, 46, 2)
+    for done, seconds in enumerate((*untimed, *timed), 1):
         monkeypatch.setattr(style_training.time, "monotonic", lambda seconds=seconds: 100 + seconds)
         found.append(budget.steps(done))
     assert found == [0] * (2 + style_training.TIMED_STEPS) + [10 + (600 - 44) / 2]

@@ -356,7 +356,12 @@ class DigitTraining:
         return self.has_checkpoints() and not any(map(was_stopped, self.entries(self.meta)))
 
     def draw_flags(self):
-        """Return flags for generate_rnn.py: they draw all classes if all are trained, or else the first class."""
+        """Return flags for generate_rnn.py: they draw all classes if all are trained, or else the first class.
+
+        One network for all classes needs none.
+        """
+        if self.config.together:
+            return []
         known = self.meta["classes"]
         return ["--all-digits"] if len(known) > 1 and all(known.values()) else ["--digit", str(self.classes[0])]
 
@@ -368,7 +373,8 @@ class DigitTraining:
         axes = figure.subplots()
         for label, entry in sorted(self.meta["classes"].items(), key=lambda item: int(item[0])):
             epochs = range(1, len(entry.get("loss", [])) + 1)
-            (line,) = axes.plot(epochs, entry.get("loss", []), label=f"class {label}")
+            name = "all classes" if self.config.together else f"class {label}"
+            (line,) = axes.plot(epochs, entry.get("loss", []), label=name)
             if entry.get("validation_loss"):
                 axes.plot(epochs, entry["validation_loss"], "--", color=line.get_color())
         dashed = " (dashed: held out)" if self.options.validation_split else ""
