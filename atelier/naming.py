@@ -197,7 +197,7 @@ def similar_file(path, others=()):
     return suggestion(path.name, [*beside, *others])
 
 
-FILM_ENDINGS = {".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi"}
+FILM_ENDINGS = {".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".3gp"}
 ANIMATION_ENDINGS = {".gif", ".webp"}  # such files can be films or pictures
 FILM_KINDS = (".mp4", ".webm", ".gif", ".webp")  # that are written
 

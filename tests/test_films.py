@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import ndimage
 
 import config
-from atelier import ffmpeg
+from atelier import ffmpeg, naming
 from atelier.ffmpeg import run_ffmpeg
 from atelier.film import optical_flow, reading
 from atelier.style import style_films
@@ -136,6 +136,32 @@ def test_films_of_all_kinds_are_read_upright_at_a_constant_rate(clip, tmp_path):
         expected = np.rot90(pan(30), 1, (1, 2)) if name == "turned.mov" else frames
         assert np.abs(found[0].astype(float) - expected[0]).mean() < 20, name  # a GIF has few colours
     assert (found[10] == frames_of(tmp_path / "turned.mov")[10]).all()
+
+
+@pytest.mark.parametrize(
+    "name, codec", [("a.mpg", "mpeg2video"), ("a.mts", "libx264"), ("a.wmv", "wmv2"), ("a.3gp", "h263")]
+)
+def test_films_of_old_cameras_are_read_with_their_sound(name, codec, tmp_path):
+    sound = {"a.wmv": "wmav2", "a.3gp": "aac"}.get(name, "mp2")
+    codecs = ("-c:v", codec, "-q:v", "2", "-pix_fmt", "yuv420p", "-c:a", sound)
+    film = whole(write_film(tmp_path / name, pan(12, (176, 144)), *codecs, rate=25)).film
+    assert naming.is_film(film.path) and (film.rate, film.sound) == (25, True)
+    assert len(frames_of(film.path)) in (12, 13)  # a WMV begins a frame later than its sound
+
+
+def test_an_interlaced_film_of_a_camcorder_gets_no_combs(tmp_path):
+    half_frames = pan(24, (128, 96), step=4)
+    frames = half_frames[::2].copy()
+    frames[:, 1::2] = half_frames[1::2, 1::2]  # odd rows are half a frame later
+    write_film(tmp_path / "a.mts", frames, "-c:v", "libx264", "-qp", "0", "-x264opts", "tff=1", "-pix_fmt", "yuv420p")
+
+    def combs(frames):
+        return np.abs(np.diff(frames.astype(float), axis=1)).mean()
+
+    found = frames_of(tmp_path / "a.mts")
+    assert len(found) == 12
+    assert combs(frames) > 1.5 * combs(half_frames)
+    assert combs(found) < 1.1 * combs(half_frames)
 
 
 def test_a_piece_from_the_middle_has_the_frames_of_the_whole(clip, tmp_path):

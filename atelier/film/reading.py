@@ -268,7 +268,8 @@ def arguments_for(piece, skip, every):
         before, shift = ["-ss", f"{begin - early:.6f}"], f"setpts=PTS-{early:.6f}/TB,"
     else:
         before, shift = [], f"trim=start={begin:.6f},setpts=PTS-{begin:.6f}/TB," if begin else ""
-    filters = f"showinfo=checksum=0,{shift}fps={rate}:start_time=0,"
+    # Films of camcorders are often interlaced. bwdif removes the combs at what moves, and keeps frames without them.
+    filters = f"showinfo=checksum=0,bwdif=send_frame:deint=interlaced,{shift}fps={rate}:start_time=0,"
     if every > 1:
         filters += rf"select=not(mod(n\,{every})),"
     filters += f"scale={piece.width}:{piece.height}:flags=lanczos+accurate_rnd:in_color_matrix={matrix_of(film)}"
