@@ -460,7 +460,7 @@ class Learn(Common):
         most=1,
     )
     weights: PathName | None = like(Photos, "weights", None)
-    resume: bool = option(False, "continue an interrupted training; the result is the same as without the interruption")
+    resume: bool = option(False, "continue an interrupted training, from the last minute on")
 
 
 @dataclasses.dataclass(frozen=True)

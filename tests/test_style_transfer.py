@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import pathlib
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from conftest import ROOT, pixels, results, rows_of, run
 from PIL import Image
 
 import config
+import style_transfer
 from atelier import backend, colors, imaging
 from atelier.networks import minimizers, pretrained
 from atelier.style import input_pictures, optimization, transfer
@@ -542,3 +544,15 @@ def test_a_search_that_needs_too_much_memory_is_refused(precision, gigabytes, ph
         f"about {gigabytes} GB"
         in run("style_transfer.py", photo, *refine, "--output", tmp_path / "a.png", status=2).stderr
     )
+
+
+def test_results_of_searches_styles_and_refinements_have_different_names():
+    photo = pathlib.Path("china.jpg")
+    flags = [("--style", ROOT / "images/style/wave.jpg"), ("--learned", "wave"), ("--learned", "wave=2")]
+    flags += [("--learned", "wave", "scream", "--refine", 3)]
+    commands = [[str(photo), *map(str, words)] for words in flags]
+    options = [style_transfer.options_of(style_transfer.parse_arguments(words)) for words in commands]
+    assert [style_transfer.default_name([photo], one) for one in options] == [
+        *("china__wave", "china__wave_learned", "china__wave_learned"),
+        "china__wave__scream_refined",
+    ]

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import ROOT, pixels
+from scipy import ndimage
 
 from atelier import imaging
 from atelier.style import learned_styles, stylization_network
@@ -57,6 +58,25 @@ def test_a_flat_sky_shows_no_checkerboard():
     for side, limit in ((4, 0.15), (8, 0.4)):  # at 0.3, a weave can be seen in an enlarged picture
         mean_by_place = sky.reshape(256 // side, side, 256 // side, side, 3).mean((0, 2))
         assert np.ptp(mean_by_place, axis=(0, 1)).max() < limit * sky.std((0, 1)).min()
+
+
+@pytest.mark.parametrize("name", ["starry_night", "wave"])
+def test_noise_changes_the_strokes_of_a_sky_but_makes_no_grain(name):
+    style = learned_styles.load_style(name)
+    network = learned_styles.load_network(style.network)
+    photo = imaging.resize_picture(pixels(ROOT / "images/content/china.jpg"), 384, 256)
+
+    def sky(factor):
+        def noise_of(*size):
+            return factor * stylization_network.fixed_noise(*size)
+
+        return learned_styles.stylize(network, photo, style, noise_of=noise_of)[10:90, 230:330]
+
+    def grain(x):
+        return (x - ndimage.gaussian_filter(x, (1, 1, 0))).std()
+
+    assert (sky(1) - sky(0)).std() > 10
+    assert grain(sky(1)) < 1.25 * grain(sky(0))
 
 
 def test_normalization_gives_each_channel_its_mean_and_deviation():

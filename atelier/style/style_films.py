@@ -82,7 +82,7 @@ class LearnedPainter(painting.Painter):
 
 
 def moved_noise(places, height, width):
-    """Return the noise of a photo of this size, as draw_noise() does, moved along with the film.
+    """Return the noise of a photo of this size, as fixed_noise() does, moved along with the film.
 
     `places`, float32 H x W x 2, are where each place was in the first frame, as shares of its width and height.
     Interpolated noise is weaker, so it is divided by its standard deviation.

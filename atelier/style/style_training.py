@@ -46,8 +46,9 @@ STYLE_RATE = 4  # learning rate of a style / that of the network: only some of t
 KERNEL_RATE = 0.3  # root mean square of the change of a kernel in a step, divided by the learning rate
 TERMS = ("total", "content", "style", "tv")  # of the loss
 
-# The guidance is the squared difference of the mean colours of small squares of the picture and of the photo. In the
-# beginning of a training from scratch its weight is 1, or light and dark may swap. It falls linearly to 0.
+# The guidance is the squared difference of the mean colours of small squares of the picture and of the photo. Without
+# it, light and dark may swap in a training from scratch, and a training with a base scatters dark scraps over light
+# skies. Its weight falls linearly from 1 to 0.
 GUIDED_SHARE = 0.5  # share of the training after which it is 0
 GUIDANCE_SIDE, GUIDANCE_UNIT = 16, 64  # the side of the squares in pixels, and the grey levels that count as 1
 
@@ -61,7 +62,7 @@ FILES += ("sheet.png", "loss.csv", "loss.png")
 
 @dataclasses.dataclass
 class TrainingState:
-    """All that is needed to continue a training exactly."""
+    """All that is needed to continue a training."""
 
     steps: int  # in all, or 0 where the number is not known yet
     losses: list = dataclasses.field(default_factory=list)  # TERMS of each step
@@ -329,7 +330,7 @@ class StyleTraining:
         rng = np.random.default_rng((self.options.seed, done))
         paintings, large = rng.integers(len(self.paintings), size=BATCH), rng.random(BATCH) < LARGE_SHARE
         numbers = len(STROKES) * paintings + large
-        guidance = np.float32(0 if self.base else guidance_weight(share))
+        guidance = np.float32(guidance_weight(share))
         pieces = (self.draw_piece(rng, self.targets[i]) for i in numbers)
         terms, gradients = zip(*(self.loss_of_piece(*piece, i, guidance) for piece, i in zip(pieces, numbers)))
         loss = np.mean([[float(term) for term in of_piece] for of_piece in terms], 0)
@@ -487,5 +488,5 @@ class StyleTraining:
 
 
 def guidance_weight(share):
-    """Return the weight of the guidance after this share of a training from scratch."""
+    """Return the weight of the guidance after this share of a training."""
     return max(0, 1 - share / GUIDED_SHARE)

@@ -3,7 +3,8 @@
 Its inputs are a photo, float32 1 x H x W x 3 in 0..255, noise, and a style vector. Its output is a picture of the
 photo's size, whose values may lie slightly outside 0..255. All styles share the convolutions. A style vector holds a
 scale and a shift for each normalized channel (Dumoulin et al. 2017), STYLE_DIM numbers in all. Noise is an input
-because the network could not place strokes in a uniform flat sky without it (Ulyanov et al. 2016).
+because the network could not place strokes in a uniform flat sky without it (Ulyanov et al. 2016). It is added at a
+quarter of the photo's size alone: at half of it, it became a fine grain over the whole picture.
 
 The network has an encoder, a middle part and a decoder. The list MIDDLE defines the middle part. Photos that are
 processed as a whole and large photos, which are processed in strips, share this definition. Most of its residual blocks
@@ -18,7 +19,6 @@ import collections
 import dataclasses
 import functools
 import operator
-import typing
 
 import keras
 import numpy as np
@@ -29,34 +29,27 @@ from atelier import padding
 WIDTHS = (16, 32, 80, 128)  # channels at the picture's size, at half of it, at a quarter and at an eighth of it
 SIDE_UNIT = 8  # photos are padded to multiples of it
 RESIDUAL_BLOCKS = 6  # all but the last at an eighth of the picture's size, and the last at a quarter
-NOISE_CHANNELS = 2  # at half the picture's size
+NOISE_CHANNELS = 8  # at a quarter of the picture's size
+# Standard deviation of the noise when a photo is painted; in a training it is 1. Weaker noise makes fewer motifs, and
+# those of the photo's forms are larger. Readers preferred such pictures (docs/numbers.md).
+PAINTED_NOISE = 0.25
 EPSILON = 0.01  # added to variances. A smaller value would amplify the grain of a flat sky
-
-
-def noise_at_half(noise):
-    """Return a list with the noise, 1 x h x w x C: the tensor that is concatenated to features of the same size."""
-    return [noise]
-
-
-def noise_at_quarter(noise):
-    """Split noise 1 x h x w x C into four tensors with half its height and width (space to depth), without loss."""
-    return [noise[:, top::2, left::2] for top in range(2) for left in range(2)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
     """A 3 x 3 convolution of the middle part. Its output is normalized. A ReLU or the end of a residual follows.
 
-    `noise`, if given, is a function of the noise. It lists the tensors that are concatenated to the input. A block with
-    `begins_residual` keeps its input. Residuals can be nested: a block with `ends_residual` adds the input of the
-    innermost open one to its output, and has no ReLU.
+    With `takes_noise`, the noise is concatenated to the input. A block with `begins_residual` keeps its input.
+    Residuals can be nested: a block with `ends_residual` adds the input of the innermost open one to its output, and
+    has no ReLU.
     """
 
     name: str
     channels: int
     strides: int = 1
     enlarges: bool = False  # doubles the sides after the convolution
-    noise: typing.Callable | None = None
+    takes_noise: bool = False
     begins_residual: bool = False
     ends_residual: bool = False
 
@@ -71,12 +64,12 @@ def residual_block(number, channels):
 
 MIDDLE = [
     Block("quarter", WIDTHS[2], strides=2),
-    Block("eighth", WIDTHS[3], strides=2, noise=noise_at_quarter, begins_residual=True),
+    Block("eighth", WIDTHS[3], strides=2, takes_noise=True, begins_residual=True),
     *(block for number in range(1, RESIDUAL_BLOCKS) for block in residual_block(number, WIDTHS[3])),
     Block("quarter_again", WIDTHS[2], enlarges=True, ends_residual=True),
     *residual_block(RESIDUAL_BLOCKS, WIDTHS[2]),
     Block("double", WIDTHS[1], enlarges=True),
-    Block("half_again", WIDTHS[1], noise=noise_at_half),
+    Block("half_again", WIDTHS[1]),
 ]
 
 # The numbers of channels that a style vector scales and shifts, in the order of the layers. All are normalized before,
@@ -131,7 +124,7 @@ class StylizationNetwork(keras.Model):
         next layer has used it. So memory holds the features of about one layer and the inputs of two residuals.
         """
         convolutions = self.for_strips
-        noise = [noise[:, top : top + rows // 2] for top in range(0, noise.shape[1], rows // 2)]
+        noise = [noise[:, top : top + rows // 4] for top in range(0, noise.shape[1], rows // 4)]
         x = apply_to_strips(*convolutions["encoder"], strips)
         x = apply_middle(x, noise, style, StripOperations(convolutions))
         return apply_to_strips(*convolutions["decoder"], x, style)
@@ -167,13 +160,13 @@ class StylizationNetwork(keras.Model):
 
 @functools.lru_cache(maxsize=2)  # the frames of a film have one size
 def fixed_noise(height, width):
-    """Return the noise of all photos of a size, as draw_noise() does."""
-    return draw_noise(height, width, np.random.default_rng(0))
+    """Return the noise of all photos of a size, as draw_noise() does, but weaker."""
+    return PAINTED_NOISE * draw_noise(height, width, np.random.default_rng(0))
 
 
 def draw_noise(height, width, rng):
-    """Return noise for a photo: float32 1 x height / 2 x width / 2 x NOISE_CHANNELS, standard normal."""
-    return rng.standard_normal((1, height // 2, width // 2, NOISE_CHANNELS), "float32")
+    """Return noise for a photo: float32 1 x height / 4 x width / 4 x NOISE_CHANNELS, standard normal."""
+    return rng.standard_normal((1, height // 4, width // 4, NOISE_CHANNELS), "float32")
 
 
 # --- The three parts ---------------------------------------------------------------------------
@@ -213,8 +206,8 @@ def apply_middle(x, noise, style, operations):
         if block.begins_residual:
             x, residual = operations.duplicate(x)
             kept.append(residual)
-        if block.noise:
-            x = operations.apply(functools.partial(with_noise, block), x, noise)
+        if block.takes_noise:
+            x = operations.apply(with_noise, x, noise)
         x = operations.normalize(operations.convolve(block, x), *next(parts))
         x = operations.apply(operator.add, x, kept.pop()) if block.ends_residual else operations.apply(ops.relu, x)
     return x
@@ -308,9 +301,9 @@ def convolve(block, layer, x, size=None):
     return enlarged(x, size) if block.enlarges else x
 
 
-def with_noise(block, x, noise):
-    """Concatenate noise to a block's input, 1 x h x w x C, in its precision."""
-    return ops.concatenate([x, *(ops.cast(part, x.dtype) for part in block.noise(noise))], axis=3)
+def with_noise(x, noise):
+    """Concatenate noise to features of the same size, in their precision."""
+    return ops.concatenate([x, ops.cast(noise, x.dtype)], axis=3)
 
 
 def mirrored(x, margin, size=None):
@@ -377,7 +370,7 @@ def for_padded(network):
 
     def stylize(photo, noise, style):
         seen, (height, width) = padding.padded(photo), photo.shape[1:3]
-        below, right = (seen.shape[i] // 2 - noise.shape[i] for i in (1, 2))
+        below, right = (seen.shape[i] // 4 - noise.shape[i] for i in (1, 2))
         noise = np.pad(noise, ((0, 0), (0, below), (0, right), (0, 0)))
         return backend.as_array(compiled(seen, noise, style, padding.size_of(photo)))[:, :height, :width]
 
