@@ -138,15 +138,28 @@ def test_films_of_all_kinds_are_read_upright_at_a_constant_rate(clip, tmp_path):
     assert (found[10] == frames_of(tmp_path / "turned.mov")[10]).all()
 
 
+def frames_from(film, skip):
+    with reading.FrameReader(film, skip=skip) as reader:
+        return np.stack([*reader])
+
+
 @pytest.mark.parametrize(
-    "name, codec", [("a.mpg", "mpeg2video"), ("a.mts", "libx264"), ("a.wmv", "wmv2"), ("a.3gp", "h263")]
+    "name, codec, sound",
+    [
+        *(("a.mpg", "mpeg2video", "mp2"), ("a.mpeg", "mpeg2video", "mp2"), ("a.m2ts", "libx264", "ac3")),
+        *(("a.mts", "libx264", "ac3"), ("a.wmv", "wmv2", "wmav2"), ("a.3gp", "libx264", "aac")),
+    ],
 )
-def test_films_of_old_cameras_are_read_with_their_sound(name, codec, tmp_path):
-    sound = {"a.wmv": "wmav2", "a.3gp": "aac"}.get(name, "mp2")
-    codecs = ("-c:v", codec, "-q:v", "2", "-pix_fmt", "yuv420p", "-c:a", sound)
-    film = whole(write_film(tmp_path / name, pan(12, (176, 144)), *codecs, rate=25)).film
-    assert naming.is_film(film.path) and (film.rate, film.sound) == (25, True)
-    assert len(frames_of(film.path)) in (12, 13)  # a WMV begins a frame later than its sound
+def test_films_of_old_cameras_are_read_from_any_frame_on(name, codec, sound, tmp_path):
+    frames = pan(40, (176, 144))
+    codecs = ("-c:v", codec, "-q:v", "2", "-g", "12", "-pix_fmt", "yuv420p", "-c:a", sound)
+    film = whole(write_film(tmp_path / name, frames, *codecs, rate=25))
+    assert naming.is_film(film.film.path) and (film.rate, film.film.sound) == (25, True)
+    everything = frames_of(film.film.path)
+    assert len(everything) in (40, 41)  # a WMV begins a frame later than its sound
+    assert all(np.abs(everything[-i].astype(float) - frames[-i]).mean() < 12 for i in (1, 15, 30))
+    for skip in (7, 30):
+        np.testing.assert_array_equal(frames_from(film, skip), everything[skip:])
 
 
 def test_an_interlaced_film_of_a_camcorder_gets_no_combs(tmp_path):
@@ -162,6 +175,10 @@ def test_an_interlaced_film_of_a_camcorder_gets_no_combs(tmp_path):
     assert len(found) == 12
     assert combs(frames) > 1.5 * combs(half_frames)
     assert combs(found) < 1.1 * combs(half_frames)
+    assert run_ffmpeg("-v", "error", "-i", tmp_path / "a.mts", "-c", "copy", tmp_path / "a.mp4").returncode == 0
+    for name in ("a.mts", "a.mp4"):
+        for skip in (1, 7):
+            np.testing.assert_array_equal(frames_from(whole(tmp_path / name), skip), found[skip:])
 
 
 def test_a_piece_from_the_middle_has_the_frames_of_the_whole(clip, tmp_path):
@@ -172,8 +189,7 @@ def test_a_piece_from_the_middle_has_the_frames_of_the_whole(clip, tmp_path):
     with reading.FrameReader(piece) as reader:
         everything = np.stack([*reader])
     for skip in (7, 30, 59):
-        with reading.FrameReader(piece, skip=skip) as reader:
-            np.testing.assert_array_equal(np.stack([*reader]), everything[skip:])
+        np.testing.assert_array_equal(frames_from(piece, skip), everything[skip:])
     assert len(everything) == 60
 
 

@@ -25,6 +25,8 @@ FASTEST = 120  # frames a second
 PROBE_SECONDS = 120  # ffmpeg reads the beginning of a film in less than a second, but from a slow disk
 
 
+MPEG_STREAMS = {".mpg", ".mpeg", ".mts", ".m2ts"}
+
 # --- What a film holds -------------------------------------------------------------------------
 
 
@@ -46,8 +48,11 @@ class Film:
 
     @property
     def seekable(self):
-        """Whether ffmpeg can begin to read at any time. It reads animations from their first frame only."""
-        return self.path.suffix.lower() not in ANIMATION_ENDINGS
+        """Whether ffmpeg can begin to read at any time.
+
+        It reads animations from their first frame only. In MPEG streams it skips all frames up to the next key frame.
+        """
+        return self.path.suffix.lower() not in ANIMATION_ENDINGS | MPEG_STREAMS
 
 
 @functools.lru_cache(maxsize=64)
@@ -188,7 +193,7 @@ class FrameReader:
 
     def __init__(self, piece, skip=0, every=1):
         self.piece, self.damaged = piece, []
-        self.offset = piece.start + skip / float(piece.rate)
+        self.offset = seek_time(piece, skip)
         self.shape = piece.height, piece.width, 3
         self.messages = collections.deque(maxlen=20)
         self.command = [find_program(), *arguments_for(piece, skip, every)]
@@ -261,14 +266,12 @@ def fill(stream, buffer):
 
 def arguments_for(piece, skip, every):
     """Return ffmpeg's arguments to read a piece from frame `skip` on, and then each frame of number `every`."""
-    film, rate = piece.film, piece.rate
-    begin = piece.start + skip / float(rate)
-    if film.seekable and begin > 0:
-        early = EARLY / float(rate)
-        before, shift = ["-ss", f"{begin - early:.6f}"], f"setpts=PTS-{early:.6f}/TB,"
-    else:
-        before, shift = [], f"trim=start={begin:.6f},setpts=PTS-{begin:.6f}/TB," if begin else ""
-    # Films of camcorders are often interlaced. bwdif removes the combs at what moves, and keeps frames without them.
+    film, rate, sought = piece.film, piece.rate, seek_time(piece, skip)
+    before = ["-ss", f"{sought:.6f}"] if sought else []
+    begin = time_of(piece, skip) - sought
+    shift = f"trim=start={begin - EARLY / float(rate):.6f},setpts=PTS-{begin:.6f}/TB," if begin else ""
+    # Films of camcorders are often interlaced. bwdif removes the combs of moving things from frames that are marked as
+    # interlaced, and keeps the others.
     filters = f"showinfo=checksum=0,bwdif=send_frame:deint=interlaced,{shift}fps={rate}:start_time=0,"
     if every > 1:
         filters += rf"select=not(mod(n\,{every})),"
@@ -291,8 +294,18 @@ def arguments_for(piece, skip, every):
     return ["-nostdin", "-hide_banner", "-nostats", "-v", "level+info", *before, "-i", as_input(film.path), *raw]
 
 
-# A seek begins this part of a frame too early: rounded times must not cut off the frame that is sought.
-EARLY = 0.25
+def time_of(piece, number):
+    """Return the time of a frame of a piece, in seconds of the film."""
+    return piece.start + number / float(piece.rate)
+
+
+def seek_time(piece, skip):
+    """Return the time from which ffmpeg reads, in seconds of the film, so that frame `skip` is read as in the whole."""
+    return max(0.0, time_of(piece, skip) - SOUGHT_BEFORE / float(piece.film.rate)) if piece.film.seekable else 0.0
+
+
+EARLY = 0.25  # frames by which a cut comes before the first frame: rounded times must not cut that frame off
+SOUGHT_BEFORE = 2.5  # frames of the film before the first one that are read, because bwdif compares neighbouring frames
 
 
 def matrix_of(film):
