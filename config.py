@@ -460,7 +460,7 @@ class Learn(Common):
         most=1,
     )
     weights: PathName | None = like(Photos, "weights", None)
-    resume: bool = option(False, "continue an interrupted training, from the last minute on")
+    resume: bool = option(False, "continue an interrupted training; after a crash, up to a minute of it is repeated")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from unittest import mock
 
 import keras
 import numpy as np
@@ -417,6 +418,16 @@ def test_the_guidance_brings_mean_colours_closer_and_is_strongest_at_the_start(v
     ):
         variable.assign_sub(0.01 * (guided_gradient - plain_gradient))
     assert color_error() < before
+
+
+def test_a_training_with_a_base_begins_with_the_guidance(two_styles, tmp_path, monkeypatch):
+    recorded = mock.Mock(side_effect=errors.Interrupted)
+    monkeypatch.setattr(style_training.StyleTraining, "loss_of_piece", recorded)
+    photos, _ = style_training.read_photos(train_style.PHOTOS, 0)
+    training = style_training.StyleTraining(tmp_path, [PAINTING], photos, two_styles, config.Learn(size=128, steps=10))
+    with pytest.raises(errors.Interrupted):
+        training.step()
+    assert recorded.call_args.args[-1] == 1
 
 
 def test_minutes_are_converted_to_steps_after_some_timed_steps(monkeypatch):

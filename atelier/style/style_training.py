@@ -266,7 +266,7 @@ class StyleTraining:
         return [[[backend.as_array(x) for x in layer] for layer in loss.statistics(x[None])] for x in paintings]
 
     def describe(self):
-        """Return the contents of meta.json: all that determines the result of the training."""
+        """Return the contents of meta.json: the data and options, which must be the same to resume the training."""
         names = ("size", "minutes", "steps", "content_weight", "learning_rate", "keep_network", "seed")
         return {
             "paintings": [" ".join(manifests.file_checksum(path).values()) for path in self.paintings],
@@ -422,7 +422,10 @@ class StyleTraining:
         return file
 
     def compare_with_search(self, stop):
-        """Return the mean losses of the network and of a search on a few pieces: a dict of TERMS for each."""
+        """Return the mean losses of the network and of a search on a few pieces: a dict of TERMS for each.
+
+        The network gets the noise of the training, which is stronger than that of a photo that is painted.
+        """
         losses = {"network": [], "search": []}
         sizes = [(EVALUATED_PIECES * SEARCH_STEPS, CROP**2)]
         forecast = progress.Forecast(sizes, "for this comparison", self.options.quiet)

@@ -30,8 +30,8 @@ WIDTHS = (16, 32, 80, 128)  # channels at the picture's size, at half of it, at 
 SIDE_UNIT = 8  # photos are padded to multiples of it
 RESIDUAL_BLOCKS = 6  # all but the last at an eighth of the picture's size, and the last at a quarter
 NOISE_CHANNELS = 8  # at a quarter of the picture's size
-# Standard deviation of the noise when a photo is painted; in a training it is 1. Weaker noise makes fewer motifs, and
-# those of the photo's forms are larger. Readers preferred such pictures (docs/numbers.md).
+# Standard deviation of the noise when a photo is painted; in a training it is 1. With weaker noise, fewer motifs are
+# scattered, and forms join to larger ones. Readers preferred such pictures (docs/numbers.md).
 PAINTED_NOISE = 0.25
 EPSILON = 0.01  # added to variances. A smaller value would amplify the grain of a flat sky
 
@@ -88,8 +88,8 @@ LEAST_ROWS = 2 * SIDE_UNIT
 class StylizationNetwork(keras.Model):
     """[photo, noise, style vector 1 x STYLE_DIM] -> picture. A photo's sides must be multiples of SIDE_UNIT.
 
-    They must be at least twice as long as it. draw_noise() makes the noise. The model also keeps the functions that are
-    compiled from it.
+    They must be at least twice as long as it. draw_noise() makes the noise of a training, and fixed_noise() that of a
+    photo that is painted. The model also keeps the functions that are compiled from it.
     """
 
     def __init__(self):
