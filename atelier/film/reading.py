@@ -23,9 +23,8 @@ from atelier.naming import ANIMATION_ENDINGS
 LONGEST_SIDE = 4096  # pixels of a painted film; H.264 players take no more, and the flow would need gigabytes
 FASTEST = 120  # frames a second
 PROBE_SECONDS = 120  # ffmpeg reads the beginning of a film in less than a second, but from a slow disk
-
-
 MPEG_STREAMS = {".mpg", ".mpeg", ".mts", ".m2ts"}
+
 
 # --- What a film holds -------------------------------------------------------------------------
 

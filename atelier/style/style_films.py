@@ -85,7 +85,7 @@ def moved_noise(places, height, width):
     """Return the noise of a photo of this size, as fixed_noise() does, moved along with the film.
 
     `places`, float32 H x W x 2, are where each place was in the first frame, as shares of its width and height.
-    Interpolation makes noise weaker. So it is divided by the factor of its standard deviation.
+    Interpolation lowers the noise's standard deviation by a factor. A division by this factor restores it.
     """
     noise = stylization_network.fixed_noise(height, width)[0]
     size = noise.shape[1::-1]
