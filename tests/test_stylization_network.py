@@ -149,6 +149,15 @@ def test_features_are_enlarged_by_linear_interpolation():
     np.testing.assert_allclose(enlarged, 0.75 * rows[:, :, near] + 0.25 * rows[:, :, far], atol=1e-5)
 
 
+@pytest.mark.parametrize("period, remains", [(0, 1), (4, 0.75), (2, 0)])
+@pytest.mark.parametrize("axis", [1, 2])
+def test_smoothing_removes_what_alternates_from_place_to_place(period, remains, axis):
+    wave = np.cos(2 * np.pi * np.arange(12) / period) if period else np.ones(12)
+    features = np.ones((1, 12, 12, 3), "float32") * np.expand_dims(wave, (0, 3, 3 - axis)).astype("float32")
+    smooth = stylization_network.smoothed(tf.constant(features))
+    np.testing.assert_allclose(smooth, remains * features[:, 2:-2, 2:-2], atol=1e-6)
+
+
 def test_features_are_padded_with_their_mirror_image():
     features = np.random.default_rng(0).normal(size=(1, 5, 7, 2)).astype("float32")
     for margin in (1, 3):
