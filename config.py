@@ -450,7 +450,7 @@ class Learn(Common):
         "mixed with the other styles of the network",
     )
     content_weight: float = option(
-        2.0, "weight of the content loss: how much of the photos is missing in the pictures", least=0
+        4.0, "weight of the content loss: how much of the photos is missing in the pictures", least=0
     )
     learning_rate: float = option(
         2e-3,
