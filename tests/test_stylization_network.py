@@ -8,6 +8,7 @@ from conftest import ROOT, pixels
 from scipy import ndimage
 
 from atelier import imaging
+from atelier.errors import InputError
 from atelier.style import learned_styles, stylization_network
 
 
@@ -21,7 +22,7 @@ def random_style():
     return np.random.default_rng(1).normal(0.5, 0.3, (1, stylization_network.STYLE_DIM)).astype("float32")
 
 
-@pytest.mark.parametrize("shape", [(61, 83), (64, 64), (33, 120), (40, 9)])
+@pytest.mark.parametrize("shape", [(61, 83), (64, 64), (33, 120), (130, 40), (100, 5)])
 def test_strips_give_the_same_picture_as_the_whole_photo(shape, network, monkeypatch):
     photo = imaging.resize_picture(pixels(ROOT / "images/content/china.jpg"), *shape[::-1])
     change = np.diag([0.5, 0.6, 0.7]), np.float32([9, 8, 7])
@@ -30,9 +31,15 @@ def test_strips_give_the_same_picture_as_the_whole_photo(shape, network, monkeyp
     by_hand = network.stylize(photo * np.float32([0.5, 0.6, 0.7]) + change[1], random_style())
     np.testing.assert_allclose(whole, by_hand, atol=1e-2)
     monkeypatch.setattr(stylization_network, "MAX_WHOLE_PIXELS", 0)
-    monkeypatch.setattr(stylization_network, "STRIP_PIXELS", 2**10)
+    monkeypatch.setattr(stylization_network, "STRIP_PIXELS", 1)  # strips of LEAST_ROWS rows
     strips = network.stylize(photo, random_style(), change)
     np.testing.assert_allclose(strips, whole, atol=1e-2)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (16, 24)])
+def test_a_tiny_photo_gets_a_picture_of_its_size(shape, network):
+    picture = network.stylize(np.full((*shape, 3), 200, "float32"), random_style())
+    assert picture.shape == (*shape, 3) and np.isfinite(picture).all()
 
 
 def test_a_flat_sky_in_strips_shows_no_seam(network, monkeypatch):
@@ -156,6 +163,13 @@ def test_smoothing_removes_what_alternates_from_place_to_place(period, remains, 
     features = np.ones((1, 12, 12, 3), "float32") * np.expand_dims(wave, (0, 3, 3 - axis)).astype("float32")
     smooth = stylization_network.smoothed(tf.constant(features))
     np.testing.assert_allclose(smooth, remains * features[:, 2:-2, 2:-2], atol=1e-6)
+
+
+def test_a_network_of_an_earlier_version_is_refused(tmp_path):
+    with np.load(ROOT / "trained/styles/network.npz") as file:
+        np.savez(tmp_path / "network.npz", **{name: file[name] for name in file.files if name != "smoothing"})
+    with pytest.raises(InputError, match="does not fit the stylization network; if an earlier version wrote it"):
+        learned_styles.load_network(tmp_path / "network.npz")
 
 
 def test_features_are_padded_with_their_mirror_image():

@@ -105,7 +105,7 @@ def read_arrays(path, shapes):
     """Read arrays from an .npz: float32, finite, with the names and shapes given. Raises InputError."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            found = [np.asarray(file[name], "float32") for name in shapes]
+            found = [np.asarray(file[name], "float32") for name in shapes if name in file.files]
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} is damaged: {error}") from error
     if [x.shape for x in found] != [*shapes.values()] or not all(np.isfinite(x).all() for x in found):
@@ -186,7 +186,8 @@ def load_network(path):
     """Load a stylization network from its file, in the current precision. Raises InputError."""
     network = stylization_network.StylizationNetwork()
     shapes = {f"weight_{i}": tuple(weight.shape) for i, weight in enumerate(network.weights)}
-    network.set_weights(read_arrays(path, shapes))
+    *weights, _ = read_arrays(path, shapes | {"smoothing": (len(stylization_network.SMOOTHING),)})
+    network.set_weights(weights)
     return network
 
 
@@ -197,7 +198,8 @@ def save_network(path, network, styles):
     """
     weights = {f"weight_{i}": np.asarray(weight, "float16") for i, weight in enumerate(network.get_weights())}
     with disk.whole_file(path) as temporary:
-        np.savez(temporary, **weights, mean_style=np.mean(styles, axis=0))
+        smoothing = stylization_network.SMOOTHING  # networks of earlier versions have none, and are refused
+        np.savez(temporary, **weights, mean_style=np.mean(styles, axis=0), smoothing=smoothing)
 
 
 def checksum(path):

@@ -89,7 +89,7 @@ LEAST_ROWS = 4 * SIDE_UNIT
 class StylizationNetwork(keras.Model):
     """[photo, noise, style vector 1 x STYLE_DIM] -> picture. A photo's sides must be multiples of SIDE_UNIT.
 
-    They must be at least three times as long as it. draw_noise() makes the noise of a training, and fixed_noise() that of a
+    They must be at least three times SIDE_UNIT. draw_noise() makes the noise of a training, and fixed_noise() that of a
     photo that is painted. The model also keeps the functions that are compiled from it.
     """
 
@@ -332,8 +332,8 @@ def enlarged(x, size=None):
 
 
 # Weights of a place and of its neighbours. Features that alternate from place to place become zero, and three quarters
-# remain of those that repeat every four places. Without smoothing, the network painted grids of dots: a checkerboard at
-# an eighth of the size becomes, by the next ReLU, a pattern that repeats every 8 pixels.
+# remain of those that repeat every four places. Without smoothing, the network painted grids of dots: the next ReLU
+# makes them of a checkerboard at an eighth of the size.
 SMOOTHING = (-1 / 16, 1 / 4, 5 / 8, 1 / 4, -1 / 16)
 
 
@@ -431,7 +431,7 @@ def cut(photo, rows, color_change):
 
 
 def whole_side(side):
-    """Return the side to which a photo is padded, see cut()."""
+    """Return the side to which a photo is padded, see cut(). At an eighth of it, smoothed() needs three places."""
     return max(3 * SIDE_UNIT, side + -side % SIDE_UNIT)
 
 
