@@ -112,12 +112,14 @@ DOCUMENTED = r"^\| `--([\w-]+) .*\(default: ([\w.]+)[,)]"  # in a table of flags
 
 def test_the_docs_have_the_right_defaults():
     found = 0
-    for page, options in (("styles", config.Style()), ("dreams", config.Dream())):
-        for flag, default in re.findall(DOCUMENTED, (ROOT / f"docs/{page}.md").read_text(), re.MULTILINE):
+    dreams, styles = ((ROOT / f"docs/{page}.md").read_text() for page in ("dreams", "styles"))
+    search, learning = styles.split("### Learn your own painting")
+    for text, options in ((search, config.Style()), (learning, config.Learn()), (dreams, config.Dream())):
+        for flag, default in re.findall(DOCUMENTED, text, re.MULTILINE):
             value = getattr(options, flag.replace("-", "_"))
             assert default == (f"{value:g}" if isinstance(value, float) else str(value)), flag
             found += 1
-    assert found >= 7
+    assert found >= 8
 
 
 def test_options_of_all_scripts_have_the_same_common_defaults():
