@@ -88,17 +88,19 @@ two_processes_or_scheduler = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(scope="module")
-def album(tmp_path_factory):
-    """Six photos, and a file that is no photo."""
-    folder = tmp_path_factory.mktemp("photos") / "album"
+def make_album(folder):
     folder.mkdir()
     photo = Image.open(ROOT / "images/content/china.jpg").resize((120, 80))
     for name in "abcdef":
         photo.save(folder / f"{name}.jpg")
         photo = photo.rotate(40)
     (folder / "broken.jpg").write_bytes(b"\xff\xd8 not a photo")
-    return folder
+
+
+@pytest.fixture(scope="module")
+def album(make_once):
+    """Six photos, and a file that is no photo. All test processes share them: a summary records the photos' paths."""
+    return make_once("album", make_album)
 
 
 @pytest.fixture(scope="module")
