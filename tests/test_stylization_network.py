@@ -7,9 +7,10 @@ import tensorflow as tf
 from conftest import ROOT, pixels
 from scipy import ndimage
 
+import config
 from atelier import imaging
 from atelier.errors import InputError
-from atelier.style import learned_styles, stylization_network
+from atelier.style import learned_styles, style_training, stylization_network
 
 
 @pytest.fixture
@@ -165,9 +166,23 @@ def test_smoothing_removes_what_alternates_from_place_to_place(period, remains, 
     np.testing.assert_allclose(smooth, remains * features[:, 2:-2, 2:-2], atol=1e-6)
 
 
+def test_a_training_smooths_nothing_but_the_pictures_of_its_sheet(cache_vgg, tmp_path):
+    photo = pixels(ROOT / "images/content/china.jpg")
+    options, base = config.Learn(size=128, steps=1), ROOT / "trained/styles"
+    training = style_training.StyleTraining(tmp_path, [ROOT / "images/style/wave.jpg"], [photo], base, options)
+    training.draw_sheet()
+    included = learned_styles.load_network(base / "network.npz")
+    inputs = photo[None, :64, :96], stylization_network.draw_noise(64, 96, np.random.default_rng(0)), random_style()
+    in_training, in_sheet, usual = (
+        np.asarray(x(inputs)) for x in (training.network, training.painting_network, included)
+    )
+    np.testing.assert_allclose(in_sheet, usual, atol=1e-2)
+    assert np.abs(in_training - usual).mean() > 1
+
+
 def test_a_network_of_an_earlier_version_is_refused(tmp_path):
     with np.load(ROOT / "trained/styles/network.npz") as file:
-        np.savez(tmp_path / "network.npz", **{name: file[name] for name in file.files if name != "smoothing"})
+        np.savez(tmp_path / "network.npz", **dict(file) | {"weight_0": file["weight_0"][..., 1:]})
     with pytest.raises(InputError, match="does not fit the stylization network; if an earlier version wrote it"):
         learned_styles.load_network(tmp_path / "network.npz")
 

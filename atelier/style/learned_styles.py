@@ -182,12 +182,11 @@ def load_base(base):
     return network, read_arrays(network, {"mean_style": (2, stylization_network.STYLE_DIM)})[0]
 
 
-def load_network(path):
-    """Load a stylization network from its file, in the current precision. Raises InputError."""
-    network = stylization_network.StylizationNetwork()
+def load_network(path, smooths=True):
+    """Load a StylizationNetwork from its file, in the current precision. Raises InputError."""
+    network = stylization_network.StylizationNetwork(smooths)
     shapes = {f"weight_{i}": tuple(weight.shape) for i, weight in enumerate(network.weights)}
-    *weights, _ = read_arrays(path, shapes | {"smoothing": (len(stylization_network.SMOOTHING),)})
-    network.set_weights(weights)
+    network.set_weights(read_arrays(path, shapes))
     return network
 
 
@@ -198,8 +197,7 @@ def save_network(path, network, styles):
     """
     weights = {f"weight_{i}": np.asarray(weight, "float16") for i, weight in enumerate(network.get_weights())}
     with disk.whole_file(path) as temporary:
-        smoothing = stylization_network.SMOOTHING  # networks of earlier versions have none, and are refused
-        np.savez(temporary, **weights, mean_style=np.mean(styles, axis=0), smoothing=smoothing)
+        np.savez(temporary, **weights, mean_style=np.mean(styles, axis=0))
 
 
 def checksum(path):

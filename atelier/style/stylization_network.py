@@ -90,13 +90,14 @@ class StylizationNetwork(keras.Model):
     """[photo, noise, style vector 1 x STYLE_DIM] -> picture. A photo's sides must be multiples of SIDE_UNIT.
 
     They must be at least three times SIDE_UNIT. draw_noise() makes the noise of a training, and fixed_noise() that of a
-    photo that is painted. The model also keeps the functions that are compiled from it.
+    photo that is painted. The model also keeps the functions that are compiled from it. In a training, `smooths` is
+    False: a network that is trained with smoothed features sharpens them, and paints hard ridges (docs/numbers.md).
     """
 
-    def __init__(self):
+    def __init__(self, smooths=True):
         photo, style = keras.Input((None, None, 3), name="photo"), keras.Input((STYLE_DIM,), name="style")
         noise = keras.Input((None, None, NOISE_CHANNELS), name="noise")
-        features = middle()([encoder()(photo), noise, style])
+        features = middle(smooths)([encoder()(photo), noise, style])
         super().__init__([photo, noise, style], decoder()([features, style]), name="stylization_network")
 
     def stylize(self, photo, style, color_change=NO_COLOR_CHANGE, noise_of=None):
@@ -188,11 +189,11 @@ def encode(photo, enter, size=None):
 ENCODER_MARGIN = 3  # pixels
 
 
-def middle():
+def middle(smooths):
     """[features of half the photo's size, noise, style vector] -> features of half the picture's size."""
     features, style = keras.Input((None, None, WIDTHS[1]), name="features"), keras.Input((STYLE_DIM,), name="style")
     noise = keras.Input((None, None, NOISE_CHANNELS), name="noise")
-    x = apply_middle(features, noise, style, WholeOperations())
+    x = apply_middle(features, noise, style, WholeOperations(smooths))
     return keras.Model([features, noise, style], x, name="middle")
 
 
@@ -217,6 +218,9 @@ def apply_middle(x, noise, style, operations):
 class WholeOperations:
     """The operations of apply_middle() on features that are one tensor, 1 x h x w x C. They create the layers."""
 
+    def __init__(self, smooths):
+        self.smooths = smooths
+
     def apply(self, function, *features):
         return function(*features)
 
@@ -224,6 +228,7 @@ class WholeOperations:
         return x, x
 
     def convolve(self, block, x):
+        block = dataclasses.replace(block, smooths=block.smooths and self.smooths)
         return convolve(block, keras.layers.Conv2D(block.channels, 3, strides=block.strides, name=block.name), x)
 
     def normalize(self, x, scale, shift):
