@@ -166,23 +166,42 @@ def test_smoothing_removes_what_alternates_from_place_to_place(period, remains, 
     np.testing.assert_allclose(smooth, remains * features[:, 2:-2, 2:-2], atol=1e-6)
 
 
-def test_a_training_smooths_nothing_but_the_pictures_of_its_sheet(cache_vgg, tmp_path):
-    photo = pixels(ROOT / "images/content/china.jpg")
-    options, base = config.Learn(size=128, steps=1), ROOT / "trained/styles"
-    training = style_training.StyleTraining(tmp_path, [ROOT / "images/style/wave.jpg"], [photo], base, options)
+@pytest.mark.parametrize("base", [ROOT / "trained/styles", None])
+def test_only_the_sheet_of_a_training_is_smoothed(base, cache_vgg, monkeypatch, tmp_path):
+    photo, painting = np.uint8(pixels(ROOT / "images/content/china.jpg")), ROOT / "images/style/wave.jpg"
+    training = style_training.StyleTraining(tmp_path, [painting], [photo], base, config.Learn(size=128, steps=1))
+    drawn_by = []
+    monkeypatch.setattr(learned_styles, "stylize", lambda network, photo, style: drawn_by.append(network) or photo)
     training.draw_sheet()
-    included = learned_styles.load_network(base / "network.npz")
-    inputs = photo[None, :64, :96], stylization_network.draw_noise(64, 96, np.random.default_rng(0)), random_style()
-    in_training, in_sheet, usual = (
-        np.asarray(x(inputs)) for x in (training.network, training.painting_network, included)
-    )
-    np.testing.assert_allclose(in_sheet, usual, atol=1e-2)
-    assert np.abs(in_training - usual).mean() > 1
+    training.network.weights[0].assign_add(keras.ops.ones_like(training.network.weights[0]))
+    training.draw_sheet()
+    noise = stylization_network.draw_noise(64, 96, np.random.default_rng(0))
+    inputs = photo[None, :64, :96].astype("float32"), noise, random_style()
+    smooth, rough = stylization_network.StylizationNetwork(), stylization_network.StylizationNetwork(smooths=False)
+    for network, alike in ((drawn_by[-1], smooth), (training.network, rough)):
+        alike.set_weights(training.network.get_weights())
+        np.testing.assert_array_equal(network(inputs), alike(inputs))
+    assert np.abs(smooth(inputs) - rough(inputs)).mean() > 0.1
 
 
-def test_a_network_of_an_earlier_version_is_refused(tmp_path):
+@pytest.mark.parametrize("smooths", [True, False])
+def test_strips_smooth_if_the_network_does(smooths, monkeypatch):
+    network = learned_styles.load_network(ROOT / "trained/styles/network.npz", smooths)
+    photo = pixels(ROOT / "images/content/china.jpg")[:96, :128]
+    whole = network.stylize(photo, random_style())
+    monkeypatch.setattr(stylization_network, "MAX_WHOLE_PIXELS", 0)
+    monkeypatch.setattr(stylization_network, "STRIP_PIXELS", 1)
+    np.testing.assert_allclose(network.stylize(photo, random_style()), whole, atol=1e-2)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_network_of_an_earlier_version_is_refused(missing, tmp_path):
     with np.load(ROOT / "trained/styles/network.npz") as file:
-        np.savez(tmp_path / "network.npz", **dict(file) | {"weight_0": file["weight_0"][..., 1:]})
+        arrays = dict(file)
+    weight = arrays.pop("weight_34")
+    if not missing:
+        arrays["weight_34"] = weight[:, :, 1:]
+    np.savez(tmp_path / "network.npz", **arrays)
     with pytest.raises(InputError, match="does not fit the stylization network; if an earlier version wrote it"):
         learned_styles.load_network(tmp_path / "network.npz")
 

@@ -183,7 +183,7 @@ def load_base(base):
 
 
 def load_network(path, smooths=True):
-    """Load a StylizationNetwork from its file, in the current precision. Raises InputError."""
+    """Load a StylizationNetwork(smooths) from its file, in the current precision. Raises InputError."""
     network = stylization_network.StylizationNetwork(smooths)
     shapes = {f"weight_{i}": tuple(weight.shape) for i, weight in enumerate(network.weights)}
     network.set_weights(read_arrays(path, shapes))

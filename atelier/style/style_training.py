@@ -269,8 +269,8 @@ class StyleTraining:
         return [[[backend.as_array(x) for x in layer] for layer in loss.statistics(x[None])] for x in paintings]
 
     @functools.cached_property
-    def painting_network(self):
-        """A network with the smoothing, whose weights draw_sheet() sets."""
+    def smoothing_network(self):
+        """The network by which photos are painted, with the smoothing. draw_sheet() sets its weights."""
         return stylization_network.StylizationNetwork()
 
     def describe(self):
@@ -468,12 +468,12 @@ class StyleTraining:
     def draw_sheet(self):
         """Write sheet.png: three photos beside the network's current pictures of them, in the first four styles."""
         rows, styles = [], self.current_styles()[:4]
-        self.painting_network.set_weights(self.network.get_weights())
+        self.smoothing_network.set_weights(self.network.get_weights())
         chosen = self.photos[:: max(1, len(self.photos) // 3)][:3]
         for photo in chosen:
             width, height = imaging.fit(*photo.shape[1::-1], 320)
             photo = imaging.resize_picture(photo, width, height)
-            painted = [learned_styles.stylize(self.painting_network, photo, style) for style in styles]
+            painted = [learned_styles.stylize(self.smoothing_network, photo, style) for style in styles]
             rows.append(imaging.side_by_side([photo, *painted], 240))
         width = max(row.shape[1] for row in rows)
         rows = [np.pad(row, ((0, 8), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
