@@ -7,10 +7,9 @@ import tensorflow as tf
 from conftest import ROOT, pixels
 from scipy import ndimage
 
-import config
 from atelier import imaging
 from atelier.errors import InputError
-from atelier.style import learned_styles, style_training, stylization_network
+from atelier.style import learned_styles, stylization_network
 
 
 @pytest.fixture
@@ -164,34 +163,6 @@ def test_smoothing_removes_what_alternates_from_place_to_place(period, remains, 
     features = np.ones((1, 12, 12, 3), "float32") * np.expand_dims(wave, (0, 3, 3 - axis)).astype("float32")
     smooth = stylization_network.smoothed(tf.constant(features))
     np.testing.assert_allclose(smooth, remains * features[:, 2:-2, 2:-2], atol=1e-6)
-
-
-@pytest.mark.parametrize("base", [ROOT / "trained/styles", None])
-def test_only_the_sheet_of_a_training_is_smoothed(base, cache_vgg, monkeypatch, tmp_path):
-    photo, painting = np.uint8(pixels(ROOT / "images/content/china.jpg")), ROOT / "images/style/wave.jpg"
-    training = style_training.StyleTraining(tmp_path, [painting], [photo], base, config.Learn(size=128, steps=1))
-    drawn_by = []
-    monkeypatch.setattr(learned_styles, "stylize", lambda network, photo, style: drawn_by.append(network) or photo)
-    training.draw_sheet()
-    training.network.weights[0].assign_add(keras.ops.ones_like(training.network.weights[0]))
-    training.draw_sheet()
-    noise = stylization_network.draw_noise(64, 96, np.random.default_rng(0))
-    inputs = photo[None, :64, :96].astype("float32"), noise, random_style()
-    smooth, rough = stylization_network.StylizationNetwork(), stylization_network.StylizationNetwork(smooths=False)
-    for network, alike in ((drawn_by[-1], smooth), (training.network, rough)):
-        alike.set_weights(training.network.get_weights())
-        np.testing.assert_array_equal(network(inputs), alike(inputs))
-    assert np.abs(smooth(inputs) - rough(inputs)).mean() > 0.1
-
-
-@pytest.mark.parametrize("smooths", [True, False])
-def test_strips_smooth_if_the_network_does(smooths, monkeypatch):
-    network = learned_styles.load_network(ROOT / "trained/styles/network.npz", smooths)
-    photo = pixels(ROOT / "images/content/china.jpg")[:96, :128]
-    whole = network.stylize(photo, random_style())
-    monkeypatch.setattr(stylization_network, "MAX_WHOLE_PIXELS", 0)
-    monkeypatch.setattr(stylization_network, "STRIP_PIXELS", 1)
-    np.testing.assert_allclose(network.stylize(photo, random_style()), whole, atol=1e-2)
 
 
 @pytest.mark.parametrize("missing", [False, True])

@@ -182,9 +182,9 @@ def load_base(base):
     return network, read_arrays(network, {"mean_style": (2, stylization_network.STYLE_DIM)})[0]
 
 
-def load_network(path, smooths=True):
-    """Load a StylizationNetwork(smooths) from its file, in the current precision. Raises InputError."""
-    network = stylization_network.StylizationNetwork(smooths)
+def load_network(path):
+    """Load a StylizationNetwork from its file, in the current precision. Raises InputError."""
+    network = stylization_network.StylizationNetwork()
     shapes = {f"weight_{i}": tuple(weight.shape) for i, weight in enumerate(network.weights)}
     network.set_weights(read_arrays(path, shapes))
     return network

@@ -232,10 +232,7 @@ class StyleTraining:
         self.loss = perceptual_loss.PerceptualLoss(loss_options, averages=True, parts=PARTS)
         keras.utils.set_random_seed(options.seed)
         self.base, styles = learned_styles.load_base(base)
-        if base:
-            self.network = learned_styles.load_network(self.base, smooths=False)
-        else:
-            self.network = stylization_network.StylizationNetwork(smooths=False)
+        self.network = learned_styles.load_network(self.base) if base else stylization_network.StylizationNetwork()
         self.styles = keras.Variable(np.concatenate([styles] * len(paintings)), name="styles")
         adam = functools.partial(keras.optimizers.Adam, beta_2=0.99, global_clipnorm=1.0)
         self.groups = [ParameterGroup([self.styles], adam, STYLE_RATE * options.learning_rate)]
@@ -267,11 +264,6 @@ class StyleTraining:
         loss = perceptual_loss.PerceptualLoss(config.Style(weights=self.options.weights, style_layers=layers))
         paintings = (read_painting_to_learn(path, self.options.size) for path in self.paintings)
         return [[[backend.as_array(x) for x in layer] for layer in loss.statistics(x[None])] for x in paintings]
-
-    @functools.cached_property
-    def smoothing_network(self):
-        """The network by which photos are painted, with the smoothing. draw_sheet() sets its weights."""
-        return stylization_network.StylizationNetwork()
 
     def describe(self):
         """Return the contents of meta.json: the data and options, which must be the same to resume the training."""
@@ -432,7 +424,7 @@ class StyleTraining:
     def compare_with_search(self, stop):
         """Return the mean losses of the network and of a search on a few pieces: a dict of TERMS for each.
 
-        As in the training, the network gets stronger noise than for a photo that is painted, and does not smooth.
+        The network gets the noise of the training, which is stronger than that of a photo that is painted.
         """
         losses = {"network": [], "search": []}
         sizes = [(EVALUATED_PIECES * SEARCH_STEPS, CROP**2)]
@@ -468,12 +460,11 @@ class StyleTraining:
     def draw_sheet(self):
         """Write sheet.png: three photos beside the network's current pictures of them, in the first four styles."""
         rows, styles = [], self.current_styles()[:4]
-        self.smoothing_network.set_weights(self.network.get_weights())
         chosen = self.photos[:: max(1, len(self.photos) // 3)][:3]
         for photo in chosen:
             width, height = imaging.fit(*photo.shape[1::-1], 320)
             photo = imaging.resize_picture(photo, width, height)
-            painted = [learned_styles.stylize(self.smoothing_network, photo, style) for style in styles]
+            painted = [learned_styles.stylize(self.network, photo, style) for style in styles]
             rows.append(imaging.side_by_side([photo, *painted], 240))
         width = max(row.shape[1] for row in rows)
         rows = [np.pad(row, ((0, 8), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]

@@ -91,18 +91,13 @@ class StylizationNetwork(keras.Model):
 
     They must be at least three times SIDE_UNIT. draw_noise() makes the noise of a training, and fixed_noise() that of a
     photo that is painted. The model also keeps the functions that are compiled from it.
-
-    With `smooths`, the Blocks that ask for it smooth their output. In a training they don't: a network that was trained
-    with the smoothing painted hard ridges, probably because it learned to sharpen the features again (docs/numbers.md).
     """
 
-    def __init__(self, smooths=True):
+    def __init__(self):
         photo, style = keras.Input((None, None, 3), name="photo"), keras.Input((STYLE_DIM,), name="style")
         noise = keras.Input((None, None, NOISE_CHANNELS), name="noise")
-        blocks = tuple(dataclasses.replace(block, smooths=smooths and block.smooths) for block in MIDDLE)
-        features = middle(blocks)([encoder()(photo), noise, style])
+        features = middle()([encoder()(photo), noise, style])
         super().__init__([photo, noise, style], decoder()([features, style]), name="stylization_network")
-        self.blocks = blocks
 
     def stylize(self, photo, style, color_change=NO_COLOR_CHANGE, noise_of=None):
         """Turn a photo of any size into a painting, both float32 H x W x 3. `style` is a vector, 1 x STYLE_DIM.
@@ -132,7 +127,7 @@ class StylizationNetwork(keras.Model):
         convolutions = self.for_strips
         noise = [noise[:, top : top + rows // 4] for top in range(0, noise.shape[1], rows // 4)]
         x = apply_to_strips(*convolutions["encoder"], strips)
-        x = apply_middle(self.blocks, x, noise, style, StripOperations(convolutions))
+        x = apply_middle(x, noise, style, StripOperations(convolutions))
         return apply_to_strips(*convolutions["decoder"], x, style)
 
     @functools.cached_property
@@ -153,7 +148,7 @@ class StylizationNetwork(keras.Model):
         """
         encoder, middle, decoder = (self.get_layer(name) for name in ("encoder", "middle", "decoder"))
         parts = {"encoder": (compiled_for_strips(encoder, encoder.variables, 3, "float32"), ENCODER_MARGIN + 1)}
-        for block in self.blocks:
+        for block in MIDDLE:
             layer = middle.get_layer(block.name)
             part = functools.partial(convolve, block, layer)
             channels, dtype = layer.kernel.shape[2], layer.compute_dtype
@@ -193,22 +188,22 @@ def encode(photo, enter, size=None):
 ENCODER_MARGIN = 3  # pixels
 
 
-def middle(blocks):
+def middle():
     """[features of half the photo's size, noise, style vector] -> features of half the picture's size."""
     features, style = keras.Input((None, None, WIDTHS[1]), name="features"), keras.Input((STYLE_DIM,), name="style")
     noise = keras.Input((None, None, NOISE_CHANNELS), name="noise")
-    x = apply_middle(blocks, features, noise, style, WholeOperations())
+    x = apply_middle(features, noise, style, WholeOperations())
     return keras.Model([features, noise, style], x, name="middle")
 
 
-def apply_middle(blocks, x, noise, style, operations):
+def apply_middle(x, noise, style, operations):
     """Apply the middle part to the encoder's output.
 
     Features and noise are tensors with WholeOperations, and iterables of strips with StripOperations.
     """
     parts, kept = iter(split(style)), []
     x = operations.apply(ops.relu, operations.normalize(x, *next(parts)))
-    for block in blocks:
+    for block in MIDDLE:
         if block.begins_residual:
             x, residual = operations.duplicate(x)
             kept.append(residual)
@@ -337,8 +332,8 @@ def enlarged(x, size=None):
 
 
 # Weights of a place and of its neighbours. Features that alternate from place to place become zero, and three quarters
-# remain of those that repeat every four places. Without smoothing, a photo gets grids of dots: the next ReLU makes them
-# of a checkerboard at an eighth of the size.
+# remain of those that repeat every four places. Without smoothing, the network painted grids of dots: the next ReLU
+# makes them of a checkerboard at an eighth of the size.
 SMOOTHING = (-1 / 16, 1 / 4, 5 / 8, 1 / 4, -1 / 16)
 
 
@@ -384,7 +379,7 @@ def for_padded(network):
 
     def apply_network(photo, noise, style, size):
         x = encode(photo, encoder.get_layer("enter"), size)
-        x = apply_middle(network.blocks, x, noise, style, PaddedOperations(middle, photo.shape[1], size))
+        x = apply_middle(x, noise, style, PaddedOperations(middle, photo.shape[1], size))
         return decode(x, style, decoder.get_layer("double_again"), decoder.get_layer("leave"), size // 2)
 
     compiled = backend.compile_function(apply_network, variables=network.variables)

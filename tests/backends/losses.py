@@ -117,7 +117,7 @@ def losses_of_dreams(photo):
 def losses_of_training(photo):
     """The gradients of a stylization network's weights, and those of a small painter, after one step."""
     style = learned_styles.load_style("wave")
-    network, vector = learned_styles.load_network(style.network, smooths=False), style.vector_for(1)
+    network, vector = learned_styles.load_network(style.network), style.vector_for(1)
     # With the seed 0, an input of a ReLU is so near 0 that relative changes of 1e-7 in the weights turn it on or off,
     # which changes the gradient by 0.0016.
     noise = stylization_network.draw_noise(64, 96, np.random.default_rng(2))
