@@ -32,10 +32,15 @@ STRIP = 256  # rows that are converted together, to save memory
 
 def match_colors(picture, mean, covariance):
     """Return a picture whose colours have this mean, 3, and covariance, 3 x 3. Some colours may be outside 0..255."""
-    matrix, shift = color_mapping(picture, mean, covariance)
-    changed = picture @ matrix.astype("float32")
-    changed += shift.astype("float32")  # in place: a large picture takes hundreds of megabytes
-    return changed
+    return map_colors(picture, *color_mapping(picture, mean, covariance))
+
+
+def map_colors(picture, matrix, shift):
+    """Multiply the colours of a picture by a matrix, 3 x 3, and add a shift, 3, such as those of color_mapping()."""
+    mapped = picture @ np.asarray(matrix, "float32")
+    rows = mapped.reshape(len(mapped), -1)  # a view; NumPy adds to whole rows faster than to pixels of three numbers
+    rows += np.tile(np.asarray(shift, "float32"), picture.shape[1])
+    return mapped
 
 
 def color_mapping(picture, mean, covariance):
@@ -44,10 +49,13 @@ def color_mapping(picture, mean, covariance):
     This linear mapping changes the colours least (Pitie & Kokaram 2007, "The linear Monge-Kantorovitch linear
     colour mapping"). So pixels that are lighter than their neighbours mostly stay lighter.
     """
-    subsampled = picture[:: math.ceil(len(picture) / LONGEST_SIDE), :: math.ceil(picture.shape[1] / LONGEST_SIDE)]
-    pixels = subsampled.reshape(-1, 3).astype("float64")
-    mean_before = np.ones(len(pixels)) @ pixels / len(pixels)  # products take a fifth of the time of mean() and cov()
-    covariance_before = pixels.T @ pixels / len(pixels) - np.outer(mean_before, mean_before)
+    rows = picture[:: math.ceil(len(picture) / LONGEST_SIDE), :: math.ceil(picture.shape[1] / LONGEST_SIDE)]
+    rows = rows.astype("float64")
+    count = rows.shape[0] * rows.shape[1]
+    mean_before = rows.sum(axis=0).sum(axis=0) / count
+    # A single product of all pixels would start threads of BLAS, which then wait in a loop and slow down the network.
+    products = np.matmul(rows.transpose(0, 2, 1), rows).sum(axis=0)
+    covariance_before = products / count - np.outer(mean_before, mean_before)
     # Two grey levels of noise are added, so that the noise of a grey photo does not become colour.
     root = square_root(covariance_before + 4 * np.eye(3))
     inverse_root = np.linalg.inv(root)

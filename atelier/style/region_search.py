@@ -106,8 +106,7 @@ class RegionSearch(optimization.Search):
 
 def match_region(photo, share, mean, covariance):
     """Return a photo, mapped so that the colours of its region with this share, H x W, get this mean and covariance."""
-    matrix, shift = colors.color_mapping(pixels_in(photo, share), mean, covariance)
-    return photo @ matrix.astype("float32") + shift.astype("float32")
+    return colors.map_colors(photo, *colors.color_mapping(pixels_in(photo, share), mean, covariance))
 
 
 def pixels_in(photo, share):

@@ -351,9 +351,9 @@ class StyleTraining:
         The colour change is computed from the whole photo, so that a piece of flat sky stays flat.
         """
         photo = self.photos[rng.integers(len(self.photos))]
-        matrix, shift = colors.color_mapping(photo[::4, ::4], target.mean, target.covariance)
+        mapping = colors.color_mapping(photo[::4, ::4], target.mean, target.covariance)
         cut = random_piece(photo, target.photo_size * rng.uniform(*SCALES), rng)
-        return cut, (cut @ matrix + shift).astype("float32"), stylization_network.draw_noise(CROP, CROP, rng)
+        return cut, colors.map_colors(cut, *mapping), stylization_network.draw_noise(CROP, CROP, rng)
 
     def execute(self):
         """Train to the end, and write the results. Raises Interrupted after Ctrl-C."""

@@ -24,7 +24,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from atelier import padding
+from atelier import colors, padding
 
 WIDTHS = (16, 32, 80, 128)  # channels at the picture's size, at half of it, at a quarter and at an eighth of it
 SIDE_UNIT = 8  # photos are padded to multiples of it
@@ -421,7 +421,7 @@ def cut(photo, rows, color_change):
 
     First, the photo is padded with its mirror image until the network can halve its sides three times.
     """
-    photo = with_colors(photo, color_change)
+    photo = colors.map_colors(photo, *color_change)
     height, width = photo.shape[:2]
     if (height, width) != (whole_side(height), whole_side(width)):
         more = [(0, whole_side(side) - side) for side in (height, width)]
@@ -433,14 +433,6 @@ def cut(photo, rows, color_change):
 def whole_side(side):
     """Return the side to which a photo is padded, see cut(). At an eighth of it, smoothed() needs three places."""
     return max(3 * SIDE_UNIT, side + -side % SIDE_UNIT)
-
-
-def with_colors(picture, change):
-    """Change the colours of a picture H x W x 3 by a matrix and a shift."""
-    matrix, shift = (np.asarray(x, "float32") for x in change)
-    picture = picture @ matrix
-    picture += shift
-    return picture
 
 
 def apply_to_strips(part, margin, strips, *more):
