@@ -63,7 +63,7 @@ def color_mapping(picture, mean, covariance):
     return matrix, mean - mean_before @ matrix
 
 
-LONGEST_SIDE = 2000  # pixels; color_mapping skips rows and columns of a larger picture
+LONGEST_SIDE = 1000  # pixels; color_mapping skips rows and columns of a larger picture
 
 
 def color_projection(covariance):
