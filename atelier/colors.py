@@ -49,13 +49,12 @@ def color_mapping(picture, mean, covariance):
     This linear mapping changes the colours least (Pitie & Kokaram 2007, "The linear Monge-Kantorovitch linear
     colour mapping"). So pixels that are lighter than their neighbours mostly stay lighter.
     """
-    rows = picture[:: math.ceil(len(picture) / LONGEST_SIDE), :: math.ceil(picture.shape[1] / LONGEST_SIDE)]
-    rows = rows.astype("float64")
-    count = rows.shape[0] * rows.shape[1]
-    mean_before = rows.sum(axis=0).sum(axis=0) / count
-    # A single product of all pixels would start threads of BLAS, which then wait in a loop and slow down the network.
-    products = np.matmul(rows.transpose(0, 2, 1), rows).sum(axis=0)
-    covariance_before = products / count - np.outer(mean_before, mean_before)
+    steps = (math.ceil(side / LONGEST_SIDE) | 1 for side in picture.shape[:2])
+    sample = picture[tuple(slice(None, None, step) for step in steps)].astype("float64")
+    pixels = sample.reshape(-1, 3)
+    # A product with ones would start threads of BLAS, which then wait in a loop and slow down the network.
+    mean_before = sample.sum(axis=0).sum(axis=0) / len(pixels)
+    covariance_before = pixels.T @ pixels / len(pixels) - np.outer(mean_before, mean_before)
     # Two grey levels of noise are added, so that the noise of a grey photo does not become colour.
     root = square_root(covariance_before + 4 * np.eye(3))
     inverse_root = np.linalg.inv(root)
@@ -63,7 +62,9 @@ def color_mapping(picture, mean, covariance):
     return matrix, mean - mean_before @ matrix
 
 
-LONGEST_SIDE = 1000  # pixels; color_mapping skips rows and columns of a larger picture
+# Pixels of a side up to which color_mapping reads all pixels. On a longer side, it reads every third, fifth and so on:
+# with an odd step, alternating rows or columns count equally.
+LONGEST_SIDE = 1000
 
 
 def color_projection(covariance):
