@@ -106,6 +106,16 @@ def test_a_scaled_convolution_equals_a_convolution_with_scaled_output():
     np.testing.assert_allclose(layer(features, scale, shift), expected, rtol=1e-5, atol=1e-4)
 
 
+def test_a_convolution_in_blocks_equals_a_convolution():
+    keras.utils.set_random_seed(0)
+    features = np.random.default_rng(0).normal(size=(2, 10, 16, 5)).astype("float32")
+    layer = stylization_network.BlockConvolution(3, 5)
+    layer.build(features.shape)
+    layer.bias.assign(np.arange(3))
+    expected = tf.nn.conv2d(features, layer.kernel, 1, "VALID") + layer.bias
+    np.testing.assert_allclose(layer(features), expected, rtol=1e-5, atol=1e-4)
+
+
 def test_the_gradient_of_a_style_agrees_with_finite_differences(network):
     photo = tf.constant(imaging.resize_picture(pixels(ROOT / "images/content/china.jpg"), 48, 32)[None])
     noise = tf.constant(stylization_network.draw_noise(32, 48, np.random.default_rng(0)))

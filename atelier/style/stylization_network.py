@@ -264,7 +264,7 @@ def drained(strips):
 def decoder():
     """[features of half the picture's size, style vector] -> picture. It needs no statistics, like the encoder."""
     features, style = keras.Input((None, None, WIDTHS[1]), name="features"), keras.Input((STYLE_DIM,), name="style")
-    double_again, leave = ScaledConvolution(WIDTHS[0], 3, name="double_again"), keras.layers.Conv2D(3, 5, name="leave")
+    double_again, leave = ScaledConvolution(WIDTHS[0], 3, name="double_again"), BlockConvolution(3, 5, name="leave")
     return keras.Model([features, style], decode(features, style, double_again, leave), name="decoder")
 
 
@@ -358,6 +358,22 @@ class ScaledConvolution(keras.layers.Conv2D):
 
     def call(self, x, scale, shift):
         return ops.conv(x, self.kernel * scale) + (self.bias * scale + shift)
+
+
+class BlockConvolution(keras.layers.Conv2D):
+    """A convolution that computes blocks of 2 x 2 places at once. Its output must have even sides.
+
+    For three output channels, this takes half the time on a CPU: oneDNN computes sixteen in any case.
+    """
+
+    def call(self, x):
+        places = [(row, col) for row in (0, 1) for col in (0, 1)]
+        kernels = [ops.pad(self.kernel, ((row, 1 - row), (col, 1 - col), (0, 0), (0, 0))) for row, col in places]
+        x = ops.conv(x, ops.concatenate(kernels, axis=3), strides=2)
+        count, height, width, _ = ops.shape(x)
+        x = ops.reshape(x, (count, height, width, 2, 2 * self.filters))
+        x = ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4)), (count, 2 * height, 2 * width, self.filters))
+        return x + self.bias
 
 
 class InstanceNormalization(keras.Operation):
