@@ -49,12 +49,7 @@ def color_mapping(picture, mean, covariance):
     This linear mapping changes the colours least (Pitie & Kokaram 2007, "The linear Monge-Kantorovitch linear
     colour mapping"). So pixels that are lighter than their neighbours mostly stay lighter.
     """
-    steps = (math.ceil(side / LONGEST_SIDE) | 1 for side in picture.shape[:2])
-    sample = picture[tuple(slice(None, None, step) for step in steps)].astype("float64")
-    pixels = sample.reshape(-1, 3)
-    # A product with ones would start threads of BLAS, which then wait in a loop and slow down the network.
-    mean_before = sample.sum(axis=0).sum(axis=0) / len(pixels)
-    covariance_before = pixels.T @ pixels / len(pixels) - np.outer(mean_before, mean_before)
+    mean_before, covariance_before = color_statistics(picture)
     # Two grey levels of noise are added, so that the noise of a grey photo does not become colour.
     root = square_root(covariance_before + 4 * np.eye(3))
     inverse_root = np.linalg.inv(root)
@@ -62,8 +57,18 @@ def color_mapping(picture, mean, covariance):
     return matrix, mean - mean_before @ matrix
 
 
-# Pixels of a side up to which color_mapping reads all pixels. On a longer side, it reads every third, fifth and so on:
-# with an odd step, alternating rows or columns count equally.
+def color_statistics(picture):
+    """Return the mean, 3, and the covariance, 3 x 3, of a picture's colours. Of a large picture, a sample is read."""
+    steps = (math.ceil(side / LONGEST_SIDE) | 1 for side in picture.shape[:2])
+    sample = picture[tuple(slice(None, None, step) for step in steps)].astype("float64")
+    pixels = sample.reshape(-1, 3)
+    # A product with ones would start threads of BLAS, which then wait in a loop and slow down the network.
+    mean = sample.sum(axis=0).sum(axis=0) / len(pixels)
+    return mean, pixels.T @ pixels / len(pixels) - np.outer(mean, mean)
+
+
+# Pixels of a side up to which color_statistics reads all pixels. On a longer side, it reads every third, fifth and so
+# on: with an odd step, alternating rows or columns count equally.
 LONGEST_SIDE = 1000
 
 

@@ -331,8 +331,7 @@ def apply_final_options(picture, photo, keep_colors=None, strength=1.0):
     if keep_colors == "luminance":
         picture = colors.with_colors_of(picture, photo)
     elif keep_colors:
-        pixels = photo.reshape(-1, 3).astype("float64")
-        picture = colors.match_colors(picture, pixels.mean(0), np.cov(pixels.T))
+        picture = colors.match_colors(picture, *colors.color_statistics(photo))
     if np.min(strength) < 1:
         picture = strength * np.clip(picture, 0, 255) + (1 - strength) * photo
     return imaging.to_pixels(picture)

@@ -102,8 +102,8 @@ class PaintingMixture:
 
     def color_statistics(self, paintings):
         """Return the mean, 3, and the covariance, 3 x 3, of the paintings' pixels in 0..255."""
-        pixels = [painting.reshape(-1, 3) for painting in paintings]
-        return self.mean([x.mean(0, dtype="float64") for x in pixels]), self.mean([np.cov(x.T) for x in pixels])
+        means, covariances = zip(*map(colors.color_statistics, paintings))
+        return self.mean(means), self.mean(covariances)
 
     def mean(self, values):
         """Return the mean of `values`, one for each painting, weighted by --style-weights."""

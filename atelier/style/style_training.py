@@ -142,8 +142,7 @@ class StyleTarget:
 
     def __init__(self, painting, loss, photo_size):
         self.photo_size = photo_size
-        pixels = painting.reshape(-1, 3).astype("float64")
-        self.mean, self.covariance = pixels.mean(0), np.cov(pixels.T)
+        self.mean, self.covariance = colors.color_statistics(painting)
         self.statistics = [[backend.as_array(x) for x in layer] for layer in loss.statistics(painting[None])]
 
 
