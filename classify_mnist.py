@@ -90,7 +90,7 @@ def main():
 
 def check(options):
     """Raise InputError for options that contradict one another, or that name no data."""
-    for name in ("errors", "plot", "reject"):
+    for name in ("errors", "plot", "reject", "csv", "output"):
         if options.image and getattr(options, name):
             raise errors.InputError(f"--{name} is for a set of test pictures, and --image is one picture")
     if options.strangers and not options.reject:
@@ -176,11 +176,10 @@ class Classifier:
         self.others = []
         if self.config["order"] == "both":
             columns = folder / "columns"
-            if not (columns / "meta.json").exists():
-                raise errors.InputError(f"{columns} is missing; finish the training with --resume")
-            self.others = [
-                Classifier(columns, model_meta.load_meta(columns), priors, dataclasses.replace(options, quiet=True))
-            ]
+            of_columns = model_meta.load_meta(columns) if (columns / "meta.json").exists() else {"classes": {}}
+            if of_columns["classes"].keys() != meta["classes"].keys():
+                raise errors.InputError(f"{columns} lacks classes; finish the training with --resume")
+            self.others = [Classifier(columns, of_columns, priors, dataclasses.replace(options, quiet=True))]
 
     def log_likelihoods(self, images):
         """Return log p(image | class) of uint8 N x H x W images: float64 N x classes, in nats.
@@ -316,7 +315,8 @@ def print_refused(classifier, images, log_likelihoods, options):
     if options.strangers:
         is_name = options.strangers in naming.SETS
         pictures = datasets.load_dataset(options.strangers, None if is_name else options.strangers)[2]
-        sets[pathlib.Path(options.strangers).stem] = pictures[: options.num_images]
+        name = pathlib.Path(options.strangers).stem
+        sets[f"given_{name}" if name in sets else name] = pictures[: options.num_images]
     known = strangers.score_pictures(log_likelihoods, classifier.priors)
     for name, pictures in sets.items():
         scores = strangers.score_pictures(classifier.log_likelihoods(pictures), classifier.priors)

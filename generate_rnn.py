@@ -5,8 +5,8 @@
     python generate_rnn.py trained/mnist --all-digits --output generated/digits.png
 
 The network predicts the probabilities of the next pixel's colour or grey level from the pixels before it. The script
-draws a value at random with these probabilities, and then predicts the next pixel. All pictures of a sheet are drawn
-at once, in one compiled call.
+draws a value at random with these probabilities, and then predicts the next pixel. All pictures that one network draws
+are drawn at once, in one compiled call.
 """
 
 from atelier import command_line  # imported first: from now on, Ctrl-C ends the script with one line
@@ -64,7 +64,9 @@ def main():
     meta = model_meta.load_meta(arguments.models)
     is_painter = "palette" in meta
     if meta["recipe"].get("together"):
-        arguments.digit = 0  # the one network of all classes
+        if arguments.digit:
+            raise errors.InputError(f"{arguments.models} holds one network for all classes; leave out --digit")
+        arguments.digit = 0
     check_kind(arguments, is_painter)
     if options.evolution:
         show_evolution(arguments.models, options)
@@ -78,6 +80,8 @@ def check(options):
     """Raise InputError for options that contradict one another."""
     if options.start != "nothing" and options.complete:
         raise errors.InputError("--start and --complete cannot be combined")
+    if options.rows is not None and not options.complete:
+        raise errors.InputError("--rows is the number of rows of the picture to complete: it needs --complete")
     command_line.require_suffix(options.output, ".png")
 
 
@@ -140,13 +144,17 @@ def write(options, output, sheet, weights, animation=None, frames=()):
         print(f"animation: {animation}")
 
 
-def drawing_frames(pictures, kept, across, columns, block=1):
+def drawing_frames(pictures, kept, across, columns, block=1, by_columns=False):
     """Yield the frames of an animation: each frame shows more pixels of every picture than the one before.
 
-    The pictures are drawn in blocks of block x block pixels; the first `kept` blocks are shown from the beginning.
+    The pictures are drawn in blocks of block x block pixels, row by row or with `by_columns` column by column; the
+    first `kept` blocks are shown from the beginning.
     """
     height, width = pictures.shape[1] // block, pictures.shape[2] // block
-    order = np.arange(height * width).reshape(height, width, *[1] * (pictures.ndim - 3))
+    order = np.arange(height * width).reshape(height, width)
+    if by_columns:
+        order = np.arange(height * width).reshape(width, height).T
+    order = order.reshape(height, width, *[1] * (pictures.ndim - 3))
     order = order.repeat(block, axis=0).repeat(block, axis=1)
     step = max(1, height * width // 100)
     for shown in [*range(kept, height * width, step), height * width]:
@@ -163,17 +171,19 @@ def draw_digits(arguments, meta, options):
         known = " ".join(meta["classes"])
         raise errors.InputError(f"{arguments.models} has the classes {known}, and no {arguments.digit}")
     classes = [arguments.digit] if arguments.digit is not None else [int(label) for label in meta["classes"]]
-    block = training_config["block"]
+    block, by_columns = training_config["block"], training_config["order"] == "columns"
+    if by_columns and options.complete:
+        raise errors.InputError(f"{arguments.models} reads columns; --complete needs networks that read rows")
     kept = kept_rows(options, training_config["size"], block) // block * (training_config["size"] // block)
     name = "all" if arguments.digit is None else arguments.digit
-    output, animation = choose_output(options, f"{arguments.models.name}_{name}", options.gif)
+    output, animation = choose_output(options, f"{arguments.models.resolve().name}_{name}", options.gif)
     report_device(options)
     known = tokens_to_complete(options, meta)
     models = [model_files.load_rnn(arguments.models, label, meta) for label in classes]
     count = options.grid if arguments.digit is None else options.grid**2  # pictures of each class
     tokens = draw(models, training_config, count, options, known, kept)
     pictures = util.from_sequences(tokens, **model_meta.sequence_options(training_config))
-    frames = drawing_frames(pictures, kept, 1500, options.grid, training_config["block"])
+    frames = drawing_frames(pictures, kept, 1500, options.grid, block, by_columns)
     sheet = imaging.contact_sheet(pictures, options.grid)
     write(options, output, sheet, arguments.models, animation if options.gif else None, frames)
 
@@ -248,7 +258,7 @@ def initial_tokens(folder, meta, options, kept):
 
 def show_evolution(folder, options):
     """Combine the sheets that were drawn during a painter's training into one picture and one animation."""
-    paths = sorted((folder / "samples").glob("epoch_*.png"))
+    paths = sorted((folder / "samples").glob("epoch_*.png"), key=lambda path: (len(path.name), path.name))
     if not paths:
         raise errors.InputError(f"{folder / 'samples'} holds no epoch_0001.png and so on; train_rnn.py draws them")
     output, animation = choose_output(options, f"{folder.resolve().name}_evolution", animated=True)

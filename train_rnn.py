@@ -169,6 +169,8 @@ def check_painter(training_config, options):
         raise errors.InputError("--context wide is for sets of digits")
     if options.validation and options.validation_split:
         raise errors.InputError("--validation and --validation-split cannot be combined")
+    if options.validation and not pathlib.Path(options.validation).is_dir():
+        raise errors.InputError(f"there is no folder of pictures {options.validation}")
 
 
 if __name__ == "__main__":

@@ -90,16 +90,20 @@ def ends_search(state, resume):
 
 
 def choose_to_resume(states):
-    """Return the index of the folder that --resume continues; an unfinished training comes before a finished one.
+    """Return the index of the folder that --resume continues.
 
-    `states` are those of the numbered folders; the last folder may not exist yet. If no folder can be used, return the
-    index of the folder that the error message is about: the last one that holds no other training, or else the first.
+    An unfinished training comes first, then a finished one that has its checkpoint. `states` are those of the numbered
+    folders; the last folder may not exist yet. If no folder can be used, return the index of the folder that the error
+    message is about: the last one that holds no other training, or else the first.
     """
     usable = [i for i, state in enumerate(states) if not state.refusal]
-    unfinished = [i for i in usable if states[i].content is FolderContent.UNFINISHED]
+    unfinished, kept = (
+        [i for i in usable if states[i].content is content]
+        for content in (FolderContent.UNFINISHED, FolderContent.FINISHED)
+    )
     existing = range(max(1, len(states) - 1))
     no_other_training = [i for i in existing if states[i].content is not FolderContent.OTHER_TRAINING]
-    return [*unfinished, *usable, *reversed(no_other_training), *existing][0]
+    return [*unfinished, *kept, *usable, *reversed(no_other_training), *existing][0]
 
 
 def changed_options(about, earlier, ignore_epochs=False):
@@ -134,6 +138,12 @@ def other_training(folder, changes):
     """Return the state of a folder that holds another training; `changes` are from changed_options."""
     refusal = f"{folder} holds another training ({changes}); give the same options, or another --output"
     return FolderState(FolderContent.OTHER_TRAINING, refusal)
+
+
+def would_replace(path):
+    """Return the state of a folder without a meta.json whose file `path` a training would replace."""
+    refusal = f"{path} would be replaced; give another --output, or --overwrite"
+    return FolderState(FolderContent.SOMETHING_ELSE, refusal)
 
 
 def unfinished(folder):

@@ -61,13 +61,13 @@ def test_the_sheet_shows_each_error(classified):
 
 
 def test_strangers_are_refused_by_their_likelihood(digits, tmp_path):
-    few = write_idx_folder(tmp_path / "few", *digits)
+    few = write_idx_folder(tmp_path / "letters", *digits)
     flags = ("--num-images", 100, "--reject", "--strangers", few, "--output", tmp_path / "c.png")
     figures = results(run("classify_mnist.py", "trained/digits", *flags).stdout)
     assert figures["refused_noise"].startswith("1.0000 of 100, ")
     assert 0.5 < float(figures["refused_letters"].split()[0]) < 1  # some letters, like O, look like digits
     # The digits themselves are refused as often as allowed: one of a hundred.
-    assert figures["refused_few"] == "0.0100 of 100, area under the ROC curve 0.5000"
+    assert figures["refused_given_letters"] == "0.0100 of 100, area under the ROC curve 0.5000"
 
 
 def test_the_share_refused_is_that_of_the_highest_threshold_allowed():
@@ -277,11 +277,12 @@ def test_a_damaged_model_is_reported_in_one_line(copied_models, tmp_path, damage
         (("--reject", "--strangers", "absent"), "does not exist"),
         (("--strangers", "fashion_mnist"), "--strangers needs --reject"),
         (("--image", "README.md", "--errors"), "--errors is for a set of test pictures"),
+        (("--image", "README.md", "--csv", "a.csv"), "--csv is for a set of test pictures"),
+        (("--image", "README.md", "--output", "a.png"), "--output is for a set of test pictures"),
     ],
 )
-def test_bad_flags_are_reported_in_one_line(tiny_models, tmp_path, flags, complaint):
-    result = run("classify_mnist.py", tiny_models, *flags, "--output", tmp_path / "c.png", status=2)
-    assert complaint in result.stderr
+def test_bad_flags_are_reported_in_one_line(tiny_models, flags, complaint):
+    assert complaint in run("classify_mnist.py", tiny_models, *flags, status=2).stderr
 
 
 def test_a_missing_folder_is_reported_in_one_line(tmp_path):

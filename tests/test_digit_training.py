@@ -28,7 +28,7 @@ from conftest import (
 )
 from PIL import Image
 
-from atelier.pixel_rnn import datasets
+from atelier.pixel_rnn import datasets, digit_training
 
 
 def test_a_training_writes_models_meta_json_checkpoints_and_a_loss_curve(tiny_models):
@@ -162,6 +162,54 @@ def test_the_log_likelihoods_of_both_orders_are_added(read_in_both_orders, tmp_p
     assert of_both == pytest.approx((of_rows + of_columns) / 2, abs=2e-3) and of_rows != of_columns
 
 
+BOTH_ORDERS = ("train_rnn.py", "digits", *TINY_DIGITS, "--epochs", 1, "--order", "both")
+
+
+@pytest.fixture(scope="session")
+def two_classes_in_both_orders(make_once):
+    def train(folder):
+        for digit in (3, 8):
+            run(*BOTH_ORDERS, "--digit", digit, "--output", folder)
+
+    return make_once("two_classes", train)
+
+
+def test_an_added_class_that_was_interrupted_before_its_columns_is_finished(two_classes_in_both_orders, tmp_path):
+    folder = shutil.copytree(two_classes_in_both_orders, tmp_path / "m")
+    meta = meta_of(folder / "columns")
+    del meta["classes"]["8"]
+    (folder / "columns" / "meta.json").write_text(json.dumps(meta))
+    (folder / "columns" / "model_8.keras").unlink()
+    eights = (*BOTH_ORDERS, "--digit", 8, "--output", folder)
+    assert "finish the training with --resume" in run("classify_mnist.py", folder, status=2).stderr
+    assert "holds this training, unfinished; --resume goes on" in run(*eights, status=2).stderr
+    run(*eights, "--resume")
+    assert meta_of(folder / "columns")["classes"] == meta_of(two_classes_in_both_orders / "columns")["classes"]
+    assert "finished (epochs: 1)" in run(*eights, "--resume").stderr
+
+
+def test_overwriting_removes_the_columns_of_the_earlier_networks(two_classes_in_both_orders, tmp_path, monkeypatch):
+    folder = shutil.copytree(two_classes_in_both_orders, tmp_path / "m")
+    monkeypatch.setattr(digit_training.DigitTraining, "execute", interrupt)
+    other = (*BOTH_ORDERS, "--digit", 8, "--units", 8, "--output", folder)
+    assert "holds another training" in run(*other, "--overwrite", status=2).stderr
+    assert {*meta_of(folder)["classes"]} == {"3", "8"}
+    run(*BOTH_ORDERS, "--all-digits", "--units", 8, "--output", folder, "--overwrite", status=130)
+    assert meta_of(folder)["recipe"]["units"] == 8 and not [*folder.glob("*.keras"), *folder.glob("*.npz")]
+    assert not [*(folder / "columns").iterdir()]
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_models_without_a_meta_json_are_not_replaced(tmp_path):
+    (tmp_path / "model_3.keras").write_text("mine")
+    message = run("train_rnn.py", *ONE_DIGIT, "--output", tmp_path, status=2).stderr
+    assert "model_3.keras would be replaced; give another --output, or --overwrite" in message
+    assert (tmp_path / "model_3.keras").read_text() == "mine"
+
+
 def test_one_network_for_all_classes_has_a_likelihood_and_completes_a_picture(digits, picture, tmp_path):
     network = ("--together", "--sampled", "--block", 2, "--levels", 2, "--context", "wide", "--hidden", 8, "--half")
     folder = tmp_path / "m"
@@ -171,6 +219,7 @@ def test_one_network_for_all_classes_has_a_likelihood_and_completes_a_picture(di
     assert {*meta_of(folder)["classes"]} == {"0"} and meta_of(folder)["classes"]["0"]["pictures"] == 1437
     figures = results(run("classify_mnist.py", folder).stdout)
     assert "accuracy" not in figures and -64 * np.log(2) < float(figures["log_likelihood"].split()[0]) < -20
+    assert "leave out --digit" in run("generate_rnn.py", folder, "--digit", 3, status=2).stderr
     assert "can't tell them apart" in run("classify_mnist.py", folder, "--errors", status=2).stderr
     complete = ("generate_rnn.py", folder, "--grid", 1, "--output", tmp_path / "drawn.png", "--complete", picture)
     assert "--rows must be a multiple of 2" in run(*complete, "--rows", 3, status=2).stderr

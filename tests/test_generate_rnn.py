@@ -1,10 +1,14 @@
 """generate_rnn.py: sheets, completed pictures, animations, and wrong flags."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
-from conftest import run, run_process
+from conftest import meta_of, run, run_process
 from PIL import Image, ImageSequence
 
+import generate_rnn
 import util
 from atelier import imaging
 from atelier.pixel_rnn import model_meta, palettes
@@ -86,6 +90,25 @@ def test_bad_flags_are_reported_in_one_line(tiny_models, tmp_path, flags, compla
     result = run("generate_rnn.py", tiny_models, *flags, "--output", tmp_path / "no.png", status=2)
     assert complaint in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_need_a_picture_to_complete(tiny_models):
+    assert "needs --complete" in run("generate_rnn.py", tiny_models, "--digit", 3, "--rows", 4, status=2).stderr
+
+
+def test_networks_that_read_columns_draw_columns_and_complete_no_rows(tiny_models, picture, tmp_path):
+    columns = tmp_path / "columns"
+    shutil.copytree(tiny_models, columns)
+    meta = meta_of(columns)
+    (columns / "meta.json").write_text(json.dumps(meta | {"recipe": meta["recipe"] | {"order": "columns"}}))
+    complete = ("generate_rnn.py", columns, "--digit", 3, "--complete", picture)
+    assert "reads columns" in run(*complete, status=2).stderr
+    by_rows, by_columns = (
+        [*generate_rnn.drawing_frames(np.full((1, 6, 6), 255, "uint8"), 0, 50, 1, block=2, by_columns=by_columns)][2]
+        for by_columns in (False, True)
+    )
+    assert (by_rows != by_columns).any()
+    np.testing.assert_array_equal(by_rows, by_columns.swapaxes(0, 1))
 
 
 @pytest.mark.parametrize("rows", [0, 8, 9])

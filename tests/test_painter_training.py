@@ -175,9 +175,12 @@ def test_pictures_with_fewer_colours_than_requested_can_be_used(tmp_path):
     assert results(result.stdout)["palette"] == "2 colours, mean Delta E 0.00"
 
 
-def test_pictures_of_one_colour_are_refused(tmp_path):
+def test_pictures_of_one_colour_are_refused_before_a_painter_is_replaced(tmp_path):
     Image.new("RGB", (20, 20), "red").save(tmp_path / "red.png")
-    assert "one colour" in run("train_rnn.py", tmp_path, "--output", tmp_path / "m", status=2).stderr
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "loss.csv").write_text("mine")
+    message = run("train_rnn.py", tmp_path, "--output", tmp_path / "m", "--overwrite", status=2).stderr
+    assert "one colour" in message and (tmp_path / "m" / "loss.csv").read_text() == "mine"
 
 
 @pytest.mark.slow

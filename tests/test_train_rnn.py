@@ -13,7 +13,7 @@ from conftest import ONE_DIGIT, TINY_PAINTER, environment, run, run_process, wri
         (("--colors", 5000), "--colors must be from 2 to 4096"),
         (("--clip", 0), "--clip must be above 0"),
         (("--validation-split", 0.99), "would hold out"),
-        (("--validation", "nowhere", "--validation-split", 0), "nowhere holds no picture"),
+        (("--validation", "nowhere", "--validation-split", 0), "there is no folder of pictures nowhere"),
         (("--preset", "best"), "the preset best is for sets of digits"),
         (("--levels", 7), "--levels is for sets of digits"),
         (("--all-digits",), "--all-digits is for sets of digits"),

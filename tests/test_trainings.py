@@ -50,8 +50,8 @@ def test_without_output_a_new_training_takes_a_folder_of_its_own(tmp_path, monke
     assert "models: trained/digits-3\n" in result.stdout and "holds" not in result.stderr
 
     mark_unfinished(trained / "digits-2", 1)
-    for expected in ("digits-2", "digits"):  # an unfinished training is resumed first
-        assert f"models: trained/{expected}\n" in run(*command, "--resume").stdout
+    for _ in range(2):  # an unfinished training is resumed first, then one that has its checkpoint
+        assert "models: trained/digits-2\n" in run(*command, "--resume").stdout
     assert "models: trained/digits-2\n" in run(*command, "--epochs", 3, "--resume").stdout
     fewer = run(*command, "--epochs", 2, "--resume", status=2)
     assert "trained/digits-2 has reached epoch 3" in fewer.stderr
@@ -69,6 +69,7 @@ OTHER, SOMETHING_ELSE, UNFINISHED, FINISHED, NO_CHECKPOINT = (
     )
 )
 TO_RESUME, DONE = FolderState(FolderContent.UNFINISHED), FolderState(FolderContent.FINISHED)
+DONE_BEFORE = FolderState(FolderContent.FINISHED_WITHOUT_CHECKPOINT)  # as those that are included
 
 
 @pytest.mark.parametrize(
@@ -82,6 +83,7 @@ TO_RESUME, DONE = FolderState(FolderContent.UNFINISHED), FolderState(FolderConte
         (False, [FINISHED, NEW], "refused: FINISHED"),
         (True, [OTHER, DONE, TO_RESUME], "trained/x-3"),
         (True, [UNFINISHED, DONE, OTHER], "trained/x-2"),
+        (True, [DONE_BEFORE, DONE], "trained/x-2"),
         (True, [OTHER, UNFINISHED, SOMETHING_ELSE, OTHER], "refused: SOMETHING_ELSE"),
         (True, [OTHER, OTHER], "refused: OTHER_TRAINING"),
         (True, [], "trained/x holds no training to resume"),

@@ -6,6 +6,7 @@ Input: a data set (datasets.py). Output: model_<class>.keras, meta.json, checkpo
 import concurrent.futures
 import dataclasses
 import functools
+import pathlib
 import queue
 import sys
 import threading
@@ -23,7 +24,8 @@ import util
 from atelier import disk, leases, provenance, trainings
 from atelier.command_line import lazy_import
 from atelier.errors import InputError, Interrupted, PartlyDone, describe
-from atelier.pixel_rnn import datasets, distortions, model_files, model_meta, recurrent
+from atelier.pixel_rnn import datasets, model_files, model_meta, recurrent
+from atelier.pixel_rnn.class_pictures import ClassPictures, check_pictures, count_trained
 from atelier.trainings import FolderContent, FolderState
 
 cluster = lazy_import("atelier.batch.cluster")
@@ -39,7 +41,8 @@ def train(source, digit, preset, training_config, options, name):
     """
     folder = train_in_order(source, digit, preset, training_config, options, name)
     if training_config.order == "both":
-        begun = (folder / COLUMNS / "meta.json").exists()
+        listed = classes_in(folder / COLUMNS)
+        begun = bool(listed) if digit is None else str(digit) in listed
         options = dataclasses.replace(options, output=str(folder / COLUMNS), resume=options.resume and begun)
         train_in_order(source, digit, preset, dataclasses.replace(training_config, order=COLUMNS), options, name)
 
@@ -66,7 +69,8 @@ def train_in_order(source, digit, preset, training_config, options, name):
         trainings.note(state.message, options)
     else:
         disk.check_writable(training.folder / "meta.json")
-        training.execute({label: images[labels == label] for label in training.begin()}, images, labels)
+        if begun := training.begin():
+            training.execute({label: images[labels == label] for label in begun}, images, labels)
     print(f"models: {training.folder}")
     trainings.print_results(training.results())
     try:
@@ -81,6 +85,11 @@ def train_in_order(source, digit, preset, training_config, options, name):
     return training.folder
 
 
+def classes_in(folder):
+    """Return the classes that a folder's meta.json lists, a dict from class to entry; empty without a meta.json."""
+    return model_meta.load_meta(folder)["classes"] if (folder / "meta.json").exists() else {}
+
+
 def class_labels(labels, training_config):
     """Return the class of each picture. If one network is trained for all classes, it is that of class 0."""
     return labels * 0 if training_config.together else labels
@@ -89,49 +98,6 @@ def class_labels(labels, training_config):
 def data_checksum(images, labels):
     """Return a checksum of the training set. A training is resumed only with the data that it began with."""
     return zlib.crc32(labels.astype("int64").tobytes(), zlib.crc32(images.tobytes()))
-
-
-def check_pictures(label, count, options):
-    """Raise InputError if a class has no pictures, or if --validation-split would hold out none or all of them."""
-    count = min(count, options.num_images or count)
-    if not count:
-        raise InputError(f"there are no training pictures of class {label}")
-    held_out = round(count * options.validation_split)
-    if options.validation_split and not 0 < held_out < count:
-        raise InputError(f"--validation-split would hold out {held_out} of the {count} pictures of class {label}")
-
-
-def count_trained(available, options):
-    """Return how many of the available pictures of a class are trained on."""
-    count = min(available, options.num_images or available)
-    return count - round(count * options.validation_split)
-
-
-class ClassPictures:
-    """The training pictures of one class, uint8 N x H x W: those that are trained on, and those that are held out."""
-
-    def __init__(self, images, training_config, options):
-        self.config, self.count = training_config, count_trained(len(images), options)
-        images = np.random.default_rng(options.seed).permutation(images[: options.num_images])
-        self.images, held_out = images[: self.count], images[self.count :]
-        if training_config.sampled:
-            held_out = distortions.binarize(held_out, np.random.default_rng(options.seed))
-        self.held_out = self.to_sequences(held_out)
-        self.changes = training_config.distort > 0 or training_config.sampled
-        self.fixed = None if self.changes else self.shifted(self.images)
-
-    def to_sequences(self, images):
-        return util.to_sequences(images, **model_meta.sequence_options(dataclasses.asdict(self.config)))
-
-    def shifted(self, images):
-        return np.stack([self.to_sequences(copy) for copy in util.shifted_copies(images, self.config.shift)])
-
-    def sequences(self, rng):
-        """Return the training sequences for an epoch, uint8 V x N x T: V shifted copies of each picture."""
-        if not self.changes:
-            return self.fixed
-        images = distortions.distort(self.images, self.config.distort, rng) if self.config.distort else self.images
-        return self.shifted(distortions.binarize(images, rng) if self.config.sampled else images)
 
 
 FILES = ("meta.json", "loss.png", "model_*.keras", "checkpoint_*.npz")
@@ -161,7 +127,8 @@ class DigitTraining:
         if self.options.resume:
             return self.examine_to_resume(earlier)
         if not earlier:
-            return FolderState(FolderContent.NO_TRAINING)
+            existing = None if self.options.overwrite else next(self.trained_files(), None)
+            return trainings.would_replace(existing) if existing else FolderState(FolderContent.NO_TRAINING)
         changes = trainings.changed_options(self.meta, earlier)
         if self.options.overwrite:
             if changes and not set(map(int, earlier["classes"])) <= set(self.classes):
@@ -169,7 +136,8 @@ class DigitTraining:
             return FolderState(FolderContent.NO_TRAINING)
         entries = self.entries(earlier)
         if trainings.is_same_or_longer(self.meta, earlier) and any(entry is not None for entry in entries):
-            if all(is_finished(entry, earlier["recipe"]["epochs"]) for entry in entries):
+            epochs = earlier["recipe"]["epochs"]
+            if all(is_finished(entry, epochs) for entry in entries) and self.columns_are_finished(epochs):
                 return self.finished(earlier)
             return trainings.unfinished(self.folder)
         return trainings.other_training(self.folder, changes) if changes else FolderState(FolderContent.NO_TRAINING)
@@ -189,7 +157,15 @@ class DigitTraining:
         waiting = self.unfinished_classes(earlier)
         if any(earlier["classes"].get(str(c)) and not checkpoint(self.folder, c).exists() for c in waiting):
             return trainings.without_checkpoint(self.folder)
-        return FolderState(FolderContent.UNFINISHED) if waiting else self.finished(earlier)
+        is_over = not waiting and self.columns_are_finished(epochs)
+        return self.finished(earlier) if is_over else FolderState(FolderContent.UNFINISHED)
+
+    def columns_are_finished(self, epochs):
+        """Tell whether the networks that read columns, if there are to be any, were trained for `epochs`."""
+        if self.config.order != "both":
+            return True
+        listed = classes_in(self.folder / COLUMNS)
+        return all(is_finished(listed.get(str(label)), epochs) for label in self.classes)
 
     def earlier(self):
         """Return the meta.json that an earlier training has written here, or None."""
@@ -227,14 +203,31 @@ class DigitTraining:
             begun, kept = self.classes, {}
             if earlier and not trainings.changed_options(self.meta, earlier):
                 kept = {label: entry for label, entry in earlier["classes"].items() if int(label) not in self.classes}
-            for label in self.classes:
-                checkpoint(self.folder, label).unlink(missing_ok=True)
-                model_path(self.folder, label).unlink(missing_ok=True)
-            if not kept:
-                checkpoint(self.folder, COMMON).unlink(missing_ok=True)
+            self.remove_earlier(kept)
         self.meta["classes"] = kept | {str(label): kept.get(str(label), {}) for label in begun}
         disk.write_json(self.folder / "meta.json", self.meta)
         return begun
+
+    def remove_earlier(self, kept):
+        """Remove the files of an earlier training, but not those of the classes in `kept`, a dict from class to entry.
+
+        meta.json changes first: it must not describe missing files.
+        """
+        if kept:
+            disk.write_json(self.folder / "meta.json", self.meta | {"classes": kept})
+        else:
+            (self.folder / "meta.json").unlink(missing_ok=True)
+            checkpoint(self.folder, COMMON).unlink(missing_ok=True)
+            for pattern in FILES:
+                for path in (self.folder / COLUMNS).glob(pattern):
+                    path.unlink()
+        for path in [*self.trained_files()]:
+            path.unlink()
+
+    def trained_files(self):
+        """Yield the files that a training of these classes replaces."""
+        for label in self.classes:
+            yield from filter(pathlib.Path.exists, (checkpoint(self.folder, label), model_path(self.folder, label)))
 
     # The work
 

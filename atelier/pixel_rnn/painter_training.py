@@ -64,7 +64,8 @@ def train(source, preset, training_config, options, name):
     trainings.print_how_to_train_longer(training.can_go_on())
     disk.remove_leftovers(training.folder, FILES, training.opened)
     if refused:
-        raise PartlyDone(f"{len(refused)} files could not be used as pictures, and are named above; the rest was")
+        which = refused[0] if options.quiet else "they are named above"
+        raise PartlyDone(f"files that could not be used as pictures: {len(refused)}; {which}")
 
 
 def check_disjoint(source, validation):
@@ -126,10 +127,8 @@ class PainterTraining:
         if self.options.overwrite:
             return FolderState(FolderContent.NO_TRAINING)
         if not earlier:
-            if existing := next(self.trained_files(), None):
-                refusal = f"{existing} would be replaced; give another --output, or --overwrite"
-                return FolderState(FolderContent.SOMETHING_ELSE, refusal)
-            return FolderState(FolderContent.NO_TRAINING)
+            existing = next(self.trained_files(), None)
+            return trainings.would_replace(existing) if existing else FolderState(FolderContent.NO_TRAINING)
         if not trainings.is_same_or_longer(self.about, earlier):
             return trainings.other_training(self.folder, trainings.changed_options(self.about, earlier))
         if not earlier.get("finished"):
@@ -168,8 +167,8 @@ class PainterTraining:
     def prepare(self, pictures, held_out):
         """Choose the palette, write meta.json, preview.png and starts.png, and cut the pictures into windows."""
         if "palette" not in self.meta:
-            self.clear()
             self.meta["palette"] = self.choose_palette(pictures)
+            self.clear()
         self.palette = self.meta["palette"]
         tokens = palettes.to_palette(pictures, self.palette)
         quantized = palettes.from_palette(tokens[:100], self.palette, self.config.height, self.config.width)
@@ -345,15 +344,15 @@ class PainterTraining:
 
         These are drawn after the first epoch, every --sample-every epochs and at the end. A sheet that exists is kept.
         """
-        epoch = len(progress.losses)
-        due = epoch == 1 or epoch % self.options.sample_every == 0 or epoch == self.config.epochs
+        epoch, is_over = len(progress.losses), progress.is_over(self.config.epochs, self.options.patience)
+        due = epoch == 1 or epoch % self.options.sample_every == 0 or is_over
         path = self.folder / "samples" / f"epoch_{epoch:04}.png"
         curves = {"loss": progress.losses, "validation": progress.validation_losses}
         curves = {name: np.array(losses) for name, losses in curves.items() if losses}
         self.write_losses(curves)
         if due and not path.exists():
             self.draw_samples(path)
-        if due or progress.is_over(self.config.epochs, self.options.patience):
+        if due:
             self.plot_losses(curves)
 
     def validation_loss(self):
