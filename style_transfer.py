@@ -102,6 +102,8 @@ def main():
     options = options_of(arguments)
     note_small_paintings(options)
     if options.frames_every:
+        if options.each:
+            raise errors.InputError("--frames-every shows one painting; leave out --each, and give one --style")
         folder = f"generated/{default_name(content, options)}_frames"
         command_line.print_samples(content, folder, options, paint_samples)
         return
@@ -126,7 +128,7 @@ def list_styles(content, options):
         print(f"{name}: {painting}", flush=True)
     photo = content[0] if content else config.ROOT / "images/content/china.jpg"
     result = pathlib.Path(options.output or f"generated/{photo.stem + '__' if content else ''}styles.png")
-    if result.exists() and not options.overwrite:
+    if result.exists() and not (options.overwrite or options.quiet):
         print(f"note: {result} exists already; --overwrite makes it anew", file=sys.stderr)
         return
     disk.check_writable(result)

@@ -196,7 +196,7 @@ def command_with_first(*words, without=()):
 
 def require_suffix(path, *suffixes):
     """Raise InputError if the name of an output file ends in none of these suffixes. `path` may be None."""
-    if path is not None and not str(path).lower().endswith(suffixes):
+    if path is not None and pathlib.Path(path).suffix.lower() not in suffixes:
         if pathlib.Path(path).is_dir():
             raise InputError(f"{path} is a folder; give the name of a file in it, which ends in {suffixes[0]}")
         raise InputError(f"{path} should end in {' or '.join(suffixes)}")
@@ -274,6 +274,9 @@ def note_differences(arguments, options, given):
         print(f"note: since {recorded.picture} was made, this has changed: {'; '.join(different)}", file=sys.stderr)
 
 
+PICTURES = (".png", ".jpg", ".jpeg")
+
+
 def print_samples(inputs, folder, options, paint_samples):
     """Make pictures of some frames of a film, see --frames-every, and print their paths. Raises InputError.
 
@@ -281,7 +284,11 @@ def print_samples(inputs, folder, options, paint_samples):
     """
     if len(inputs) != 1 or not naming.is_film(inputs[0]):
         raise InputError("--frames-every shows frames of one film; give one film, and no photo or folder")
-    for path in paint_samples(inputs[0], pathlib.Path(options.output or folder), options):
+    output = pathlib.Path(options.output or folder)
+    if output.suffix.lower() in (*naming.FILM_KINDS, *PICTURES) or output.is_file():
+        raise InputError(f"{output} is a name for one file, and --frames-every makes a folder; give a folder's name")
+    check_sharing(options, False, "a folder of photos")
+    for path in paint_samples(inputs[0], output, options):
         print(f"picture: {path}", flush=True)
 
 

@@ -5,15 +5,17 @@ Frames are uint8 H x W x 3, in memory or as PNG files in a folder beside the fil
 
 import contextlib
 import errno
+import glob
 import math
 import pathlib
 import sys
+import time
 
 import numpy as np
 from PIL import Image, ImageSequence
 
 from atelier import ffmpeg, imaging
-from atelier.disk import read_json, refuse_to_overwrite, whole_file, write_json
+from atelier.disk import read_json, refuse_to_overwrite, remove_leftovers, whole_file, write_json
 from atelier.errors import InputError
 from atelier.leases import Lease
 from atelier.manifests import MANIFEST, changed_options
@@ -64,6 +66,7 @@ def only_maker(result, options, alone):
             print(f"note: another process is making {result}; this one waits for it", file=sys.stderr)
 
     with Lease(result.with_name(f".{result.name}.lock"), say_waiting) as lease:
+        remove_leftovers(result.parent, [glob.escape(result.name)], time.time())
         if alone:  # another process may have made the film in the meantime
             refuse_to_overwrite([result], options.overwrite)
         yield lease
@@ -93,6 +96,7 @@ def encode(path, frames, fps, macro_block_size, **options):
 
     height, width = (side // macro_block_size * macro_block_size for side in read_frame(frames[0]).shape[:2])
     more = {"fps": fps, "macro_block_size": macro_block_size, "ffmpeg_log_level": "quiet", **options}
+    path = pathlib.Path(path).absolute()  # in a name alone, ffmpeg takes what is before a colon for a protocol
     with contextlib.closing(imageio_ffmpeg.write_frames(path, (width, height), **more)) as film:
         film.send(None)
         for frame in frames:
@@ -108,7 +112,7 @@ def frames_of(path, suffix, fps):
     if suffix == ".mp4":
         import imageio_ffmpeg
 
-        return imageio_ffmpeg.count_frames_and_secs(path)[0]
+        return imageio_ffmpeg.count_frames_and_secs(pathlib.Path(path).absolute())[0]
     with Image.open(path) as film:
         film.load()
         if getattr(film, "n_frames", 1) == 1:
@@ -123,6 +127,8 @@ def read_frame(path):
 
 
 # --- Frames of an unfinished film --------------------------------------------------------------
+
+PART_LIST = "parts.txt"  # names the parts of a film for ffmpeg while they are joined
 
 
 def frame_path(folder, number, suffix=".png"):
@@ -142,7 +148,7 @@ def frames_done(folder, manifest, most, replace, suffix=".png"):
         while done < most and frame_path(folder, done + 1, suffix).exists():
             done += 1
         return done
-    if path.exists() and replace:
+    if path.exists() and (replace or not frame_path(folder, 1, suffix).exists()):
         remove_frames(folder)
     elif path.exists():
         changes = "; ".join(changed_options(read_json(path), manifest))
@@ -161,6 +167,8 @@ def remove_frames(folder):
         ".[0-9][0-9][0-9][0-9][0-9]-*.*",
         MANIFEST,
         f".{pathlib.Path(MANIFEST).stem}-*.json",
+        PART_LIST,
+        f".{pathlib.Path(PART_LIST).stem}-*.txt",
     ):
         for path in folder.glob(pattern):
             path.unlink()

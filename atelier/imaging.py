@@ -23,6 +23,8 @@ with contextlib.suppress(ImportError):  # optional; with it, Pillow reads HEIC
 
     pillow_heif.register_heif_opener()
 
+Image.MAX_IMAGE_PIXELS = 110_000_000  # Pillow refuses pictures with more than twice as many; phones take 200 million
+
 
 def load_image(path):
     """Read a picture, upright and in sRGB: float32 H x W x 3 in 0..255. Raises InputError if it cannot be read."""
@@ -53,6 +55,9 @@ def open_picture(path, at_least=None):
         raise InputError(f"{path} can't be read: {error.strerror or error}") from error
     except MemoryError:
         raise
+    except Image.DecompressionBombError as error:
+        most = 2 * Image.MAX_IMAGE_PIXELS // 10**6
+        raise InputError(f"{path} has more than {most} million pixels; save it smaller") from error
     except Exception as error:  # Pillow can raise any error for a damaged file
         raise InputError(f"{path} is not a picture that can be read: {error}") from error
 
@@ -238,9 +243,15 @@ def save_picture(path, pixels, about, exif=None):
         save_png(path, pixels, about, **more)
         return
     content = io.BytesIO()  # Pillow does not report a full disk when it writes a JPEG into a file
-    Image.fromarray(pixels).save(content, format="JPEG", quality=95, subsampling=0, comment=comment_of(about), **more)
+    comment = comment_of(about).encode()
+    if len(comment) <= LONGEST_COMMENT:
+        more["comment"] = comment
+    Image.fromarray(pixels).save(content, format="JPEG", quality=95, subsampling=0, **more)
     with whole_file(path) as temporary:
         pathlib.Path(temporary).write_bytes(content.getvalue())
+
+
+LONGEST_COMMENT = 65_533  # bytes in a JPEG; a command with the names of thousands of photos is left out
 
 
 def comment_of(about):

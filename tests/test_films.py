@@ -1,6 +1,7 @@
 """Films in learned styles, by search and as dreams: frames, sound, steadiness, bad files, and commands that stop."""
 
 import importlib.util
+import os
 import pathlib
 import subprocess
 import sys
@@ -225,6 +226,15 @@ def test_a_film_is_repeated_by_what_it_records(clip, tmp_path):
     assert "does not record how it was made" in run("style_transfer.py", "--again", tmp_path / "d.mp4", status=2).stderr
 
 
+def test_a_name_with_a_colon_is_that_of_a_film(clip, tmp_path, monkeypatch):
+    monkeypatch.setattr("conftest.ROOT", tmp_path)
+    style(clip, "at 12:30.mp4", "--end", 0.25)
+    assert len(frames_of(tmp_path / "at 12:30.mp4")) == 3
+    flags = ("--zoom", 2, "--steps", 1, "--octaves", 1, "--size", 64, "--layers", "block1_conv1", "--canvas", "pixels")
+    run("deepdream.py", "noise", *flags, "--output", "zoom:a.mp4")
+    assert len(frames_of(tmp_path / "zoom:a.mp4")) == 2
+
+
 def test_frames_every_makes_pictures_of_single_frames(clip, tmp_path):
     printed = style(clip, tmp_path / "looks", "--frames-every", 10).stdout
     names = [pathlib.Path(line.removeprefix("picture: ")).name for line in printed.splitlines()]
@@ -427,11 +437,21 @@ def test_an_ffmpeg_that_lacks_a_codec_or_is_missing_is_reported(clip, tmp_path, 
         (("--refine", "5"), "--refine is for photos"),
         (("--compare",), "--compare is for photos"),
         (("--output", "a.png"), "a.png should end in .mp4 or .webm or .gif or .webp"),
+        (("--output", "generated/.mp4"), "generated/.mp4 should end in .mp4 or .webm or .gif or .webp"),
+        (("--start", "1", "--end", "1.05"), "that is asked for has fewer than two frames"),
+        (("--frames-every", "9", "--output", "a.mp4"), "a.mp4 is a name for one file"),
+        (("--frames-every", "9", "--workers", "2"), "--workers and --scheduler can only share out a folder of photos"),
         (("--steady", "1.5"), "--steady must be from 0 to 1"),
     ],
 )
 def test_wrong_flags_for_a_film_are_reported(flags, message, clip):
     assert message in run("style_transfer.py", clip, *LEARNED, *flags, status=2).stderr
+
+
+def test_the_frames_of_a_film_are_shown_in_one_painting(clip):
+    paintings = [ROOT / f"images/style/{name}.jpg" for name in ("wave", "gravel")]
+    flags = ("--each", "--frames-every", 9)
+    assert "leave out --each" in run("style_transfer.py", clip, "--style", *paintings, *flags, status=2).stderr
 
 
 @pytest.mark.parametrize("flag", [("--preview",), ("--save-every", 1), ("--plot",)])
@@ -493,6 +513,21 @@ def test_ctrl_c_leaves_a_film_and_the_same_command_goes_on(clip, painted, tmp_pa
     assert (printed["frames"], printed["frames_done_before"]) == ("30", "24")
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
     assert (frames_of(tmp_path / "a.mp4") == frames_of(painted[0])).all()
+
+
+def test_a_film_without_a_painted_second_is_forgotten_and_a_damaged_state_is_named(clip, tmp_path, monkeypatch):
+    for count in (5, 18):
+        with monkeypatch.context() as patch:
+            stop_after(patch, count)
+            style(clip, tmp_path / "a.mp4", "--strength", 1 / count, status=130)
+    state = tmp_path / "a.mp4_frames" / "00001.npz"
+    state.write_bytes(state.read_bytes()[:3000])
+    assert f"{state} is damaged" in style(clip, tmp_path / "a.mp4", "--strength", 1 / 18, status=2).stderr
+    (tmp_path / "a.mp4_frames" / ".parts-01234567.txt").touch()  # as kill -9 leaves it
+    (tmp_path / ".a-01234567.mp4").touch()
+    os.utime(tmp_path / ".a-01234567.mp4", (0, 0))
+    style(clip, tmp_path / "a.mp4", "--end", 0.5, "--overwrite")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
 def test_a_full_disk_keeps_the_seconds_so_far(clip, tmp_path):

@@ -247,6 +247,15 @@ def test_the_same_seed_gives_the_same_dream_and_another_seed_another(cache_vgg, 
     assert np.abs(a - b).max() <= 1 and np.abs(a - c).mean() > 2
 
 
+def test_a_small_dream_shows_a_network_without_padding_enough(tmp_path):
+    layers = keras.layers
+    convolutions = [layers.Conv2D(4, 5, strides=3, activation="relu", name=f"conv{i}") for i in range(3)]
+    keras.Sequential([layers.Input((None, None, 3)), *convolutions]).save(tmp_path / "own.keras")
+    flags = ("--convnet", tmp_path / "own.keras", "--layers", "conv2", "--size", 32, "--steps", 1)
+    run("deepdream.py", "noise", *flags, "--output", tmp_path / "a.png")
+    assert pixels(tmp_path / "a.png").shape == (32, 32, 3)
+
+
 def test_features_before_a_relu_are_available_and_the_model_is_unchanged():
     keras.utils.set_random_seed(0)
     layers = keras.layers

@@ -64,3 +64,11 @@ def test_a_contact_sheet_has_the_pictures_row_by_row_between_grey_lines():
     small[1:3, 1:4] = small[1:3, 5:8] = small[4:6, 1:4] = 64
     assert (small == 64).all()
     assert (imaging.contact_sheet(pictures[..., 0], columns=2, gap=1, across=18) == sheet[..., 0]).all()
+
+
+def test_a_jpeg_whose_command_is_too_long_is_written_without_it(tmp_path):
+    grey = np.full((8, 8, 3), 128, "uint8")
+    for length, recorded in ((65_000, True), (70_000, False)):
+        imaging.save_picture(tmp_path / "a.jpg", grey, {"command": "é" * (length // 2)})
+        assert bool(imaging.read_about(tmp_path / "a.jpg")) == recorded
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.jpg")), grey)

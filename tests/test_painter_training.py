@@ -147,6 +147,7 @@ def test_unusable_pictures_are_reported_once_and_the_others_are_used(pictures, t
     result = run("train_rnn.py", folder, *flags, "--output", tmp_path / "m", status=1)
     for name in ("broken.jpg", "cut.png", "empty.png", "one.png", "bomb.png"):
         assert result.stderr.count(name) == 1
+    assert "bomb.png has more than 220 million pixels" in result.stderr
     assert result.stderr.count("left out") == 5 and "notes.txt" not in result.stderr
     assert model_meta.load_meta(tmp_path / "m")["pictures"] == 12 + 5
 

@@ -5,7 +5,7 @@ from conftest import ROOT, pixels, results, run
 
 import config
 from atelier import imaging
-from atelier.style import previews
+from atelier.style import input_pictures, previews
 
 STYLE = ("--style", ROOT / "images/style/wave.jpg", "--precision", "float32")
 LAYERS = ("--content-layers", "block1_conv2", "--style-layers", "block1_conv1")
@@ -41,6 +41,8 @@ def test_the_variants_are_six_and_differ_from_what_was_given():
         assert len(variants) == 6 and len({*variants.values()}) == 6
         assert {"--content-weight 0.75", "--content-weight 12", "--style-scale 1", *(others or ())} <= {*variants}
         assert {small.size for small in variants.values()} == {100}
+    wide = previews.variants_of(config.Style(size=512), input_pictures.least_size(9000, 1000))
+    assert {small.size for _, small in wide} == {288}
 
 
 @pytest.mark.parametrize(

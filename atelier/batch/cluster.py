@@ -40,7 +40,7 @@ hardware = lazy_import("atelier.hardware")
 TOOLKIT = config.ROOT
 
 
-class WorkersDied(Exception):
+class WorkersDied(InputError):
     """Several workers died while they ran the same call. This exception is returned as the call's result."""
 
 

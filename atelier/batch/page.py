@@ -45,6 +45,9 @@ MARK = '<meta name="generator" content="keras-atelier">'  # in page.html: the pa
 # never out of date, and a browser never shows an old one from its cache.
 
 
+PICTURES = (".png", ".jpg")
+
+
 def photo_thumbnail(row):
     """Return the name of the thumbnail of a row's photo."""
     return thumbnail_name(row["photo"], row.get("photo_bytes"), row.get("photo_changed"))
@@ -69,9 +72,15 @@ def picture_of(row, folder):
 
 
 def make_thumbnails(row, folder):
-    """Write the thumbnails of a row's photo and picture, if they do not exist and the files can be read."""
+    """Write the thumbnails of a row's photo and picture, if they do not exist and the files can be read.
+
+    The page shows a film without its source.
+    """
     picture = picture_of(row, folder)
-    for source, name in ((row["photo"], photo_thumbnail(row)), (picture, picture_thumbnail(picture))):
+    thumbnails = {picture: picture_thumbnail(picture)}
+    if picture.suffix.lower() in PICTURES:
+        thumbnails[row["photo"]] = photo_thumbnail(row)
+    for source, name in thumbnails.items():
         path = folder / THUMBNAILS / str(name)
         if name and not path.exists():
             with contextlib.suppress(InputError):  # the photo is missing or damaged
@@ -151,7 +160,7 @@ class Page:
         )
         width, height = size_of(row, self.folder / after if after else picture)
         after, name = after or url(picture.name), shown(name_of(row))
-        is_film = picture.suffix.lower() not in (".png", ".jpg")
+        is_film = picture.suffix.lower() not in PICTURES
         pair = FILM if is_film else PAIR if before else ALONE
         photo = link_to(row["photo"], self.folder) if self.command else None
         return FIGURE.format(

@@ -223,7 +223,7 @@ def dream_picture(session, photo, picture, result, options, about, alone):
                 raise
             interrupted = errors.Interrupted(f"interrupted; {result} is the picture so far")
             dreamed = latest
-    if history[-1] == "0" and not options.quiet:
+    if {*history[-1].split()} == {"0"} and not options.quiet:
         print(f"note: nothing in {photo} activates {' '.join(session.names)}", file=sys.stderr)
     pixels = imaging.to_pixels(dreamed)
     if options.gif:

@@ -169,7 +169,8 @@ class FourierDreamer:
 
     def __init__(self, network, objective, options):
         self.objective, self.options, self.scope = objective, options, objective.scope
-        side = network.input_side or side_seen(objective.scope, options)
+        least = 1 if network.is_vgg else pixel_dreams.LEAST_SEEN
+        side = network.input_side or max(side_seen(objective.scope, options), least)
         self.ascent = FourierAscent(objective, side, count=2 if objective.scope == "whole" else 1)
 
     def sizes(self, picture):

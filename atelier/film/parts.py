@@ -8,6 +8,8 @@ import contextlib
 import errno
 import pathlib
 import subprocess
+import zipfile
+import zlib
 
 import numpy as np
 
@@ -63,7 +65,7 @@ class Parts:
             try:
                 with np.load(self.state_path(done), allow_pickle=False) as file:
                     state = {name: file[name] for name in file.files}
-            except (OSError, ValueError, EOFError) as error:
+            except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
                 raise InputError(f"{self.state_path(done)} is damaged: {error}; remove {self.folder}") from error
         for path in self.folder.glob(".[0-9]*"):  # what a killed process was writing
             path.unlink()
@@ -94,7 +96,7 @@ class Parts:
         The texts `about`, see imaging.py, are stored in it. Without a command among them, nothing else that the film
         stores about itself is kept, such as its date.
         """
-        with whole_file(path) as temporary, whole_file(self.folder / "parts.txt") as list_file:
+        with whole_file(path) as temporary, whole_file(self.folder / films.PART_LIST) as list_file:
             lines = [f"file '{self.path(number).name}'" for number in range(1, count + 1)]
             pathlib.Path(list_file).write_text("\n".join(["ffconcat version 1.0", *lines]) + "\n")
             # By names alone, in the parts' folder: in a path, ffmpeg takes # for the end of the list's own path.
@@ -111,7 +113,7 @@ class Parts:
                 if result.returncode == 0:
                     break
             check_written(result.returncode, result.stderr)
-        (self.folder / "parts.txt").unlink(missing_ok=True)
+        (self.folder / films.PART_LIST).unlink(missing_ok=True)
 
     def remove(self):
         films.remove_frames(self.folder)
@@ -130,7 +132,7 @@ def sound_of(piece):
 def encoder(path, size, rate, options):
     """Yield a function that writes a frame, uint8 H x W x 3, to the film file `path`. Raises OSError."""
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "{}x{}".format(*size), "-r", str(rate), "-i", "-"]
-    command = [find_program(), "-hide_banner", "-v", "error", "-y", *raw, *options, "-an", str(path)]
+    command = [find_program(), "-hide_banner", "-v", "error", "-y", *raw, *options, "-an", as_input(path)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, **pipes, start_new_session=True) as process:
         try:

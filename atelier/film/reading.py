@@ -152,7 +152,7 @@ def choose_piece(path, options, least):
     longest = options.size or max(film.width, film.height)
     width, height = (2 * max(1, round(side / 2)) for side in imaging.fit(film.width, film.height, longest))
     if min(width, height) < least:
-        size = math.ceil(longest * least / min(width, height))
+        size = math.ceil(least * max(film.width, film.height) / min(film.width, film.height))
         raise InputError(f"{path} would be {width} x {height} pixels; films need {least}: --size {size}")
     if max(width, height) > LONGEST_SIDE:
         raise InputError(f"{path} would be {width} x {height} pixels; films have at most {LONGEST_SIDE}: give --size")

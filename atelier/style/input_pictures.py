@@ -15,12 +15,16 @@ LEAST = config.VGG_LEAST_SIDE
 def read_photo(path, options):
     """Read a photo at the size of the result: float32 H x W x 3. Raises InputError if it is too small for VGG."""
     photo = load_image(path)
-    height, width = photo.shape[:2]
-    width, height = imaging.fit(width, height, options.size or max(width, height))
+    sides = photo.shape[1::-1]
+    width, height = imaging.fit(*sides, options.size or max(sides))
     if min(height, width) < LEAST:
-        size = math.ceil(options.size * LEAST / min(height, width))
-        raise InputError(f"{path} would be {width} x {height} pixels; VGG needs {LEAST}: --size {size}")
+        raise InputError(f"{path} would be {width} x {height} pixels; VGG needs {LEAST}: --size {least_size(*sides)}")
     return imaging.resize_picture(photo, width, height)
+
+
+def least_size(width, height):
+    """Return the smallest longest side, in pixels, with which the shorter side of a photo is long enough for VGG."""
+    return math.ceil(LEAST * max(width, height) / min(width, height))
 
 
 def read_painting(path, longest, flags="--size", enlarge=True):

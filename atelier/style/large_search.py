@@ -176,6 +176,17 @@ class MemorylessBFGS:
 # --- Checkpoints -------------------------------------------------------------------------------
 
 
+def checkpoint_path(result):
+    return disk.files_beside(result, checkpoint="__unfinished.npz")["checkpoint"]
+
+
+def refuse_name_of_unfinished(result, overwrite):
+    """Raise InputError if a picture would take the name of an unfinished one, which then could not go on."""
+    path = checkpoint_path(result)
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} is of an unfinished picture: finish it, give another --output, or --overwrite")
+
+
 class Checkpoint:
     """The file beside a result that holds an unfinished search, so that the same command goes on after a crash.
 
@@ -185,7 +196,7 @@ class Checkpoint:
     """
 
     def __init__(self, result, manifest, inputs, overwrite):
-        self.path = disk.files_beside(result, checkpoint="__unfinished.npz")["checkpoint"]
+        self.path = checkpoint_path(result)
         self.manifest, self.inputs = disk.as_json(manifest), inputs
         self.saved, self.opened = -math.inf, time.time()
         try:

@@ -8,7 +8,7 @@ import numpy as np
 import tqdm
 
 from atelier import imaging, provenance
-from atelier.style import transfer
+from atelier.style import input_pictures, transfer
 
 SIDE = 256  # largest longest side of a variant in pixels
 ITERATIONS = (40, 12)  # steps at each size
@@ -16,12 +16,13 @@ COLUMNS = 3
 COLORS = {None: "without --keep-colors"} | {kind: f"--keep-colors {kind}" for kind in ("luminance", "histogram")}
 
 
-def variants_of(options):
+def variants_of(options, least=0):
     """Return six (label, options): as given, and with other weights, strokes and colours.
 
-    Variants with the same loss come one after the other, because they share a compiled network.
+    `least` is the smallest possible size, in pixels. Variants with the same loss come one after the other, because they
+    share a compiled network.
     """
-    size = min(options.size, SIDE)
+    size = min(options.size, max(SIDE, least))
     small = {"size": size, "iterations": ITERATIONS, "preview": False, "quiet": True}
     small |= {"gif": False, "compare": False, "plot": False, "save_every": None}
     options = dataclasses.replace(options, **small)
@@ -36,9 +37,11 @@ def variants_of(options):
 
 def write_preview(path, photo, options):
     """Write the sheet for a photo. Raises InputError if the photo or a painting can't be used."""
-    tiles = []
+    tiles, least = [], input_pictures.least_size(*imaging.open_picture(photo).size)
     with tempfile.TemporaryDirectory() as folder:
-        variants = tqdm.tqdm(variants_of(options), unit="variant", leave=False, disable=True if options.quiet else None)
+        variants = tqdm.tqdm(
+            variants_of(options, least), unit="variant", leave=False, disable=True if options.quiet else None
+        )
         for number, (label, small) in enumerate(variants):
             picture = pathlib.Path(folder, f"{number}.png")
             transfer.paint(photo, picture, small)

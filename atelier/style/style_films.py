@@ -117,7 +117,8 @@ class SearchPainter(painting.Painter):
         photo, former = frame.astype("float32"), self.state["picture"]
         half = imaging.resize_picture(photo, *steps_size(photo))
         search = FrameSearch(self.model, half, None, few_steps(self.options))
-        recolored = search.recolored(photo)
+        seen = colors.luminance(photo) if self.options.keep_colors == "luminance" else photo
+        recolored = search.recolored(seen)
         moved = motion.move(former)
         elsewhere = recolored + motion.move(former - self.state["recolored"])
         begun = np.clip(motion.trust * moved + (1 - motion.trust) * elsewhere, 0, 255)

@@ -87,9 +87,7 @@ def paint(content, result, options, keep_unfinished=False):
         if not keep_unfinished or search.picture is None:
             raise
         unfinished = errors.Interrupted(f"interrupted; {result} is the picture so far")
-    styles = {"styles": " ".join(options.learned)} if options.learned else {}
-    styles |= {"painting": options.style[0]} if len(options.style) == 1 else {}
-    about = provenance.of_result(options, weights=model.source, source=str(content), **styles)
+    about = provenance.of_result(options, weights=model.source, source=str(content), **named_styles(options))
     save_extras(search, result, options, about)
     # The picture is written last: if it exists, all other files exist too.
     imaging.save_picture(result, search.finished(), about, provenance.exif_of(content, options))
@@ -103,9 +101,16 @@ def paint(content, result, options, keep_unfinished=False):
     return row | {LOSS_KEYS[name]: f"{value:.6g}" for name, value in search.history[-1].items()}
 
 
+def named_styles(options):
+    """Return the texts that name the learned styles or the only painting, a dict, for the record of a picture."""
+    styles = {"styles": " ".join(options.learned)} if options.learned else {}
+    return styles | ({"painting": options.style[0]} if len(options.style) == 1 else {})
+
+
 def open_checkpoint(content, photo, result, options):
     """Return the Checkpoint of the search for a large picture, and None for a small one. Raises InputError."""
     if not large_search.is_large(options.size if photo is None else max(photo.shape)):
+        large_search.refuse_name_of_unfinished(result, options.overwrite)
         return None
     if options.optimizer == "adam":
         raise errors.InputError(f"--optimizer adam takes a --size of at most {config.LARGE}")
@@ -119,13 +124,14 @@ def paint_without_search(content, result, options):
     started = time.perf_counter()
     files = output_files(result, options)
     disk.refuse_to_replace(files.values(), (content, *regions.files_of(content, options)))
+    large_search.refuse_name_of_unfinished(result, options.overwrite)
     photo = input_pictures.read_photo(content, options)
     areas = regions.read_regions(content, photo, options)
     pictures = (stylizer.stylize(photo, options.stroke_size) for stylizer in load_stylizers(options))
     picture = areas.mix(pictures) if areas else next(pictures)
     strength = options.strength * areas.mask if areas else options.strength
     picture = learned_styles.apply_final_options(picture, photo, options.keep_colors, strength)
-    about = provenance.of_result(options, styles=" ".join(options.learned), source=str(content))
+    about = provenance.of_result(options, source=str(content), **named_styles(options))
     if options.compare:
         sheet = imaging.side_by_side([photo, picture.astype("float32")], len(photo))
         imaging.save_png(files["comparison"], sheet, about)
@@ -141,7 +147,7 @@ def paint_film(content, result, options, alone):
     disk.refuse_to_replace([result], [content])
     piece = film_reading.choose_piece(content, options, config.VGG_LEAST_SIDE)
     manifest = manifest_of(options) | film_painting.identity_of(content)
-    about = provenance.of_result(options, source=str(content))
+    about = provenance.of_result(options, source=str(content), **named_styles(options))
     return film_painting.paint_film(piece, pathlib.Path(result), options, film_painter(options), manifest, about, alone)
 
 
@@ -149,7 +155,7 @@ def paint_samples(content, folder, options):
     """Yield the paths of pictures of some frames of a film, see --frames-every."""
     check_film_options(options)
     piece = film_reading.choose_piece(content, options, config.VGG_LEAST_SIDE)
-    about = provenance.of_result(options, source=str(content))
+    about = provenance.of_result(options, source=str(content), **named_styles(options))
     return film_painting.paint_samples(piece, folder, options, film_painter(options), about)
 
 
