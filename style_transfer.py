@@ -128,7 +128,7 @@ def list_styles(content, options):
         print(f"{name}: {painting}", flush=True)
     photo = content[0] if content else config.ROOT / "images/content/china.jpg"
     result = pathlib.Path(options.output or f"generated/{photo.stem + '__' if content else ''}styles.png")
-    if result.exists() and not (options.overwrite or options.quiet):
+    if result.exists() and not options.overwrite:
         print(f"note: {result} exists already; --overwrite makes it anew", file=sys.stderr)
         return
     disk.check_writable(result)

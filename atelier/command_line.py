@@ -199,6 +199,8 @@ def require_suffix(path, *suffixes):
     if path is not None and pathlib.Path(path).suffix.lower() not in suffixes:
         if pathlib.Path(path).is_dir():
             raise InputError(f"{path} is a folder; give the name of a file in it, which ends in {suffixes[0]}")
+        if pathlib.Path(path).name.lower() in suffixes:
+            raise InputError(f"{path} has no name before {pathlib.Path(path).name}")
         raise InputError(f"{path} should end in {' or '.join(suffixes)}")
 
 

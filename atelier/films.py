@@ -139,8 +139,9 @@ def frame_path(folder, number, suffix=".png"):
 def frames_done(folder, manifest, most, replace, suffix=".png"):
     """Count the frames, or parts, that an interrupted film with the same manifest left in `folder`, up to `most`.
 
-    If the frames have another manifest, they are removed if `replace` is true; otherwise InputError is raised. If there
-    are no frames (left), the manifest is written. Raises InputError if the folder then holds other files.
+    If the folder holds frames or parts with another manifest, they are removed if `replace` is true; otherwise
+    InputError is raised. If there are none (left), the manifest is written. Raises InputError if the folder then holds
+    other files.
     """
     path = folder / MANIFEST
     if path.exists() and not changed_options(read_json(path), manifest):
@@ -148,7 +149,8 @@ def frames_done(folder, manifest, most, replace, suffix=".png"):
         while done < most and frame_path(folder, done + 1, suffix).exists():
             done += 1
         return done
-    if path.exists() and (replace or not frame_path(folder, 1, suffix).exists()):
+    made = [frame for frame in folder.glob("[0-9][0-9][0-9][0-9][0-9].*") if frame.suffix != ".npz"]
+    if path.exists() and (replace or not made):
         remove_frames(folder)
     elif path.exists():
         changes = "; ".join(changed_options(read_json(path), manifest))

@@ -243,15 +243,15 @@ def save_picture(path, pixels, about, exif=None):
         save_png(path, pixels, about, **more)
         return
     content = io.BytesIO()  # Pillow does not report a full disk when it writes a JPEG into a file
-    comment = comment_of(about).encode()
-    if len(comment) <= LONGEST_COMMENT:
-        more["comment"] = comment
-    Image.fromarray(pixels).save(content, format="JPEG", quality=95, subsampling=0, **more)
+    if len(comment_of(about).encode()) > LONGEST_COMMENT:
+        about = {key: text for key, text in about.items() if len(text) < SHORT}
+    Image.fromarray(pixels).save(content, format="JPEG", quality=95, subsampling=0, comment=comment_of(about), **more)
     with whole_file(path) as temporary:
         pathlib.Path(temporary).write_bytes(content.getvalue())
 
 
-LONGEST_COMMENT = 65_533  # bytes in a JPEG; a command with the names of thousands of photos is left out
+LONGEST_COMMENT = 65_533  # bytes in a JPEG
+SHORT = 2000  # characters; a text that is not short, such as a command with thousands of photos, is left out before
 
 
 def comment_of(about):

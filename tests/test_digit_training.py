@@ -199,6 +199,15 @@ def test_overwriting_removes_the_columns_of_the_earlier_networks(two_classes_in_
     assert not [*(folder / "columns").iterdir()]
 
 
+def test_a_training_leaves_other_networks_beside_it_alone(tmp_path, monkeypatch):
+    other = tmp_path / "columns" / "model_3.keras"
+    other.parent.mkdir()
+    other.write_text("mine")
+    monkeypatch.setattr(digit_training.DigitTraining, "execute", interrupt)
+    run("train_rnn.py", *ONE_DIGIT, "--output", tmp_path, status=130)
+    assert other.read_text() == "mine"
+
+
 def interrupt(*_):
     raise KeyboardInterrupt
 

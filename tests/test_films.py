@@ -437,7 +437,7 @@ def test_an_ffmpeg_that_lacks_a_codec_or_is_missing_is_reported(clip, tmp_path, 
         (("--refine", "5"), "--refine is for photos"),
         (("--compare",), "--compare is for photos"),
         (("--output", "a.png"), "a.png should end in .mp4 or .webm or .gif or .webp"),
-        (("--output", "generated/.mp4"), "generated/.mp4 should end in .mp4 or .webm or .gif or .webp"),
+        (("--output", "generated/.mp4"), "generated/.mp4 has no name before .mp4"),
         (("--start", "1", "--end", "1.05"), "that is asked for has fewer than two frames"),
         (("--frames-every", "9", "--output", "a.mp4"), "a.mp4 is a name for one file"),
         (("--frames-every", "9", "--workers", "2"), "--workers and --scheduler can only share out a folder of photos"),
@@ -520,6 +520,8 @@ def test_a_film_without_a_painted_second_is_forgotten_and_a_damaged_state_is_nam
         with monkeypatch.context() as patch:
             stop_after(patch, count)
             style(clip, tmp_path / "a.mp4", "--strength", 1 / count, status=130)
+    zoom = ("deepdream.py", "noise", "--zoom", 3, "--steps", 1, "--size", 64, "--output", tmp_path / "a.mp4")
+    assert "holds frames of another film" in run(*zoom, status=2).stderr
     state = tmp_path / "a.mp4_frames" / "00001.npz"
     state.write_bytes(state.read_bytes()[:3000])
     assert f"{state} is damaged" in style(clip, tmp_path / "a.mp4", "--strength", 1 / 18, status=2).stderr

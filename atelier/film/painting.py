@@ -125,12 +125,12 @@ class FilmPainting:
             yield advance
 
     def check_whole(self, reader):
-        """Raise InputError if no frame could be read. Print notes about damaged frames and a film that is cut short."""
+        """Raise InputError for less than two frames. Print notes about damaged frames and a film that is cut short."""
         piece, path = self.piece, self.piece.film.path
         if self.frames < 2:
             self.parts.remove()
-            if self.options.start or self.options.end or self.options.fps:
-                raise errors.InputError(f"the piece of {path} that is asked for has fewer than two frames")
+        if self.frames < 2 and not reader.messages and (self.options.start or self.options.end or self.options.fps):
+            raise errors.InputError(f"the piece of {path} that is asked for has fewer than two frames")
         if not self.frames:
             raise errors.InputError(f"{path} holds no frame that ffmpeg can read{reader.last_message()}")
         if self.frames == 1:

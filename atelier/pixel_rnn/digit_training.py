@@ -203,24 +203,25 @@ class DigitTraining:
             begun, kept = self.classes, {}
             if earlier and not trainings.changed_options(self.meta, earlier):
                 kept = {label: entry for label, entry in earlier["classes"].items() if int(label) not in self.classes}
-            self.remove_earlier(kept)
+            self.remove_earlier(earlier, kept)
         self.meta["classes"] = kept | {str(label): kept.get(str(label), {}) for label in begun}
         disk.write_json(self.folder / "meta.json", self.meta)
         return begun
 
-    def remove_earlier(self, kept):
-        """Remove the files of an earlier training, but not those of the classes in `kept`, a dict from class to entry.
+    def remove_earlier(self, earlier, kept):
+        """Remove the files of a training with the meta.json `earlier`, but not those of the classes in `kept`.
 
-        meta.json changes first: it must not describe missing files.
+        `earlier` may be None. meta.json changes first: it must not describe missing files.
         """
         if kept:
             disk.write_json(self.folder / "meta.json", self.meta | {"classes": kept})
         else:
             (self.folder / "meta.json").unlink(missing_ok=True)
             checkpoint(self.folder, COMMON).unlink(missing_ok=True)
-            for pattern in FILES:
-                for path in (self.folder / COLUMNS).glob(pattern):
-                    path.unlink()
+            if earlier and earlier["recipe"]["order"] == "both":
+                for pattern in FILES:
+                    for path in (self.folder / COLUMNS).glob(pattern):
+                        path.unlink()
         for path in [*self.trained_files()]:
             path.unlink()
 

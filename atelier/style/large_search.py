@@ -180,10 +180,9 @@ def checkpoint_path(result):
     return disk.files_beside(result, checkpoint="__unfinished.npz")["checkpoint"]
 
 
-def refuse_name_of_unfinished(result, overwrite):
-    """Raise InputError if a picture would take the name of an unfinished one, which then could not go on."""
-    path = checkpoint_path(result)
-    if path.exists() and not overwrite:
+def refuse_name_of_unfinished(result):
+    """Raise InputError if a small picture would take the name of an unfinished one, which then could not go on."""
+    if (path := checkpoint_path(result)).exists():
         raise InputError(f"{path} is of an unfinished picture: finish it, give another --output, or --overwrite")
 
 

@@ -63,6 +63,8 @@ def paint(content, result, options, keep_unfinished=False):
     areas = regions.read_regions(content, photo, options)
     result.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = open_checkpoint(content, photo, result, options)
+    if keep_unfinished and not (checkpoint or options.overwrite):
+        large_search.refuse_name_of_unfinished(result)
     model = load_style_model(options)
     if options.learned:
         search = optimization.Refinement(model, photo, load_stylizer(options), result, options)
@@ -110,7 +112,6 @@ def named_styles(options):
 def open_checkpoint(content, photo, result, options):
     """Return the Checkpoint of the search for a large picture, and None for a small one. Raises InputError."""
     if not large_search.is_large(options.size if photo is None else max(photo.shape)):
-        large_search.refuse_name_of_unfinished(result, options.overwrite)
         return None
     if options.optimizer == "adam":
         raise errors.InputError(f"--optimizer adam takes a --size of at most {config.LARGE}")
@@ -124,7 +125,6 @@ def paint_without_search(content, result, options):
     started = time.perf_counter()
     files = output_files(result, options)
     disk.refuse_to_replace(files.values(), (content, *regions.files_of(content, options)))
-    large_search.refuse_name_of_unfinished(result, options.overwrite)
     photo = input_pictures.read_photo(content, options)
     areas = regions.read_regions(content, photo, options)
     pictures = (stylizer.stylize(photo, options.stroke_size) for stylizer in load_stylizers(options))
